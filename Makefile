@@ -1,0 +1,65 @@
+# One door for people and for CI. Every target starts from nothing; a second run installs nothing.
+PYTHON  ?= python3
+WORKERS ?= auto
+ARGS    ?=
+
+BIN   := .venv/bin
+READY := .venv/.ready .venv-sdk14/.ready
+
+export BATCHYARD_SDK14_PYTHON := $(CURDIR)/.venv-sdk14/bin/python
+export BATCHYARD_AZ           := $(CURDIR)/.venv-az/bin/az
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHON
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-az lint fix bench serve lock clean
+
+help: ## say what there is
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: $(READY) ## make the environments (.venv, .venv-sdk14)
+
+demo: .venv/.ready ## run the main job on a server of its own and print the result
+	@scripts/demo $(ARGS)
+
+test: setup ## run all tests but those with azure-cli; ARGS="-k name" chooses
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not az" $(ARGS)
+
+test-az: setup .venv-az/.ready ## run the tests with azure-cli
+	$(BIN)/python -m pytest -m az $(ARGS)
+
+lint: .venv/.ready ## check style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+fix: .venv/.ready ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.ready ## measure this machine, each figure beside its yardstick
+	$(BIN)/python bench/run.py $(ARGS)
+
+serve: .venv/.ready ## run a server in the foreground; ARGS="--dir D --port N"
+	$(BIN)/batchyard serve $(ARGS)
+
+lock: .venv/.ready ## choose the newest versions again (requirements/*.txt)
+	scripts/lock
+
+clean: ## remove the environments and all caches
+	rm -rf .venv .venv-sdk14 .venv-az build *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.venv/.ready: requirements/dev.txt pyproject.toml
+	scripts/venv .venv requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+.venv-sdk14/.ready: requirements/sdk14.txt
+	scripts/venv .venv-sdk14 requirements/sdk14.txt
+	@touch $@
+
+.venv-az/.ready: requirements/az.txt
+	scripts/venv .venv-az requirements/az.txt
+	@touch $@
