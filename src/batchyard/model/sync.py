@@ -1,0 +1,147 @@
+"""The one conversation between server and agent: a full picture both ways.
+
+The agent says all it runs, the server all it should run; each side computes the difference, so a lost or
+repeated message loses nothing. An *attempt* is one run of a task and its name is opaque to the agent.
+A *session* is one life of an agent process on a node: whoever speaks with an older session is fenced off.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from batchyard.model.task import TaskFailureInformation
+
+SYNC_PATH = "/agent/sync"
+FILES_PATH = "/agent/files/{request_id}"
+FILE_HEADER = "x-batchyard-file"
+"""Response head of a file request (JSON of FileHead) on the agent's POST to FILES_PATH."""
+
+
+class Message(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel"):
+    """Base of what server and agent exchange: unknown members are ignored so that versions may differ."""
+
+
+class NodeFacts(Message):
+    """What the agent found out about its machine at start."""
+
+    agent_version: str
+    host_name: str
+    ip_address: str
+    cores: int
+    memory_bytes: int
+    process_control: str
+    """How everything a task started is ended: `cgroup2`, `freezer` or `session`."""
+    switches_users: bool
+    """True when tasks run as users of their own; False when they share the agent's user."""
+    not_isolated: list[str] = []
+    """Sentences for the operator: what could not be isolated on this node and why."""
+
+
+class Ended(Message):
+    """How an attempt ended. Times are microseconds since 1970 by the node's clock."""
+
+    attempt: str
+    started: int | None = None
+    ended: int
+    exit_code: int | None = None
+    """Exit code of the command line; 128 + n when signal n ended it; None when it never ran."""
+    failure: TaskFailureInformation | None = None
+    """Present unless the command line exited with 0 and every output file was uploaded."""
+    stage: Literal["preprocessing", "run", "upload"] = "run"
+    """Where it failed; tells which exit condition applies."""
+    user_cpu_us: int = 0
+    kernel_cpu_us: int = 0
+
+
+class Sync(Message):
+    """What the agent says: its full picture."""
+
+    session: int = 0
+    """0 to join: the server answers with a new session and NodeSetup."""
+    number: int
+    """Grows with every sync of a session; the answer repeats it and only the newest answer counts."""
+    has: list[str] = []
+    """Attempts that the agent holds in any stage, ended ones that were not yet acknowledged included."""
+    ended: list[Ended] = []
+    """Acknowledged by any answer to this sync that is not fenced."""
+    facts: NodeFacts | None = None
+    wait_s: float = 0
+    """How long the server may hold the answer when there is nothing new, in seconds."""
+
+
+class Order(Message):
+    """An attempt that the node should make."""
+
+    attempt: str
+    job_id: str
+    task: msgspec.Raw
+    """The stored TaskCreateContent as JSON, defaults filled in."""
+    environment: msgspec.Raw | None = None
+    """The job's commonEnvironmentSettings as JSON (a list of EnvironmentSetting)."""
+
+
+class FileRequest(Message):
+    """A file operation that a client waits for; answered by a POST to FILES_PATH."""
+
+    id: str
+    operation: Literal["get", "properties", "list", "delete"]
+    base: str
+    """Directory below the node's root that the path may not leave, `` for the root itself."""
+    path: str
+    """Relative to base; `` is base itself."""
+    recursive: bool = False
+    offset: int = 0
+    length: int | None = None
+    """Bytes wanted from offset; None means to the end."""
+
+
+class FileEntry(Message):
+    """A file or directory as the node sees it."""
+
+    name: str
+    """Path relative to base, separated by `/`."""
+    is_directory: bool
+    size: int = 0
+    modified: int = 0
+    """Microseconds since 1970."""
+    mode: int = 0
+    """The permission and type bits of stat."""
+
+
+class FileHead(Message):
+    """How a file request went; the body of the POST carries the bytes (get) or a JSON list of FileEntry (list)."""
+
+    error: str | None = None
+    """Code of the contract's catalogue: FileNotFound, IOError, InvalidRange …"""
+    entry: FileEntry | None = None
+    offset: int = 0
+    length: int = 0
+    """Bytes that follow."""
+
+
+class NodeSetup(Message):
+    """What an agent has to know about its node, given once when it joins."""
+
+    pool_id: str
+    node_id: str
+    is_dedicated: bool
+    account_name: str
+    account_url: str
+    slots: int
+
+
+class Orders(Message):
+    """What the server answers: all that the node should run."""
+
+    session: int
+    number: int
+    fenced: bool = False
+    """The session is over: end everything, forget everything, join again."""
+    wanted: list[str] = []
+    """All attempts that the node should hold; what it holds beyond these is to be ended."""
+    orders: list[Order] = []
+    """The wanted attempts that `Sync.has` did not name."""
+    files: list[FileRequest] = []
+    setup: NodeSetup | None = None

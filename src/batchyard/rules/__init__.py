@@ -1,0 +1,1 @@
+"""Pure decisions: `now` is an argument, nothing is read or written."""

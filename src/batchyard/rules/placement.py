@@ -1,0 +1,74 @@
+"""Which task goes to which node: priority first, even among equal jobs, pack or spread within the pool (contract 3.1, 3.2)."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+
+class Room(msgspec.Struct):
+    """A node with free slots; placing uses `free` up."""
+
+    node: int
+    free: int
+
+
+class Waiting(msgspec.Struct):
+    """A task that may start now."""
+
+    key: int
+    slots: int
+    prefers: int | None = None
+    """Node named by affinityInfo: taken when it has room, otherwise any."""
+
+
+class Queue(msgspec.Struct):
+    """The ready tasks of one job, in the order they were added."""
+
+    priority: int
+    running: int
+    """Tasks of the job that hold slots already; among equal jobs the one with fewest goes first."""
+    tasks: Sequence[Waiting]
+    may_start: int | None = None
+    """How many more maxParallelTasks permits; None for no limit."""
+
+
+def place(queues: Iterable[Queue], rooms: Sequence[Room], *, pack: bool) -> Iterator[tuple[Waiting, int]]:
+    """Yield (task, node) in the order of starts; uses up `rooms`. A task that fits nowhere is passed over.
+
+    A job of higher priority is served until nothing of it fits, then the next. Jobs of equal priority take turns by
+    how much they already run, so none starves the other.
+    """
+    order = [(-queue.priority, queue.running, turn, deque(queue.tasks), queue.may_start) for turn, queue in enumerate(queues)]
+    heapq.heapify(order)
+    largest = max((room.free for room in rooms), default=0)
+    while order and largest > 0:
+        priority, running, turn, tasks, may_start = heapq.heappop(order)
+        if may_start is not None and may_start <= 0:
+            continue
+        while tasks:
+            task = tasks.popleft()
+            room = _room_for(task, rooms, pack=pack) if task.slots <= largest else None
+            if room is None:
+                continue
+            room.free -= task.slots
+            largest = max(r.free for r in rooms) if room.free + task.slots == largest else largest
+            yield task, room.node
+            heapq.heappush(order, (priority, running + 1, turn, tasks, None if may_start is None else may_start - 1))
+            break
+
+
+def _room_for(task: Waiting, rooms: Sequence[Room], *, pack: bool) -> Room | None:
+    """Room for the task: the preferred node, else the fullest (pack) or emptiest (spread) that fits."""
+    best: Room | None = None
+    for room in rooms:
+        if room.free < task.slots:
+            continue
+        if room.node == task.prefers:
+            return room
+        if best is None or (room.free < best.free if pack else room.free > best.free):
+            best = room
+    return best

@@ -1,0 +1,1 @@
+"""SQL lives here and nowhere else: rows are the only truth, the engine is their only writer."""

@@ -1,0 +1,148 @@
+"""Job rows and their counters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from batchyard.model.states import JobState
+from batchyard.store.reader import Change, Reader, Statement, columns
+from batchyard.store.tx import Tx
+
+
+class JobRow(msgspec.Struct):
+    """A row of `job`."""
+
+    pk: int
+    id: str
+    state: JobState
+    version: int
+    state_time: int
+    previous_state: JobState | None
+    previous_time: int | None
+    created: int
+    modified: int
+    started: int
+    ended: int | None
+    deadline: int | None
+    pool_key: str
+    priority: int
+    max_parallel: int
+    max_retries: int
+    uses_dependencies: int
+    ends_when_complete: int
+    acts_on_failure: int
+    terminate_reason: str | None
+    environment: bytes | None
+    body: bytes
+
+
+class JobCounts(msgspec.Struct):
+    """Counters of a job: tasks by state, slots by state."""
+
+    ready: int
+    active: int
+    running: int
+    completed: int
+    succeeded: int
+    failed: int
+    active_slots: int
+    running_slots: int
+    completed_slots: int
+    succeeded_slots: int
+    failed_slots: int
+
+
+class JobDemand(msgspec.Struct):
+    """What placement has to know of a job."""
+
+    pk: int
+    priority: int
+    max_parallel: int
+    running: int
+    ready: int
+
+
+_COLUMNS = columns(JobRow)
+_BY_ID = Statement(f"SELECT {_COLUMNS} FROM job WHERE lower(id) = :key", JobRow)
+_BY_PK = Statement(f"SELECT {_COLUMNS} FROM job WHERE pk = :pk", JobRow)
+_PAGE = Statement(f"SELECT {_COLUMNS} FROM job WHERE pk > :after ORDER BY pk LIMIT :n", JobRow)
+_CHANGING = Statement(f"SELECT {_COLUMNS} FROM job WHERE state IN ('terminating', 'deleting') ORDER BY pk", JobRow)
+_OVERDUE = Statement(f"SELECT {_COLUMNS} FROM job WHERE deadline <= :now ORDER BY deadline LIMIT :n", JobRow)
+_COUNTS = Statement(f"SELECT {columns(JobCounts)} FROM job_counts WHERE job_pk = :job_pk", JobCounts)
+_ADD_COUNTS = Change("INSERT INTO job_counts (job_pk) VALUES (:job_pk)")
+_DEMAND = Statement(
+    "SELECT job.pk, job.priority, job.max_parallel, job_counts.running, job_counts.ready FROM job"
+    " JOIN job_counts ON job_counts.job_pk = job.pk"
+    " WHERE job.state = 'active' AND job.pool_key = :pool_key AND job_counts.ready > 0 ORDER BY job.priority DESC, job.pk",
+    JobDemand,
+)
+_POOLS_WITH_DEMAND = Statement(
+    "SELECT DISTINCT job.pool_key FROM job JOIN job_counts ON job_counts.job_pk = job.pk WHERE job.state = 'active' AND job_counts.ready > 0",
+    str,
+)
+_DELETE = Change("DELETE FROM job WHERE pk = :pk")
+_DELETE_COUNTS = Change("DELETE FROM job_counts WHERE job_pk = :pk")
+
+
+def find(reader: Reader, job_id: str) -> JobRow | None:
+    """Job by id, case-insensitively."""
+    return reader.first(_BY_ID, key=job_id.lower())
+
+
+def get(reader: Reader, pk: int) -> JobRow:
+    """Job by key."""
+    found = reader.first(_BY_PK, pk=pk)
+    assert found is not None, f"no job {pk}"
+    return found
+
+
+def page(reader: Reader, after: int, n: int) -> list[JobRow]:
+    """The next `n` jobs behind key `after`, in the order they were added."""
+    return reader.all(_PAGE, after=after, n=n)
+
+
+def changing(reader: Reader) -> list[JobRow]:
+    """Jobs that are terminating or deleting."""
+    return reader.all(_CHANGING)
+
+
+def overdue(reader: Reader, now: int, n: int) -> list[JobRow]:
+    """Jobs whose wall clock is spent."""
+    return reader.all(_OVERDUE, now=now, n=n)
+
+
+def counts(reader: Reader, job_pk: int) -> JobCounts:
+    """Counters of a job."""
+    found = reader.first(_COUNTS, job_pk=job_pk)
+    assert found is not None, f"job {job_pk} has no counters"
+    return found
+
+
+def demand(reader: Reader, pool_key: str) -> list[JobDemand]:
+    """Active jobs of a pool with tasks that may start, highest priority first."""
+    return reader.all(_DEMAND, pool_key=pool_key)
+
+
+def pools_with_demand(reader: Reader) -> list[str]:
+    """Pools that some task waits for."""
+    return reader.all(_POOLS_WITH_DEMAND)
+
+
+def add(tx: Tx, **values: Any) -> int:
+    """Insert a job with its counters; its key."""
+    pk = tx.insert("job", **values)
+    tx.change(_ADD_COUNTS, job_pk=pk)
+    return pk
+
+
+def move(tx: Tx, job: JobRow, **changes: Any) -> None:
+    """Change a job that nobody changed since it was read."""
+    tx.guarded("job", job.pk, job.version, **changes)
+
+
+def delete(tx: Tx, pk: int) -> None:
+    """Remove a job whose tasks are gone."""
+    tx.change(_DELETE_COUNTS, pk=pk)
+    tx.change(_DELETE, pk=pk)

@@ -1,0 +1,167 @@
+"""Compute node rows, and the directories that nodes still have to remove."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from batchyard.model.states import NodeState, SchedulingState
+from batchyard.store.reader import Change, Params, Reader, Statement, columns
+from batchyard.store.tx import Tx
+
+
+class NodeRow(msgspec.Struct):
+    """A row of `node`."""
+
+    pk: int
+    pool_pk: int
+    id: str
+    state: NodeState
+    version: int
+    state_time: int
+    scheduling_state: SchedulingState
+    dedicated: int
+    slots: int
+    slots_used: int
+    tasks_running: int
+    tasks_run: int
+    tasks_succeeded: int
+    session: int
+    last_seen: int | None
+    allocated: int
+    booted: int | None
+    launches: int
+    handle: str | None
+    secret: str
+    facts: bytes | None
+    errors: bytes | None
+
+
+class NodeView(NodeRow):
+    """A node with its pool's id and body."""
+
+    pool_id: str
+    pool_body: bytes
+
+
+class FreeNode(msgspec.Struct):
+    """What placement has to know of a node."""
+
+    pk: int
+    free: int
+
+
+_COLUMNS = columns(NodeRow)
+_VIEW = f"SELECT {columns(NodeRow, 'node.')}, pool.id, pool.body FROM node JOIN pool ON pool.pk = node.pool_pk"
+_BY_PK = Statement(f"SELECT {_COLUMNS} FROM node WHERE pk = :pk", NodeRow)
+_BY_ID = Statement(f"SELECT {_COLUMNS} FROM node WHERE pool_pk = :pool_pk AND lower(id) = :key", NodeRow)
+_VIEW_BY_PK = Statement(f"{_VIEW} WHERE node.pk = :pk", NodeView)
+_VIEW_BY_ID = Statement(f"{_VIEW} WHERE node.pool_pk = :pool_pk AND lower(node.id) = :key", NodeView)
+_PAGE = Statement(f"{_VIEW} WHERE node.pool_pk = :pool_pk AND node.pk > :after ORDER BY node.pk LIMIT :n", NodeView)
+_OF_POOL = Statement(f"SELECT {_COLUMNS} FROM node WHERE pool_pk = :pool_pk ORDER BY pk", NodeRow)
+_ALL = Statement(f"SELECT {_COLUMNS} FROM node ORDER BY pk", NodeRow)
+_FREE = Statement(
+    "SELECT node.pk, node.slots - node.slots_used FROM node JOIN pool ON pool.pk = node.pool_pk WHERE lower(pool.id) = :pool_key"
+    " AND node.state IN ('idle', 'running') AND node.scheduling_state = 'enabled' AND node.slots > node.slots_used ORDER BY node.pk",
+    FreeNode,
+)
+_SEEN = Change("UPDATE node SET last_seen = :now WHERE pk = :pk")
+_OCCUPY = Statement(
+    "UPDATE node SET slots_used = slots_used + :slots, tasks_running = tasks_running + :tasks, tasks_run = tasks_run + :run,"
+    " tasks_succeeded = tasks_succeeded + :succeeded, version = version + 1 WHERE pk = :pk RETURNING " + _COLUMNS,
+    NodeRow,
+)
+_DELETE = Change("DELETE FROM node WHERE pk = :pk")
+_ADD_REMOVAL = Change("INSERT INTO removal (node_pk, directory) VALUES (:node_pk, :directory)")
+_REMOVALS = Statement("SELECT pk, directory FROM removal WHERE node_pk = :node_pk ORDER BY pk LIMIT :n", lambda pk, directory: (int(pk), str(directory)))
+_DONE_REMOVAL = Change("DELETE FROM removal WHERE pk = :pk AND node_pk = :node_pk")
+_DROP_REMOVALS = Change("DELETE FROM removal WHERE node_pk = :pk")
+_OF_JOB = Statement("SELECT DISTINCT node_pk FROM task WHERE job_pk = :job_pk AND node_pk IN (SELECT pk FROM node)", int)
+
+
+def get(reader: Reader, pk: int) -> NodeRow | None:
+    """Node by key."""
+    return reader.first(_BY_PK, pk=pk)
+
+
+def find(reader: Reader, pool_pk: int, node_id: str) -> NodeRow | None:
+    """Node of a pool by id, case-insensitively."""
+    return reader.first(_BY_ID, pool_pk=pool_pk, key=node_id.lower())
+
+
+def view(reader: Reader, pool_pk: int, node_id: str) -> NodeView | None:
+    """Node of a pool by id, with what it is shown with."""
+    return reader.first(_VIEW_BY_ID, pool_pk=pool_pk, key=node_id.lower())
+
+
+def view_of(reader: Reader, pk: int) -> NodeView | None:
+    """Node by key, with what it is shown with."""
+    return reader.first(_VIEW_BY_PK, pk=pk)
+
+
+def page(reader: Reader, pool_pk: int, after: int, n: int) -> list[NodeView]:
+    """The next `n` nodes of a pool behind key `after`."""
+    return reader.all(_PAGE, pool_pk=pool_pk, after=after, n=n)
+
+
+def of_pool(reader: Reader, pool_pk: int) -> list[NodeRow]:
+    """Nodes of a pool."""
+    return reader.all(_OF_POOL, pool_pk=pool_pk)
+
+
+def every(reader: Reader) -> list[NodeRow]:
+    """All nodes."""
+    return reader.all(_ALL)
+
+
+def free(reader: Reader, pool_key: str) -> list[FreeNode]:
+    """Nodes of a pool that take tasks and have free slots."""
+    return reader.all(_FREE, pool_key=pool_key)
+
+
+def of_job(reader: Reader, job_pk: int) -> list[int]:
+    """Keys of the nodes that ran tasks of a job."""
+    return reader.all(_OF_JOB, job_pk=job_pk)
+
+
+def add(tx: Tx, **values: Any) -> int:
+    """Insert a node; its key."""
+    return tx.insert("node", **values)
+
+
+def move(tx: Tx, node: NodeRow, **changes: Any) -> None:
+    """Change a node that nobody changed since it was read."""
+    tx.guarded("node", node.pk, node.version, **changes)
+
+
+def seen(tx: Tx, pk: int, now: int) -> None:
+    """Note that the agent spoke."""
+    tx.change(_SEEN, pk=pk, now=now)
+
+
+def occupy(tx: Tx, pk: int, *, slots: int, tasks: int, run: int = 0, succeeded: int = 0) -> NodeRow | None:
+    """Change what a node is busy with by these differences; None when the node is gone."""
+    return tx.first(_OCCUPY, pk=pk, slots=slots, tasks=tasks, run=run, succeeded=succeeded)
+
+
+def delete(tx: Tx, pk: int) -> None:
+    """Remove a node that nothing runs on."""
+    tx.change(_DROP_REMOVALS, pk=pk)
+    tx.change(_DELETE, pk=pk)
+
+
+def add_removals(tx: Tx, rows: Sequence[Params]) -> None:
+    """Have nodes remove directories."""
+    tx.change_many(_ADD_REMOVAL, rows)
+
+
+def removals(reader: Reader, node_pk: int, n: int) -> list[tuple[int, str]]:
+    """The next `n` directories that a node has to remove, each with its number."""
+    return reader.all(_REMOVALS, node_pk=node_pk, n=n)
+
+
+def removed(tx: Tx, node_pk: int, numbers: Sequence[int]) -> None:
+    """Forget directories that the node removed."""
+    tx.change_many(_DONE_REMOVAL, [{"pk": pk, "node_pk": node_pk} for pk in numbers])

@@ -1,0 +1,86 @@
+"""Pool rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from batchyard.model.states import AllocationState, PoolState
+from batchyard.store.reader import Change, Reader, Statement, columns
+from batchyard.store.tx import Tx
+
+
+class PoolRow(msgspec.Struct):
+    """A row of `pool`."""
+
+    pk: int
+    id: str
+    state: PoolState
+    version: int
+    state_time: int
+    allocation_state: AllocationState
+    allocation_time: int
+    created: int
+    modified: int
+    target_dedicated: int
+    target_low_priority: int
+    slots_per_node: int
+    pack: int
+    resize_timeout: int
+    deallocation_option: str | None
+    resize_errors: bytes | None
+    body: bytes
+
+
+class PoolView(PoolRow):
+    """A pool and how many nodes it has."""
+
+    current_dedicated: int
+    current_low_priority: int
+
+
+_VIEW = (
+    f"SELECT {columns(PoolRow)}, (SELECT count(*) FROM node WHERE node.pool_pk = pool.pk AND dedicated = 1),"
+    " (SELECT count(*) FROM node WHERE node.pool_pk = pool.pk AND dedicated = 0) FROM pool"
+)
+_BY_ID = Statement(f"{_VIEW} WHERE lower(id) = :key", PoolView)
+_BY_PK = Statement(f"{_VIEW} WHERE pk = :pk", PoolView)
+_PAGE = Statement(f"{_VIEW} WHERE pk > :after ORDER BY pk LIMIT :n", PoolView)
+_ALL = Statement(f"{_VIEW} ORDER BY pk", PoolView)
+_DELETE = Change("DELETE FROM pool WHERE pk = :pk")
+
+
+def find(reader: Reader, pool_id: str) -> PoolView | None:
+    """Pool by id, case-insensitively."""
+    return reader.first(_BY_ID, key=pool_id.lower())
+
+
+def get(reader: Reader, pk: int) -> PoolView | None:
+    """Pool by key."""
+    return reader.first(_BY_PK, pk=pk)
+
+
+def page(reader: Reader, after: int, n: int) -> list[PoolView]:
+    """The next `n` pools behind key `after`, in the order they were added."""
+    return reader.all(_PAGE, after=after, n=n)
+
+
+def every(reader: Reader) -> list[PoolView]:
+    """All pools."""
+    return reader.all(_ALL)
+
+
+def add(tx: Tx, **values: Any) -> int:
+    """Insert a pool; its key."""
+    return tx.insert("pool", **values)
+
+
+def move(tx: Tx, pool: PoolRow, **changes: Any) -> None:
+    """Change a pool that nobody changed since it was read."""
+    tx.guarded("pool", pool.pk, pool.version, **changes)
+
+
+def delete(tx: Tx, pk: int) -> None:
+    """Remove a pool whose nodes are gone."""
+    tx.change(_DELETE, pk=pk)

@@ -1,0 +1,58 @@
+"""Prepared statements and the rows they give."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+R = TypeVar("R")
+Params = Mapping[str, Any]
+
+
+class Statement(Generic[R]):
+    """SQL with `:name` parameters and what a row of its answer becomes."""
+
+    __slots__ = ("row", "sql")
+
+    def __init__(self, sql: str, row: Callable[..., R]) -> None:
+        self.sql, self.row = sql, row
+
+
+class Change:
+    """SQL that changes rows, with `:name` parameters."""
+
+    __slots__ = ("sql",)
+
+    def __init__(self, sql: str) -> None:
+        self.sql = sql
+
+
+class Reader:
+    """A snapshot to ask questions of."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def all(self, statement: Statement[R], **params: Any) -> list[R]:
+        """Every row."""
+        row = statement.row
+        return [row(*values) for values in self._connection.execute(statement.sql, params)]
+
+    def each(self, statement: Statement[R], **params: Any) -> Iterator[R]:
+        """Rows one by one."""
+        row = statement.row
+        return (row(*values) for values in self._connection.execute(statement.sql, params))
+
+    def first(self, statement: Statement[R], **params: Any) -> R | None:
+        """The first row, None when there is none."""
+        values = self._connection.execute(statement.sql, params).fetchone()
+        return None if values is None else statement.row(*values)
+
+
+def columns(row: type[Any], prefix: str = "") -> str:
+    """Columns of a row struct as a select list, in its order."""
+    fields: Sequence[str] = row.__struct_fields__
+    return ", ".join(prefix + field for field in fields)

@@ -1,0 +1,53 @@
+"""The tables as SQLAlchemy sees them; a test holds them against the migrated schema.
+
+Booleans are 0/1 and times are integers, so no value needs conversion on its way to a driver.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, Text
+
+metadata = MetaData()
+
+
+def _table(name: str, *, key: str | None = "pk", **columns: type) -> Table:
+    kinds = {str: Text, int: BigInteger, bytes: LargeBinary, bool: Integer}
+    return Table(name, metadata, *(Column(column, kinds[kind], primary_key=column == key) for column, kind in columns.items()))
+
+
+sequence = _table("sequence", key="name", name=str, next=int)
+lease = _table("lease", key="name", name=str, holder=str, until=int)
+pool = _table(
+    "pool",
+    pk=int, id=str, state=str, version=int, state_time=int, allocation_state=str, allocation_time=int, created=int, modified=int,
+    target_dedicated=int, target_low_priority=int, slots_per_node=int, pack=bool, resize_timeout=int, deallocation_option=str,
+    resize_errors=bytes, body=bytes,
+)  # fmt: skip
+node = _table(
+    "node",
+    pk=int, pool_pk=int, id=str, state=str, version=int, state_time=int, scheduling_state=str, dedicated=bool, slots=int, slots_used=int,
+    tasks_running=int, tasks_run=int, tasks_succeeded=int, session=int, last_seen=int, allocated=int, booted=int, launches=int, handle=str,
+    secret=str, facts=bytes, errors=bytes,
+)  # fmt: skip
+job = _table(
+    "job",
+    pk=int, id=str, state=str, version=int, state_time=int, previous_state=str, previous_time=int, created=int, modified=int, started=int,
+    ended=int, deadline=int, pool_key=str, priority=int, max_parallel=int, max_retries=int, uses_dependencies=bool, ends_when_complete=bool,
+    acts_on_failure=bool, terminate_reason=str, environment=bytes, body=bytes,
+)  # fmt: skip
+job_counts = _table(
+    "job_counts", key="job_pk",
+    job_pk=int, ready=int, active=int, running=int, completed=int, succeeded=int, failed=int, active_slots=int, running_slots=int,
+    completed_slots=int, succeeded_slots=int, failed_slots=int,
+)  # fmt: skip
+task = _table(
+    "task",
+    pk=int, job_pk=int, id=str, number=int, state=str, version=int, ready=bool, unmet=int, satisfied=bool, slots=int, max_retries=int, run=int,
+    retries=int, requeues=int, losses=int, created=int, modified=int, state_time=int, previous_state=str, previous_time=int, node_pk=int,
+    started=int, ended=int, last_retry=int, last_requeue=int, exit_code=int, result=str, failure=bytes,
+)  # fmt: skip
+task_body = _table("task_body", pk=int, body=bytes)
+dependency = _table("dependency", key=None, job_pk=int, parent=str, child=int)
+dependency_range = _table("dependency_range", pk=int, job_pk=int, low=int, high=int, remaining=int, child=int)
+removal = _table("removal", pk=int, node_pk=int, directory=str)
+event = _table("event", pk=int, at=int, what=str, subject=int, until=int, happened=str, old=str, new=str, cause=str)

@@ -1,0 +1,259 @@
+"""Task rows: hot columns in `task`, the client's JSON in `task_body`, unmet dependencies in tables of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from batchyard.model.states import TaskResult, TaskState
+from batchyard.store.reader import Change, Params, Reader, Statement, columns
+from batchyard.store.tx import Tx
+
+
+class TaskRow(msgspec.Struct):
+    """A row of `task`."""
+
+    pk: int
+    job_pk: int
+    id: str
+    number: int | None
+    state: TaskState
+    version: int
+    ready: int
+    unmet: int
+    satisfied: int
+    slots: int
+    max_retries: int
+    run: int
+    retries: int
+    requeues: int
+    losses: int
+    created: int
+    modified: int
+    state_time: int
+    previous_state: TaskState | None
+    previous_time: int | None
+    node_pk: int | None
+    started: int | None
+    ended: int | None
+    last_retry: int | None
+    last_requeue: int | None
+    exit_code: int | None
+    result: TaskResult | None
+    failure: bytes | None
+
+
+class TaskView(TaskRow):
+    """A task with its body and the names that its node goes by."""
+
+    body: bytes
+    node_id: str | None
+    pool_id: str | None
+
+
+class ReadyTask(msgspec.Struct):
+    """What placement has to know of a task."""
+
+    pk: int
+    slots: int
+    body: bytes | None = None
+
+
+class OrderRow(msgspec.Struct):
+    """What a node has to be told of an attempt."""
+
+    pk: int
+    run: int
+    job_id: str
+    environment: bytes | None
+    body: bytes
+
+
+_VIEW = (
+    f"SELECT {columns(TaskRow, 'task.')}, task_body.body, node.id, pool.id FROM task JOIN task_body ON task_body.pk = task.pk"
+    " LEFT JOIN node ON node.pk = task.node_pk LEFT JOIN pool ON pool.pk = node.pool_pk"
+)
+_BY_ID = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE job_pk = :job_pk AND lower(id) = :key", TaskRow)
+_BY_PK = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE pk = :pk", TaskRow)
+_VIEW_BY_ID = Statement(f"{_VIEW} WHERE task.job_pk = :job_pk AND lower(task.id) = :key", TaskView)
+_PAGE = Statement(f"{_VIEW} WHERE task.job_pk = :job_pk AND task.pk > :after ORDER BY task.pk LIMIT :n", TaskView)
+_READY = Statement("SELECT pk, slots FROM task WHERE job_pk = :job_pk AND ready = 1 AND slots <= :largest ORDER BY pk LIMIT :n", ReadyTask)
+_ON_NODE = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE node_pk = :node_pk AND state IN ('preparing', 'running')", TaskRow)
+_RUNNING_OF_JOB = Statement(
+    f"SELECT {columns(TaskRow)} FROM task WHERE job_pk = :job_pk AND state IN ('preparing', 'running') ORDER BY pk LIMIT :n", TaskRow
+)
+_ATTEMPTS = Statement(
+    "SELECT pk, run FROM task WHERE node_pk = :node_pk AND state IN ('preparing', 'running')", lambda pk, run: (int(pk), int(run))
+)
+_ORDER = Statement(
+    "SELECT task.pk, task.run, job.id, job.environment, task_body.body FROM task JOIN job ON job.pk = task.job_pk"
+    " JOIN task_body ON task_body.pk = task.pk WHERE task.pk = :pk",
+    OrderRow,
+)
+_BODY = Statement("SELECT body FROM task_body WHERE pk = :pk", bytes)
+_IDS_TAKEN = Statement("SELECT 1 FROM task WHERE job_pk = :job_pk AND lower(id) = :key", int)
+_ADD = Change(
+    "INSERT INTO task (pk, job_pk, id, number, state, ready, unmet, slots, max_retries, created, modified, state_time)"
+    " VALUES (:pk, :job_pk, :id, :number, 'active', :ready, :unmet, :slots, :max_retries, :now, :now, :now)"
+)
+_ADD_BODY = Change("INSERT INTO task_body (pk, body) VALUES (:pk, :body)")
+_SET_BODY = Change("UPDATE task_body SET body = :body WHERE pk = :pk")
+_START = Change(
+    "UPDATE task SET state = :state, version = version + 1, ready = 0, run = run + 1, node_pk = :node_pk, started = :now, ended = NULL,"
+    " previous_state = state, previous_time = state_time, state_time = :now, exit_code = NULL, result = NULL, failure = NULL"
+    " WHERE pk = :pk AND ready = 1"
+)
+_DELETE = Change("DELETE FROM task WHERE pk = :pk")
+_DELETE_BODY = Change("DELETE FROM task_body WHERE pk = :pk")
+_PKS_OF_JOB = Statement("SELECT pk FROM task WHERE job_pk = :job_pk ORDER BY pk LIMIT :n", int)
+
+
+def find(reader: Reader, job_pk: int, task_id: str) -> TaskRow | None:
+    """Task of a job by id, case-insensitively."""
+    return reader.first(_BY_ID, job_pk=job_pk, key=task_id.lower())
+
+
+def get(reader: Reader, pk: int) -> TaskRow | None:
+    """Task by key."""
+    return reader.first(_BY_PK, pk=pk)
+
+
+def view(reader: Reader, job_pk: int, task_id: str) -> TaskView | None:
+    """Task with its body by id."""
+    return reader.first(_VIEW_BY_ID, job_pk=job_pk, key=task_id.lower())
+
+
+def page(reader: Reader, job_pk: int, after: int, n: int) -> list[TaskView]:
+    """The next `n` tasks of a job behind key `after`, in the order they were added."""
+    return reader.all(_PAGE, job_pk=job_pk, after=after, n=n)
+
+
+def body(reader: Reader, pk: int) -> bytes:
+    """The stored JSON of a task."""
+    found = reader.first(_BODY, pk=pk)
+    assert found is not None, f"task {pk} has no body"
+    return found
+
+
+def exists(reader: Reader, job_pk: int, task_id: str) -> bool:
+    """True when the job has a task of that id."""
+    return reader.first(_IDS_TAKEN, job_pk=job_pk, key=task_id.lower()) is not None
+
+
+def ready(reader: Reader, job_pk: int, largest: int, n: int) -> list[ReadyTask]:
+    """The first `n` tasks of a job that may start and need at most `largest` slots."""
+    return reader.all(_READY, job_pk=job_pk, largest=largest, n=n)
+
+
+def on_node(reader: Reader, node_pk: int) -> list[TaskRow]:
+    """Tasks that a node runs or prepares."""
+    return reader.all(_ON_NODE, node_pk=node_pk)
+
+
+def running_of_job(reader: Reader, job_pk: int, n: int = -1) -> list[TaskRow]:
+    """Tasks of a job that run or prepare, at most `n` when it is not negative."""
+    return reader.all(_RUNNING_OF_JOB, job_pk=job_pk, n=n)
+
+
+def attempts(reader: Reader, node_pk: int) -> list[tuple[int, int]]:
+    """(task key, run number) of all that a node should run."""
+    return reader.all(_ATTEMPTS, node_pk=node_pk)
+
+
+def order(reader: Reader, pk: int) -> OrderRow:
+    """What a node has to be told to run a task."""
+    found = reader.first(_ORDER, pk=pk)
+    assert found is not None, f"task {pk} has no job or body"
+    return found
+
+
+def add(tx: Tx, rows: Sequence[Params], bodies: Sequence[Params]) -> None:
+    """Insert tasks in state active."""
+    tx.change_many(_ADD, rows)
+    tx.change_many(_ADD_BODY, bodies)
+
+
+def start(tx: Tx, rows: Sequence[Params]) -> int:
+    """Assign ready tasks to nodes, a new run each; how many were still ready."""
+    return tx.change_many(_START, rows)
+
+
+def move(tx: Tx, task: TaskRow, **changes: Any) -> None:
+    """Change a task that nobody changed since it was read."""
+    tx.guarded("task", task.pk, task.version, **changes)
+
+
+def set_body(tx: Tx, pk: int, text: bytes) -> None:
+    """Replace the stored JSON."""
+    tx.change(_SET_BODY, pk=pk, body=text)
+
+
+def first_keys(reader: Reader, job_pk: int, n: int) -> list[int]:
+    """Keys of the first `n` tasks of a job."""
+    return reader.all(_PKS_OF_JOB, job_pk=job_pk, n=n)
+
+
+def delete(tx: Tx, pks: Iterable[int]) -> None:
+    """Remove tasks and what hangs on them; `release_dependants` is not implied."""
+    rows = [{"pk": pk} for pk in pks]
+    tx.change_many(_DELETE, rows)
+    tx.change_many(_DELETE_BODY, rows)
+    tx.change_many(_DROP_EDGES, rows)
+    tx.change_many(_DROP_RANGES, rows)
+
+
+# dependencies
+
+_ADD_EDGE = Change("INSERT INTO dependency (job_pk, parent, child) VALUES (:job_pk, :parent, :child)")
+_ADD_RANGE = Change("INSERT INTO dependency_range (job_pk, low, high, remaining, child) VALUES (:job_pk, :low, :high, :remaining, :child)")
+_DROP_EDGES = Change("DELETE FROM dependency WHERE child = :pk")
+_DROP_RANGES = Change("DELETE FROM dependency_range WHERE child = :pk")
+_TAKE_EDGES = Statement("DELETE FROM dependency WHERE job_pk = :job_pk AND parent = :parent RETURNING child", int)
+_CLOSE_RANGES = Change("UPDATE dependency_range SET remaining = remaining - 1 WHERE job_pk = :job_pk AND low <= :number AND high >= :number")
+_TAKE_RANGES = Statement("DELETE FROM dependency_range WHERE job_pk = :job_pk AND low <= :number AND remaining = 0 RETURNING child", int)
+_MEET = Statement(
+    "UPDATE task SET unmet = unmet - :met, ready = CASE WHEN unmet = :met AND state = 'active' THEN 1 ELSE ready END"
+    " WHERE pk = :pk RETURNING ready",
+    bool,
+)
+_SATISFIED = Statement("SELECT 1 FROM task WHERE job_pk = :job_pk AND lower(id) = :key AND satisfied = 1", int)
+_SATISFIED_NUMBERS = Statement(
+    "SELECT DISTINCT number FROM task WHERE job_pk = :job_pk AND number BETWEEN :low AND :high AND satisfied = 1", int
+)
+_NUMBER_MET = Statement("SELECT 1 FROM task WHERE job_pk = :job_pk AND number = :number AND satisfied = 1 AND pk <> :pk", int)
+
+
+def is_satisfied(reader: Reader, job_pk: int, task_id: str) -> bool:
+    """True when the task is completed and lets its dependants start."""
+    return reader.first(_SATISFIED, job_pk=job_pk, key=task_id.lower()) is not None
+
+
+def satisfied_numbers(reader: Reader, job_pk: int, low: int, high: int) -> set[int]:
+    """Numbers between low and high of which a task is satisfied."""
+    return set(reader.all(_SATISFIED_NUMBERS, job_pk=job_pk, low=low, high=high))
+
+
+def add_dependencies(tx: Tx, edges: Sequence[Params], ranges: Sequence[Params]) -> None:
+    """Record what tasks still wait for."""
+    tx.change_many(_ADD_EDGE, edges)
+    tx.change_many(_ADD_RANGE, ranges)
+
+
+def release_dependants(tx: Tx, task: TaskRow) -> int:
+    """Tell those who wait for a task that it is satisfied; how many became ready."""
+    children = tx.all(_TAKE_EDGES, job_pk=task.job_pk, parent=task.id.lower())
+    if task.number is not None and tx.first(_NUMBER_MET, job_pk=task.job_pk, number=task.number, pk=task.pk) is None:
+        children += tx.all(_TAKE_EDGES, job_pk=task.job_pk, parent=number_key(task.number))
+        if tx.change(_CLOSE_RANGES, job_pk=task.job_pk, number=task.number):
+            children += tx.all(_TAKE_RANGES, job_pk=task.job_pk, number=task.number)
+    released = 0
+    for child in children:
+        released += bool(tx.first(_MEET, pk=child, met=1))
+    return released
+
+
+def number_key(number: int) -> str:
+    """How a number of a range stands in `dependency.parent`; no id has a `#`."""
+    return f"#{number}"

@@ -1,0 +1,114 @@
+"""A unit of work: what it changed, counted, logged and whom it wakes, all in one transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+from batchyard.store.reader import Change, Params, Reader, Statement
+
+_RESERVE = Statement(
+    "INSERT INTO sequence (name, next) VALUES (:name, 1 + :n) ON CONFLICT (name) DO UPDATE SET next = sequence.next + :n RETURNING next - :n",
+    int,
+)
+_LOG = Change(
+    "INSERT INTO event (at, what, subject, until, happened, old, new, cause)"
+    " VALUES (:at, :what, :subject, :until, :happened, :old, :new, :cause)"
+)
+
+
+class Conflict(Exception):
+    """A guarded change met another version of the row; the unit is undone and may be run again."""
+
+
+class Tx(Reader):
+    """A running transaction. Counts and events are gathered and written once, when the unit ends."""
+
+    __slots__ = ("_counts", "_events", "wakes")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__(connection)
+        self._counts: dict[int, dict[str, int]] = {}
+        self._events: list[Params] = []
+        self.wakes: set[str] = set()
+
+    def change(self, change: Change, **params: Any) -> int:
+        """Run a change; how many rows it reached."""
+        return self._connection.execute(change.sql, params).rowcount
+
+    def change_many(self, change: Change, rows: Iterable[Params]) -> int:
+        """Run a change for every row of parameters; how many rows it reached in all."""
+        return self._connection.executemany(change.sql, rows).rowcount
+
+    def insert(self, table: str, **values: Any) -> int:
+        """Insert a row; its key."""
+        return self._connection.execute(insert_sql(table, tuple(values)), values).lastrowid or 0
+
+    def guarded(self, table: str, pk: int, seen: int, **values: Any) -> None:
+        """Change a row that still has the version `seen`, or Conflict."""
+        if self._connection.execute(guarded_sql(table, tuple(values)), {**values, "pk": pk, "seen": seen}).rowcount != 1:
+            raise Conflict(f"{table} {pk} is no longer at version {seen}")
+
+    def reserve(self, name: str, n: int) -> int:
+        """First of `n` keys that nobody had before."""
+        first = self.first(_RESERVE, name=name, n=n)
+        assert first is not None
+        return first
+
+    def count(self, job_pk: int, **deltas: int) -> None:
+        """Change the counters of a job by `deltas`."""
+        counts = self._counts.setdefault(job_pk, defaultdict(int))
+        for name, delta in deltas.items():
+            counts[name] += delta
+
+    def log(
+        self,
+        at: int,
+        what: str,
+        subject: int,
+        happened: str,
+        *,
+        old: str | None = None,
+        new: str | None = None,
+        until: int | None = None,
+        cause: str | None = None,
+    ) -> None:
+        """Append to the event log (decision D9); `until` makes it one row for a range of subjects."""
+        self._events.append(
+            {"at": at, "what": what, "subject": subject, "until": until, "happened": happened, "old": old, "new": new, "cause": cause}
+        )
+
+    def wake(self, topic: str) -> None:
+        """Hint after the commit that there is work for `topic`; losing it costs a loop period."""
+        self.wakes.add(topic)
+
+    def flush(self) -> None:
+        """Write gathered counts and events."""
+        for job_pk, deltas in self._counts.items():
+            changed = {name: delta for name, delta in deltas.items() if delta}
+            if changed:
+                self._connection.execute(_count_sql(tuple(changed)), {**changed, "job_pk": job_pk})
+        if self._events:
+            self._connection.executemany(_LOG.sql, self._events)
+        self._counts.clear()
+        self._events.clear()
+
+
+@lru_cache
+def insert_sql(table: str, names: tuple[str, ...]) -> str:
+    """INSERT of these columns."""
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(':' + name for name in names)})"
+
+
+@lru_cache
+def guarded_sql(table: str, names: tuple[str, ...]) -> str:
+    """UPDATE of these columns, guarded by the version that was seen."""
+    return f"UPDATE {table} SET {', '.join(f'{n} = :{n}' for n in names)}, version = version + 1 WHERE pk = :pk AND version = :seen"
+
+
+@lru_cache
+def _count_sql(names: tuple[str, ...]) -> str:
+    return f"UPDATE job_counts SET {', '.join(f'{n} = {n} + :{n}' for n in names)} WHERE job_pk = :job_pk"
