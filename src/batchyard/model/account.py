@@ -1,0 +1,70 @@
+"""What belongs to the account as a whole: images, node counts, usage, applications."""
+
+from __future__ import annotations
+
+import msgspec
+
+from batchyard.model.common import Shape, Timestamp
+from batchyard.model.virtual_machine import ImageReference
+from batchyard.model.words import ImageVerificationType, OSType
+
+
+class SupportedImage(Shape, kw_only=True):
+    """Image that pools may use, with the node agent that goes with it."""
+
+    node_agent_sku_id: str = msgspec.field(name="nodeAgentSKUId")
+    image_reference: ImageReference
+    os_type: OSType
+    capabilities: list[str] | None = None
+    batch_support_end_of_life: Timestamp | None = None
+    verification_type: ImageVerificationType
+
+
+class NodeCounts(Shape, kw_only=True):
+    """Nodes of one kind by state."""
+
+    creating: int
+    idle: int
+    offline: int
+    preempted: int
+    rebooting: int
+    reimaging: int
+    running: int
+    starting: int
+    start_task_failed: int
+    leaving_pool: int
+    unknown: int
+    unusable: int
+    waiting_for_start_task: int
+    upgrading_os: int = msgspec.field(name="upgradingOS")
+    deallocated: int | None = None
+    """Since 15.x."""
+    deallocating: int | None = None
+    """Since 15.x."""
+    total: int
+
+
+class PoolNodeCounts(Shape):
+    """Nodes of one pool by kind and state."""
+
+    pool_id: str
+    dedicated: NodeCounts | None = None
+    low_priority: NodeCounts | None = None
+
+
+class PoolUsageMetrics(Shape):
+    """Core hours of one pool in one interval."""
+
+    pool_id: str
+    start_time: Timestamp
+    end_time: Timestamp
+    vm_size: str
+    total_core_hours: float
+
+
+class Application(Shape):
+    """Application of the account whose packages tasks may use."""
+
+    id: str
+    display_name: str
+    versions: list[str]
