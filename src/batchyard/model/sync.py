@@ -39,7 +39,7 @@ class NodeFacts(Message):
     """Sentences for the operator: what could not be isolated on this node and why."""
 
 
-class Ended(Message):
+class Ended(Message, kw_only=True):
     """How an attempt ended. Times are microseconds since 1970 by the node's clock."""
 
     attempt: str
@@ -55,7 +55,7 @@ class Ended(Message):
     kernel_cpu_us: int = 0
 
 
-class Sync(Message):
+class Sync(Message, kw_only=True):
     """What the agent says: its full picture."""
 
     session: int = 0
@@ -66,6 +66,8 @@ class Sync(Message):
     """Attempts that the agent holds in any stage, ended ones that were not yet acknowledged included."""
     ended: list[Ended] = []
     """Acknowledged by any answer to this sync that is not fenced."""
+    removed: list[int] = []
+    """Numbers of the removals that are done."""
     facts: NodeFacts | None = None
     wait_s: float = 0
     """How long the server may hold the answer when there is nothing new, in seconds."""
@@ -121,6 +123,13 @@ class FileHead(Message):
     """Bytes that follow."""
 
 
+class Removal(Message):
+    """A directory below the node's root that nobody needs any more; repeated until it was reported as removed."""
+
+    number: int
+    directory: str
+
+
 class NodeSetup(Message):
     """What an agent has to know about its node, given once when it joins."""
 
@@ -144,4 +153,5 @@ class Orders(Message):
     orders: list[Order] = []
     """The wanted attempts that `Sync.has` did not name."""
     files: list[FileRequest] = []
+    removals: list[Removal] = []
     setup: NodeSetup | None = None

@@ -96,7 +96,9 @@ _JOB_OPEN = (JobState.ACTIVE, JobState.DISABLING, JobState.DISABLED, JobState.EN
 JOB = Table(
     "job",
     {
-        **{(state, JobHappened.DISABLE_REQUESTED): JobState.DISABLING for state in (JobState.ACTIVE, JobState.DISABLING, JobState.DISABLED)},
+        **{
+            (state, JobHappened.DISABLE_REQUESTED): JobState.DISABLING for state in (JobState.ACTIVE, JobState.DISABLING, JobState.DISABLED)
+        },
         (JobState.DISABLING, JobHappened.DISABLED): JobState.DISABLED,
         (JobState.DISABLED, JobHappened.ENABLE_REQUESTED): JobState.ENABLING,
         (JobState.ENABLING, JobHappened.ENABLED): JobState.ACTIVE,

@@ -79,9 +79,11 @@ _DEMAND = Statement(
     JobDemand,
 )
 _POOLS_WITH_DEMAND = Statement(
-    "SELECT DISTINCT job.pool_key FROM job JOIN job_counts ON job_counts.job_pk = job.pk WHERE job.state = 'active' AND job_counts.ready > 0",
+    "SELECT DISTINCT job.pool_key FROM job JOIN job_counts ON job_counts.job_pk = job.pk"
+    " WHERE job.state = 'active' AND job_counts.ready > 0",
     str,
 )
+_PURGE_EVENTS = Change("DELETE FROM event WHERE pk IN (SELECT pk FROM event WHERE at < :before ORDER BY pk LIMIT :n)")
 _DELETE = Change("DELETE FROM job WHERE pk = :pk")
 _DELETE_COUNTS = Change("DELETE FROM job_counts WHERE job_pk = :pk")
 
@@ -128,6 +130,11 @@ def demand(reader: Reader, pool_key: str) -> list[JobDemand]:
 def pools_with_demand(reader: Reader) -> list[str]:
     """Pools that some task waits for."""
     return reader.all(_POOLS_WITH_DEMAND)
+
+
+def forget_events(tx: Tx, before: int, n: int) -> int:
+    """Remove up to `n` events from before a time; how many."""
+    return tx.change(_PURGE_EVENTS, before=before, n=n)
 
 
 def add(tx: Tx, **values: Any) -> int:

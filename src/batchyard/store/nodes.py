@@ -34,7 +34,6 @@ class NodeRow(msgspec.Struct):
     booted: int | None
     launches: int
     handle: str | None
-    secret: str
     facts: bytes | None
     errors: bytes | None
 
@@ -51,6 +50,10 @@ class FreeNode(msgspec.Struct):
 
     pk: int
     free: int
+
+
+def _number_and_path(pk: int, directory: str) -> tuple[int, str]:
+    return pk, directory
 
 
 _COLUMNS = columns(NodeRow)
@@ -74,11 +77,18 @@ _OCCUPY = Statement(
     NodeRow,
 )
 _DELETE = Change("DELETE FROM node WHERE pk = :pk")
-_ADD_REMOVAL = Change("INSERT INTO removal (node_pk, directory) VALUES (:node_pk, :directory)")
-_REMOVALS = Statement("SELECT pk, directory FROM removal WHERE node_pk = :node_pk ORDER BY pk LIMIT :n", lambda pk, directory: (int(pk), str(directory)))
+_ADD_REMOVAL = Change(
+    "INSERT INTO removal (node_pk, directory) SELECT :node_pk, :directory"
+    " WHERE NOT EXISTS (SELECT 1 FROM removal WHERE node_pk = :node_pk AND directory = :directory)"
+)
+_REMOVALS = Statement("SELECT pk, directory FROM removal WHERE node_pk = :node_pk ORDER BY pk LIMIT :n", _number_and_path)
 _DONE_REMOVAL = Change("DELETE FROM removal WHERE pk = :pk AND node_pk = :node_pk")
 _DROP_REMOVALS = Change("DELETE FROM removal WHERE node_pk = :pk")
-_OF_JOB = Statement("SELECT DISTINCT node_pk FROM task WHERE job_pk = :job_pk AND node_pk IN (SELECT pk FROM node)", int)
+_SILENT = Statement(
+    "SELECT pk FROM node WHERE last_seen < :before"
+    " AND state IN ('starting', 'waitingforstarttask', 'starttaskfailed', 'idle', 'running', 'offline')",
+    int,
+)
 
 
 def get(reader: Reader, pk: int) -> NodeRow | None:
@@ -121,9 +131,9 @@ def free(reader: Reader, pool_key: str) -> list[FreeNode]:
     return reader.all(_FREE, pool_key=pool_key)
 
 
-def of_job(reader: Reader, job_pk: int) -> list[int]:
-    """Keys of the nodes that ran tasks of a job."""
-    return reader.all(_OF_JOB, job_pk=job_pk)
+def silent(reader: Reader, before: int) -> list[int]:
+    """Keys of nodes that should speak and did not since a time."""
+    return reader.all(_SILENT, before=before)
 
 
 def add(tx: Tx, **values: Any) -> int:

@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table
 metadata = MetaData()
 
 
-def _table(name: str, *, key: str | None = "pk", **columns: type) -> Table:
+def _table(name: str, /, *, key: str | None = "pk", **columns: type) -> Table:
     kinds = {str: Text, int: BigInteger, bytes: LargeBinary, bool: Integer}
     return Table(name, metadata, *(Column(column, kinds[kind], primary_key=column == key) for column, kind in columns.items()))
 
@@ -27,7 +27,7 @@ node = _table(
     "node",
     pk=int, pool_pk=int, id=str, state=str, version=int, state_time=int, scheduling_state=str, dedicated=bool, slots=int, slots_used=int,
     tasks_running=int, tasks_run=int, tasks_succeeded=int, session=int, last_seen=int, allocated=int, booted=int, launches=int, handle=str,
-    secret=str, facts=bytes, errors=bytes,
+    facts=bytes, errors=bytes,
 )  # fmt: skip
 job = _table(
     "job",
@@ -42,9 +42,9 @@ job_counts = _table(
 )  # fmt: skip
 task = _table(
     "task",
-    pk=int, job_pk=int, id=str, number=int, state=str, version=int, ready=bool, unmet=int, satisfied=bool, slots=int, max_retries=int, run=int,
-    retries=int, requeues=int, losses=int, created=int, modified=int, state_time=int, previous_state=str, previous_time=int, node_pk=int,
-    started=int, ended=int, last_retry=int, last_requeue=int, exit_code=int, result=str, failure=bytes,
+    pk=int, job_pk=int, id=str, number=int, state=str, version=int, ready=bool, unmet=int, satisfied=bool, slots=int, max_retries=int,
+    conditions=bytes, run=int, retries=int, requeues=int, losses=int, created=int, modified=int, state_time=int, previous_state=str,
+    previous_time=int, node_pk=int, started=int, ended=int, last_retry=int, last_requeue=int, exit_code=int, result=str, failure=bytes,
 )  # fmt: skip
 task_body = _table("task_body", pk=int, body=bytes)
 dependency = _table("dependency", key=None, job_pk=int, parent=str, child=int)

@@ -26,6 +26,7 @@ class TaskRow(msgspec.Struct):
     satisfied: int
     slots: int
     max_retries: int
+    conditions: bytes | None
     run: int
     retries: int
     requeues: int
@@ -95,8 +96,8 @@ _ORDER = Statement(
 _BODY = Statement("SELECT body FROM task_body WHERE pk = :pk", bytes)
 _IDS_TAKEN = Statement("SELECT 1 FROM task WHERE job_pk = :job_pk AND lower(id) = :key", int)
 _ADD = Change(
-    "INSERT INTO task (pk, job_pk, id, number, state, ready, unmet, slots, max_retries, created, modified, state_time)"
-    " VALUES (:pk, :job_pk, :id, :number, 'active', :ready, :unmet, :slots, :max_retries, :now, :now, :now)"
+    "INSERT INTO task (pk, job_pk, id, number, state, ready, unmet, slots, max_retries, conditions, created, modified, state_time)"
+    " VALUES (:pk, :job_pk, :id, :number, 'active', :ready, :unmet, :slots, :max_retries, :conditions, :now, :now, :now)"
 )
 _ADD_BODY = Change("INSERT INTO task_body (pk, body) VALUES (:pk, :body)")
 _SET_BODY = Change("UPDATE task_body SET body = :body WHERE pk = :pk")
@@ -107,6 +108,7 @@ _START = Change(
 )
 _DELETE = Change("DELETE FROM task WHERE pk = :pk")
 _DELETE_BODY = Change("DELETE FROM task_body WHERE pk = :pk")
+_NODES_OF = Statement("SELECT DISTINCT node_pk FROM task WHERE job_pk = :job_pk AND pk <= :last AND node_pk IN (SELECT pk FROM node)", int)
 _PKS_OF_JOB = Statement("SELECT pk FROM task WHERE job_pk = :job_pk ORDER BY pk LIMIT :n", int)
 
 
@@ -195,6 +197,11 @@ def first_keys(reader: Reader, job_pk: int, n: int) -> list[int]:
     return reader.all(_PKS_OF_JOB, job_pk=job_pk, n=n)
 
 
+def nodes_of(reader: Reader, job_pk: int, last: int) -> list[int]:
+    """Nodes that still exist and last ran the tasks of a job up to key `last`."""
+    return reader.all(_NODES_OF, job_pk=job_pk, last=last)
+
+
 def delete(tx: Tx, pks: Iterable[int]) -> None:
     """Remove tasks and what hangs on them; `release_dependants` is not implied."""
     rows = [{"pk": pk} for pk in pks]
@@ -211,12 +218,14 @@ _ADD_RANGE = Change("INSERT INTO dependency_range (job_pk, low, high, remaining,
 _DROP_EDGES = Change("DELETE FROM dependency WHERE child = :pk")
 _DROP_RANGES = Change("DELETE FROM dependency_range WHERE child = :pk")
 _TAKE_EDGES = Statement("DELETE FROM dependency WHERE job_pk = :job_pk AND parent = :parent RETURNING child", int)
-_CLOSE_RANGES = Change("UPDATE dependency_range SET remaining = remaining - 1 WHERE job_pk = :job_pk AND low <= :number AND high >= :number")
+_CLOSE_RANGES = Change(
+    "UPDATE dependency_range SET remaining = remaining - 1 WHERE job_pk = :job_pk AND low <= :number AND high >= :number"
+)
 _TAKE_RANGES = Statement("DELETE FROM dependency_range WHERE job_pk = :job_pk AND low <= :number AND remaining = 0 RETURNING child", int)
-_MEET = Statement(
+_MEET: Statement[int] = Statement(
     "UPDATE task SET unmet = unmet - :met, ready = CASE WHEN unmet = :met AND state = 'active' THEN 1 ELSE ready END"
     " WHERE pk = :pk RETURNING ready",
-    bool,
+    int,
 )
 _SATISFIED = Statement("SELECT 1 FROM task WHERE job_pk = :job_pk AND lower(id) = :key AND satisfied = 1", int)
 _SATISFIED_NUMBERS = Statement(

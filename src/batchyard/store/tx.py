@@ -11,7 +11,8 @@ from typing import Any
 from batchyard.store.reader import Change, Params, Reader, Statement
 
 _RESERVE = Statement(
-    "INSERT INTO sequence (name, next) VALUES (:name, 1 + :n) ON CONFLICT (name) DO UPDATE SET next = sequence.next + :n RETURNING next - :n",
+    "INSERT INTO sequence (name, next) VALUES (:name, 1 + :n)"
+    " ON CONFLICT (name) DO UPDATE SET next = sequence.next + :n RETURNING next - :n",
     int,
 )
 _LOG = Change(
@@ -51,6 +52,14 @@ class Tx(Reader):
         """Change a row that still has the version `seen`, or Conflict."""
         if self._connection.execute(guarded_sql(table, tuple(values)), {**values, "pk": pk, "seen": seen}).rowcount != 1:
             raise Conflict(f"{table} {pk} is no longer at version {seen}")
+
+    def mark(self, name: str) -> None:
+        """A point to come back to within the unit."""
+        self._connection.execute(f"SAVEPOINT {name}")
+
+    def back_to(self, name: str) -> None:
+        """Undo what was written since the mark."""
+        self._connection.execute(f"ROLLBACK TO {name}")
 
     def reserve(self, name: str, n: int) -> int:
         """First of `n` keys that nobody had before."""

@@ -53,7 +53,6 @@ CREATE TABLE node (
     booted BIGINT,
     launches INTEGER NOT NULL DEFAULT 0,
     handle TEXT,
-    secret TEXT NOT NULL,
     facts ${BYTES},
     errors ${BYTES}
 );
@@ -116,6 +115,7 @@ CREATE TABLE task (
     satisfied INTEGER NOT NULL DEFAULT 0,
     slots INTEGER NOT NULL,
     max_retries INTEGER NOT NULL,
+    conditions ${BYTES},
     run INTEGER NOT NULL DEFAULT 0,
     retries INTEGER NOT NULL DEFAULT 0,
     requeues INTEGER NOT NULL DEFAULT 0,
@@ -188,3 +188,4 @@ CREATE TABLE event (
     cause TEXT
 );
 CREATE INDEX event_by_subject ON event (what, subject);
+CREATE INDEX event_by_time ON event (at);

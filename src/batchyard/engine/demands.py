@@ -1,0 +1,99 @@
+"""Checks that many use cases share: ids, durations, ranges; each raises the contract's error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from batchyard.model import ids, times
+from batchyard.model.common import EnvironmentSetting, MetadataItem, ResourceFile, UserIdentity
+from batchyard.model.errors import BatchError, invalid_property
+
+DISPLAY_NAME_LENGTH = 1024
+UNLIMITED = -1
+
+
+def an_id(name: str, value: str) -> None:
+    """An id of 1 to 64 letters, digits, hyphens and underscores (contract 7.1)."""
+    if not ids.is_valid(value):
+        raise invalid_property(name, value[:100], "An id is 1 to 64 letters, digits, hyphens and underscores")
+
+
+def a_display_name(value: str | None) -> None:
+    """At most 1,024 characters."""
+    if value is not None and len(value) > DISPLAY_NAME_LENGTH:
+        raise invalid_property("displayName", value[:100], f"A display name has at most {DISPLAY_NAME_LENGTH} characters")
+
+
+def within(name: str, value: int, low: int, high: int) -> None:
+    """An integer from low to high."""
+    if not low <= value <= high:
+        raise invalid_property(name, value, f"The value must be between {low} and {high}")
+
+
+def a_retry_count(value: int) -> None:
+    """-1 (no limit), 0 or more."""
+    within("maxTaskRetryCount", value, UNLIMITED, 2**31 - 1)
+
+
+def duration_us(name: str, value: str, *, minimum_us: int = 0) -> int | None:
+    """Microseconds of a duration, None for infinite; refuses one below the minimum."""
+    try:
+        us = times.duration(value)
+    except (ValueError, OverflowError):
+        raise invalid_property(name, value, "The value is not an ISO 8601 duration") from None
+    if us is not None and us < minimum_us:
+        raise invalid_property(name, value, f"The value must be at least {times.duration_text(minimum_us)}")
+    return us
+
+
+def canonical(name: str, value: str | None, default: str) -> str:
+    """The duration as the service writes it, or the default."""
+    return default if value is None else times.duration_text(duration_us(name, value))
+
+
+def a_command_line(value: str) -> None:
+    """Not empty; containers are the exception and not served yet."""
+    if not value.strip():
+        raise invalid_property("commandLine", value, "The command line must not be empty")
+
+
+def an_identity(identity: UserIdentity | None) -> None:
+    """A named user or an automatic one, not both (contract 4.4)."""
+    if identity is not None and (identity.username is None) == (identity.auto_user is None):
+        raise invalid_property("userIdentity", "", "Exactly one of username and autoUser must be given")
+
+
+def resource_files(files: Sequence[ResourceFile] | None) -> None:
+    """Each names exactly one source, and a target inside the working directory (contract 4.5)."""
+    for file in files or ():
+        sources = (file.http_url, file.storage_container_url, file.auto_storage_container_name)
+        if sum(source is not None for source in sources) != 1:
+            raise invalid_property(
+                "resourceFiles", "", "Exactly one source must be given: httpUrl, storageContainerUrl or autoStorageContainerName"
+            )
+        if file.http_url is not None and not file.file_path:
+            raise invalid_property("filePath", "", "filePath is required with httpUrl")
+        if file.file_path is not None and (".." in file.file_path.split("/") or file.file_path.startswith("/") or "\0" in file.file_path):
+            raise invalid_property("filePath", file.file_path, "The path must stay inside the task's working directory")
+        if file.file_mode is not None and not (file.file_mode.isdigit() and all(digit in "01234567" for digit in file.file_mode)):
+            raise invalid_property("fileMode", file.file_mode, "The mode must be octal")
+
+
+def environment(settings: Sequence[EnvironmentSetting] | None) -> None:
+    """Names that a process can have."""
+    for setting in settings or ():
+        if not setting.name or "=" in setting.name or "\0" in setting.name + (setting.value or ""):
+            raise invalid_property("environmentSettings", setting.name, "The name of a variable must not be empty nor hold '='")
+
+
+def metadata(items: Sequence[MetadataItem] | None) -> None:
+    """No empty names."""
+    if any(not item.name for item in items or ()):
+        raise BatchError("EmptyMetadataKey")
+
+
+def not_served(**properties: object) -> None:
+    """Refuse properties that this release does not act upon, rather than pretend."""
+    for name, value in properties.items():
+        if value is not None:
+            raise BatchError("UnsupportedProperty", PropertyName=name, Reason="This release of Batchyard does not serve the property")

@@ -1,0 +1,120 @@
+"""Use cases of compute nodes: what their agents say, and what becomes of nodes that stay silent."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+import msgspec
+
+from batchyard.engine import wakes
+from batchyard.engine.ends import attempt_name, lose, report
+from batchyard.model.states import NodeState
+from batchyard.model.sync import NodeSetup, Order, Orders, Removal, Sync
+from batchyard.rules import transitions
+from batchyard.rules.transitions import NodeHappened
+from batchyard.store import nodes as node_rows
+from batchyard.store import tasks as task_rows
+from batchyard.store.nodes import NodeRow
+from batchyard.store.reader import Reader
+from batchyard.store.tx import Tx
+
+REMOVALS_PER_SYNC = 100
+_GONE = (NodeState.LEAVING_POOL, NodeState.PREEMPTED, NodeState.DEALLOCATED)
+
+
+class NotThisNode(Exception):
+    """The token is not that of a node of ours, or the node has left its pool."""
+
+
+def token(key: bytes, node_pk: int) -> str:
+    """What a node shows as its own: `{key of the node}.{HMAC}`; the same at every launch, so none has to be stored."""
+    return f"{node_pk}.{hmac.new(key, f'node {node_pk}'.encode(), hashlib.sha256).hexdigest()}"
+
+
+def identify(key: bytes, shown: str) -> int:
+    """Key of the node that a token belongs to; whether the node is still ours is for `hear`. Raises NotThisNode."""
+    node, _, _ = shown.partition(".")
+    if not (node.isascii() and node.isdigit()) or len(node) > 18 or not hmac.compare_digest(token(key, int(node)), shown):
+        raise NotThisNode
+    return int(node)
+
+
+def hear(tx: Tx, node_pk: int, sync: Sync, account: str, now: int) -> Orders | None:
+    """Take in what an agent says; what it should run, None when the session is over. Raises NotThisNode."""
+    node = node_rows.get(tx, node_pk)
+    if node is None or node.state in _GONE:
+        raise NotThisNode
+    if sync.session == 0:
+        return _join(tx, node, sync, account, now)
+    if sync.session != node.session:
+        return None
+    node_rows.seen(tx, node.pk, now)
+    if sync.removed:
+        node_rows.removed(tx, node.pk, sync.removed)
+    if sync.ended:
+        report(tx, node, sync.ended, now)
+    return orders(tx, node.pk, sync)
+
+
+def _join(tx: Tx, node: NodeRow, sync: Sync, account: str, now: int) -> Orders:
+    """Begin a session: whatever an earlier agent of the node ran is lost and runs again."""
+    lose(tx, node, now)
+    node = node_rows.get(tx, node.pk) or node
+    state = node.state
+    if transitions.NODE.allows(state, NodeHappened.LOST):
+        state = transitions.NODE.after(state, NodeHappened.LOST)
+    state = transitions.NODE.after(state, NodeHappened.JOINED)
+    facts = None if sync.facts is None else msgspec.json.encode(sync.facts)
+    node_rows.move(tx, node, session=node.session + 1, state=state, state_time=now, booted=now, last_seen=now, facts=facts, launches=0)
+    tx.log(now, "node", node.pk, NodeHappened.JOINED, old=node.state, new=state)
+    view = node_rows.view_of(tx, node.pk)
+    assert view is not None
+    tx.wake(wakes.pool(view.pool_id.lower()))
+    tx.wake(wakes.CAPACITY)
+    setup = NodeSetup(
+        pool_id=view.pool_id, node_id=view.id, is_dedicated=bool(view.dedicated), account_name=account, account_url="", slots=view.slots
+    )
+    answer = orders(tx, node.pk, sync)
+    return msgspec.structs.replace(answer, session=node.session + 1, setup=setup)
+
+
+def orders(reader: Reader, node_pk: int, sync: Sync) -> Orders:
+    """All that a node should run, with the orders that it does not have yet."""
+    has = set(sync.has)
+    wanted: list[str] = []
+    fresh: list[Order] = []
+    for pk, run in task_rows.attempts(reader, node_pk):
+        name = attempt_name(pk, run)
+        wanted.append(name)
+        if name not in has:
+            row = task_rows.order(reader, pk)
+            environment = None if row.environment is None else msgspec.Raw(row.environment)
+            fresh.append(Order(attempt=name, job_id=row.job_id, task=msgspec.Raw(row.body), environment=environment))
+    removals = [Removal(number=number, directory=path) for number, path in node_rows.removals(reader, node_pk, REMOVALS_PER_SYNC)]
+    return Orders(session=sync.session, number=sync.number, wanted=wanted, orders=fresh, removals=removals)
+
+
+def gone(tx: Tx, node_pk: int, now: int) -> None:
+    """The node's agent has ended: its tasks run elsewhere, and whoever speaks in its name is fenced off."""
+    node = node_rows.get(tx, node_pk)
+    if node is None or not transitions.NODE.allows(node.state, NodeHappened.LOST):
+        return
+    lose(tx, node, now)
+    node = node_rows.get(tx, node_pk) or node
+    state = transitions.NODE.after(node.state, NodeHappened.LOST)
+    node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1, handle=None)
+    tx.log(now, "node", node_pk, NodeHappened.LOST, old=node.state, new=state)
+    tx.wake(wakes.CAPACITY)
+
+
+def silent(tx: Tx, node_pk: int, now: int) -> None:
+    """The node has not spoken for too long: nobody knows what it does, so its tasks run elsewhere and it is fenced off."""
+    node = node_rows.get(tx, node_pk)
+    if node is None or not transitions.NODE.allows(node.state, NodeHappened.SILENT):
+        return
+    lose(tx, node, now)
+    node = node_rows.get(tx, node_pk) or node
+    state = transitions.NODE.after(node.state, NodeHappened.SILENT)
+    node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1)
+    tx.log(now, "node", node_pk, NodeHappened.SILENT, old=node.state, new=state)

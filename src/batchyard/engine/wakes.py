@@ -1,0 +1,71 @@
+"""Wake-ups: hints that there is work. Losing one costs a loop period, never a task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+SCHEDULER = "pool:"
+"""Prefix: tasks of the pool with this id key may start."""
+NODE = "node:"
+"""Prefix: the node with this key has something to hear."""
+CAPACITY = "capacity"
+"""Some pool has not the nodes it should have."""
+UPKEEP = "upkeep"
+"""Some job is on its way to its end."""
+
+
+def pool(pool_key: str) -> str:
+    """Topic of a pool's scheduler."""
+    return SCHEDULER + pool_key
+
+
+def node(node_pk: int) -> str:
+    """Topic of a node."""
+    return f"{NODE}{node_pk}"
+
+
+class Wakes:
+    """Listeners by topic or by a topic's prefix, all in one event loop."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._events: dict[str, set[asyncio.Event]] = {}
+        self._inboxes: dict[str, tuple[set[str], asyncio.Event]] = {}
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Loop that the listeners live in."""
+        self._loop = loop
+
+    def __call__(self, topics: Iterable[str]) -> None:
+        """Wake from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake, list(topics))
+
+    def _wake(self, topics: list[str]) -> None:
+        for topic in topics:
+            for event in self._events.get(topic, ()):
+                event.set()
+            prefix, colon, rest = topic.partition(":")
+            if colon and prefix + colon in self._inboxes:
+                waiting, event = self._inboxes[prefix + colon]
+                waiting.add(rest)
+                event.set()
+
+    @contextmanager
+    def listen(self, topic: str) -> Iterator[asyncio.Event]:
+        """An event that is set at every wake of the topic while the block runs."""
+        event = asyncio.Event()
+        self._events.setdefault(topic, set()).add(event)
+        try:
+            yield event
+        finally:
+            listeners = self._events[topic]
+            listeners.discard(event)
+            if not listeners:
+                del self._events[topic]
+
+    def inbox(self, prefix: str) -> tuple[set[str], asyncio.Event]:
+        """What was woken below a prefix and the event that tells; whoever works takes names out of the set."""
+        return self._inboxes.setdefault(prefix, (set(), asyncio.Event()))
