@@ -1,0 +1,196 @@
+"""The server of one state directory: starting it in the background, finding it, ending it.
+
+A running server holds an exclusive lock on `server.lock`, so there is never a second one; it writes `server.json` when it is
+ready to answer. Who reads `server.json` compares the start time, because a pid alone may belong to somebody else by now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from batchyard.cli import processes
+from batchyard.cli.problem import Problem
+
+READY_S = 30.0
+"""How long a server may take until it answers, in seconds."""
+PATIENCE_S = 20.0
+"""How long a server may take to end itself and its local nodes, in seconds."""
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs."""
+
+    pid: int
+    started: int
+    url: str
+
+
+@dataclass(frozen=True)
+class Account:
+    """The account of a state directory, made at its server's first start."""
+
+    name: str
+    keys: tuple[str, ...]
+    storage_name: str
+    storage_key: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """What ended: the server, if one ran, whether it went by itself, and the agents that had lost their server."""
+
+    server: Server | None
+    willing: bool
+    agents: int
+
+
+def default_directory() -> Path:
+    """BATCHYARD_DIR, else the system's place for root, else the user's own."""
+    if chosen := os.environ.get("BATCHYARD_DIR"):
+        return Path(chosen)
+    return Path("/var/lib/batchyard") if os.geteuid() == 0 else Path.home() / ".local/share/batchyard"
+
+
+def running(directory: Path) -> Server | None:
+    """The server of this directory, if it runs."""
+    try:
+        found = json.loads((directory / "server.json").read_bytes())
+        server = Server(int(found["pid"]), int(found["started"]), str(found["url"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return server if processes.start_time(server.pid) == server.started else None
+
+
+def account(directory: Path) -> Account:
+    """The account. Raises Problem when there is none yet or it may not be read."""
+    path = directory / "account.json"
+    try:
+        found = json.loads(path.read_bytes())
+        return Account(found["name"], tuple(found["keys"]), found["storageName"], found["storageKey"])
+    except FileNotFoundError:
+        raise Problem(f"there is no account in {directory} yet; start the server once with: batchyard up --dir {directory}") from None
+    except PermissionError:
+        raise Problem(f"{path} belongs to another user; use that user, or another directory with --dir") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Problem(f"{path} cannot be read ({error})") from error
+
+
+def prepare(directory: Path) -> None:
+    """Make the directory unless it exists. Raises Problem when a server could not write there."""
+    try:
+        directory.mkdir(mode=0o711, parents=True, exist_ok=True)  # 711: tasks run as other users and pass through it to their files
+        with contextlib.suppress(FileExistsError):
+            (directory / "server.lock").touch(mode=0o600)
+        os.close(os.open(directory / "server.lock", os.O_RDWR))
+    except OSError as error:
+        raise Problem(f"cannot write to {directory} ({error.strerror}); choose another directory with --dir") from None
+
+
+def not_passable(directory: Path) -> Path | None:
+    """The first directory on the way that other users may not enter; as root, tasks run as other users and would be kept out."""
+    if os.geteuid() != 0:
+        return None
+    return next((step for step in reversed([directory, *directory.parents]) if not step.stat().st_mode & 0o001), None)
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises Problem when nobody can listen there."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except OSError as error:
+        wanted = f"port {port} of {host} is taken" if port else f"cannot listen on {host}"
+        raise Problem(f"{wanted} ({error.strerror}); choose another with --port, or --port 0 for a free one") from None
+
+
+@contextlib.contextmanager
+def sole_server(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock, which the kernel drops with the process. Raises Problem when another server has it."""
+    with (directory / "server.lock").open("r+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise already_running(directory) from None
+        yield
+
+
+def already_running(directory: Path) -> Problem:
+    """The sentence for a second server in one directory."""
+    server = running(directory)
+    where = f" at {server.url}" if server else " and is just starting"
+    return Problem(f"a server of {directory} already runs{where}; end it with: batchyard down --dir {directory}")
+
+
+def start(directory: Path, host: str, port: int, nodes: int, *, test_clock: bool) -> Server:
+    """Start a server in the background; returns when it answers. Raises Problem."""
+    prepare(directory)
+    if running(directory):
+        raise already_running(directory)
+    check_port(host, port)
+    command = [sys.executable, "-P", "-m", "batchyard.cli.main", "serve"]
+    command += ["--dir", str(directory), "--host", host, "--port", str(port), "--nodes", str(nodes)]
+    if test_clock:
+        command.append("--test-clock")
+    log = directory / "server.log"
+    log.touch(mode=0o600)
+    seen = log.stat().st_size
+    with log.open("ab") as output:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=directory, start_new_session=True)
+    try:
+        return _when_ready(directory, child, log, seen)
+    except BaseException:  # Ctrl-C too: nothing half-started stays
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(PATIENCE_S)
+        child.kill()
+        child.wait()
+        raise
+
+
+def _when_ready(directory: Path, child: subprocess.Popen[bytes], log: Path, seen: int) -> Server:
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline:
+        server = running(directory)
+        if server and server.pid == child.pid:
+            child.returncode = 0  # it lives on after this process, so there is nothing to wait for
+            return server
+        if child.poll() is not None:
+            raise Problem(f"the server ended at once (exit code {child.returncode}); {_tail(log, seen)}")
+        time.sleep(_POLL_S)
+    raise Problem(f"the server did not get ready within {READY_S:.0f} s; {_tail(log, seen)}")
+
+
+def _tail(log: Path, seen: int) -> str:
+    """The last lines that were written to the log after its first `seen` bytes."""
+    with log.open("rb") as text:
+        text.seek(seen)
+        lines = text.read()[-4000:].decode("utf-8", "replace").splitlines()[-8:]
+    return f"the end of {log}:\n" + "\n".join(f"  {line}" for line in lines) if lines else f"{log} says nothing"
+
+
+def stop(directory: Path) -> Stopped:
+    """End the server, and whatever agents a crashed one left behind. Raises Problem."""
+    server = running(directory)
+    try:
+        willing = processes.end(server.pid, server.started, PATIENCE_S) if server else True
+        left = list(processes.agents_below(directory))
+        for pid, started in left:
+            processes.end(pid, started, PATIENCE_S / 4)
+    except PermissionError:
+        raise Problem(f"the server of {directory} belongs to another user; only that user or root can end it") from None
+    (directory / "server.json").unlink(missing_ok=True)
+    return Stopped(server, willing, len(left))

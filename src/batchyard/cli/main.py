@@ -1,0 +1,164 @@
+"""The command line. Heavy imports stand inside the commands, so that `--help`, `env` and `status` answer at once."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from batchyard.cli import daemon
+from batchyard.cli.problem import Problem
+
+app = typer.Typer(
+    help="Azure Batch on machines you own.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Directory = Annotated[
+    Path,
+    typer.Option(
+        "--dir", help="State directory: accounts, jobs, files.", default_factory=daemon.default_directory, show_default="$BATCHYARD_DIR"
+    ),
+]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+Nodes = Annotated[int, typer.Option(min=0, help="How many local nodes there may be at once.")]
+TestClock = Annotated[bool, typer.Option("--test-clock", help="Let a test move the server's clock.")]
+
+
+@app.command()
+def up(directory: Directory, host: Host = "127.0.0.1", port: Port = 8777, nodes: Nodes = 8, test_clock: TestClock = False) -> None:
+    """Start a server in the background."""
+    directory = directory.resolve()
+    server = daemon.start(directory, host, port, nodes, test_clock=test_clock)
+    given = _given(directory)
+    say(f"Batchyard runs at {server.url} with room for {nodes} local nodes (process {server.pid}).")
+    say(f"Its state is in {directory}, its log in {directory / 'server.log'}.")
+    if closed := daemon.not_passable(directory):
+        say(f"Tasks run as users of their own, and these may not enter {closed}: chmod o+x it, or choose another --dir.", style="yellow")
+    say("\nWhat next:")
+    say(f'  eval "$(batchyard env{given})"    point the Azure SDKs and az batch at it')
+    say(f"  batchyard status{given}           see what it holds")
+    say(f"  batchyard down{given}             end it and its nodes; the state stays")
+
+
+@app.command()
+def down(directory: Directory) -> None:
+    """End the server and its local nodes; the state stays."""
+    directory = directory.resolve()
+    stopped = daemon.stop(directory)
+    if stopped.agents:
+        say(f"Ended {stopped.agents} node{'s' * (stopped.agents != 1)} that had lost their server.")
+    if stopped.server is None:
+        raise Problem(f"no server of {directory} is running")
+    if not stopped.willing:
+        say(f"The server did not end within {daemon.PATIENCE_S:.0f} s and was killed; nothing acknowledged is lost.", style="yellow")
+    say(f"Batchyard at {stopped.server.url} has ended; its state stays in {directory}.")
+
+
+@app.command()
+def status(directory: Directory) -> None:
+    """Say whether the server runs and what it holds."""
+    from batchyard.cli import counts
+
+    directory = directory.resolve()
+    server = _running(directory)
+    account = daemon.account(directory)
+    say(f"Batchyard runs at {server.url} (process {server.pid}), account {account.name}, state in {directory}.")
+    if held := counts.summary(server.url, account.name, account.keys[0]):
+        say(", ".join(f"{number} {what}" for what, number in held.items()))
+    else:
+        say("It does not answer at the moment.", style="yellow")
+
+
+@app.command()
+def env(directory: Directory) -> None:
+    """Print shell exports for the Azure SDKs and az batch: eval "$(batchyard env)"."""
+    directory = directory.resolve()
+    account, url = daemon.account(directory), _running(directory).url
+    storage = (
+        f"DefaultEndpointsProtocol={url.partition(':')[0]};AccountName={account.storage_name};AccountKey={account.storage_key};"
+        f"BlobEndpoint={url}/{account.storage_name};"
+    )
+    exports = {
+        "AZURE_BATCH_ACCOUNT": account.name,
+        "AZURE_BATCH_ACCESS_KEY": account.keys[0],
+        "AZURE_BATCH_ENDPOINT": url,
+        "AZURE_STORAGE_CONNECTION_STRING": storage,
+    }
+    for name, value in exports.items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+@app.command()
+def serve(
+    directory: Directory,
+    host: Host = "127.0.0.1",
+    port: Port = 8777,
+    nodes: Nodes = 8,
+    test_clock: TestClock = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain HTTP on an address that others can reach.")] = False,
+) -> None:
+    """Run a server in the foreground."""
+    directory = directory.resolve()
+    daemon.prepare(directory)
+    with daemon.sole_server(directory):
+        daemon.check_port(host, port)
+        from batchyard.app import serve as run
+        from batchyard.config import Config
+
+        run(Config(directory=directory, host=host, port=port, max_nodes=nodes, test_clock=test_clock, insecure=insecure))
+
+
+@app.command()
+def agent(
+    server: Annotated[str, typer.Option(help="URL of the server.")],
+    root: Annotated[Path, typer.Option(help="Directory of the node's files.")],
+    token_file: Annotated[Path, typer.Option(help="File that holds the node's token.")],
+    uid_base: Annotated[int, typer.Option(min=1000, help="First of the user ids that tasks get when the agent is root.")] = 70_000,
+) -> None:
+    """Run a compute node on this machine."""
+    import asyncio
+
+    from batchyard.agent.main import AgentSettings, run
+
+    asyncio.run(run(AgentSettings(server=server, root=root.resolve(), token_file=token_file.resolve(), uid_base=uid_base)))
+
+
+def say(text: str, style: str | None = None) -> None:
+    """Print for a person: coloured on a terminal, plain and unwrapped elsewhere."""
+    from rich.console import Console
+
+    Console(highlight=False, markup=False, soft_wrap=True).print(text, style=style)
+
+
+def _running(directory: Path) -> daemon.Server:
+    """The running server. Raises Problem when there is none."""
+    server = daemon.running(directory)
+    if server is None:
+        raise Problem(f"no server of {directory} is running; start it with: batchyard up{_given(directory)}")
+    return server
+
+
+def _given(directory: Path) -> str:
+    """The --dir to repeat in a hint, if it is needed."""
+    return "" if directory == daemon.default_directory().resolve() else f" --dir {shlex.quote(str(directory))}"
+
+
+def main() -> None:
+    """Entry point: a Problem is one sentence on stderr and exit code 1."""
+    try:
+        app()
+    except Problem as problem:
+        print(f"batchyard: {problem}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
