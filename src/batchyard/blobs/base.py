@@ -1,0 +1,240 @@
+"""What a blob store is: the protocol the HTTP layer speaks, and its value types.
+
+Every write method returns only after the change would survive a crash. Methods are plain `def` and thread-safe;
+the HTTP layer calls them in threads. Times are microseconds since 1970 (UTC), entity tags are unquoted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+from batchyard.blobs.conditions import ALWAYS, Conditions
+from batchyard.blobs.errors import BlobError
+
+__all__ = [
+    "ALWAYS",
+    "MAX_BLOCKS",
+    "AccessPolicy",
+    "Blob",
+    "BlobDraft",
+    "BlobError",
+    "BlobKind",
+    "BlobPage",
+    "BlobReader",
+    "BlobRef",
+    "BlobStore",
+    "Block",
+    "BlockSource",
+    "Conditions",
+    "Container",
+    "ContainerPage",
+    "ContainerRef",
+    "ContentHeaders",
+    "ListQuery",
+    "Upload",
+]  # fmt: skip
+
+
+T = TypeVar("T", covariant=True)
+
+MAX_BLOCKS = 50_000  # of a block list, and appends of an append blob
+
+
+class BlobKind(StrEnum):
+    """Blob types that are served; page blobs are not."""
+
+    BLOCK = "BlockBlob"
+    APPEND = "AppendBlob"
+
+
+class BlockSource(StrEnum):
+    """Where Put Block List looks for a block."""
+
+    COMMITTED = "Committed"
+    UNCOMMITTED = "Uncommitted"
+    LATEST = "Latest"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerRef:
+    """Address of a container."""
+
+    account: str
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRef:
+    """Address of a blob; the name is any text, never a path."""
+
+    account: str
+    container: str
+    name: str
+
+    @property
+    def parent(self) -> ContainerRef:
+        """Address of the container."""
+        return ContainerRef(self.account, self.container)
+
+
+@dataclass(frozen=True, slots=True)
+class ContentHeaders:
+    """What a download answers besides the bytes; `md5` is base64 of the whole content."""
+
+    content_type: str | None = None
+    content_encoding: str | None = None
+    content_language: str | None = None
+    cache_control: str | None = None
+    content_disposition: str | None = None
+    md5: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AccessPolicy:
+    """Stored access policy; what is None must come from the SAS. Times are texts as the client sent them."""
+
+    start: str | None = None
+    expiry: str | None = None
+    permissions: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """Properties of a container."""
+
+    name: str
+    etag: str
+    modified_us: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    policies: Mapping[str, AccessPolicy] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BlobDraft:
+    """What a client says about a blob that it makes."""
+
+    kind: BlobKind = BlobKind.BLOCK
+    headers: ContentHeaders = ContentHeaders()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Properties of a committed blob; `block_count` counts the committed appends of an append blob."""
+
+    name: str
+    kind: BlobKind
+    length: int
+    etag: str
+    modified_us: int
+    created_us: int
+    headers: ContentHeaders
+    metadata: Mapping[str, str]
+    block_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block of a block blob; `id` is the client's base64 text, `length` in bytes."""
+
+    id: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """One page of a listing; `start` is the smallest name wanted (from the page before), not an opaque marker."""
+
+    prefix: str = ""
+    delimiter: str = ""
+    start: str = ""
+    limit: int = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class BlobPage:
+    """Blobs and (with a delimiter) common prefixes in name order; `next` starts the following page."""
+
+    entries: Sequence[Blob | str]
+    next: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPage:
+    """Containers in name order; `next` starts the following page."""
+
+    entries: Sequence[Container]
+    next: str | None = None
+
+
+class Upload(Protocol[T]):
+    """Content on its way in; nothing is visible until commit, nothing is left after abort."""
+
+    @property
+    def length(self) -> int:
+        """Bytes written so far."""
+
+    def write(self, chunk: bytes) -> None:
+        """Add bytes at the end."""
+
+    def md5(self) -> bytes:
+        """MD5 of what was written so far."""
+
+    def commit(self, now_us: int) -> T:
+        """Make the content durable and visible in one step."""
+
+    def abort(self) -> None:
+        """Forget the content; harmless after commit and when repeated."""
+
+
+class BlobReader(Protocol):
+    """Content of one version of a blob, unaffected by later overwrites and deletes."""
+
+    blob: Blob
+    begin: int
+    length: int
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` next bytes, empty at the end."""
+
+    def close(self) -> None:
+        """Let go of the version; harmless when repeated."""
+
+
+class BlobStore(Protocol):
+    """Containers and blobs of any number of storage accounts. Every method may raise BlobError."""
+
+    def create_container(self, ref: ContainerRef, metadata: Mapping[str, str], now_us: int) -> Container: ...
+    def container(self, ref: ContainerRef) -> Container: ...
+    def set_container_metadata(self, ref: ContainerRef, metadata: Mapping[str, str], conditions: Conditions, now_us: int) -> Container: ...
+    def set_policies(self, ref: ContainerRef, policies: Mapping[str, AccessPolicy], conditions: Conditions, now_us: int) -> Container: ...
+    def delete_container(self, ref: ContainerRef, conditions: Conditions) -> None: ...
+    def list_containers(self, account: str, query: ListQuery) -> ContainerPage: ...
+    def list_blobs(self, ref: ContainerRef, query: ListQuery) -> BlobPage: ...
+
+    def blob(self, ref: BlobRef) -> Blob: ...
+    def read(self, ref: BlobRef, conditions: Conditions, begin: int, end: int | None) -> BlobReader:
+        """Open bytes begin..end (exclusive; None: to the end); InvalidRange when `begin` > 0 is past the content."""
+
+    def put(self, ref: BlobRef, draft: BlobDraft, conditions: Conditions) -> Upload[Blob]:
+        """Begin a new version; a block blob without an MD5 in its draft gets that of its content."""
+
+    def stage(self, ref: BlobRef, block_id: str) -> Upload[None]: ...
+    def append(self, ref: BlobRef, conditions: Conditions, position: int | None, max_size: int | None) -> Upload[tuple[Blob, int]]:
+        """Add to an append blob; commit gives the blob and the offset at which the content went in."""
+
+    def commit_blocks(
+        self, ref: BlobRef, blocks: Sequence[tuple[BlockSource, str]], draft: BlobDraft, conditions: Conditions, now_us: int
+    ) -> Blob: ...
+    def blocks(self, ref: BlobRef) -> tuple[Blob | None, Sequence[Block], Sequence[Block]]:
+        """The blob (None when nothing is committed), its committed and its uncommitted blocks."""
+
+    def copy(self, source: BlobRef, ref: BlobRef, metadata: Mapping[str, str] | None, conditions: Conditions, now_us: int) -> Blob:
+        """Make `ref` the same as `source`; `metadata` None keeps that of the source."""
+
+    def set_headers(self, ref: BlobRef, headers: ContentHeaders, conditions: Conditions, now_us: int) -> Blob: ...
+    def set_metadata(self, ref: BlobRef, metadata: Mapping[str, str], conditions: Conditions, now_us: int) -> Blob: ...
+    def delete_blob(self, ref: BlobRef, conditions: Conditions) -> None: ...

@@ -1,0 +1,139 @@
+"""The SQLite catalogue of a local blob store: one connection that writes, a few that read.
+
+Invariant: `write` returns only after its change is on disk (WAL, synchronous=FULL). Units of work that wait at the same
+moment share one commit (a savepoint each), because the fsync is the price.
+"""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+T = TypeVar("T")
+
+_BATCH = 256
+
+# Overwriting a blob makes a new row, so that `segments` of the old and the new content never mix; AUTOINCREMENT never reuses an id.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS containers (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, name TEXT, etag TEXT NOT NULL, modified INTEGER NOT NULL,
+    metadata TEXT NOT NULL, policies TEXT NOT NULL, UNIQUE (account, name));
+CREATE TABLE IF NOT EXISTS blobs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, container INTEGER NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL, length INTEGER NOT NULL,
+    etag TEXT NOT NULL, modified INTEGER NOT NULL, created INTEGER NOT NULL, headers TEXT NOT NULL, metadata TEXT NOT NULL,
+    block_count INTEGER NOT NULL, UNIQUE (container, name));
+CREATE TABLE IF NOT EXISTS segments (
+    blob INTEGER NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL, block TEXT, file TEXT, bytes BLOB, UNIQUE (blob, start));
+CREATE TABLE IF NOT EXISTS staged (
+    container INTEGER NOT NULL, name TEXT NOT NULL, block TEXT NOT NULL, length INTEGER NOT NULL, modified INTEGER NOT NULL,
+    file TEXT NOT NULL, UNIQUE (container, name, block));
+CREATE INDEX IF NOT EXISTS segments_file ON segments (file) WHERE file IS NOT NULL;
+CREATE INDEX IF NOT EXISTS staged_file ON staged (file);
+CREATE INDEX IF NOT EXISTS staged_modified ON staged (modified);
+CREATE INDEX IF NOT EXISTS containers_deleted ON containers (id) WHERE name IS NULL;
+"""
+
+
+class _Unit(Generic[T]):
+    """One unit of work and what became of it."""
+
+    def __init__(self, work: Callable[[sqlite3.Connection], T]) -> None:
+        self.work = work
+        self.done = False
+        self.value: T | None = None
+        self.error: BaseException | None = None
+
+    def fail(self, error: BaseException) -> None:
+        self.done, self.error = True, error
+
+
+class Catalogue:
+    """Database file with group commit; safe to use from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._waiting: deque[_Unit[Any]] = deque()
+        self._readers: deque[sqlite3.Connection] = deque()
+        self._writer = self._connect()
+        self._writer.execute("PRAGMA journal_mode = WAL")
+        self._writer.execute("PRAGMA synchronous = FULL")
+        self._writer.executescript(_SCHEMA)
+
+    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in a transaction and return its result once that is on disk; its exception undoes it alone."""
+        unit = _Unit(work)
+        self._waiting.append(unit)
+        # Whoever gets the lock first commits for all that wait; the others find their unit done.
+        with self._lock:
+            if not unit.done:
+                self._run_batch()
+        if unit.error is not None:
+            raise _as_disk_error(unit.error)
+        return cast(T, unit.value)
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection that sees everything acknowledged so far."""
+        try:
+            connection = self._readers.pop()
+        except IndexError:
+            connection = self._connect()
+        try:
+            yield connection
+        finally:
+            self._readers.append(connection)
+
+    def close(self) -> None:
+        """Close all connections; the caller sees to it that nothing is under way."""
+        while self._readers:
+            self._readers.pop().close()
+        self._writer.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=30)
+        connection.row_factory = sqlite3.Row
+        return connection
+
+    def _run_batch(self) -> None:
+        """Run what waits, up to _BATCH units, in one commit; the caller's own unit may be in a later batch."""
+        while self._waiting:
+            units = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+                for unit in units:
+                    self._run(unit)
+                self._writer.execute("COMMIT")
+            except BaseException as error:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                for unit in units:
+                    unit.fail(error)
+                continue
+            for unit in units:
+                unit.done = True
+
+    def _run(self, unit: _Unit[Any]) -> None:
+        self._writer.execute("SAVEPOINT unit")
+        try:
+            unit.value = unit.work(self._writer)
+        except Exception as error:
+            # A full disk makes SQLite undo the whole transaction: then nobody in this batch may be told it worked.
+            if not self._writer.in_transaction:
+                raise
+            self._writer.execute("ROLLBACK TO unit")
+            unit.error = error
+        self._writer.execute("RELEASE unit")
+
+
+def _as_disk_error(error: BaseException) -> BaseException:
+    """A full disk is an OSError, whoever met it."""
+    if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+        return OSError(errno.ENOSPC, "the catalogue cannot grow")
+    return error

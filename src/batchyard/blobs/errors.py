@@ -1,0 +1,90 @@
+"""The error catalogue of the storage endpoint: codes, statuses and sentences of the Blob service.
+
+Source: https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes and common-rest-api-error-codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+
+class BlobError(Exception):
+    """An answer, not a crash: the server turns it into the XML error body.
+
+    `message` replaces the catalogue's sentence; `headers` are added to the answer.
+    """
+
+    def __init__(self, code: str, message: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(code)
+        self.code = code
+        self.status, sentence = CATALOGUE[code]
+        self.message = message or sentence
+        self.headers = dict(headers or {})
+
+
+CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
+    {
+        # requests
+        "ConditionNotMet": (412, "The condition specified using HTTP conditional header(s) is not met."),
+        "NotModified": (304, "The condition specified using HTTP conditional header(s) is not met."),
+        "MissingRequiredHeader": (400, "An HTTP header that's mandatory for this request is not specified."),
+        "InvalidHeaderValue": (400, "The value for one of the HTTP headers is not in the correct format."),
+        "UnsupportedHeader": (400, "One of the HTTP headers specified in the request is not supported."),
+        "RequestHeadersTooLarge": (431, "The headers of the request are larger than permitted."),
+        "MissingRequiredQueryParameter": (400, "A query parameter that's mandatory for this request is not specified."),
+        "InvalidQueryParameterValue": (400, "Value for one of the query parameters specified in the request URI is invalid."),
+        "OutOfRangeQueryParameterValue": (400, "A query parameter specified in the request URI is outside the permissible range."),
+        "UnsupportedQueryParameter": (400, "One of the query parameters specified in the request URI is not supported."),
+        "UnsupportedHttpVerb": (405, "The resource doesn't support the specified Http Verb."),
+        "InvalidUri": (400, "The requested URI does not represent any resource on the server."),
+        "InvalidResourceName": (400, "The specified resource name contains invalid characters."),
+        "OutOfRangeInput": (400, "One of the request inputs is out of range."),
+        "InvalidInput": (400, "One of the request inputs is not valid."),
+        "InvalidXmlDocument": (400, "XML specified is not syntactically valid."),
+        "InvalidMd5": (400, "The MD5 value specified in the request is invalid. MD5 value must be 128 bits and base64 encoded."),
+        "Md5Mismatch": (400, "The MD5 value specified in the request did not match with the MD5 value calculated by the server."),
+        "EmptyMetadataKey": (400, "The key for one of the metadata key-value pairs is empty."),
+        "InvalidMetadata": (400, "The metadata specified is invalid. It has characters that are not permitted."),
+        "MetadataTooLarge": (400, "The metadata specified exceeds the maximum permissible limit (8KB)."),
+        "MissingContentLengthHeader": (411, "Content-Length HTTP header was not specified."),
+        "RequestBodyTooLarge": (413, "The request body is too large and exceeds the maximum permissible limit."),
+        "InternalError": (500, "The server encountered an internal error. Please retry the request."),
+        "ServerBusy": (503, "The server is currently unable to receive requests. Please retry your request."),
+        # who may call
+        "NoAuthenticationInformation": (401, "Server failed to authenticate the request. It carries no authentication information."),
+        "AuthenticationFailed": (
+            403,
+            "Server failed to authenticate the request. "
+            "Make sure the value of Authorization header is formed correctly including the signature.",
+        ),
+        "AuthorizationFailure": (403, "This request is not authorized to perform this operation."),
+        "AuthorizationPermissionMismatch": (403, "This request is not authorized to perform this operation using this permission."),
+        "AuthorizationProtocolMismatch": (403, "This request is not authorized to perform this operation using this protocol."),
+        "AuthorizationResourceTypeMismatch": (403, "This request is not authorized to perform this operation using this resource type."),
+        "AuthorizationServiceMismatch": (403, "This request is not authorized to perform this operation using this service."),
+        "AuthorizationSourceIPMismatch": (403, "This request is not authorized to perform this operation using this source IP."),
+        "UnauthorizedBlobOverwrite": (403, "This request is not authorized to perform blob overwrites."),
+        "PublicAccessNotPermitted": (409, "Public access is not permitted on this storage account."),
+        # containers
+        "ContainerAlreadyExists": (409, "The specified container already exists."),
+        "ContainerBeingDeleted": (409, "The specified container is being deleted."),
+        "ContainerNotFound": (404, "The specified container does not exist."),
+        # blobs
+        "BlobAlreadyExists": (409, "The specified blob already exists."),
+        "BlobNotFound": (404, "The specified blob does not exist."),
+        "InvalidBlobType": (409, "The blob type is invalid for this operation."),
+        "InvalidBlobOrBlock": (400, "The specified blob or block content is invalid."),
+        "InvalidBlockId": (400, "The specified block ID is invalid. The block ID must be Base64-encoded."),
+        "InvalidBlockList": (400, "The specified block list is invalid."),
+        "BlockListTooLong": (400, "The block list may not contain more than 50,000 blocks."),
+        "BlockCountExceedsLimit": (409, "The committed block count cannot exceed the maximum limit of 50,000 blocks."),
+        "UncommittedBlockCountExceedsLimit": (409, "The uncommitted block count cannot exceed the maximum limit of 100,000 blocks."),
+        "AppendPositionConditionNotMet": (412, "The append position condition specified was not met."),
+        "MaxBlobSizeConditionNotMet": (412, "The max blob size condition specified was not met."),
+        "InvalidRange": (416, "The range specified is invalid for the current size of the resource."),
+        "LeaseNotPresentWithBlobOperation": (412, "There is currently no lease on the blob."),
+        "LeaseNotPresentWithContainerOperation": (412, "There is currently no lease on the container."),
+        "CannotVerifyCopySource": (404, "The copy source does not exist or may not be read."),
+    }
+)

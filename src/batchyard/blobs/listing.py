@@ -1,0 +1,62 @@
+"""Listing by keyset: each page starts at a name, and a common prefix is skipped over without reading what is under it.
+
+Names are ordered by code point, in SQLite (BINARY collation of UTF-8) as in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+
+from batchyard.blobs.base import Blob, BlobPage, ListQuery
+
+# Names in order, from the first argument up to (not including) the second, None meaning no end.
+Scan = Callable[[str, str | None], Generator[Blob, None, None]]
+
+_LAST = 0x10FFFF
+
+
+def after_prefix(prefix: str) -> str | None:
+    """The smallest text greater than every text that starts with `prefix`; None when there is none."""
+    for index in range(len(prefix) - 1, -1, -1):
+        code = ord(prefix[index])
+        if code < _LAST:
+            code = 0xE000 if code == 0xD7FF else code + 1  # surrogates are not characters
+            return prefix[:index] + chr(code)
+    return None
+
+
+def page(query: ListQuery, scan: Scan) -> BlobPage:
+    """One page of blobs and common prefixes."""
+    entries: list[Blob | str] = []
+    with closing(_entries(query, scan)) as found:
+        for entry in found:
+            if len(entries) == query.limit:
+                return BlobPage(entries, entry if isinstance(entry, str) else entry.name)
+            entries.append(entry)
+    return BlobPage(entries)
+
+
+def _entries(query: ListQuery, scan: Scan) -> Generator[Blob | str, None, None]:
+    """Blobs and common prefixes from query.start on, lazily."""
+    end = after_prefix(query.prefix)
+    start: str | None = max(query.start, query.prefix)
+    while start is not None:
+        begin, start = start, None
+        with closing(scan(begin, end)) as blobs:
+            for blob in blobs:
+                common = _common(query, blob.name)
+                if common is None:
+                    yield blob
+                else:
+                    yield common
+                    start = after_prefix(common)
+                    break
+
+
+def _common(query: ListQuery, name: str) -> str | None:
+    """The common prefix that stands for `name`, None when it is listed itself."""
+    if not query.delimiter:
+        return None
+    at = name.find(query.delimiter, len(query.prefix))
+    return None if at < 0 else name[: at + len(query.delimiter)]

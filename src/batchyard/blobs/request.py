@@ -1,0 +1,200 @@
+"""One request to the storage endpoint, taken apart: names from the encoded path, single-valued headers and parameters.
+
+Everything here is about syntax and runs before anybody knows who calls; it never looks into the store.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from base64 import b64decode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote, unquote_plus
+
+from starlette.types import Receive, Scope
+
+from batchyard.blobs.base import BlobError, BlobRef, Conditions, ContainerRef
+from batchyard.model import times
+
+MAX_HEADER_BYTES = 32 * 1024
+MAX_PATH_BYTES = 16 * 1024
+MAX_METADATA_BYTES = 8 * 1024
+MAX_BLOB_NAME = 1024
+
+_CONTAINER = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_VERSION = re.compile(r"\d{4}-\d{2}-\d{2}")
+_DIGITS = re.compile(r"[0-9]{1,18}")
+_META = "x-ms-meta-"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request whose names and parameters are decoded; `raw_path` is what signatures are made over."""
+
+    method: str
+    scheme: str
+    peer: str | None
+    raw_path: str
+    account: str
+    container: str | None
+    blob: str | None
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    receive: Receive
+    now_us: int
+
+    @property
+    def container_ref(self) -> ContainerRef:
+        """Address of the container; raises InvalidResourceName for a name that no container may have."""
+        assert self.container is not None
+        if not _CONTAINER.fullmatch(self.container):
+            raise BlobError("InvalidResourceName")
+        return ContainerRef(self.account, self.container)
+
+    @property
+    def blob_ref(self) -> BlobRef:
+        """Address of the blob; raises InvalidResourceName for a name that no blob may have."""
+        assert self.blob is not None
+        if len(self.blob) > MAX_BLOB_NAME or "\0" in self.blob:
+            raise BlobError("InvalidResourceName")
+        parent = self.container_ref
+        return BlobRef(parent.account, parent.container, self.blob)
+
+    def conditions(self, *, may_overwrite: bool = True) -> Conditions:
+        """Conditional headers."""
+        return Conditions(
+            if_match=_tag(self.headers.get("if-match")),
+            if_none_match=_tag(self.headers.get("if-none-match")),
+            modified_since_us=self._http_date("if-modified-since"),
+            unmodified_since_us=self._http_date("if-unmodified-since"),
+            may_overwrite=may_overwrite,
+        )
+
+    def metadata(self) -> dict[str, str]:
+        """`x-ms-meta-*` headers; raises for names that are no identifiers and for more than 8 KiB."""
+        found = {name.removeprefix(_META): value for name, value in self.headers.items() if name.startswith(_META)}
+        if "" in found:
+            raise BlobError("EmptyMetadataKey")
+        if not all(_IDENTIFIER.fullmatch(name) for name in found):
+            raise BlobError("InvalidMetadata")
+        if sum(len(name) + len(value) for name, value in found.items()) > MAX_METADATA_BYTES:
+            raise BlobError("MetadataTooLarge")
+        return found
+
+    def body_length(self, most: int) -> int:
+        """Bytes the body must have; raises when they are not said (the service takes no chunked uploads) or are too many."""
+        text = self.headers.get("content-length")
+        if text is None or "transfer-encoding" in self.headers:
+            raise BlobError("MissingContentLengthHeader")
+        if not _DIGITS.fullmatch(text):
+            raise BlobError("InvalidHeaderValue")
+        if int(text) > most:
+            raise BlobError("RequestBodyTooLarge", headers={"connection": "close"})
+        return int(text)
+
+    def number_header(self, name: str) -> int | None:
+        """Header that is a count of bytes."""
+        text = self.headers.get(name)
+        if text is not None and not _DIGITS.fullmatch(text):
+            raise BlobError("InvalidHeaderValue")
+        return None if text is None else int(text)
+
+    def md5_header(self, name: str) -> bytes | None:
+        """Header that is a base64 MD5."""
+        text = self.headers.get(name)
+        if text is None:
+            return None
+        try:
+            value = b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            raise BlobError("InvalidMd5") from None
+        if len(value) != 16:
+            raise BlobError("InvalidMd5")
+        return value
+
+    def _http_date(self, name: str) -> int | None:
+        text = self.headers.get(name)
+        if text is None:
+            return None
+        try:
+            return times.from_http_date(text)
+        except (ValueError, OverflowError):
+            raise BlobError("InvalidHeaderValue") from None
+
+
+def parse(scope: Scope, receive: Receive, now_us: int) -> Request:
+    """Take the request apart; raises BlobError for what cannot be read."""
+    headers = _headers(scope["headers"])
+    raw_path = scope["raw_path"].split(b"?", 1)[0]
+    if len(raw_path) > MAX_PATH_BYTES or len(scope["query_string"]) > MAX_PATH_BYTES:
+        raise BlobError("InvalidUri")
+    path = raw_path.decode("latin-1")
+    account, container, blob = names_of(path)
+    client = scope.get("client")
+    version = headers.get("x-ms-version")
+    if version is not None and not _VERSION.fullmatch(version):
+        raise BlobError("InvalidHeaderValue", "The value for x-ms-version is not a date.")
+    return Request(
+        method=scope["method"],
+        scheme=scope.get("scheme", "http"),
+        peer=client[0] if client else None,
+        raw_path=path,
+        account=account,
+        container=container,
+        blob=blob,
+        query=_query(scope["query_string"].decode("latin-1")),
+        headers=headers,
+        receive=receive,
+        now_us=now_us,
+    )
+
+
+def _headers(pairs: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Headers by lower-case name; one that is sent twice is refused, as signer and server could read different ones."""
+    if sum(len(name) + len(value) for name, value in pairs) > MAX_HEADER_BYTES:
+        raise BlobError("RequestHeadersTooLarge", headers={"connection": "close"})
+    found: dict[str, str] = {}
+    for raw_name, raw_value in pairs:
+        name = raw_name.decode("latin-1").lower()
+        if name in found and name not in ("accept", "cookie", "via", "connection"):
+            raise BlobError("InvalidHeaderValue", "A header is given more than once.")
+        found[name] = raw_value.decode("latin-1").strip()
+    return found
+
+
+def names_of(path: str) -> tuple[str, str | None, str | None]:
+    """Account, container and blob of an encoded path."""
+    account, _, rest = path.removeprefix("/").partition("/")
+    container, _, blob = rest.partition("/")
+    return _decode(account), _decode(container) or None, _decode(blob) or None
+
+
+def _decode(text: str) -> str:
+    try:
+        # Bytes above 127 that came unescaped are UTF-8 as well.
+        return unquote(text.encode("latin-1").decode(), errors="strict")
+    except UnicodeDecodeError:
+        raise BlobError("InvalidUri") from None
+
+
+def _query(text: str) -> dict[str, str]:
+    """Parameters by lower-case name; one that is given twice is refused, see _headers."""
+    found: dict[str, str] = {}
+    for part in filter(None, text.split("&")):
+        raw_name, _, raw_value = part.partition("=")
+        try:
+            name = unquote_plus(raw_name, errors="strict").lower()
+            value = unquote_plus(raw_value.encode("latin-1").decode(), errors="strict")
+        except UnicodeDecodeError:
+            raise BlobError("InvalidUri") from None
+        if name in found:
+            raise BlobError("InvalidQueryParameterValue", "A query parameter is given more than once.")
+        found[name] = value
+    return found
+
+
+def _tag(text: str | None) -> str | None:
+    """Entity tag without its quotes."""
+    return None if text is None else text.strip().removeprefix("W/").strip('"')

@@ -1,0 +1,110 @@
+"""A real server on a loopback port, one per test process, and the unmodified SDK against it."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import uvicorn
+from azure.storage.blob import BlobServiceClient, ContainerClient
+
+from batchyard.blobs.local import LocalBlobStore
+from batchyard.blobs.server import application
+
+ACCOUNT = "storage1"
+KEY = base64.b64encode(b"first key of the account, 32 byte").decode()
+OLD_KEY = base64.b64encode(b"second key of the account").decode()
+
+
+@dataclass
+class Clock:
+    """The time of day plus what a test adds."""
+
+    ahead: timedelta = field(default_factory=timedelta)
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A running server."""
+
+    store: LocalBlobStore
+    clock: Clock
+    host: str
+    port: int
+    account: str = ACCOUNT
+    key: str = KEY
+    old_key: str = OLD_KEY
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}/{ACCOUNT}"
+
+    def client(self, credential: object = KEY) -> BlobServiceClient:
+        """SDK client that does not try again (a retry would hide a fault, and would sleep)."""
+        given = {"account_name": ACCOUNT, "account_key": credential} if credential == KEY else credential
+        return BlobServiceClient(self.url, credential=given, retry_total=0, max_single_put_size=4 << 20, max_block_size=1 << 20)
+
+
+def serve(store: LocalBlobStore, clock: Clock) -> Iterator[Endpoint]:
+    """Run a server in a thread until the generator is closed; the listening socket is there from the start."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    app = application(store, {ACCOUNT: [KEY, OLD_KEY]}, clock)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    yield Endpoint(store, clock, "127.0.0.1", listener.getsockname()[1])
+    server.should_exit = True
+    thread.join()
+    listener.close()
+    store.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_sdk() -> None:
+    logging.getLogger("azure").setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="session")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    yield from serve(LocalBlobStore(tmp_path_factory.mktemp("blobs") / "store"), Clock())
+
+
+@pytest.fixture
+def endpoint(_server: Endpoint) -> Iterator[Endpoint]:
+    """The server with its clock right."""
+    yield _server
+    _server.clock.ahead = timedelta()
+
+
+@pytest.fixture
+def service(endpoint: Endpoint) -> BlobServiceClient:
+    """SDK client with the account key."""
+    return endpoint.client()
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def container(service: BlobServiceClient) -> ContainerClient:
+    """A new container."""
+    return service.create_container(f"box-{next(_numbers)}")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LocalBlobStore]:
+    """A store of its own."""
+    opened = LocalBlobStore(tmp_path / "store")
+    yield opened
+    opened.close()
