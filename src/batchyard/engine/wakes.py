@@ -66,6 +66,12 @@ class Wakes:
             if not listeners:
                 del self._events[topic]
 
+    def event(self, topic: str) -> asyncio.Event:
+        """An event that is set at every wake of the topic, for good."""
+        event = asyncio.Event()
+        self._events.setdefault(topic, set()).add(event)
+        return event
+
     def inbox(self, prefix: str) -> tuple[set[str], asyncio.Event]:
         """What was woken below a prefix and the event that tells; whoever works takes names out of the set."""
         return self._inboxes.setdefault(prefix, (set(), asyncio.Event()))

@@ -54,12 +54,18 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "EmptyMetadataKey": (400, "The key for one of the metadata key-value pairs is empty."),
         "MetadataTooLarge": (400, "The size of the specified metadata exceeds the maximum size permitted."),
         "MultipleConditionHeadersNotSupported": (400, "Multiple condition headers are not supported."),
-        "InvalidAuthenticationInfo": (401, "The authentication information was not provided in the correct format. Verify the value of Authorization header."),
+        "InvalidAuthenticationInfo": (
+            401,
+            "The authentication information was not provided in the correct format. Verify the value of Authorization header.",
+        ),
         "AuthenticationFailed": (
             403,
             "Server failed to authenticate the request. Make sure the value of Authorization header is formed correctly including the signature.",
         ),
-        "InsufficientAccountPermissions": (403, "The account being accessed does not have sufficient permissions to execute this operation."),
+        "InsufficientAccountPermissions": (
+            403,
+            "The account being accessed does not have sufficient permissions to execute this operation.",
+        ),
         "Forbidden": (403, "The requested operation is not allowed."),
         "ResourceNotFound": (404, "The specified resource does not exist."),
         "MissingContentLengthHeader": (411, "Content-Length header was not specified."),
@@ -88,7 +94,10 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "NodeStateUnusable": (409, "The specified node is unusable."),
         # files
         "FileNotFound": (404, "The specified file does not exist."),
-        "TaskFilesUnavailable": (409, "The task files are unavailable because the node of the task cannot be reached or the task has not run yet."),
+        "TaskFilesUnavailable": (
+            409,
+            "The task files are unavailable because the node of the task cannot be reached or the task has not run yet.",
+        ),
         "TaskFilesCleanedup": (409, "The task files are cleaned up."),
         "IOError": (403, "The node could not perform the file operation."),
         # jobs

@@ -199,8 +199,8 @@ class JobStatistics(TaskStatistics, kw_only=True):
     num_task_retries: str
 
 
-class Job(JobCreateContent, kw_only=True):
-    """A job as it is served: what the client set plus what the service knows."""
+class JobServed(Shape, kw_only=True):
+    """What the service knows of a job; served behind its JobCreateContent."""
 
     url: str
     e_tag: str

@@ -263,8 +263,8 @@ class PoolIdentity(Shape):
     user_assigned_identities: list[UserAssignedIdentity] | None = None
 
 
-class Pool(PoolCreateContent, kw_only=True):
-    """A pool as it is served: what the client set plus what the service knows."""
+class PoolServed(Shape, kw_only=True):
+    """What the service knows of a pool; served behind its PoolCreateContent."""
 
     url: str
     e_tag: str

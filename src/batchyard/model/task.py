@@ -206,8 +206,8 @@ class TaskStatistics(Shape):
     wait_time: Duration
 
 
-class Task(TaskCreateContent, kw_only=True):
-    """A task as it is served: what the client set plus what the service knows."""
+class TaskServed(Shape, kw_only=True):
+    """What the service knows of a task; served behind its TaskCreateContent."""
 
     url: str
     e_tag: str

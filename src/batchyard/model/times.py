@@ -43,7 +43,7 @@ def from_iso(text: str) -> int:
         digits = re.match(r"\d+", rest)
         if digits is None:
             raise ValueError(f"not a time: {text!r}")
-        text = f"{whole}.{digits[0][:6]:0<6}{rest[digits.end():]}"
+        text = f"{whole}.{digits[0][:6]:0<6}{rest[digits.end() :]}"
     parsed = datetime.fromisoformat(text)
     return micros(parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC))
 

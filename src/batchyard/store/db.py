@@ -28,6 +28,7 @@ log = structlog.get_logger()
 MEMORY = Path(":memory:")
 _UNITS_PER_COMMIT = 500
 _READERS = 3
+_CHECKPOINT_BYTES = 4_000_000
 _PRAGMAS = (
     "PRAGMA journal_mode = wal",
     "PRAGMA synchronous = full",
@@ -120,7 +121,8 @@ class Database:
 
     def checkpoint(self) -> None:
         """Move what the log holds into the database file without stopping the writer; call from a thread that may wait."""
-        if self._path != MEMORY:
+        log_file = self._path.with_name(self._path.name + "-wal")
+        if self._path != MEMORY and log_file.stat().st_size > _CHECKPOINT_BYTES:
             connection = self._connect()
             try:
                 connection.execute("PRAGMA wal_checkpoint(passive)")

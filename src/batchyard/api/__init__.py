@@ -1,0 +1,1 @@
+"""The Azure Batch REST API: decode, call one engine function, encode."""

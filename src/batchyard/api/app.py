@@ -1,0 +1,109 @@
+"""What every request goes through, in order: identity of the request, signature, version, operation, body, answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from batchyard.api import auth, operations, wire
+from batchyard.api.auth import Signed
+from batchyard.api.call import LARGEST_BODY, Call, Services, read_query
+from batchyard.api.sync import Agents
+from batchyard.model.errors import BatchError, invalid_query
+from batchyard.store.db import StoreUnavailable
+
+log = structlog.get_logger()
+
+VERSIONS = frozenset({
+    "2018-12-01.8.0", "2019-06-01.9.0", "2019-08-01.10.0", "2020-03-01.11.0", "2020-09-01.12.0", "2021-06-01.14.0", "2022-01-01.15.0",
+    "2022-10-01.16.0", "2023-05-01.17.0", "2023-11-01.18.0", "2024-02-01.19.0", "2024-07-01.20.0", "2025-06-01",
+})  # fmt: skip
+"""API versions of the clients that are known to work (clients.md 1)."""
+
+HEALTH_PATH = "/agent/health"
+
+
+class Api:
+    """The server's ASGI application: agents, storage accounts and the Batch operations behind one port."""
+
+    def __init__(self, services: Services, storage: Mapping[str, ASGIApp]) -> None:
+        self._services = services
+        self._agents = Agents(services)
+        self._storage = storage
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send a request to whom its first path segment names."""
+        if scope["type"] != "http":
+            return
+        first = scope["path"].split("/", 2)[1]
+        if first in self._storage:
+            await self._storage[first](scope, receive, send)
+        elif first == "agent":
+            response = PlainTextResponse("ok") if scope["path"] == HEALTH_PATH else await self._agents(Request(scope, receive))
+            await response(scope, receive, send)
+        else:
+            response = await self._answer(Request(scope, receive), scope)
+            await response(scope, receive, send)
+
+    async def _answer(self, request: Request, scope: Scope) -> Response:
+        identifier = wire.request_id()
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        base = f"{scope['scheme']}://{headers.get('host', 'localhost')}"
+        now = self._services.clock.now()
+        try:
+            response = await self._operate(request, scope, headers, base, identifier, now)
+        except BatchError as error:
+            response = wire.error(error, identifier, base, now, body=scope["method"] != "HEAD")
+        except StoreUnavailable:
+            response = wire.error(BatchError("ServerBusy"), identifier, base, now)
+        except ClientDisconnect:
+            response = Response(status_code=400)
+        except Exception:
+            log.exception("request failed", method=scope["method"], path=scope["path"], request_id=identifier)
+            response = wire.error(BatchError("InternalError"), identifier, base, now)
+        wire.common_headers(response, identifier, headers)
+        return response
+
+    async def _operate(self, request: Request, scope: Scope, headers: Mapping[str, str], base: str, identifier: str, now: int) -> Response:
+        raw_path = scope["raw_path"].decode("latin-1").partition("?")[0]
+        raw_query = scope["query_string"].decode("latin-1")
+        signed = Signed(scope["method"], raw_path, raw_query, headers)
+        auth.verify(self._services.account, signed, now)
+        query = read_query(raw_query)
+        _check_version(query.get("api-version"))
+        op, ids = operations.match(scope["method"], raw_path)
+        operations.check_query(op, query)
+        body = await _read(request, headers)
+        return await op.handler(Call(self._services, signed, base, ids, query, body, now, identifier))
+
+
+def _check_version(version: str | None) -> None:
+    if version is None:
+        raise BatchError("MissingRequiredQueryParameter", QueryParameterName="api-version")
+    if not version[:4].isdigit():
+        raise invalid_query("api-version", version[:64], "The api version is malformed")
+    if version not in VERSIONS:
+        raise BatchError("UnsupportedRequestVersion", QueryParameterName="api-version", QueryParameterValue=version[:64])
+
+
+async def _read(request: Request, headers: Mapping[str, str]) -> bytes:
+    """The body, at most LARGEST_BODY bytes. Raises MissingContentLengthHeader, RequestBodyTooLarge."""
+    if request.method in ("GET", "HEAD"):
+        return b""
+    length = headers.get("content-length")
+    if length is None and request.method in ("POST", "PUT", "PATCH") and "transfer-encoding" in headers:
+        raise BatchError("MissingContentLengthHeader")
+    if length is not None and (not length.isdigit() or int(length) > LARGEST_BODY):
+        raise BatchError("RequestBodyTooLarge", MaxLimit=LARGEST_BODY)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > LARGEST_BODY:
+            raise BatchError("RequestBodyTooLarge", MaxLimit=LARGEST_BODY)
+        chunks.append(chunk)
+    return b"".join(chunks)

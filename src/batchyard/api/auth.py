@@ -1,0 +1,131 @@
+"""SharedKey as every real client signs it (contract 8.3, clients.md section 2).
+
+The signature is checked over the target as received. Clients differ in what they sign for an absent body, in the case
+of query names and in blank values, so a few candidates are tried; the first one fits the Python SDKs.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Iterator, Mapping, Sequence
+from urllib.parse import parse_qsl, quote, unquote
+
+import msgspec
+
+from batchyard.model import times
+from batchyard.model.errors import BatchError
+
+ALLOWED_SKEW_US = 15 * 60 * 1_000_000
+
+_SIGNED = (
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-md5",
+    "content-type",
+    "date",
+    "if-modified-since",
+    "if-match",
+    "if-none-match",
+    "if-unmodified-since",
+    "range",
+)
+_CONTENT_LENGTH = _SIGNED.index("content-length")
+
+
+class Account(msgspec.Struct, frozen=True):
+    """The Batch account that is served, with its two keys in base64."""
+
+    name: str
+    keys: Sequence[str]
+
+
+class Signed(msgspec.Struct, frozen=True):
+    """The parts of a request that its signature covers, as received."""
+
+    method: str
+    raw_path: str
+    raw_query: str
+    headers: Mapping[str, str]
+    """Names in lower case."""
+
+
+def verify(account: Account, request: Signed, now: int) -> None:
+    """Let a request pass that was signed with a key of the account, or raise InvalidAuthenticationInfo / AuthenticationFailed."""
+    scheme, _, credential = request.headers.get("authorization", "").partition(" ")
+    name, colon, signature = credential.strip().rpartition(":")
+    if scheme.lower() != "sharedkey" or not colon:
+        raise BatchError("InvalidAuthenticationInfo")
+    _check_date(request, now)
+    if name.lower() != account.name.lower():
+        raise _failed("The account name is not known here.")
+    try:
+        shown = base64.b64decode(signature, validate=True)
+    except binascii.Error:
+        raise _failed("The signature is not base64.") from None
+    keys = [base64.b64decode(key) for key in account.keys]
+    for text in string_candidates(name, request):
+        for key in keys:
+            if hmac.compare_digest(hmac.digest(key, text.encode("utf-8", "surrogateescape"), hashlib.sha256), shown):
+                return
+    first = next(string_candidates(name, request))
+    raise _failed(f"The MAC signature found in the HTTP request is not the same as any computed signature. String to sign: '{first}'")
+
+
+def sign(account: str, key: str, request: Signed) -> str:
+    """Authorization header for a request of our own."""
+    text = next(string_candidates(account, request))
+    mac = hmac.digest(base64.b64decode(key), text.encode(), hashlib.sha256)
+    return f"SharedKey {account}:{base64.b64encode(mac).decode()}"
+
+
+def _failed(detail: str) -> BatchError:
+    return BatchError("AuthenticationFailed", AuthenticationErrorDetail=detail)
+
+
+def _check_date(request: Signed, now: int) -> None:
+    """The request was made within 15 minutes of now."""
+    text = request.headers.get("ocp-date") or request.headers.get("date")
+    if not text:
+        raise _failed("Neither the ocp-date nor the Date header is present.")
+    try:
+        at = times.from_http_date(text)
+    except ValueError:
+        raise _failed(f"The date header '{text[:64]}' is not an RFC 1123 time.") from None
+    if abs(now - at) > ALLOWED_SKEW_US:
+        raise _failed(f"The date header '{text[:64]}' is more than 15 minutes away from the server's time.")
+
+
+def string_candidates(account: str, request: Signed) -> Iterator[str]:
+    """Strings that a client may have signed for this request, the likeliest first."""
+    head = [request.headers.get(name, "") for name in _SIGNED]
+    if "ocp-date" in request.headers:
+        head[_SIGNED.index("date")] = ""
+    ocp = sorted((name, value) for name, value in request.headers.items() if name.startswith("ocp-"))
+    ocp_lines = "".join(f"{name}:{value}\n" for name, value in ocp)
+    length = head[_CONTENT_LENGTH]
+    lengths = dict.fromkeys((length, "0", "") if length in ("", "0") else (length,))
+    pairs = parse_qsl(request.raw_query.replace("+", "%2B"), keep_blank_values=True)
+    queries = dict.fromkeys(_query_lines(pairs, lower=lower, blank=blank) for lower in (False, True) for blank in (False, True))
+    again = "/".join(quote(unquote(segment), safe="-._~") for segment in request.raw_path.split("/"))
+    paths = dict.fromkeys((request.raw_path, again, "/" + request.raw_path.lstrip("/")))
+    accounts = dict.fromkeys((account, account.lower()))
+    for path in paths:
+        for query in queries:
+            for content_length in lengths:
+                head[_CONTENT_LENGTH] = content_length
+                top = "\n".join((request.method, *head))
+                for name in accounts:
+                    yield f"{top}\n{ocp_lines}/{name}{path}{query}"
+
+
+def _query_lines(pairs: Sequence[tuple[str, str]], *, lower: bool, blank: bool) -> str:
+    """The query's part of the string: sorted by name, the first of repeated names."""
+    first: dict[str, str] = {}
+    for name, value in pairs:
+        if value or blank:
+            first.setdefault(name.lower() if lower else name, value)
+    return "".join(f"\n{name}:{value}" for name, value in sorted(first.items()))

@@ -1,0 +1,170 @@
+"""A request on its way through the API: what it asks, and the services that answer it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, quote
+
+import msgspec
+
+from batchyard.api.auth import Account, Signed
+from batchyard.api.relay import Relay
+from batchyard.engine.clock import Clock
+from batchyard.engine.wakes import Wakes
+from batchyard.model import times
+from batchyard.model.errors import BatchError, invalid_query
+from batchyard.rules.conditions import Conditions
+from batchyard.store.db import Database
+
+MOST_RESULTS = 1000
+LARGEST_BODY = 1_048_576
+"""Below the 1,177,854 bytes that one oversized task makes in the 15.x SDK, so that its halving ends (clients.md 0, #18)."""
+
+T = TypeVar("T")
+
+
+class Services(msgspec.Struct, frozen=True):
+    """What handlers work with."""
+
+    db: Database
+    wakes: Wakes
+    clock: Clock
+    relay: Relay
+    account: Account
+    node_key: bytes
+
+
+class Call(msgspec.Struct):
+    """One request."""
+
+    services: Services
+    signed: Signed
+    base: str
+    """The URL that the client knows the server by, without trailing slash."""
+    ids: Mapping[str, str]
+    """What the path names, decoded."""
+    query: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+    now: int
+    request_id: str
+
+    @property
+    def db(self) -> Database:
+        """The store."""
+        return self.services.db
+
+    def decode(self, shape: type[T], *, empty: T | None = None) -> T:
+        """The body as a shape; `empty` stands for an absent one. Raises what `decode` raises."""
+        if not self.body.strip() and empty is not None:
+            return empty
+        return decode(self.body, shape)
+
+    def url(self, *segments: str) -> str:
+        """Absolute URL of a resource."""
+        return "/".join((self.base, *(quote(segment, safe=":") for segment in segments)))
+
+    def conditions(self) -> Conditions:
+        """The conditional headers. Raises InvalidHeaderValue."""
+        headers = self.signed.headers
+        return Conditions(
+            if_match=headers.get("if-match"),
+            if_none_match=headers.get("if-none-match"),
+            if_modified_since=_date(headers, "if-modified-since"),
+            if_unmodified_since=_date(headers, "if-unmodified-since"),
+        )
+
+    def page(self) -> tuple[int, int]:
+        """(key behind which to go on, items at most) of a list call. Raises InvalidQueryParameterValue, OutOfRangeQueryParameterValue."""
+        return self._after(), self._most()
+
+    def _most(self) -> int:
+        text = self.query.get("maxresults")
+        if text is None:
+            return MOST_RESULTS
+        try:
+            most = int(text)
+        except ValueError:
+            raise invalid_query("maxresults", text, "MaxResults must be an integer") from None
+        if most < 1:
+            raise invalid_query("maxresults", text, "MaxResults cannot be less than 1")
+        if most > MOST_RESULTS:
+            raise BatchError(
+                "OutOfRangeQueryParameterValue", QueryParameterName="maxresults", QueryParameterValue=text, Reason=f"At most {MOST_RESULTS}"
+            )
+        return most
+
+    def _after(self) -> int:
+        token = self.query.get("$skiptoken")
+        if token is None:
+            return 0
+        if re.fullmatch(r"[0-9a-f]{1,15}", token) is None:
+            raise invalid_query("$skiptoken", token[:100], "The token is not one of this server's")
+        return int(token, 16)
+
+    def next_link(self, last_key: int) -> str:
+        """URL of the page behind a key, with the options of this one."""
+        kept = {name: value for name, value in self.query.items() if name not in ("$skiptoken", "timeout")}
+        kept["$skiptoken"] = f"{last_key:x}"
+        options = "&".join(f"{quote(name, safe='$')}={quote(value, safe='')}" for name, value in kept.items())
+        return f"{self.base}{self.signed.raw_path}?{options}"
+
+
+def decode(body: bytes | msgspec.Raw, shape: type[T]) -> T:
+    """JSON as a shape, numbers in quotes allowed (every number of `az` comes so).
+
+    Raises InvalidRequestBody, InvalidPropertyValue, MissingRequiredProperty.
+    """
+    try:
+        return _decoder(shape).decode(body)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BatchError("InvalidRequestBody", Reason=str(error)[:500]) from None
+
+
+_decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
+
+
+def _decoder(shape: type[T]) -> msgspec.json.Decoder[T]:
+    found = _decoders.get(shape)
+    if found is None:
+        found = _decoders[shape] = msgspec.json.Decoder(shape, strict=False)
+    return found
+
+
+def _refusal(text: str) -> BatchError:
+    """What a validation error of msgspec is in the contract's catalogue."""
+    reason, _, path = text.partition(" - at `$")
+    where = path.strip("`").lstrip(".")
+    missing = re.fullmatch(r"Object missing required field `(.+)`", reason)
+    if missing:
+        name = f"{where}.{missing[1]}" if where else missing[1]
+        return BatchError("MissingRequiredProperty", PropertyName=name, Reason="The property is required")
+    unknown = re.fullmatch(r"Object contains unknown field `(.+)`", reason)
+    if unknown:
+        name = f"{where}.{unknown[1]}" if where else unknown[1]
+        return BatchError("InvalidRequestBody", PropertyName=name[:200], Reason="The property is not known")
+    if reason.startswith("Invalid enum value") or "matching regex" in reason:
+        return BatchError("InvalidPropertyValue", PropertyName=where, Reason=reason[:500])
+    return BatchError("InvalidRequestBody", PropertyName=where or "$", Reason=reason[:500])
+
+
+def _date(headers: Mapping[str, str], name: str) -> int | None:
+    text = headers.get(name)
+    if text is None:
+        return None
+    try:
+        return times.from_http_date(text)
+    except ValueError:
+        raise BatchError("InvalidHeaderValue", HeaderName=name, HeaderValue=text[:64]) from None
+
+
+def read_query(raw: str) -> dict[str, str]:
+    """Query parameters by lower-case name, the first of repeated ones."""
+    query: dict[str, str] = {}
+    for name, value in parse_qsl(raw, keep_blank_values=True):
+        query.setdefault(name.lower(), value)
+    return query

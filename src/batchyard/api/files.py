@@ -1,0 +1,192 @@
+"""Files of tasks and nodes: list, get, properties, delete, all through the node's agent (contract 1.8)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from urllib.parse import quote
+
+import msgspec
+from starlette.responses import Response, StreamingResponse
+
+from batchyard.api import nodes, tasks, wire
+from batchyard.api.call import Call
+from batchyard.api.relay import Exchange
+from batchyard.engine.tasks import directory
+from batchyard.model import times
+from batchyard.model.errors import BatchError
+from batchyard.model.file import FileProperties, NodeFile
+from batchyard.model.states import NodeState, TaskState
+from batchyard.model.sync import FileEntry, FileRequest
+from batchyard.rules.conditions import Conditions
+
+_entries = msgspec.json.Decoder(list[FileEntry])
+_CONTENT_TYPE = "application/octet-stream"
+_REACHABLE = (
+    NodeState.IDLE,
+    NodeState.RUNNING,
+    NodeState.OFFLINE,
+    NodeState.WAITING_FOR_START_TASK,
+    NodeState.START_TASK_FAILED,
+)
+
+
+class Place(msgspec.Struct):
+    """Where files are: a directory of a node, and the URL that lists it."""
+
+    node_pk: int
+    base: str
+    url: str
+
+
+async def of_task(call: Call) -> Place:
+    """The directory of a task. Raises TaskFilesUnavailable."""
+    job, task = await call.db.read(tasks.find, call.ids["job_id"], call.ids["task_id"])
+    if task.node_pk is None or task.node_id is None or (task.state == TaskState.ACTIVE and task.run == 0):
+        raise BatchError("TaskFilesUnavailable")
+    return Place(task.node_pk, directory(job.id, task.id), call.url("jobs", job.id, "tasks", task.id, "files"))
+
+
+async def of_node(call: Call) -> Place:
+    """The root of a node. Raises OperationInvalidForCurrentState."""
+    node = await call.db.read(nodes.find, call.ids["pool_id"], call.ids["node_id"])
+    if node.state not in _REACHABLE:
+        raise BatchError("OperationInvalidForCurrentState")
+    return Place(node.pk, "", call.url("pools", node.pool_id, "nodes", node.id, "files"))
+
+
+async def list_task_files(call: Call) -> Response:
+    """GET /jobs/{jobId}/tasks/{taskId}/files"""
+    return await _list(call, await of_task(call))
+
+
+async def list_node_files(call: Call) -> Response:
+    """GET /pools/{poolId}/nodes/{nodeId}/files"""
+    return await _list(call, await of_node(call))
+
+
+async def _list(call: Call, place: Place) -> Response:
+    """A page of the listing; the token is the number of entries that were shown."""
+    recursive = call.query.get("recursive", "false").lower() == "true"
+    skip, most = call.page()
+    exchange = await _ask(call, place, FileRequest(id="", operation="list", base=place.base, path="", recursive=recursive))
+    body = b"".join([chunk async for chunk in exchange.chunks()])
+    entries = _entries.decode(body)
+    page = entries[skip : skip + most]
+    link = call.next_link(skip + most) if len(entries) > skip + most else None
+    return wire.listing(call.base, "files", [_item(entry, place) for entry in page], link)
+
+
+def _item(entry: FileEntry, place: Place) -> bytes:
+    properties = None
+    if not entry.is_directory:
+        properties = FileProperties(
+            last_modified=times.iso(entry.modified),
+            content_length=str(entry.size),
+            content_type=_CONTENT_TYPE,
+            file_mode=f"0o{entry.mode:o}",
+        )
+    url = f"{place.url}/{quote(entry.name)}"
+    return wire.encode(NodeFile(name=entry.name, url=url, is_directory=entry.is_directory, properties=properties))
+
+
+async def get_task_file(call: Call) -> Response:
+    """GET /jobs/{jobId}/tasks/{taskId}/files/{filePath}"""
+    return await _get(call, await of_task(call))
+
+
+async def get_node_file(call: Call) -> Response:
+    """GET /pools/{poolId}/nodes/{nodeId}/files/{filePath}"""
+    return await _get(call, await of_node(call))
+
+
+async def _get(call: Call, place: Place) -> Response:
+    """The bytes, or those of `ocp-range`; either way 200, because the SDKs refuse 206 (contract 1.5)."""
+    offset, length = _range(call.signed.headers)
+    wanted = FileRequest(id="", operation="get", base=place.base, path=call.ids["file_path"], offset=offset, length=length)
+    exchange = await _ask(call, place, wanted)
+    head = await exchange.head
+    assert head.entry is not None
+    try:
+        _check(call, head.entry)
+    except BatchError:
+        exchange.close()
+        raise
+    headers = _headers(head.entry, place) | {"Content-Length": str(head.length)}
+    return StreamingResponse(_stream(exchange), headers=headers, media_type=_CONTENT_TYPE)
+
+
+async def _stream(exchange: Exchange) -> AsyncIterator[bytes]:
+    async for chunk in exchange.chunks():
+        yield chunk
+
+
+async def task_file_properties(call: Call) -> Response:
+    """HEAD /jobs/{jobId}/tasks/{taskId}/files/{filePath}"""
+    return await _properties(call, await of_task(call))
+
+
+async def node_file_properties(call: Call) -> Response:
+    """HEAD /pools/{poolId}/nodes/{nodeId}/files/{filePath}"""
+    return await _properties(call, await of_node(call))
+
+
+async def _properties(call: Call, place: Place) -> Response:
+    exchange = await _ask(call, place, FileRequest(id="", operation="properties", base=place.base, path=call.ids["file_path"]))
+    exchange.close()
+    head = await exchange.head
+    assert head.entry is not None
+    _check(call, head.entry)
+    return Response(headers=_headers(head.entry, place) | {"Content-Length": str(head.entry.size)}, media_type=_CONTENT_TYPE)
+
+
+async def delete_task_file(call: Call) -> Response:
+    """DELETE /jobs/{jobId}/tasks/{taskId}/files/{filePath}"""
+    return await _delete(call, await of_task(call))
+
+
+async def delete_node_file(call: Call) -> Response:
+    """DELETE /pools/{poolId}/nodes/{nodeId}/files/{filePath}"""
+    return await _delete(call, await of_node(call))
+
+
+async def _delete(call: Call, place: Place) -> Response:
+    recursive = call.query.get("recursive", "false").lower() == "true"
+    wanted = FileRequest(id="", operation="delete", base=place.base, path=call.ids["file_path"], recursive=recursive)
+    (await _ask(call, place, wanted)).close()
+    return wire.nothing(200)
+
+
+async def _ask(call: Call, place: Place, wanted: FileRequest) -> Exchange:
+    return await call.services.relay.ask(place.node_pk, wanted)
+
+
+def _check(call: Call, entry: FileEntry) -> None:
+    """Files know only the two conditions on dates (contract 1.6)."""
+    given = call.conditions()
+    dates = Conditions(if_modified_since=given.if_modified_since, if_unmodified_since=given.if_unmodified_since)
+    dates.check(entry.modified, reading=True)
+
+
+def _headers(entry: FileEntry, place: Place) -> dict[str, str]:
+    """The headers that file properties are made of; SDKs give None for each that is absent (contract 1.5)."""
+    modified = times.http_date(entry.modified)
+    return {
+        "Last-Modified": modified,
+        "ocp-creation-time": modified,
+        "ocp-batch-file-isdirectory": str(entry.is_directory),
+        "ocp-batch-file-url": f"{place.url}/{quote(entry.name, safe='')}",
+        "ocp-batch-file-mode": f"0o{entry.mode:o}",
+    }
+
+
+def _range(headers: Mapping[str, str]) -> tuple[int, int | None]:
+    """(offset, length) of `ocp-range: bytes=a-b`; both ends count. Raises InvalidRange."""
+    text = headers.get("ocp-range")
+    if text is None:
+        return 0, None
+    match = re.fullmatch(r"bytes=(\d{1,18})-(\d{0,18})", text.strip())
+    if match is None or (match[2] and int(match[2]) < int(match[1])):
+        raise BatchError("InvalidRange")
+    start = int(match[1])
+    return start, int(match[2]) - start + 1 if match[2] else None

@@ -1,0 +1,117 @@
+"""Every operation that is served, a row each (contract 1.6). What is not here answers as unknown, never with a pretended success."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from urllib.parse import unquote
+
+import msgspec
+from starlette.responses import Response
+
+from batchyard.api import files, jobs, nodes, pools, tasks
+from batchyard.api.call import Call
+from batchyard.model.errors import BatchError
+
+Handler = Callable[[Call], Awaitable[Response]]
+
+_PAGED = frozenset({"maxresults", "$skiptoken"})
+_EVERYWHERE = frozenset({"api-version", "timeout"})
+
+
+class Op(msgspec.Struct, frozen=True):
+    """An operation: verb, path with `{ids}`, handler, the query options it knows."""
+
+    method: str
+    path: str
+    handler: Handler
+    query: frozenset[str] = frozenset()
+
+
+_RECURSIVE = frozenset({"recursive"})
+_TASK_FILE = "/jobs/{job_id}/tasks/{task_id}/files/{file_path}"
+_NODE_FILE = "/pools/{pool_id}/nodes/{node_id}/files/{file_path}"
+
+OPERATIONS = (
+    Op("POST", "/pools", pools.add),
+    Op("GET", "/pools", pools.list_, _PAGED),
+    Op("GET", "/pools/{pool_id}", pools.get),
+    Op("HEAD", "/pools/{pool_id}", pools.exists),
+    Op("DELETE", "/pools/{pool_id}", pools.delete),
+    Op("POST", "/pools/{pool_id}/resize", pools.resize),
+    Op("GET", "/pools/{pool_id}/nodes", nodes.list_, _PAGED),
+    Op("GET", "/pools/{pool_id}/nodes/{node_id}", nodes.get),
+    Op("GET", "/pools/{pool_id}/nodes/{node_id}/files", files.list_node_files, _PAGED | _RECURSIVE),
+    Op("GET", _NODE_FILE, files.get_node_file),
+    Op("HEAD", _NODE_FILE, files.node_file_properties),
+    Op("DELETE", _NODE_FILE, files.delete_node_file, _RECURSIVE),
+    Op("POST", "/jobs", jobs.add),
+    Op("GET", "/jobs", jobs.list_, _PAGED),
+    Op("GET", "/jobs/{job_id}", jobs.get),
+    Op("PATCH", "/jobs/{job_id}", jobs.patch),
+    Op("DELETE", "/jobs/{job_id}", jobs.delete),
+    Op("POST", "/jobs/{job_id}/terminate", jobs.terminate),
+    Op("GET", "/jobs/{job_id}/taskcounts", jobs.task_counts),
+    Op("POST", "/jobs/{job_id}/tasks", tasks.add),
+    Op("POST", "/jobs/{job_id}/addtaskcollection", tasks.add_collection),
+    Op("GET", "/jobs/{job_id}/tasks", tasks.list_, _PAGED),
+    Op("GET", "/jobs/{job_id}/tasks/{task_id}", tasks.get),
+    Op("DELETE", "/jobs/{job_id}/tasks/{task_id}", tasks.delete),
+    Op("POST", "/jobs/{job_id}/tasks/{task_id}/terminate", tasks.terminate),
+    Op("GET", "/jobs/{job_id}/tasks/{task_id}/files", files.list_task_files, _PAGED | _RECURSIVE),
+    Op("GET", _TASK_FILE, files.get_task_file),
+    Op("HEAD", _TASK_FILE, files.task_file_properties),
+    Op("DELETE", _TASK_FILE, files.delete_task_file, _RECURSIVE),
+)
+
+
+class _Place(msgspec.Struct):
+    """A segment of the path tree."""
+
+    literal: dict[str, _Place] = {}
+    named: _Place | None = None
+    name: str = ""
+    methods: dict[str, Op] = {}
+
+
+def _tree(operations: Iterable[Op]) -> _Place:
+    root = _Place()
+    for op in operations:
+        place = root
+        for segment in op.path.strip("/").split("/"):
+            if segment.startswith("{"):
+                if place.named is None:
+                    place.named = _Place(name=segment.strip("{}"))
+                place = place.named
+            else:
+                place = place.literal.setdefault(segment, _Place())
+        place.methods[op.method] = op
+    return root
+
+
+_ROOT = _tree(OPERATIONS)
+
+
+def match(method: str, raw_path: str) -> tuple[Op, dict[str, str]]:
+    """Operation and ids of a still encoded path; a `%2F` does not part segments. Raises InvalidUri, UnsupportedHttpVerb."""
+    place = _ROOT
+    ids: dict[str, str] = {}
+    for segment in raw_path.strip("/").split("/"):
+        following = place.literal.get(segment)
+        if following is None and place.named is not None:
+            following = place.named
+            ids[following.name] = unquote(segment, errors="surrogateescape")
+        if following is None:
+            raise BatchError("InvalidUri")
+        place = following
+    if not place.methods:
+        raise BatchError("InvalidUri")
+    if method not in place.methods:
+        raise BatchError("UnsupportedHttpVerb")
+    return place.methods[method], ids
+
+
+def check_query(op: Op, names: Iterable[str]) -> None:
+    """Refuse query options that the operation does not know."""
+    for name in names:
+        if name not in op.query and name not in _EVERYWHERE:
+            raise BatchError("UnsupportedQueryParameter", QueryParameterName=name[:100])

@@ -1,0 +1,72 @@
+"""Pool operations."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from batchyard.api import views, wire
+from batchyard.api.call import Call
+from batchyard.engine import pools
+from batchyard.model.errors import BatchError
+from batchyard.model.pool import PoolCreateContent, PoolResize
+from batchyard.rules.conditions import Conditions
+from batchyard.store import pools as rows
+from batchyard.store.pools import PoolView
+from batchyard.store.tx import Tx
+
+
+async def add(call: Call) -> Response:
+    """POST /pools"""
+    pool = await call.db.run(pools.add, call.decode(PoolCreateContent), call.now)
+    return wire.nothing(201, modified=pool.modified, resource=call.url("pools", pool.id), location=True)
+
+
+async def list_(call: Call) -> Response:
+    """GET /pools"""
+    after, most = call.page()
+    page = await call.db.read(rows.page, after, most + 1)
+    link = call.next_link(page[most - 1].pk) if len(page) > most else None
+    return wire.listing(call.base, "pools", [views.pool(row, call) for row in page[:most]], link)
+
+
+async def get(call: Call) -> Response:
+    """GET /pools/{poolId}"""
+    pool = await _find(call)
+    return wire.tag(wire.element(call.base, "pools", views.pool(pool, call)), pool.modified)
+
+
+async def exists(call: Call) -> Response:
+    """HEAD /pools/{poolId}"""
+    return wire.nothing(200, modified=(await _find(call)).modified)
+
+
+async def _find(call: Call) -> PoolView:
+    pool = await call.db.read(rows.find, call.ids["pool_id"])
+    if pool is None:
+        raise BatchError("PoolNotFound")
+    call.conditions().check(pool.modified, reading=True)
+    return pool
+
+
+async def delete(call: Call) -> Response:
+    """DELETE /pools/{poolId}"""
+
+    def unit(tx: Tx, pool_id: str, conditions: Conditions, now: int) -> None:
+        pool = pools.open_pool(tx, pool_id)
+        conditions.check(pool.modified)
+        pools.delete(tx, pool, now)
+
+    await call.db.run(unit, call.ids["pool_id"], call.conditions(), call.now)
+    return wire.nothing(202)
+
+
+async def resize(call: Call) -> Response:
+    """POST /pools/{poolId}/resize"""
+
+    def unit(tx: Tx, pool_id: str, wanted: PoolResize, conditions: Conditions, now: int) -> PoolView:
+        pool = pools.open_pool(tx, pool_id)
+        conditions.check(pool.modified)
+        return pools.resize(tx, pool, wanted, now)
+
+    pool = await call.db.run(unit, call.ids["pool_id"], call.decode(PoolResize), call.conditions(), call.now)
+    return wire.nothing(202, modified=pool.modified, resource=call.url("pools", pool.id, "resize"))

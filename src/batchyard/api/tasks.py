@@ -1,0 +1,133 @@
+"""Task operations."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.responses import Response
+
+from batchyard.api import views, wire
+from batchyard.api.call import Call, decode
+from batchyard.engine import tasks
+from batchyard.model import times
+from batchyard.model.errors import BatchError, invalid_property
+from batchyard.model.task import TaskAddCollection, TaskAddResult, TaskCreateContent
+from batchyard.model.words import TaskAddStatus
+from batchyard.rules.conditions import Conditions
+from batchyard.store import jobs as job_rows
+from batchyard.store import tasks as rows
+from batchyard.store.jobs import JobRow
+from batchyard.store.reader import Reader
+from batchyard.store.tasks import TaskRow, TaskView
+from batchyard.store.tx import Tx
+
+MOST_PER_COLLECTION = 100
+
+
+async def add(call: Call) -> Response:
+    """POST /jobs/{jobId}/tasks"""
+    [(name, outcome)] = await call.db.run(tasks.add, call.ids["job_id"], [call.decode(TaskCreateContent)], call.now)
+    if isinstance(outcome, BatchError):
+        raise outcome
+    return wire.nothing(201, modified=outcome, resource=call.url("jobs", call.ids["job_id"], "tasks", name), location=True)
+
+
+class _Named(msgspec.Struct):
+    """Only what names a task that is wrong otherwise."""
+
+    id: str = ""
+
+
+async def add_collection(call: Call) -> Response:
+    """POST /jobs/{jobId}/addtaskcollection: a wrong task is refused alone, never with a 5xx (contract 9.1)."""
+    sent = call.decode(TaskAddCollection).value
+    if not 1 <= len(sent) <= MOST_PER_COLLECTION:
+        raise invalid_property("value", len(sent), f"A collection holds 1 to {MOST_PER_COLLECTION} tasks")
+    wanted: list[TaskCreateContent] = []
+    results: list[bytes] = []
+    for raw in sent:
+        try:
+            wanted.append(decode(raw, TaskCreateContent))
+        except BatchError as error:
+            results.append(_refused(_name(raw), error, call))
+    for name, outcome in await call.db.run(tasks.add, call.ids["job_id"], wanted, call.now):
+        results.append(_refused(name, outcome, call) if isinstance(outcome, BatchError) else _added(name, outcome, call))
+    return wire.listing(call.base, "taskaddresult", results, None)
+
+
+def _name(raw: msgspec.Raw) -> str:
+    try:
+        return msgspec.json.decode(raw, type=_Named).id
+    except msgspec.MsgspecError:
+        return ""
+
+
+def _added(name: str, at: int, call: Call) -> bytes:
+    location = call.url("jobs", call.ids["job_id"], "tasks", name)
+    return wire.encode(
+        TaskAddResult(status=TaskAddStatus.SUCCESS, task_id=name, e_tag=times.etag(at), last_modified=times.iso(at), location=location)
+    )
+
+
+def _refused(name: str, error: BatchError, call: Call) -> bytes:
+    body = wire.error_body(error, call.request_id, call.now)
+    return wire.encode(TaskAddResult(status=TaskAddStatus.CLIENT_ERROR, task_id=name, error=body))
+
+
+async def list_(call: Call) -> Response:
+    """GET /jobs/{jobId}/tasks"""
+    after, most = call.page()
+
+    def query(reader: Reader, job_id: str) -> tuple[JobRow, list[TaskView]]:
+        job = _job(reader, job_id)
+        return job, rows.page(reader, job.pk, after, most + 1)
+
+    job, page = await call.db.read(query, call.ids["job_id"])
+    link = call.next_link(page[most - 1].pk) if len(page) > most else None
+    return wire.listing(call.base, "tasks", [views.task(row, job.id, call) for row in page[:most]], link)
+
+
+async def get(call: Call) -> Response:
+    """GET /jobs/{jobId}/tasks/{taskId}"""
+    job, task = await call.db.read(find, call.ids["job_id"], call.ids["task_id"])
+    call.conditions().check(task.modified, reading=True)
+    answer = wire.element(call.base, "tasks", views.task(task, job.id, call))
+    return wire.tag(answer, task.modified, call.url("jobs", job.id, "tasks", task.id))
+
+
+def _job(reader: Reader, job_id: str) -> JobRow:
+    job = job_rows.find(reader, job_id)
+    if job is None:
+        raise BatchError("JobNotFound")
+    return job
+
+
+def find(reader: Reader, job_id: str, task_id: str) -> tuple[JobRow, TaskView]:
+    """Job and task with its body. Raises JobNotFound, TaskNotFound."""
+    job = _job(reader, job_id)
+    task = rows.view(reader, job.pk, task_id)
+    if task is None:
+        raise BatchError("TaskNotFound")
+    return job, task
+
+
+async def terminate(call: Call) -> Response:
+    """POST /jobs/{jobId}/tasks/{taskId}/terminate"""
+
+    def unit(tx: Tx, job_id: str, task_id: str, conditions: Conditions, now: int) -> TaskRow:
+        conditions.check(tasks.find(tx, job_id, task_id)[1].modified)
+        return tasks.terminate(tx, job_id, task_id, now)
+
+    job_id, task_id = call.ids["job_id"], call.ids["task_id"]
+    task = await call.db.run(unit, job_id, task_id, call.conditions(), call.now)
+    return wire.nothing(204, modified=task.modified, resource=call.url("jobs", job_id, "tasks", task_id, "terminate"))
+
+
+async def delete(call: Call) -> Response:
+    """DELETE /jobs/{jobId}/tasks/{taskId}"""
+
+    def unit(tx: Tx, job_id: str, task_id: str, conditions: Conditions, now: int) -> None:
+        conditions.check(tasks.find(tx, job_id, task_id)[1].modified)
+        tasks.delete(tx, job_id, task_id, now)
+
+    await call.db.run(unit, call.ids["job_id"], call.ids["task_id"], call.conditions(), call.now)
+    return wire.nothing(200)

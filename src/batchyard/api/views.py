@@ -1,0 +1,185 @@
+"""Rows as clients see them: the stored JSON with what the service knows spliced behind it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from batchyard.api.call import Call
+from batchyard.api.wire import encode, splice
+from batchyard.engine.tasks import directory
+from batchyard.model import times
+from batchyard.model.ids import NODE_AFFINITY_PREFIX
+from batchyard.model.job import JobExecutionInformation, JobServed
+from batchyard.model.node import Node, NodeAgentInformation, VirtualMachineInfo
+from batchyard.model.pool import PoolCreateContent, PoolResize, PoolServed, ResizeError
+from batchyard.model.sync import NodeFacts
+from batchyard.model.task import (
+    ComputeNodeInformation,
+    TaskCounts,
+    TaskCountsResult,
+    TaskExecutionInformation,
+    TaskFailureInformation,
+    TaskServed,
+    TaskSlotCounts,
+)
+from batchyard.store.jobs import JobCounts, JobRow
+from batchyard.store.nodes import NodeView
+from batchyard.store.pools import PoolView
+from batchyard.store.tasks import TaskView
+
+_failure = msgspec.json.Decoder(TaskFailureInformation)
+_resize_errors = msgspec.json.Decoder(list[ResizeError])
+_facts = msgspec.json.Decoder(NodeFacts)
+_pool_body = msgspec.json.Decoder(PoolCreateContent)
+
+
+def _time(us: int | None) -> str | None:
+    return None if us is None else times.iso(us)
+
+
+def pool(row: PoolView, call: Call) -> bytes:
+    """A pool; an empty list of resize errors would be read as a problem, so there is none (clients.md 0, #8)."""
+    size = PoolResize(target_dedicated_nodes=row.target_dedicated, target_low_priority_nodes=row.target_low_priority)
+    served = PoolServed(
+        url=call.url("pools", row.id),
+        e_tag=times.etag(row.modified),
+        last_modified=times.iso(row.modified),
+        creation_time=times.iso(row.created),
+        state=row.state,
+        state_transition_time=times.iso(row.state_time),
+        allocation_state=row.allocation_state,
+        allocation_state_transition_time=times.iso(row.allocation_time),
+        current_dedicated_nodes=row.current_dedicated,
+        current_low_priority_nodes=row.current_low_priority,
+        resize_errors=None if row.resize_errors is None else _resize_errors.decode(row.resize_errors),
+    )
+    return splice(row.body, encode(size), encode(served))
+
+
+def node(row: NodeView, call: Call) -> bytes:
+    """A compute node."""
+    facts = None if row.facts is None else _facts.decode(row.facts)
+    body = _pool_body.decode(row.pool_body)
+    machine = body.virtual_machine_configuration
+    agent = None
+    if facts is not None:
+        agent = NodeAgentInformation(version=facts.agent_version, last_update_time=times.iso(row.booted or row.allocated))
+    return encode(
+        Node(
+            id=row.id,
+            url=call.url("pools", row.pool_id, "nodes", row.id),
+            state=row.state,
+            scheduling_state=row.scheduling_state,
+            state_transition_time=times.iso(row.state_time),
+            last_boot_time=_time(row.booted),
+            allocation_time=times.iso(row.allocated),
+            ip_address=None if facts is None else facts.ip_address,
+            affinity_id=NODE_AFFINITY_PREFIX + row.id,
+            vm_size=body.vm_size,
+            total_tasks_run=row.tasks_run,
+            total_tasks_succeeded=row.tasks_succeeded,
+            running_tasks_count=row.tasks_running,
+            running_task_slots_count=row.slots_used,
+            is_dedicated=bool(row.dedicated),
+            node_agent_info=agent,
+            virtual_machine_info=None if machine is None else VirtualMachineInfo(image_reference=machine.image_reference),
+        )
+    )
+
+
+def job(row: JobRow, call: Call) -> bytes:
+    """A job."""
+    served = JobServed(
+        url=call.url("jobs", row.id),
+        e_tag=times.etag(row.modified),
+        last_modified=times.iso(row.modified),
+        creation_time=times.iso(row.created),
+        state=row.state,
+        state_transition_time=times.iso(row.state_time),
+        previous_state=row.previous_state,
+        previous_state_transition_time=_time(row.previous_time),
+        execution_info=JobExecutionInformation(
+            start_time=times.iso(row.started), end_time=_time(row.ended), pool_id=_pool_id(row), terminate_reason=row.terminate_reason
+        ),
+    )
+    return splice(row.body, encode(served))
+
+
+class _PoolOfJob(msgspec.Struct, rename="camel"):
+    pool_id: str | None = None
+
+
+class _JobPool(msgspec.Struct, rename="camel"):
+    pool_info: _PoolOfJob
+
+
+_job_pool = msgspec.json.Decoder(_JobPool)
+
+
+def _pool_id(row: JobRow) -> str | None:
+    return _job_pool.decode(row.body).pool_info.pool_id
+
+
+def task(row: TaskView, job_id: str, call: Call) -> bytes:
+    """A task."""
+    served = TaskServed(
+        url=call.url("jobs", job_id, "tasks", row.id),
+        e_tag=times.etag(row.modified),
+        last_modified=times.iso(row.modified),
+        creation_time=times.iso(row.created),
+        state=row.state,
+        state_transition_time=times.iso(row.state_time),
+        previous_state=row.previous_state,
+        previous_state_transition_time=_time(row.previous_time),
+        execution_info=TaskExecutionInformation(
+            start_time=_time(row.started),
+            end_time=_time(row.ended),
+            exit_code=row.exit_code,
+            failure_info=None if row.failure is None else _failure.decode(row.failure),
+            retry_count=row.retries,
+            last_retry_time=_time(row.last_retry),
+            requeue_count=row.requeues,
+            last_requeue_time=_time(row.last_requeue),
+            result=row.result,
+        ),
+        node_info=_where(row, job_id, call),
+    )
+    return splice(row.body, encode(served))
+
+
+def _where(row: TaskView, job_id: str, call: Call) -> ComputeNodeInformation | None:
+    """Node of a task; an ended task that never ran, or whose node is gone, shows an empty object (contract B.3)."""
+    if row.node_id is None or row.pool_id is None:
+        return None if row.ended is None else ComputeNodeInformation()
+    path = directory(job_id, row.id)
+    node_url = call.url("pools", row.pool_id, "nodes", row.node_id)
+    return ComputeNodeInformation(
+        affinity_id=NODE_AFFINITY_PREFIX + row.node_id,
+        node_url=node_url,
+        pool_id=row.pool_id,
+        node_id=row.node_id,
+        task_root_directory=path,
+        task_root_directory_url=f"{node_url}/files/{path}",
+    )
+
+
+def task_counts(counts: JobCounts) -> bytes:
+    """Tasks and slots of a job by state."""
+    return encode(
+        TaskCountsResult(
+            task_counts=TaskCounts(
+                active=counts.active,
+                running=counts.running,
+                completed=counts.completed,
+                succeeded=counts.succeeded,
+                failed=counts.failed,
+            ),
+            task_slot_counts=TaskSlotCounts(
+                active=counts.active_slots,
+                running=counts.running_slots,
+                completed=counts.completed_slots,
+                succeeded=counts.succeeded_slots,
+                failed=counts.failed_slots,
+            ),
+        )
+    )

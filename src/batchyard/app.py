@@ -1,0 +1,201 @@
+"""Wires a server together: the only module that knows all the others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import secrets
+import socket
+from base64 import b64encode
+from collections.abc import Coroutine
+from pathlib import Path
+
+import msgspec
+import structlog
+import uvicorn
+import uvloop
+
+from batchyard.api.app import Api
+from batchyard.api.auth import Account
+from batchyard.api.call import Services
+from batchyard.api.relay import Relay
+from batchyard.blobs.local import LocalBlobStore
+from batchyard.blobs.server import application as storage_endpoint
+from batchyard.config import Config
+from batchyard.engine import scheduler, wakes
+from batchyard.engine.capacity import Capacity
+from batchyard.engine.clock import Clock, MovableClock
+from batchyard.engine.loops import every
+from batchyard.engine.upkeep import Upkeep
+from batchyard.engine.wakes import Wakes
+from batchyard.model import times
+from batchyard.providers.local import LocalProvider
+from batchyard.store import jobs as job_rows
+from batchyard.store.db import Database
+
+log = structlog.get_logger()
+
+SCHEDULER_PERIOD_S = 5.0
+CAPACITY_PERIOD_S = 1.0
+UPKEEP_PERIOD_S = 5.0
+CHECKPOINT_PERIOD_S = 2.0
+_GRACE_S = 1
+_LOCAL_NAMES = ("localhost",)
+
+
+class AccountFile(msgspec.Struct, rename="camel"):
+    """Names and keys of a state directory, made at the first start and readable by its owner only."""
+
+    name: str
+    keys: list[str]
+    storage_name: str
+    storage_key: str
+    node_key: str
+    """What the tokens of nodes are made from."""
+
+
+class Refused(Exception):
+    """The server will not start like this; the message says what to change."""
+
+
+def serve(config: Config) -> None:
+    """Run a server until SIGTERM or SIGINT."""
+    _configure_logs()
+    _refuse_exposure(config)
+    uvloop.run(_serve(config))
+
+
+def _configure_logs() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(),
+    )
+
+
+def _refuse_exposure(config: Config) -> None:
+    """Plain HTTP to others only when the operator says so."""
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(config.host).is_loopback:
+            return
+    if config.host not in _LOCAL_NAMES and not config.insecure:
+        raise Refused(f"{config.host} can be reached by others and the server speaks plain HTTP; say --insecure if that is meant")
+
+
+def open_account(directory: Path) -> AccountFile:
+    """The account of a state directory; new random keys when there is none yet."""
+    path = directory / "account.json"
+    if path.exists():
+        return msgspec.json.decode(path.read_bytes(), type=AccountFile)
+    account = AccountFile(
+        name="batchyard",
+        keys=[_key(64), _key(64)],
+        storage_name="batchyardstorage",
+        storage_key=_key(64),
+        node_key=_key(32),
+    )
+    _write_private(path, msgspec.json.format(msgspec.json.encode(account)))
+    return account
+
+
+def _key(size: int) -> str:
+    return b64encode(secrets.token_bytes(size)).decode()
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Replace a file that only its owner may read, all of it or nothing."""
+    new = path.with_suffix(".new")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+async def _serve(config: Config) -> None:
+    listener = _listen(config.host, config.port)
+    host, port = listener.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    account = open_account(config.directory)
+    clock = MovableClock() if config.test_clock else Clock()
+    hub = Wakes()
+    hub.bind(asyncio.get_running_loop())
+    db = Database(config.directory / "batchyard.db", hub)
+    provider = LocalProvider(config.directory / "nodes", url, config.max_nodes)
+    node_key = account.node_key.encode()
+    services = Services(db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key)
+    blobs = storage_endpoint(
+        LocalBlobStore(config.directory / "blobs"), {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now())
+    )
+    server = _http_server(Api(services, {account.storage_name: blobs}))
+    loops = _loops(services, Capacity(db, provider, clock, node_key), Upkeep(db, clock, int(config.node_silence_s * 1e6)))
+    try:
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(loop) for loop in loops]
+            group.create_task(_announce(server, config.directory, url))
+            await server.serve(sockets=[listener])
+            for loop_task in running:
+                loop_task.cancel()
+    finally:
+        (config.directory / "server.json").unlink(missing_ok=True)
+        await provider.stop_all()
+        db.close()
+        log.info("server ended", url=url)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(2048)
+    return listener
+
+
+def _http_server(app: Api) -> uvicorn.Server:
+    return uvicorn.Server(
+        uvicorn.Config(
+            app, http="httptools", ws="none", lifespan="off", access_log=False, server_header=False, log_config=None,
+            timeout_graceful_shutdown=_GRACE_S, timeout_keep_alive=75, backlog=2048,
+        )
+    )  # fmt: skip
+
+
+async def _announce(server: uvicorn.Server, directory: Path, url: str) -> None:
+    """Tell other processes where the server is, once it answers."""
+    while not server.started:
+        await asyncio.sleep(0.005)
+    pid = os.getpid()
+    started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    _write_private(directory / "server.json", msgspec.json.encode({"pid": pid, "started": started, "url": url}))
+    log.info("server ready", url=url, pid=pid)
+
+
+def _loops(services: Services, capacity: Capacity, upkeep: Upkeep) -> list[Coroutine[None, None, None]]:
+    """All background work with its periods."""
+    db, hub, clock = services.db, services.wakes, services.clock
+    woken, schedule = hub.inbox(wakes.SCHEDULER)
+
+    async def place() -> None:
+        keys = set(woken)
+        woken.clear()
+        for key in keys or set(await db.read(job_rows.pools_with_demand)):
+            await db.run(scheduler.run_once, key, clock.now())
+
+    async def checkpoint() -> None:
+        await asyncio.to_thread(db.checkpoint)
+
+    return [
+        every("scheduler", SCHEDULER_PERIOD_S, place, schedule),
+        every("capacity", CAPACITY_PERIOD_S, capacity.run_once, hub.event(wakes.CAPACITY)),
+        every("upkeep", UPKEEP_PERIOD_S, upkeep.run_once, hub.event(wakes.UPKEEP)),
+        every("checkpoint", CHECKPOINT_PERIOD_S, checkpoint, asyncio.Event()),
+    ]
