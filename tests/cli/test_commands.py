@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.cli import counts, daemon, processes
+from batchyard.cli import daemon, processes
 
 
 def batchyard(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -151,9 +151,5 @@ def test_the_state_directory_lets_tasks_of_other_users_through(tmp_path: Path) -
     assert (tmp_path / "state" / "server.lock").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_read_is_signed_as_the_sdk_signs_it() -> None:
-    """What azure-batch 15.1.0 was seen to send for this request."""
-    key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw=="
-    url = "http://127.0.0.1:1/pools?api-version=2025-06-01&timeOut=7&maxresults=3&$filter=state%20eq%20%27active%27&$select=id,state"
-    signed = counts.signature("myacct", key, url, "Tue, 02 Jan 2024 03:04:05 GMT")
-    assert signed == "SharedKey myacct:+wqtiXSXkmWJ4azX251oFIOV6unvl6OCH/j3DXDWsqs="
+def test_the_agents_own_options_are_passed_on() -> None:
+    assert "--token-file" in batchyard("agent", "--help").stdout

@@ -116,19 +116,12 @@ def serve(
         run(Config(directory=directory, host=host, port=port, max_nodes=nodes, test_clock=test_clock, insecure=insecure))
 
 
-@app.command()
-def agent(
-    server: Annotated[str, typer.Option(help="URL of the server.")],
-    root: Annotated[Path, typer.Option(help="Directory of the node's files.")],
-    token_file: Annotated[Path, typer.Option(help="File that holds the node's token.")],
-    uid_base: Annotated[int, typer.Option(min=1000, help="First of the user ids that tasks get when the agent is root.")] = 70_000,
-) -> None:
-    """Run a compute node on this machine."""
-    import asyncio
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def agent(context: typer.Context) -> None:
+    """Run a compute node on this machine; `batchyard agent --help` says how."""
+    from batchyard.agent.main import main as run
 
-    from batchyard.agent.main import AgentSettings, run
-
-    asyncio.run(run(AgentSettings(server=server, root=root.resolve(), token_file=token_file.resolve(), uid_base=uid_base)))
+    raise typer.Exit(run(context.args))
 
 
 def say(text: str, style: str | None = None) -> None:
