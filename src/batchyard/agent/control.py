@@ -1,0 +1,332 @@
+"""How all that an attempt started is found and ended: cgroup v2, else the v1 freezer, else a walk of /proc.
+
+Standard library only and light on imports, because the spawner is made of this and has to stay small.
+Every attempt has a group. Invariant: `gone` answers True only when no process of the group is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from collections.abc import Callable, Collection, Iterator
+from typing import Protocol
+
+MARK = "AZ_BATCH_TASK_DIR"
+"""Variable that tells an orphan's attempt when there are no cgroups; one directory never has two attempts at once."""
+
+_FREEZE_S = 0.05
+
+
+class Group(Protocol):
+    """All processes of one attempt."""
+
+    def enter(self) -> None:
+        """Move the calling process in, so that what it spawns is born inside. Raises OSError."""
+
+    def leave(self) -> None:
+        """Move the calling process back. Raises OSError."""
+
+    def kill(self, main: int | None) -> None:
+        """Kill every process; may be repeated. `main` is the first process unless it was already waited for."""
+
+    def gone(self) -> bool:
+        """True when no process is left; forgets the group then."""
+
+
+class Control(Protocol):
+    """A way of ending everything."""
+
+    name: str
+
+    def group(self, key: str, mark: str) -> Group:
+        """New empty group; `mark` is the value of MARK in the attempt's environment. Raises OSError."""
+
+    def sweep(self) -> None:
+        """Kill what an earlier life left behind and forget it."""
+
+
+def write(path: str, data: bytes) -> None:
+    """Write to a control file. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
+class _CgroupGroup:
+    def __init__(self, path: str, home: int, end: Callable[[str], None]) -> None:
+        self.path, self._home, self._end = path, home, end
+        os.mkdir(path)
+
+    def enter(self) -> None:
+        write(self.path + "/cgroup.procs", b"0")
+
+    def leave(self) -> None:
+        os.write(self._home, b"0")
+
+    def kill(self, main: int | None) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._end(self.path)
+
+    def gone(self) -> bool:
+        return _remove(self.path)
+
+
+def _each(paths: list[str]) -> bool:
+    removed = [_remove(path) for path in paths]
+    return all(removed)
+
+
+def _remove(path: str) -> bool:
+    """Remove an empty cgroup and those below it; False when a process is left."""
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        below = [entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
+        return bool(below) and _each(below) and _remove(path)
+    return True
+
+
+class _Cgroups:
+    """What both generations of cgroups share; `base` holds one directory per attempt."""
+
+    name = ""
+
+    def __init__(self, base: str, home: str) -> None:
+        self.base, self.home = base, home
+        self._home_fd = -1
+
+    def group(self, key: str, mark: str) -> Group:
+        if self._home_fd < 0:
+            os.makedirs(self.base, exist_ok=True)
+            self._home_fd = os.open(self.home + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        return _CgroupGroup(f"{self.base}/{key}", self._home_fd, self.end)
+
+    def sweep(self) -> None:
+        deadline = time.monotonic() + 5
+        while os.path.isdir(self.base):
+            self.end(self.base)
+            if _remove(self.base) or time.monotonic() > deadline:
+                return
+            time.sleep(0.005)
+
+    def end(self, path: str) -> None:
+        """Kill every process in and below a cgroup. Raises OSError."""
+        raise NotImplementedError
+
+
+class Cgroup2(_Cgroups):
+    """`cgroup.kill`: one write, atomic against forks; works in a hybrid mount without any controller."""
+
+    name = "cgroup2"
+
+    def end(self, path: str) -> None:
+        write(path + "/cgroup.kill", b"1")
+
+
+class Freezer(_Cgroups):
+    """The v1 freezer: what is frozen cannot fork, so a list of it is complete."""
+
+    name = "freezer"
+
+    def end(self, path: str) -> None:
+        write(path + "/freezer.state", b"FROZEN")
+        try:
+            deadline = time.monotonic() + _FREEZE_S
+            while _read(path + "/freezer.state").strip() != b"FROZEN" and time.monotonic() < deadline:
+                time.sleep(0.0005)
+            for directory, _, _ in os.walk(path):
+                for pid in _read(directory + "/cgroup.procs").split():
+                    _signal(int(pid), signal.SIGKILL)
+        finally:
+            write(path + "/freezer.state", b"THAWED")
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+class Session:
+    """Without cgroups: orphans become children of the spawner (a subreaper) and tell their attempt by session or environment.
+
+    A process that leaves its session, loses its parent and changes its environment is not found.
+    """
+
+    name = "session"
+
+    def __init__(self) -> None:
+        self.groups: set[_SessionGroup] = set()
+        self._children = f"/proc/self/task/{os.getpid()}/children"
+
+    def group(self, key: str, mark: str) -> Group:
+        group = _SessionGroup(self, mark)
+        self.groups.add(group)
+        return group
+
+    def sweep(self) -> None:
+        """Nothing is written down, so nothing is known; the spawner of the earlier life ends its own."""
+
+    def strangers(self) -> bool:
+        """True when the caller has children beyond the first processes of the groups: orphans that it inherited."""
+        mains = {group.main for group in self.groups}
+        try:
+            children = _read(self._children).split()
+        except FileNotFoundError:
+            return any(parent == os.getpid() and pid not in mains for pid, (parent, _) in processes().items())
+        return any(int(pid) not in mains for pid in children)
+
+
+class _SessionGroup:
+    def __init__(self, control: Session, mark: str) -> None:
+        self._control = control
+        self._mark = f"{MARK}={mark}".encode()
+        self.main: int | None = None
+        self.session: int | None = None
+
+    def enter(self) -> None:
+        """Nothing to do: the session is the group."""
+
+    def leave(self) -> None:
+        """Nothing to do."""
+
+    def started(self, main: int) -> None:
+        """Note the first process, which leads the session."""
+        self.main = self.session = main
+
+    def kill(self, main: int | None) -> None:
+        self.main = main
+        stopped: set[int] = set()
+        while found := self._members() - stopped:
+            for pid in found:
+                _signal(pid, signal.SIGSTOP)
+            stopped |= found
+        for pid in stopped:
+            _signal(pid, signal.SIGKILL)
+
+    def gone(self) -> bool:
+        self.main = None
+        if self._control.strangers() and self._members():
+            return False
+        self._control.groups.discard(self)
+        return True
+
+    def _members(self) -> set[int]:
+        table = processes()
+        below: dict[int, list[int]] = {}
+        for pid, (parent, _) in table.items():
+            below.setdefault(parent, []).append(pid)
+        todo = [pid for pid in below.get(os.getpid(), []) if pid == self.main or self._is_ours(pid, table[pid][1])]
+        todo += [pid for pid, (_, session) in table.items() if self.session is not None and session == self.session]
+        members: set[int] = set()
+        while todo:
+            pid = todo.pop()
+            if pid not in members:
+                members.add(pid)
+                todo += below.get(pid, [])
+        return members
+
+    def _is_ours(self, pid: int, session: int) -> bool:
+        return session == self.session or self._mark in _environment(pid)
+
+
+def hunt(variables: Collection[str]) -> None:
+    """Kill every process that has one of these `NAME=value` in its environment, the caller excepted."""
+    wanted = {variable.encode() for variable in variables}
+    for _ in range(20):
+        found = [pid for pid in processes() if pid != os.getpid() and not wanted.isdisjoint(_environment(pid))]
+        for pid in found:
+            _signal(pid, signal.SIGKILL)
+        if not found:
+            return
+        time.sleep(0.005)
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return _read(f"/proc/{pid}/environ").split(b"\0")
+    except OSError:
+        return []
+
+
+def processes() -> dict[int, tuple[int, int]]:
+    """Parent and session of every process that is not a zombie."""
+    return dict(_walk())
+
+
+def _walk() -> Iterator[tuple[int, tuple[int, int]]]:
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                fields = _read(f"/proc/{name}/stat").rpartition(b")")[2].split()
+            except OSError:
+                continue
+            if fields[0] not in b"ZX":
+                yield int(name), (int(fields[1]), int(fields[3]))
+
+
+def make(name: str, base: str, home: str) -> Control:
+    """The control of that name; `base` and `home` matter to cgroups only."""
+    if name == Cgroup2.name:
+        return Cgroup2(base, home)
+    if name == Freezer.name:
+        return Freezer(base, home)
+    return Session()
+
+
+def probe(tag: str, only: str = "") -> tuple[str, str, str]:
+    """Best control that works here as (name, base, home); `only` restricts the choice to one name.
+
+    `tag` names the sub-tree and is the same in every life of one node, so that leftovers are found again.
+    """
+    for kind in (Cgroup2, Freezer):
+        if only in ("", kind.name):
+            for home in _places(kind.name):
+                base = f"{home}/batchyard-{tag}"
+                if _works(kind, base, home):
+                    return kind.name, base, home
+    return Session.name, "", ""
+
+
+def _works(kind: type[_Cgroups], base: str, home: str) -> bool:
+    """Try it: make a group, go in and out, remove it."""
+    control = kind(base, home)
+    try:
+        control.sweep()
+        group = control.group("probe", "")
+        try:
+            group.enter()
+        finally:
+            group.leave()
+        group.kill(None)
+        return group.gone() and _remove(base)
+    except OSError:
+        return False
+
+
+def _places(name: str) -> Iterator[str]:
+    """The caller's own cgroup in every mount of the hierarchy."""
+    own: dict[str, str] = {}
+    for line in _read("/proc/self/cgroup").decode().splitlines():
+        _, controllers, path = line.split(":", 2)
+        own[controllers] = path
+    for line in _read("/proc/self/mounts").decode().splitlines():
+        _, mount, kind, options = line.split(" ")[:4]
+        two = kind == "cgroup2" and name == Cgroup2.name
+        if two or (kind == "cgroup" and name == Freezer.name and "freezer" in options.split(",")):
+            path = own.get("", "") if two else next((path for names, path in own.items() if "freezer" in names.split(",")), "")
+            home = mount + path.rstrip("/")
+            yield home if os.path.exists(home + "/cgroup.procs") else mount

@@ -1,0 +1,76 @@
+"""What the agent finds out about its machine at start: size, address, and what it can isolate."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import ssl
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import structlog
+
+from batchyard import __version__
+from batchyard.agent import control, users
+from batchyard.agent.layout import Layout
+from batchyard.model.sync import NodeFacts
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, frozen=True)
+class Found:
+    """Facts for the server, and the place of the cgroups for the spawners."""
+
+    facts: NodeFacts
+    place: tuple[str, str, str]
+
+
+def find(layout: Layout, server: str, uid_base: int, only: str = "") -> Found:
+    """Probe the machine, end what an earlier agent on this root left behind, and log what was found."""
+    tag = hashlib.sha256(layout.root.encode()).hexdigest()[:12]
+    place = control.probe(tag, only)
+    control.make(*place).sweep()
+    if place[0] == control.Session.name:
+        control.hunt([f"AZ_BATCH_NODE_ROOT_DIR={layout.root}"])
+    missing = []
+    if place[0] == control.Session.name:
+        missing.append(
+            "A process that leaves its session and changes its environment may outlive its task: "
+            "there is no cgroup that the agent may write to."
+        )
+    obstacle = users.obstacle(layout.root, uid_base)
+    if obstacle is not None:
+        missing.append(obstacle)
+    found = NodeFacts(
+        agent_version=__version__,
+        host_name=socket.gethostname(),
+        ip_address=_address(server),
+        cores=len(os.sched_getaffinity(0)),
+        memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        process_control=place[0],
+        switches_users=obstacle is None,
+        not_isolated=missing,
+    )
+    log.info("agent started", root=layout.root, process_control=place[0], switches_users=obstacle is None, cores=found.cores)
+    for sentence in missing:
+        log.warning("not isolated", what=sentence)
+    return Found(found, place)
+
+
+def _address(server: str) -> str:
+    """Own address on the way to the server; nothing is sent."""
+    parts = urlsplit(server)
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(target)
+            return str(probe.getsockname()[0])
+    except OSError:
+        return "127.0.0.1"
+
+
+def trust(ca_file: str) -> ssl.SSLContext:
+    """Context that trusts the certificates in a PEM file. Raises OSError."""
+    return ssl.create_default_context(cafile=ca_file)

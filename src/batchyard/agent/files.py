@@ -1,0 +1,172 @@
+"""Files of the node for clients: get, properties, list, delete, each confined to the base that the server names.
+
+Links that stay below the base are followed, others do not exist for a client. Everything here blocks and is called in
+threads; nothing reads a whole file or a whole tree into memory.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from batchyard.agent import beneath
+from batchyard.model.sync import FileEntry, FileHead, FileRequest
+
+CHUNK = 256 << 10
+_DEEPEST = 200
+"""Levels of a recursive list or delete; each holds one descriptor."""
+
+
+class Refused(Exception):
+    """The request ends with this code of the catalogue."""
+
+
+@dataclass(slots=True)
+class Found:
+    """The head of an answer and, for `get`, the open file (to be closed by the taker)."""
+
+    head: FileHead
+    fd: int = -1
+
+
+def answer(root: str, request: FileRequest) -> Found:
+    """Do everything but the body. Errors become the head's error."""
+    try:
+        base = os.path.join(root, *beneath.parts(request.base))
+        path = "/".join(beneath.parts(request.path.lstrip("/")))
+        if request.operation == "get":
+            return _get(base, path, request)
+        if request.operation == "properties":
+            return Found(FileHead(entry=_properties(base, path)))
+        if request.operation == "list":
+            with _opened(base, path):
+                return Found(FileHead())
+        _delete(base, path, request.recursive)
+        return Found(FileHead())
+    except Refused as refused:
+        return Found(FileHead(error=str(refused)))
+    except (beneath.Outside, FileNotFoundError, NotADirectoryError):
+        return Found(FileHead(error="FileNotFound"))
+    except OSError:
+        return Found(FileHead(error="IOError"))
+
+
+def _opened(base: str, path: str) -> AbstractContextManager[int]:
+    return beneath.directory(os.path.realpath(base), beneath.resolve(base, path))
+
+
+def _get(base: str, path: str, request: FileRequest) -> Found:
+    if not path:
+        raise Refused("FileNotFound")
+    fd = beneath.open_file(base, path)
+    try:
+        seen = os.fstat(fd)
+        if not stat.S_ISREG(seen.st_mode):
+            raise Refused("FileNotFound")
+        if request.offset < 0 or (request.offset and request.offset >= seen.st_size):
+            raise Refused("InvalidRange")
+        rest = seen.st_size - request.offset
+        length = rest if request.length is None else max(0, min(request.length, rest))
+        return Found(FileHead(entry=entry_of(path, seen), offset=request.offset, length=length), fd)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _properties(base: str, path: str) -> FileEntry:
+    names = beneath.resolve(base, path)
+    with beneath.directory(os.path.realpath(base), names[:-1]) as fd:
+        seen = os.stat(names[-1], dir_fd=fd, follow_symlinks=False) if names else os.fstat(fd)
+    if stat.S_ISLNK(seen.st_mode):
+        raise Refused("FileNotFound")
+    return entry_of(path, seen)
+
+
+def _delete(base: str, path: str, recursive: bool) -> None:
+    names = beneath.parts(path)
+    if not names:
+        raise Refused("OperationInvalidForCurrentState")
+    parents = beneath.resolve(base, "/".join(names[:-1]))
+    with beneath.directory(os.path.realpath(base), parents) as fd:  # the last name may be a link: that is what goes
+        if not stat.S_ISDIR(os.stat(names[-1], dir_fd=fd, follow_symlinks=False).st_mode):
+            os.unlink(names[-1], dir_fd=fd)
+        elif recursive:
+            remove(names[-1], fd)
+        else:
+            try:
+                os.rmdir(names[-1], dir_fd=fd)
+            except OSError as error:
+                raise Refused("OperationInvalidForCurrentState") from error
+
+
+def remove(name: str, parent: int, depth: int = 0) -> None:
+    """Remove a directory and all below it, following no link. Raises OSError."""
+    if depth > _DEEPEST:
+        raise OSError("too deep")
+    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        for below in os.listdir(fd):
+            if stat.S_ISDIR(os.stat(below, dir_fd=fd, follow_symlinks=False).st_mode):
+                remove(below, fd, depth + 1)
+            else:
+                os.unlink(below, dir_fd=fd)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=parent)
+
+
+def entries(root: str, request: FileRequest) -> Iterator[FileEntry]:
+    """What is below the path, sorted by name, directories included; names are relative to base. Raises OSError or Outside."""
+    base = os.path.join(root, *beneath.parts(request.base))
+    path = "/".join(beneath.parts(request.path.lstrip("/")))
+    with _opened(base, path) as fd:
+        yield from _below(fd, path + "/" if path else "", request.recursive, 0)
+
+
+def _below(fd: int, prefix: str, recursive: bool, depth: int) -> Iterator[FileEntry]:
+    """Names sort as whole paths, so what is in `a` comes where `a/` sorts: behind `a.txt`."""
+    steps: list[tuple[str, os.stat_result | None]] = []
+    for name in os.listdir(fd):
+        try:
+            seen = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        if stat.S_ISREG(seen.st_mode) or stat.S_ISDIR(seen.st_mode):
+            steps.append((name, seen))
+            if recursive and stat.S_ISDIR(seen.st_mode) and depth < _DEEPEST:
+                steps.append((name + "/", None))
+    steps.sort(key=lambda step: step[0])
+    for name, known in steps:
+        if known is not None:
+            yield entry_of(prefix + name, known)
+            continue
+        try:
+            below = os.open(name[:-1], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        except OSError:
+            continue  # removed or replaced meanwhile, or not ours to read
+        try:
+            yield from _below(below, prefix + name, recursive, depth + 1)
+        finally:
+            os.close(below)
+
+
+def entry_of(name: str, seen: os.stat_result) -> FileEntry:
+    """A file or directory as the node sees it; bytes of the name that are not UTF-8 are replaced."""
+    shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    directory = stat.S_ISDIR(seen.st_mode)
+    size = 0 if directory else seen.st_size
+    return FileEntry(name=shown, is_directory=directory, size=size, modified=seen.st_mtime_ns // 1000, mode=seen.st_mode)
+
+
+def read(fd: int, offset: int, length: int) -> Iterator[bytes]:
+    """Pieces of an open file; fewer bytes come when it shrank meanwhile."""
+    while length > 0:
+        chunk = os.pread(fd, min(CHUNK, length), offset)
+        if not chunk:
+            return
+        offset += len(chunk)
+        length -= len(chunk)
+        yield chunk

@@ -1,0 +1,127 @@
+"""Directories of a node (contract 4.1) and how a task's own is opened for its user and closed again.
+
+Ids keep their spelling: a job that is deleted and made again as `A` after `a` gets a directory of its own, and the
+server asks for files under the spelling that the order carried, so the two never meet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+
+from batchyard.agent import beneath
+from batchyard.agent.users import User
+from batchyard.model import ids
+
+_BELOW = {"applications": 0o755, "fsmounts": 0o755, "shared": 0o1777, "startup": 0o755, "volatile": 0o700, "workitems": 0o711}
+
+
+@dataclass(slots=True, frozen=True)
+class TaskPlace:
+    """Where a task lives on the node."""
+
+    job_id: str
+    task_id: str
+    directory: str
+
+    @property
+    def working(self) -> str:
+        """The working directory."""
+        return self.directory + "/wd"
+
+
+class Layout:
+    """Paths below a root directory, which is made when missing."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.abspath(root)
+        self.shared = self.root + "/shared"
+        self.startup = self.root + "/startup"
+        self.mounts = self.root + "/fsmounts"
+        self.volatile = self.root + "/volatile"
+
+    def make(self) -> None:
+        """Make the directories that every node has. Raises OSError."""
+        os.makedirs(self.root, exist_ok=True)
+        for name, mode in _BELOW.items():
+            path = f"{self.root}/{name}"
+            os.makedirs(path, exist_ok=True)
+            os.chmod(path, mode)
+
+    def task(self, job_id: str, task_id: str) -> TaskPlace:
+        """Place of a task; a job of a schedule is `schedule:job-n`. Raises ValueError for what is not an id."""
+        work_item, colon, job = job_id.partition(":")
+        number = job.removeprefix("job-") if colon else "1"
+        if not (ids.is_valid(work_item) and ids.is_valid(task_id) and number.isascii() and number.isdigit()):
+            raise ValueError(f"not a job and a task: {job_id!r}, {task_id!r}")
+        return TaskPlace(job_id, task_id, f"{self.root}/workitems/{work_item}/job-{number}/{task_id}")
+
+
+def former_user(place: TaskPlace) -> int:
+    """Uid that an earlier attempt in this directory ran as; -1 when there was none."""
+    try:
+        return os.lstat(place.working).st_uid
+    except OSError:
+        return -1
+
+
+def open_to(place: TaskPlace, user: User) -> None:
+    """Make a task's directories, or take them over from an earlier attempt. Raises OSError."""
+    try:
+        os.mkdir(place.directory, 0o700)
+    except FileNotFoundError:
+        job = os.path.dirname(place.directory)
+        for path in (os.path.dirname(job), job):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path)
+                os.chmod(path, 0o711)
+        return open_to(place, user)
+    except FileExistsError:
+        return _take_over(place, user)
+    os.mkdir(place.working, 0o750)
+    if user.uid >= 0:
+        os.chown(place.working, user.uid, user.uid)
+        os.chown(place.directory, user.uid, user.uid)
+    os.chmod(place.directory, 0o750)
+
+
+def _take_over(place: TaskPlace, user: User) -> None:
+    """Open an earlier attempt's directories to this one's user; links in there are not followed."""
+    former = former_user(place)
+    with beneath.directory(place.directory, []) as fd:
+        _working_directory(fd)
+        if user.uid >= 0:
+            if former not in (-1, user.uid):
+                _hand_over(fd, former, user.uid)
+            os.chown("wd", user.uid, user.uid, dir_fd=fd, follow_symlinks=False)
+            os.fchown(fd, user.uid, user.uid)
+        os.fchmod(fd, 0o750)
+
+
+def _working_directory(fd: int) -> None:
+    """Make `wd` anew when the earlier attempt removed it or put something else in its place."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISDIR(os.stat("wd", dir_fd=fd, follow_symlinks=False).st_mode):
+            os.unlink("wd", dir_fd=fd)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir("wd", 0o750, dir_fd=fd)
+
+
+def _hand_over(top: int, former: int, uid: int) -> None:
+    """Give what belonged to the former user to the new one; files with other names elsewhere (hard links) stay."""
+    for _, directories, files, fd in os.fwalk(".", dir_fd=top, follow_symlinks=False):
+        for name in directories + files:
+            with contextlib.suppress(FileNotFoundError):
+                seen = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if seen.st_uid == former and (stat.S_ISDIR(seen.st_mode) or seen.st_nlink == 1):
+                    os.chown(name, uid, uid, dir_fd=fd, follow_symlinks=False)
+
+
+def close(place: TaskPlace, user: User) -> None:
+    """Shut the directory of a user that later tasks will get again."""
+    if user.own:
+        with contextlib.suppress(FileNotFoundError), beneath.directory(place.directory, []) as fd:
+            os.fchown(fd, 0, 0)
+            os.fchmod(fd, 0o700)

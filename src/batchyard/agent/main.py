@@ -1,0 +1,337 @@
+"""The agent: start-up, the conversation with the server, and the attempts that it leads to.
+
+One long poll waits for orders. As soon as something is to be reported, a sync without waiting goes out on a second
+connection; the server lets the older poll go with 204. While such a report is under way, further ends wait for its
+answer, so that a busy node sends many ends at a time. Errors of the connection end no attempt; a lost session does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import httpx
+import msgspec
+import structlog
+
+from batchyard.agent import beneath, facts
+from batchyard.agent.layout import Layout
+from batchyard.agent.process import Spawners
+from batchyard.agent.removals import Directories, Remover
+from batchyard.agent.replies import Replies
+from batchyard.agent.runner import Attempt, Node
+from batchyard.agent.state import State
+from batchyard.agent.users import Users
+from batchyard.model.sync import SYNC_PATH, NodeSetup, Orders, Removal, Sync
+
+log = structlog.get_logger()
+
+_THREADS = 16
+_BREATH_S = 0.2
+"""Pause after a poll that came back at once and brought nothing, so that it cannot spin."""
+_LEAVE_S = 15.0
+"""How long the end of all attempts is waited for before the agent joins again or exits."""
+
+
+class NodeGone(Exception):
+    """The server does not know this node (any more)."""
+
+
+@dataclass(slots=True)
+class AgentSettings:
+    """How an agent is started."""
+
+    server: str
+    """Base URL of the server."""
+    root: str | os.PathLike[str]
+    """The node's directory; made when missing."""
+    token_file: str | os.PathLike[str]
+    uid_base: int = 70_000
+    """First of the 1,000 uids that tasks run as when the agent is root."""
+    spawners: int | None = None
+    """Processes that start tasks; None chooses by cores and slots."""
+    wait_s: float = 20.0
+    """How long a poll waits, in seconds."""
+    control: str = ""
+    """Restricts the way of ending everything to `cgroup2`, `freezer` or `session`."""
+    ca_file: str | None = None
+    """Certificates to trust instead of the usual ones, as PEM."""
+
+
+class Fenced(Exception):
+    """The session is over."""
+
+
+class Agent:
+    """The conversation; `client` is bound to the server and carries the token."""
+
+    def __init__(self, settings: AgentSettings, layout: Layout, found: facts.Found, client: httpx.AsyncClient) -> None:
+        self._settings, self._layout, self._found, self._client = settings, layout, found, client
+        self._threads = ThreadPoolExecutor(_THREADS, "transfer")
+        self._users = Users(settings.uid_base, found.facts.switches_users)
+        self._state = State()
+        self._attempts: dict[str, Attempt] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._chores: set[asyncio.Task[None]] = set()
+        self._polls: dict[asyncio.Task[bool], None] = {}
+        self._news = asyncio.Event()
+        self._node: Node | None = None
+        self._replies = Replies(client, layout.root, self._threads)
+        self._directories = Directories()
+        self._remover = Remover(layout, self._directories, self._threads)
+
+    async def run(self) -> None:
+        """Converse until the node is gone; ends all attempts on the way out, however it leaves."""
+        try:
+            pause = _Pause()
+            while True:
+                try:
+                    await self._turn()
+                    pause.over()
+                except Fenced:
+                    log.warning("fenced off: ending everything and joining again", session=self._state.session)
+                    await self._start_over()
+                except (httpx.HTTPError, msgspec.DecodeError, OSError) as error:
+                    log.warning("sync failed", reason=str(error) or type(error).__name__)
+                    await pause.next()
+        finally:
+            await self._end_all()
+            self._replies.close()
+            self._remover.stop.set()
+            if self._node is not None:
+                await self._node.spawners.close()
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _turn(self) -> None:
+        """One exchange: join, report, or wait for news. Raises NodeGone and what httpx raises."""
+        if self._state.session == 0:
+            await self._exchange(self._state.say(facts=self._found.facts))
+            return
+        if not self._state.has_news():
+            await self._wait()
+        if self._state.has_news():
+            await asyncio.sleep(0)  # take along what ends in the same turn of the loop
+            self._news.clear()
+            await self._exchange(self._state.say())
+
+    async def _wait(self) -> None:
+        """Poll until there is an answer or something to report."""
+        while len(self._polls) > 2:  # a server that does not let go of older polls
+            await self._drop(next(iter(self._polls)))
+        self._news.clear()
+        begun = time.monotonic()
+        poll = asyncio.create_task(self._exchange(self._state.say(wait_s=self._settings.wait_s)))
+        self._polls[poll] = None
+        news = asyncio.create_task(self._news.wait())
+        try:
+            await asyncio.wait((poll, news), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self._drop(poll)
+            raise
+        finally:
+            news.cancel()
+        if poll.done():
+            del self._polls[poll]
+            if not poll.result() and time.monotonic() - begun < _BREATH_S:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), _BREATH_S)
+        else:
+            poll.add_done_callback(self._forget_poll)
+
+    def _forget_poll(self, poll: asyncio.Task[bool]) -> None:
+        self._polls.pop(poll, None)
+        if not poll.cancelled():
+            poll.exception()  # whatever it was, the next sync meets it again
+
+    async def _drop(self, poll: asyncio.Task[bool]) -> None:
+        poll.cancel()
+        with contextlib.suppress(asyncio.CancelledError, NodeGone, Fenced, httpx.HTTPError, msgspec.DecodeError, OSError):
+            await poll
+        self._polls.pop(poll, None)
+
+    async def _exchange(self, said: Sync) -> bool:
+        """Send a sync and do what the answer says; False when it says nothing new."""
+        timeout = httpx.Timeout(15.0, read=said.wait_s + 15.0)
+        content = msgspec.json.encode(said)
+        answer = await self._client.post(SYNC_PATH, content=content, headers={"content-type": "application/json"}, timeout=timeout)
+        if answer.status_code in (401, 403):
+            raise NodeGone(f"the server answered {answer.status_code}")
+        if answer.status_code == 204:
+            return False
+        if answer.status_code != 200:
+            raise httpx.HTTPStatusError(f"the server answered {answer.status_code}", request=answer.request, response=answer)
+        return await self._apply(said, msgspec.json.decode(answer.content, type=Orders))
+
+    async def _apply(self, said: Sync, answer: Orders) -> bool:
+        if said.session == 0 and answer.setup is not None and not answer.fenced:
+            self._set_up(answer.setup)
+        elif said.session == 0:
+            raise msgspec.DecodeError("the answer to a join carries no setup")
+        plan = self._state.hear(said, answer)
+        if plan.fenced:
+            raise Fenced
+        for kill in plan.kills:
+            self._attempts[kill.attempt].kill()
+        for start in plan.starts:
+            assert self._node is not None
+            attempt = self._attempts[start.order.attempt] = Attempt(self._node, start.order)
+            self._begin(self._make(start.order.attempt, attempt), self._tasks)
+        for request in plan.files:
+            self._replies.begin(request)
+        for removal in plan.removals:
+            self._begin(self._remove(removal), self._chores)
+        return bool(plan)
+
+    def _begin(self, work: Coroutine[None, None, None], among: set[asyncio.Task[None]]) -> None:
+        task = asyncio.create_task(work)
+        among.add(task)
+        task.add_done_callback(among.discard)
+
+    async def _remove(self, removal: Removal) -> None:
+        try:
+            await self._remover.free(removal.directory)
+        except (OSError, beneath.Outside) as error:
+            log.warning("directory not removed", directory=removal.directory, reason=str(error))
+        self._state.note_removal(removal.number)
+        self._news.set()
+        await self._remover.empty()
+
+    def _set_up(self, setup: NodeSetup) -> None:
+        log.info("joined", pool=setup.pool_id, node=setup.node_id, slots=setup.slots)
+        if self._node is None:
+            many = self._found.facts.cores > 1 and setup.slots > 4
+            spawners = Spawners(self._found.place, self._settings.spawners or (2 if many else 1))
+        else:
+            spawners = self._node.spawners
+        self._node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories)
+
+    async def _make(self, name: str, attempt: Attempt) -> None:
+        ended = await attempt.run()
+        if self._attempts.get(name) is attempt:
+            del self._attempts[name]
+            if self._state.note_end(ended):
+                self._news.set()
+
+    async def _start_over(self) -> None:
+        self._state.forget()
+        await self._end_all()
+
+    async def _end_all(self) -> None:
+        for poll in list(self._polls):
+            await self._drop(poll)
+        for attempt in self._attempts.values():
+            attempt.kill()
+        self._attempts.clear()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_LEAVE_S)
+
+
+class _Pause:
+    """Waits 0.1 s doubling to 5 s, with jitter, between failures."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.1
+
+    async def next(self) -> None:
+        await asyncio.sleep(self._seconds * random.uniform(0.5, 1.0))
+        self._seconds = min(self._seconds * 2, 5.0)
+
+    def over(self) -> None:
+        self._seconds = 0.1
+
+
+async def run(settings: AgentSettings) -> None:
+    """Be a node until the server says that it is gone, or until SIGTERM. Raises OSError when the node cannot start."""
+    layout = Layout(os.fspath(settings.root))
+    layout.make()
+    with open(settings.token_file, encoding="ascii") as file:
+        token = file.read().strip()
+    with _only_one(layout):
+        found = facts.find(layout, settings.server, settings.uid_base, settings.control)
+        verify = settings.ca_file or settings.server.startswith("https:")
+        async with httpx.AsyncClient(
+            base_url=settings.server.rstrip("/"),
+            headers={"authorization": f"Bearer {token}"},
+            trust_env=False,
+            verify=verify if isinstance(verify, bool) else facts.trust(verify),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=10),
+        ) as client:
+            await _until_stopped(Agent(settings, layout, found, client))
+
+
+async def _until_stopped(agent: Agent) -> None:
+    """Run until the node is gone, or SIGTERM or SIGINT comes; all attempts have been ended then."""
+    loop = asyncio.get_running_loop()
+    work = asyncio.create_task(agent.run())
+    with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread: whoever embeds the agent cancels it
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, work.cancel)
+    try:
+        await work
+    except NodeGone as gone:
+        log.info("the node is gone", reason=str(gone))
+    except asyncio.CancelledError:
+        if not work.done():  # cancelled from outside
+            work.cancel()
+            await asyncio.wait({work})
+            raise
+        log.info("agent stopped")
+
+
+@contextlib.contextmanager
+def _only_one(layout: Layout) -> Iterator[None]:
+    """Hold the root directory for this process alone; waits a while for an earlier one to leave. Raises OSError."""
+    with open(layout.volatile + "/agent.lock", "w") as file:
+        deadline = time.monotonic() + _LEAVE_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise OSError(f"another agent uses {layout.root}") from None
+                time.sleep(0.1)
+        yield
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run an agent from the command line; the exit code is 1 when it cannot start."""
+    parser = argparse.ArgumentParser(prog="batchyard agent", description="Run the tasks of one compute node.")
+    parser.add_argument("--server", required=True, help="base URL of the server")
+    parser.add_argument("--root", required=True, help="the node's directory")
+    parser.add_argument("--token-file", required=True)
+    parser.add_argument("--uid-base", type=int, default=70_000, help="first of the 1,000 users that tasks run as")
+    parser.add_argument("--spawners", type=int, help="processes that start tasks")
+    parser.add_argument("--wait-s", type=float, default=20.0, help="how long a poll waits, in seconds")
+    parser.add_argument("--control", default="", choices=["", "cgroup2", "freezer", "session"])
+    parser.add_argument("--ca-file", help="certificates to trust, as PEM")
+    settings = AgentSettings(**vars(parser.parse_args(argv)))
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        asyncio.run(run(settings))
+    except OSError as error:
+        log.error("the agent cannot start", reason=str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Answers to file requests: each becomes one POST that streams from disk (D6). A lost one is asked for again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor
+from functools import partial
+from typing import TypeVar
+from urllib.parse import quote
+
+import httpx
+import msgspec
+import structlog
+
+from batchyard.agent import files
+from batchyard.model.sync import FILE_HEADER, FILES_PATH, FileHead, FileRequest
+
+_T = TypeVar("_T")
+log = structlog.get_logger()
+
+_AT_ONCE = 8
+_REMEMBERED = 1_000
+_ENTRIES = 500
+"""Entries of a list that are read and sent at a time."""
+
+
+class Replies:
+    """Answers requests, a few at a time; the same request is answered once."""
+
+    def __init__(self, client: httpx.AsyncClient, root: str, threads: Executor) -> None:
+        self._client, self._root, self._threads = client, root, threads
+        self._room = asyncio.Semaphore(_AT_ONCE)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._answered: OrderedDict[str, None] = OrderedDict()
+
+    def begin(self, request: FileRequest) -> None:
+        """Answer in the background, unless that is done or under way."""
+        if request.id not in self._tasks and request.id not in self._answered:
+            self._tasks[request.id] = asyncio.create_task(self._reply(request))
+
+    def close(self) -> None:
+        """Drop what is under way."""
+        for task in self._tasks.values():
+            task.cancel()
+
+    async def _reply(self, request: FileRequest) -> None:
+        try:
+            async with self._room:
+                found = await self._in_thread(files.answer, self._root, request)
+                try:
+                    await self._post(request, found)
+                finally:
+                    if found.fd >= 0:
+                        os.close(found.fd)
+            self._answered[request.id] = None
+            if len(self._answered) > _REMEMBERED:
+                self._answered.popitem(last=False)
+        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+            log.warning("file request not answered", request=request.id, reason=str(error) or type(error).__name__)
+        finally:
+            del self._tasks[request.id]
+
+    async def _post(self, request: FileRequest, found: files.Found) -> None:
+        headers = {FILE_HEADER: _ascii(found.head), "content-type": "application/octet-stream"}
+        body: AsyncIterator[bytes] | bytes = b""
+        if found.head.error is None and request.operation == "get":
+            body = self._pieces(files.read(found.fd, found.head.offset, found.head.length))
+            headers["content-length"] = str(found.head.length)
+        elif found.head.error is None and request.operation == "list":
+            body = self._pieces(_list(files.entries(self._root, request)))
+            headers["content-type"] = "application/json"
+        path = FILES_PATH.format(request_id=request.id)
+        await self._client.post(path, content=body, headers=headers, timeout=httpx.Timeout(30.0, read=60.0))
+
+    async def _pieces(self, source: Iterator[bytes]) -> AsyncIterator[bytes]:
+        while (piece := await self._in_thread(next, source, b"")) != b"":
+            yield piece
+
+    async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *arguments))
+
+
+def _ascii(head: FileHead) -> str:
+    """The head as JSON, percent-encoded to fit into an HTTP header."""
+    return quote(msgspec.json.encode(head), safe=' {}[]":,/')
+
+
+def _list(entries: Iterator[object]) -> Iterator[bytes]:
+    """A JSON list, some hundred entries at a time; a tree that vanishes meanwhile ends it early."""
+    separator = b"["
+    with contextlib.suppress(OSError):
+        while batch := list(itertools.islice(entries, _ENTRIES)):
+            yield separator + b",".join(msgspec.json.encode(entry) for entry in batch)
+            separator = b","
+    yield b"]" if separator == b"," else b"[]"

@@ -1,0 +1,323 @@
+"""The small process that starts tasks, waits for them and ends all that they started.
+
+It runs alone as a script (`python -I -S spawner.py FD CONTROL BASE HOME`) on the standard library, so that it stays
+small: starting a process from a grown one costs many times as much. One thread, one loop over its socket and its
+children. Frames on the socket are a length (4 bytes, little endian) and a marshalled tuple:
+
+    to it:    ("start", key, argv, environment, directory, stdout, stderr, uid, limit_s)    ("kill", key)
+    from it:  ("ended", key, code, started_us, ended_us, user_us, kernel_us, overdue)    ("failed", key, found, text)
+
+An end is told once everything that the attempt started is gone. When the socket closes, everything is killed.
+Invariant: outside of `_launch` the process is itself again, in its own cgroup and with its own credentials.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import heapq
+import marshal
+import os
+import select
+import signal
+import stat
+import sys
+import time
+from collections import deque
+
+if __name__ == "__main__":
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from batchyard.agent.control import MARK, Control, Group, Session, make
+
+Start = tuple[str, int, list[str], dict[str, str], str, str, str, int, float]
+
+_RESET = [signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXFSZ]
+_TRUNCATED = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NOCTTY
+_PATIENCE_S = 5.0
+"""How long an end is held back while a killed process does not go away (uninterruptible I/O)."""
+
+
+class NotFound(Exception):
+    """There is no such program."""
+
+
+class Run:
+    """A task process and what is known of it."""
+
+    __slots__ = ("asked", "code", "deadline", "ended", "group", "kernel", "key", "overdue", "pause", "pid", "started", "user")
+
+    def __init__(self, key: int, group: Group) -> None:
+        self.key, self.group = key, group
+        self.pid: int | None = None
+        self.started = self.ended = self.user = self.kernel = self.code = 0
+        self.overdue = False
+        self.pause, self.asked, self.deadline = 0.0005, 0.0, 0.0
+
+
+class Spawner:
+    """The loop and its books; `fd` is a connected stream socket."""
+
+    def __init__(self, fd: int, control: Control) -> None:
+        self._fd, self._control = fd, control
+        self._root = os.geteuid() == 0
+        self._queue: deque[Start] = deque()
+        self._by_key: dict[int, Run] = {}
+        self._by_pid: dict[int, Run] = {}
+        self._leaving: list[Run] = []
+        self._timers: list[tuple[float, int]] = []
+        self._buffer = bytearray()
+        self._out: list[bytes] = []
+        self._wake, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+
+    def serve(self) -> None:
+        """Work until the other side closes the socket, then kill everything."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        try:
+            while True:
+                ready = [fd for fd, _ in poll.poll(self._timeout_ms())]
+                if self._fd in ready and not self._receive():
+                    return
+                if self._wake in ready:
+                    os.read(self._wake, 4096)
+                    self._reap()
+                if self._queue:
+                    self._start(self._queue.popleft())
+                self._watch_limits()
+                self._see_off()
+                self._flush()
+        except BrokenPipeError:
+            return
+        finally:
+            self._end_all()
+
+    def _timeout_ms(self) -> float | None:
+        if self._queue:
+            return 0
+        now = time.monotonic()
+        due = [run.asked + run.pause for run in self._leaving]
+        if self._timers:
+            due.append(self._timers[0][0])
+        return max(0.0, (min(due) - now) * 1000 + 0.2) if due else None
+
+    def _receive(self) -> bool:
+        try:
+            data = os.read(self._fd, 1 << 18)
+        except ConnectionResetError:
+            return False
+        buffer = self._buffer
+        buffer += data
+        at = 0
+        while len(buffer) - at >= 4:
+            end = at + 4 + int.from_bytes(buffer[at : at + 4], "little")
+            if len(buffer) < end:
+                break
+            message = marshal.loads(memoryview(buffer)[at + 4 : end])
+            at = end
+            if message[0] == "start":
+                self._queue.append(message)
+            else:
+                self._kill(message[1])
+        if at:
+            del buffer[:at]
+        return bool(data)
+
+    def _kill(self, key: int) -> None:
+        run = self._by_key.get(key)
+        if run is not None:
+            run.group.kill(run.pid)
+            return
+        for message in self._queue:
+            if message[1] == key:
+                self._queue.remove(message)
+                self._tell("failed", key, True, "killed before its start")
+                return
+
+    def _start(self, message: Start) -> None:
+        _, key, argv, environment, directory, stdout, stderr, uid, limit_s = message
+        try:
+            group = self._control.group(str(key), environment.get(MARK, ""))
+        except OSError as error:
+            self._tell("failed", key, True, f"no process group: {error.strerror}")
+            return
+        run = Run(key, group)
+        try:
+            run.pid = self._launch(run, argv, environment, directory, (stdout, stderr), uid)
+        except (OSError, ValueError, NotFound) as error:
+            text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            self._tell("failed", key, not isinstance(error, NotFound), text)
+            with contextlib.suppress(OSError):
+                group.gone()
+            return
+        self._by_key[key] = self._by_pid[run.pid] = run
+        if limit_s >= 0:
+            self._limit(key, time.monotonic() + limit_s)
+
+    def _limit(self, key: int, due: float) -> None:
+        if len(self._timers) > 64 + 2 * len(self._by_key):  # mostly of runs that ended in time
+            self._timers = [timer for timer in self._timers if timer[1] in self._by_key]
+            heapq.heapify(self._timers)
+        heapq.heappush(self._timers, (due, key))
+
+    def _launch(self, run: Run, argv: list[str], environment: dict[str, str], directory: str, logs: tuple[str, str], uid: int) -> int:
+        """Process id of the started command. Raises NotFound, OSError or ValueError, always after becoming itself again."""
+        run.group.enter()
+        try:
+            if self._root and uid > 0:
+                os.setresgid(uid, uid, 0)
+                os.setresuid(uid, uid, 0)
+            os.chdir(directory)
+            program = find(argv[0], environment.get("PATH", ""))
+            run.started = time.time_ns() // 1000
+            pid = spawn(program, argv, environment, logs)
+            if isinstance(self._control, Session):
+                run.group.started(pid)  # type: ignore[attr-defined]
+            return pid
+        finally:
+            self._restore(run)
+
+    def _restore(self, run: Run) -> None:
+        try:
+            if self._root:
+                os.setresuid(0, 0, 0)
+                os.setresgid(0, 0, 0)
+            os.chdir("/")
+            run.group.leave()
+        except BaseException:
+            os._exit(70)  # in the wrong place or as the wrong user nothing may be started any more
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            run = self._by_pid.pop(pid, None)
+            if run is None:
+                continue  # an orphan
+            run.pid = None
+            run.code = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+            run.ended = time.time_ns() // 1000
+            run.user, run.kernel = round(usage.ru_utime * 1e6), round(usage.ru_stime * 1e6)
+            run.deadline = time.monotonic() + _PATIENCE_S
+            self._leaving.append(run)
+
+    def _see_off(self) -> None:
+        """Tell the ends whose groups are empty; kill again what is left of the others."""
+        if not self._leaving:
+            return
+        staying = []
+        for run in self._leaving:
+            now = time.monotonic()
+            if now < run.asked + run.pause:
+                staying.append(run)
+            elif run.group.gone() or now > run.deadline:
+                del self._by_key[run.key]
+                self._tell("ended", run.key, run.code, run.started, run.ended, run.user, run.kernel, run.overdue)
+            else:
+                run.group.kill(None)
+                run.asked, run.pause = now, min(run.pause * 2, 0.05)
+                staying.append(run)
+        self._leaving = staying
+
+    def _watch_limits(self) -> None:
+        while self._timers and self._timers[0][0] <= time.monotonic():
+            run = self._by_key.get(heapq.heappop(self._timers)[1])
+            if run is not None and run.pid is not None:
+                run.overdue = True
+                run.group.kill(run.pid)
+
+    def _tell(self, *message: str | int | bool) -> None:
+        data = marshal.dumps(message)
+        self._out.append(len(data).to_bytes(4, "little") + data)
+
+    def _flush(self) -> None:
+        if self._out:
+            data = memoryview(b"".join(self._out))
+            self._out.clear()
+            while data:
+                data = data[os.write(self._fd, data) :]
+
+    def _end_all(self) -> None:
+        self._queue.clear()
+        deadline = time.monotonic() + _PATIENCE_S
+        for run in self._by_key.values():
+            run.group.kill(run.pid)
+        while self._by_key and time.monotonic() < deadline:
+            self._reap()
+            self._see_off()
+            time.sleep(0.001)
+        with contextlib.suppress(OSError):
+            self._control.sweep()
+
+
+def find(program: str, path: str) -> str:
+    """Path of a program: as given, below the current directory, then along PATH. Raises NotFound or PermissionError."""
+    if not program:
+        raise NotFound("the command line is empty")
+    candidates = [program]
+    if "/" not in program:
+        candidates += [f"{directory}/{program}" for directory in path.split(":") if directory]
+    refused = False
+    for candidate in candidates:
+        try:
+            if not stat.S_ISREG(os.stat(candidate).st_mode):
+                continue
+        except OSError as error:
+            refused |= error.errno == errno.EACCES
+            continue
+        if os.access(candidate, os.X_OK, effective_ids=True):
+            return candidate
+        refused = True
+    if refused:
+        raise PermissionError(errno.EACCES, "Permission denied")
+    raise NotFound(f"there is no program {program!r}")
+
+
+def spawn(program: str, argv: list[str], environment: dict[str, str], logs: tuple[str, str]) -> int:
+    """Start in the current directory as the leader of a new session, with new log files. Raises OSError or ValueError.
+
+    Logs are only ever created: what an earlier run left in their place, a pipe perhaps, is unlinked and never opened.
+    """
+    actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
+    actions += [(os.POSIX_SPAWN_OPEN, fd, path, _TRUNCATED, 0o644) for fd, path in enumerate(logs, 1)]
+    for _ in range(3):
+        try:
+            return os.posix_spawn(program, argv, environment, file_actions=actions, setsid=True, setsigmask=[], setsigdef=_RESET)
+        except FileExistsError:
+            for path in logs:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+    raise FileExistsError(errno.EEXIST, "another process keeps making the log files")
+
+
+def become_subreaper() -> None:
+    """Make orphans children of this process, so that they are reaped and can be found."""
+    with contextlib.suppress(ImportError, OSError):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+
+
+def main() -> None:
+    """Serve the socket that is given by its number."""
+    fd, control, base, home = sys.argv[1:5]
+    os.set_inheritable(int(fd), False)
+    os.chdir("/")
+    os.umask(0o022)
+    if os.geteuid() == 0:
+        os.setgroups([])
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    become_subreaper()
+    Spawner(int(fd), make(control, base, home)).serve()
+
+
+if __name__ == "__main__":
+    main()

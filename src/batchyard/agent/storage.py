@@ -1,0 +1,144 @@
+"""Talking to blob storage and web servers, shared by staging and upload. Everything here blocks: call it in a thread."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import httpx
+
+if TYPE_CHECKING:
+    from azure.storage.blob import ContainerClient
+
+CHUNK = 1 << 20
+_PART = 4 << 20
+_CONNECT_S, _READ_S = 20, 60
+TRIES = 4
+"""How often a request is made that fails for a passing reason."""
+
+for noisy in ("httpx", "httpcore", "azure"):
+    logging.getLogger(noisy).setLevel(logging.WARNING)  # at INFO they log whole URLs, signatures included
+
+
+class Unreachable(Exception):
+    """A transfer failed: by HTTP status (0 when there was no answer), or because time ran out."""
+
+    def __init__(self, status: int, reason: str, *, timed_out: bool = False) -> None:
+        super().__init__(reason)
+        self.status, self.timed_out = status, timed_out
+
+    @property
+    def passing(self) -> bool:
+        """True when another try may help."""
+        return self.timed_out or self.status in (0, 408, 429) or self.status >= 500
+
+
+@lru_cache(maxsize=1)
+def web() -> httpx.Client:
+    """The client for plain URLs; made when first needed, shared by all threads."""
+    return httpx.Client(timeout=httpx.Timeout(_READ_S, connect=_CONNECT_S), follow_redirects=True)
+
+
+def read_url(url: str) -> Iterator[bytes]:
+    """Content of a URL in pieces. Raises Unreachable."""
+    try:
+        with web().stream("GET", url) as answer:
+            if answer.status_code != 200:
+                raise Unreachable(answer.status_code, f"the server answered {answer.status_code} {answer.reason_phrase}")
+            yield from answer.iter_bytes(CHUNK)
+    except httpx.TimeoutException as error:
+        raise Unreachable(0, "the server did not answer in time", timed_out=True) from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise Unreachable(400 if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL) else 0, type(error).__name__) from error
+
+
+def container(url: str) -> ContainerClient:
+    """Client of the container that a URL (with SAS) names; imports the SDK. Raises Unreachable for what is no such URL."""
+    from azure.storage.blob import ContainerClient
+
+    try:
+        return ContainerClient.from_container_url(
+            url,
+            retry_total=TRIES - 1,
+            initial_backoff=0.3,
+            increment_base=2,
+            connection_timeout=_CONNECT_S,
+            read_timeout=_READ_S,
+            max_single_get_size=_PART,
+            max_chunk_get_size=_PART,
+            max_single_put_size=_PART,
+            max_block_size=_PART,
+        )
+    except ValueError as error:
+        raise Unreachable(400, "not the URL of a container") from error
+
+
+def pages(client: ContainerClient, prefix: str | None) -> Iterator[list[str]]:
+    """Names of a container's blobs, page by page. Raises Unreachable."""
+    try:
+        for page in client.list_blob_names(name_starts_with=prefix or None).by_page():
+            yield list(page)
+    except Exception as error:
+        raise _translated(error) from error
+
+
+def read_blob(client: ContainerClient, name: str) -> Iterator[bytes]:
+    """Content of a blob in pieces. Raises Unreachable."""
+    try:
+        yield from client.download_blob(name).chunks()
+    except GeneratorExit:
+        raise
+    except Exception as error:
+        raise _translated(error) from error
+
+
+def write_blob(client: ContainerClient, name: str, fd: int, headers: dict[str, str]) -> None:
+    """Upload an open file, replacing the blob. Raises Unreachable, or OSError when reading fails."""
+    from azure.storage.blob import ContentSettings
+
+    settings, metadata, other = sort_headers(headers)
+    content = ContentSettings(**settings)  # type: ignore[arg-type]
+    try:
+        with open(fd, "rb", closefd=False) as file:
+            client.upload_blob(name, file, overwrite=True, content_settings=content, metadata=metadata or None, headers=other)
+    except Exception as error:
+        raise _translated(error) from error
+
+
+_CONTENT = {
+    "content-type": "content_type",
+    "content-encoding": "content_encoding",
+    "content-language": "content_language",
+    "content-disposition": "content_disposition",
+    "cache-control": "cache_control",
+}
+
+
+def sort_headers(headers: dict[str, str]) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+    """Upload headers as content settings, metadata and others; a blob's properties may be named with or without `x-ms-blob-`."""
+    settings: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    other: dict[str, str] = {}
+    for name, value in headers.items():
+        known = _CONTENT.get(name.lower().removeprefix("x-ms-blob-"))
+        if known:
+            settings[known] = value
+        elif name.lower().startswith("x-ms-meta-"):
+            metadata[name[len("x-ms-meta-") :]] = value
+        else:
+            other[name] = value
+    return settings, metadata, other
+
+
+def _translated(error: Exception) -> Exception:
+    """An SDK error as ours; others as they are."""
+    from azure.core.exceptions import AzureError, HttpResponseError
+
+    if isinstance(error, HttpResponseError):
+        code = getattr(error, "error_code", None)
+        return Unreachable(error.status_code or 0, f"the server answered {error.status_code} {code or error.reason or ''}".rstrip())
+    if isinstance(error, AzureError):
+        return Unreachable(0, type(error).__name__, timed_out="imed out" in str(error) or "imeout" in type(error).__name__)
+    return error

@@ -1,0 +1,169 @@
+"""Output files: what a task left behind is brought into blob containers (contract 4.7).
+
+Uploads happen after every attempt whose exit fits the condition. Whether a failed attempt will be retried is the
+server's decision and unknown here; a later attempt's upload replaces the earlier one's blobs.
+The blob's name is `path` for one file; with a wildcard it is `path`, if any, then the file's path below the pattern's
+fixed directories. What is uploaded lies really, links followed, in the task's directory or the shared one, and is
+readable by the task's user: a task cannot make the agent hand out what the task may not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import stat
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from batchyard.agent import beneath, patterns, storage
+from batchyard.agent.failures import SERVER, USER, Failed, failure, plain
+from batchyard.agent.layout import TaskPlace
+from batchyard.agent.storage import Unreachable
+from batchyard.model.common import OutputFile, OutputFileBlobContainerDestination
+from batchyard.model.words import OutputFileUploadCondition
+
+_CONDITIONS = {
+    OutputFileUploadCondition.TASK_SUCCESS: (True,),
+    OutputFileUploadCondition.TASK_FAILURE: (False,),
+    OutputFileUploadCondition.TASK_COMPLETION: (True, False),
+}
+
+
+if TYPE_CHECKING:
+    from azure.storage.blob import ContainerClient
+
+
+@dataclass(slots=True)
+class Upload:
+    """Uploads one attempt's output; `uid` is the task's user, -1 for the agent's own."""
+
+    place: TaskPlace
+    shared: str
+    uid: int
+    variables: dict[str, str]
+    threads: Executor
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    _out: list[str] = field(default_factory=list)
+    _err: list[str] = field(default_factory=list)
+
+    async def all(self, files: Sequence[OutputFile], exit_code: int) -> None:
+        """Upload what fits the exit code, in order; all is tried before the first failure is raised as Failed."""
+        due = [file for file in files if (exit_code == 0) in _CONDITIONS[file.upload_options.upload_condition]]
+        if due:
+            await asyncio.get_running_loop().run_in_executor(self.threads, self._all, due)
+
+    def _all(self, due: list[OutputFile]) -> None:
+        failures = []
+        for file in due:
+            if self.cancelled.is_set():
+                break
+            try:
+                self._one(file)
+            except Failed as failed:
+                failures.append(failed)
+        self._write_log("fileuploadout.txt", self._out)
+        self._write_log("fileuploaderr.txt", self._err)
+        if failures:
+            raise failures[0]
+
+    def _one(self, file: OutputFile) -> None:
+        target = file.destination.container
+        if target is None:
+            raise self._failed(file, "", Unreachable(400, "no container was given"))
+        pattern = patterns.expand(file.file_pattern, self.variables)
+        try:
+            base, below = patterns.split(pattern, self.place.working)
+        except ValueError as error:
+            raise self._failed(file, plain(target.container_url), Unreachable(400, str(error))) from error
+        headers = {header.name: header.value or "" for header in target.upload_headers or []}
+        count = 0
+        try:
+            client = storage.container(target.container_url)
+            for path in patterns.find(base, below) if self._allowed(base) else ():
+                count += 1
+                self._send(client, os.path.join(base, path), blob_name(target, pattern, path), headers, plain(target.container_url))
+        except Unreachable as error:
+            raise self._failed(file, plain(target.container_url), error) from error
+        if not count:
+            self._say(self._err, f"no file matches {file.file_pattern!r}")
+
+    def _send(self, client: ContainerClient, path: str, name: str, headers: dict[str, str], shown: str) -> None:
+        if self.cancelled.is_set():
+            return
+        try:
+            with self._open(path) as fd:
+                storage.write_blob(client, name, fd, headers)
+        except (OSError, beneath.Outside) as error:
+            raise Unreachable(
+                400, f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not a file of the task'}"
+            ) from error
+        self._say(self._out, f"{path} -> {shown}/{name}")
+
+    def _allowed(self, base: str) -> bool:
+        return self._room(base) is not None
+
+    def _room(self, path: str) -> tuple[str, str] | None:
+        """Directory that the path really lies in and the rest below it; None when it is neither of the two."""
+        real = os.path.realpath(path)
+        for top in (self.place.directory, self.shared):
+            top = os.path.realpath(top)
+            if real == top or real.startswith(top + "/"):
+                return top, real[len(top) + 1 :]
+        return None
+
+    @contextlib.contextmanager
+    def _open(self, path: str) -> Iterator[int]:
+        room = self._room(path)
+        if room is None:
+            raise beneath.Outside(path)
+        fd = beneath.open_file(*room)
+        try:
+            seen = os.fstat(fd)
+            mine = self.uid <= 0 or seen.st_uid == self.uid or seen.st_mode & (stat.S_IROTH | (seen.st_gid == self.uid) * stat.S_IRGRP)
+            if not stat.S_ISREG(seen.st_mode) or not mine:
+                raise beneath.Outside(path)
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _failed(self, file: OutputFile, shown: str, error: Unreachable) -> Failed:
+        self._say(self._err, f"{file.file_pattern} -> {shown}: {error}")
+        code, message, category = "FileUploadMiscError", "An output file could not be uploaded", SERVER
+        if error.status == 404:
+            code, category = "FileUploadContainerNotFound", USER
+            message = "One of the specified Azure container(s) was not found while attempting to upload an output file"
+        elif error.status in (401, 403):
+            code, category, message = "FileUploadAccessDenied", USER, "Access was denied while attempting to upload an output file"
+        elif error.timed_out:
+            code, message = "FileUploadTimedOut", "The upload of an output file timed out"
+        elif error.status >= 400 and not error.passing:
+            category = USER
+        return Failed("upload", failure(code, message, category, FilePattern=file.file_pattern, ContainerUrl=shown, Message=str(error)))
+
+    def _say(self, lines: list[str], text: str) -> None:
+        lines.append(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {text}\n")
+
+    def _write_log(self, name: str, lines: list[str]) -> None:
+        """Put a new file in the place of whatever is there, a link perhaps."""
+        temporary = f".{secrets.token_hex(8)}.part"
+        with contextlib.suppress(OSError), beneath.directory(self.place.directory, []) as fd:
+            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=fd)
+            with open(file, "w", encoding="utf-8", errors="replace") as out:
+                out.writelines(lines)
+                if self.uid >= 0:
+                    os.fchown(file, self.uid, self.uid)
+            os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
+
+
+def blob_name(target: OutputFileBlobContainerDestination, pattern: str, path: str) -> str:
+    """Name of the blob for a file found below the pattern's fixed directories."""
+    prefix = (target.path or "").strip("/")
+    if prefix and not patterns.is_wild(pattern):
+        return prefix
+    return f"{prefix}/{path}" if prefix else path
