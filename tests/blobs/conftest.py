@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 import uvicorn
 from azure.storage.blob import BlobServiceClient, ContainerClient
@@ -85,6 +86,13 @@ def endpoint(_server: Endpoint) -> Iterator[Endpoint]:
     """The server with its clock right."""
     yield _server
     _server.clock.ahead = timedelta()
+
+
+@pytest.fixture(scope="session")
+def http() -> Iterator[httpx.Client]:
+    """A plain HTTP client."""
+    with httpx.Client(trust_env=False) as client:
+        yield client
 
 
 @pytest.fixture

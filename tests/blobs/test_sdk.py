@@ -122,7 +122,8 @@ def test_append_blob(container: ContainerClient) -> None:
         assert (answer["blob_append_offset"], answer["blob_committed_block_count"]) == (str(number * 7), number + 1)
     assert blob.download_blob().readall() == b"".join(b"line %d\n" % n for n in range(5))
     assert blob.download_blob(offset=5, length=5).readall() == b"0\nlin"
-    for wrong, code in (({"appendpos_condition": 3}, "AppendPositionConditionNotMet"),
+    for wrong, code in (
+        ({"appendpos_condition": 3}, "AppendPositionConditionNotMet"),
         ({"maxsize_condition": 36}, "MaxBlobSizeConditionNotMet"),
     ):
         with pytest.raises(HttpResponseError) as caught:

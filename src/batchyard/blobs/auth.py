@@ -48,8 +48,8 @@ def shared_key_text(request: Request, *, ignore_hyphens: bool) -> str:
 
 
 def _culture_key(name: str) -> tuple[str, str]:
-    """Order of the .NET service: hyphens do not count, the underscore is before the digits."""
-    return name.replace("-", "").replace("_", " "), name
+    """Order of the .NET service: hyphens count only between equals, and then last; the underscore is before the digits."""
+    return name.replace("-", "").replace("_", " "), name.replace("-", "\x7f")
 
 
 def _verify_shared_key(request: Request, keys: Sequence[str]) -> None:

@@ -72,7 +72,7 @@ class Catalogue:
         self._waiting.append(unit)
         # Whoever gets the lock first commits for all that wait; the others find their unit done.
         with self._lock:
-            if not unit.done:
+            while not unit.done:
                 self._run_batch()
         if unit.error is not None:
             raise _as_disk_error(unit.error)
@@ -102,22 +102,20 @@ class Catalogue:
         return connection
 
     def _run_batch(self) -> None:
-        """Run what waits, up to _BATCH units, in one commit; the caller's own unit may be in a later batch."""
-        while self._waiting:
-            units = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-            try:
-                self._writer.execute("BEGIN IMMEDIATE")
-                for unit in units:
-                    self._run(unit)
-                self._writer.execute("COMMIT")
-            except BaseException as error:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-                for unit in units:
-                    unit.fail(error)
-                continue
+        """Run the oldest units that wait, up to _BATCH, in one commit."""
+        units = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
             for unit in units:
-                unit.done = True
+                self._run(unit)
+            self._writer.execute("COMMIT")
+        except BaseException as error:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            for unit in units:
+                unit.fail(error)
+        for unit in units:
+            unit.done = True
 
     def _run(self, unit: _Unit[Any]) -> None:
         self._writer.execute("SAVEPOINT unit")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from base64 import b64encode
 from dataclasses import replace
 from typing import Generic, TypeVar
@@ -26,6 +27,9 @@ class _LocalUpload(Generic[T]):
         self._files = files
         self._ref = ref
         self._content = Incoming(files, inline=self.inline)
+        # A cancelled request aborts while its last write may still run in another thread.
+        self._lock = threading.RLock()
+        self._over = False
 
     @property
     def length(self) -> int:
@@ -34,7 +38,10 @@ class _LocalUpload(Generic[T]):
 
     def write(self, chunk: bytes) -> None:
         """Add bytes at the end."""
-        self._content.write(chunk)
+        with self._lock:
+            if self._over:
+                raise RuntimeError("the upload is over")
+            self._content.write(chunk)
 
     def md5(self) -> bytes:
         """MD5 of what was written so far."""
@@ -42,20 +49,27 @@ class _LocalUpload(Generic[T]):
 
     def commit(self, now_us: int) -> T:
         """Make the content durable, then visible."""
-        try:
-            self._content.seal()
-            result, gone = self._catalogue.write(lambda tx: self._enter(tx, now_us))
-        except (BlobError, OSError):
-            self.abort()
-            raise
-        # On any other database error the commit may have reached the disk: the file stays, the next start sweeps it if it did not.
-        self._content.name = None
+        with self._lock:
+            if self._over:
+                raise RuntimeError("the upload is over")
+            try:
+                self._content.seal()
+                result, gone = self._catalogue.write(lambda tx: self._enter(tx, now_us))
+            except (BlobError, OSError):
+                self.abort()
+                raise
+            finally:
+                # On other database errors the commit may have reached the disk: the file stays, the next start sweeps it if it did not.
+                self._over = True
         self._files.give_up(gone)
         return result
 
     def abort(self) -> None:
         """Remove what was written."""
-        self._content.discard()
+        with self._lock:
+            if not self._over:
+                self._over = True
+                self._content.discard()
 
     def _enter(self, tx: sqlite3.Connection, now_us: int) -> tuple[T, list[str]]:
         raise NotImplementedError
