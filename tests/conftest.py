@@ -1,0 +1,133 @@
+"""Live servers for tests: the real command line, real HTTP, real agents."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from batchyard.cli import daemon, processes
+
+READY_S = 60.0
+
+
+class Server:
+    """A server on a free port of loopback with a state directory of its own that other users may pass through."""
+
+    def __init__(self, *options: str, nodes: int = 4) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="batchyard-test-"))
+        self.directory.chmod(0o711)
+        self._options = ("--nodes", str(nodes), *options)
+        self._port = "0"
+        self.start()
+        account = daemon.account(self.directory)
+        self.account, self.key = account.name, account.keys[0]
+        self.storage_account, self.storage_key = account.storage_name, account.storage_key
+
+    @property
+    def endpoint(self) -> str:
+        """URL of the Batch account."""
+        return self._running.url
+
+    @property
+    def storage_connection_string(self) -> str:
+        """Connection string of the storage account."""
+        return (
+            f"DefaultEndpointsProtocol=http;AccountName={self.storage_account};AccountKey={self.storage_key};"
+            f"BlobEndpoint={self.endpoint}/{self.storage_account};"
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment that `batchyard env` would set, on top of this process's."""
+        return {
+            **os.environ,
+            "AZURE_BATCH_ACCOUNT": self.account,
+            "AZURE_BATCH_ACCESS_KEY": self.key,
+            "AZURE_BATCH_ENDPOINT": self.endpoint,
+            "AZURE_STORAGE_CONNECTION_STRING": self.storage_connection_string,
+        }
+
+    def start(self) -> None:
+        """Start the server; after the first time on the same port again."""
+        command = [sys.executable, "-P", "-m", "batchyard.cli.main", "serve", "--dir", str(self.directory), "--port", self._port]
+        with (self.directory / "server.log").open("ab") as log:
+            self._process = subprocess.Popen([*command, *self._options], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._running = wait_for(self._announced, "the server to answer")
+        self._port = self._running.url.rpartition(":")[2]
+
+    def _announced(self) -> daemon.Server | None:
+        assert self._process.poll() is None, (self.directory / "server.log").read_text()[-4000:]
+        found = daemon.running(self.directory)
+        return found if found is not None and found.pid == self._process.pid else None
+
+    def kill(self) -> None:
+        """End the server with SIGKILL; its agents live on."""
+        self._process.kill()
+        self._process.wait()
+
+    def agents(self) -> dict[str, int]:
+        """Pids of the running agents by node id."""
+        pids = {home.parent.name: json.loads(home.read_text()) for home in self.directory.glob("nodes/*/process")}
+        return {node: found["pid"] for node, found in pids.items() if processes.start_time(found["pid"]) == found["started"]}
+
+    def kill_agent(self, node_id: str) -> None:
+        """End the agent of a node with SIGKILL."""
+        os.kill(self.agents()[node_id], signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End the server and all its agents, and remove its files."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        for pid, started in list(processes.agents_below(self.directory)):
+            processes.end(pid, started, 5)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def log(self) -> str:
+        """What the server and its agents logged."""
+        return "\n".join(path.read_text() for path in [self.directory / "server.log", *self.directory.glob("nodes/*/agent.log")])
+
+
+T = TypeVar("T")
+
+
+def wait_for(look: Callable[[], T | None], what: str, seconds: float = READY_S) -> T:
+    """The first thing that `look` sees; fails the test when that takes too long."""
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds:.0f} s for {what}")
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A server that tests share; use ids of your own."""
+    running = Server(nodes=4)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    """A server for one test that ends it, or an agent of it, the hard way."""
+    running = Server(nodes=4)
+    yield running
+    running.stop()
