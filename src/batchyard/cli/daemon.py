@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,8 +189,8 @@ def stop(directory: Path) -> Stopped:
     try:
         willing = processes.end(server.pid, server.started, PATIENCE_S) if server else True
         left = list(processes.agents_below(directory))
-        for pid, started in left:
-            processes.end(pid, started, PATIENCE_S / 4)
+        with ThreadPoolExecutor(max_workers=max(1, len(left))) as at_once:
+            list(at_once.map(lambda agent: processes.end(*agent, PATIENCE_S / 4), left))
     except PermissionError:
         raise Problem(f"the server of {directory} belongs to another user; only that user or root can end it") from None
     (directory / "server.json").unlink(missing_ok=True)

@@ -54,7 +54,7 @@ def down(directory: Directory) -> None:
     directory = directory.resolve()
     stopped = daemon.stop(directory)
     if stopped.agents:
-        say(f"Ended {stopped.agents} node{'s' * (stopped.agents != 1)} that had lost their server.")
+        say(f"Nodes ended without their server: {stopped.agents}.")
     if stopped.server is None:
         raise Problem(f"no server of {directory} is running")
     if not stopped.willing:
