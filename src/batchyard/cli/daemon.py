@@ -190,7 +190,7 @@ def stop(directory: Path) -> Stopped:
         willing = processes.end(server.pid, server.started, PATIENCE_S) if server else True
         left = list(processes.agents_below(directory))
         with ThreadPoolExecutor(max_workers=max(1, len(left))) as at_once:
-            list(at_once.map(lambda agent: processes.end(*agent, PATIENCE_S / 4), left))
+            list(at_once.map(lambda agent: processes.end(agent[0], agent[1], PATIENCE_S / 4), left))
     except PermissionError:
         raise Problem(f"the server of {directory} belongs to another user; only that user or root can end it") from None
     (directory / "server.json").unlink(missing_ok=True)
