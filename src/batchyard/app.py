@@ -28,7 +28,7 @@ from batchyard.config import Config
 from batchyard.engine import scheduler, wakes
 from batchyard.engine.capacity import Capacity
 from batchyard.engine.clock import Clock, MovableClock
-from batchyard.engine.loops import every
+from batchyard.engine.loops import LEASE_S, Lease, every
 from batchyard.engine.upkeep import Upkeep
 from batchyard.engine.wakes import Wakes
 from batchyard.model import times
@@ -42,6 +42,8 @@ SCHEDULER_PERIOD_S = 5.0
 CAPACITY_PERIOD_S = 1.0
 UPKEEP_PERIOD_S = 5.0
 CHECKPOINT_PERIOD_S = 2.0
+EMBEDDED = "embedded"
+"""Holder of the lease: a SQLite file has one server at a time (its directory is locked), so a restarted one goes on at once."""
 _GRACE_S = 1
 _LOCAL_NAMES = ("localhost",)
 
@@ -136,7 +138,9 @@ async def _serve(config: Config) -> None:
         LocalBlobStore(config.directory / "blobs"), {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now())
     )
     server = _http_server(Api(services, {account.storage_name: blobs}))
-    loops = _loops(services, Capacity(db, provider, clock, node_key), Upkeep(db, clock, int(config.node_silence_s * 1e6)))
+    lease = Lease(db, clock, EMBEDDED)
+    await lease.renew()
+    loops = _loops(services, lease, Capacity(db, provider, clock, node_key), Upkeep(db, clock, int(config.node_silence_s * 1e6)))
     try:
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(loop) for loop in loops]
@@ -147,6 +151,7 @@ async def _serve(config: Config) -> None:
     finally:
         (config.directory / "server.json").unlink(missing_ok=True)
         await provider.stop_all()
+        await lease.release()
         db.close()
         log.info("server ended", url=url)
 
@@ -179,7 +184,7 @@ async def _announce(server: uvicorn.Server, directory: Path, url: str) -> None:
     log.info("server ready", url=url, pid=pid)
 
 
-def _loops(services: Services, capacity: Capacity, upkeep: Upkeep) -> list[Coroutine[None, None, None]]:
+def _loops(services: Services, lease: Lease, capacity: Capacity, upkeep: Upkeep) -> list[Coroutine[None, None, None]]:
     """All background work with its periods."""
     db, hub, clock = services.db, services.wakes, services.clock
     woken, schedule = hub.inbox(wakes.SCHEDULER)
@@ -194,8 +199,9 @@ def _loops(services: Services, capacity: Capacity, upkeep: Upkeep) -> list[Corou
         await asyncio.to_thread(db.checkpoint)
 
     return [
-        every("scheduler", SCHEDULER_PERIOD_S, place, schedule),
-        every("capacity", CAPACITY_PERIOD_S, capacity.run_once, hub.event(wakes.CAPACITY)),
-        every("upkeep", UPKEEP_PERIOD_S, upkeep.run_once, hub.event(wakes.UPKEEP)),
+        every("lease", LEASE_S / 3, lease.renew, asyncio.Event()),
+        every("scheduler", SCHEDULER_PERIOD_S, lease.only(place), schedule),
+        every("capacity", CAPACITY_PERIOD_S, lease.only(capacity.run_once), hub.event(wakes.CAPACITY)),
+        every("upkeep", UPKEEP_PERIOD_S, lease.only(upkeep.run_once), hub.event(wakes.UPKEEP)),
         every("checkpoint", CHECKPOINT_PERIOD_S, checkpoint, asyncio.Event()),
     ]

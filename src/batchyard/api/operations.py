@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import msgspec
 from starlette.responses import Response
 
-from batchyard.api import files, jobs, nodes, pools, tasks
+from batchyard.api import clock, files, jobs, nodes, pools, tasks
 from batchyard.api.call import Call
 from batchyard.model.errors import BatchError
 
@@ -61,6 +61,7 @@ OPERATIONS = (
     Op("GET", _TASK_FILE, files.get_task_file),
     Op("HEAD", _TASK_FILE, files.task_file_properties),
     Op("DELETE", _TASK_FILE, files.delete_task_file, _RECURSIVE),
+    Op("POST", "/batchyard/clock", clock.advance),
 )
 
 

@@ -35,6 +35,8 @@ _LOST_TOO_OFTEN = TaskFailureInformation(
     message=f"The task was lost with its node {INTERNAL_RETRIES} times",
 )
 _RETRYABLE = "FailureExitCode"
+_UNKNOWN = "Unknown"
+"""The node cannot tell how the run ended (what watched it died): as good as a lost node."""
 _conditions = msgspec.json.Decoder(ExitConditions)
 _RAN = (TaskState.PREPARING, TaskState.RUNNING)
 
@@ -66,17 +68,18 @@ def report(tx: Tx, node: NodeRow, ends: Iterable[Ended], now: int) -> None:
         job = jobs.get(task.job_pk) or jobs.setdefault(task.job_pk, job_rows.get(tx, task.job_pk))
         result = _settle(tx, job, task, ended, now)
         slots, tasks, succeeded = slots + task.slots, tasks + 1, succeeded + (result == TaskResult.SUCCESS)
-        if job.ends_when_complete or job.state != "active":
-            del jobs[task.job_pk]  # its row may have changed
     if tasks:
         give_back(tx, node.pk, slots=slots, tasks=tasks, now=now, run=tasks, succeeded=succeeded)
-    for job in jobs.values():
-        tx.wake(wakes.pool(job.pool_key))
+    for pool_key in {job.pool_key for job in jobs.values()}:
+        tx.wake(wakes.pool(pool_key))
 
 
 def _settle(tx: Tx, job: JobRow, task: TaskRow, ended: Ended, now: int) -> TaskResult | None:
     """Write what an ended attempt means for its task; the result when it was the last one."""
     failure = ended.failure
+    if failure is not None and failure.code == _UNKNOWN:
+        _lost(tx, job, task, now)
+        return None
     verdict = outcomes.after_end(
         exit_code=ended.exit_code,
         stage=ended.stage,
@@ -88,7 +91,6 @@ def _settle(tx: Tx, job: JobRow, task: TaskRow, ended: Ended, now: int) -> TaskR
     )
     if verdict.happened is TaskHappened.RETRY_DUE:
         requeue(tx, task, TaskHappened.RETRY_DUE, now, retries=task.retries + 1, last_retry=now, exit_code=ended.exit_code)
-        tx.wake(wakes.pool(job.pool_key))
         return None
     complete(tx, job, task, verdict.happened, failure, now, exit_code=ended.exit_code, satisfies=verdict.satisfies, node_told=True)
     if verdict.job_action is not JobAction.NONE and job.acts_on_failure:
@@ -161,13 +163,15 @@ def give_back(tx: Tx, node_pk: int, *, slots: int, tasks: int, now: int, run: in
 def lose(tx: Tx, node: NodeRow, now: int) -> int:
     """Take back every task of a node whose agent is gone; they run again elsewhere without touching their counters."""
 
-    def take_back(job: JobRow, task: TaskRow) -> None:
-        if task.losses >= INTERNAL_RETRIES:
-            complete(tx, job, task, TaskHappened.TERMINATED, _LOST_TOO_OFTEN, now, node_told=True)
-        else:
-            requeue(tx, task, TaskHappened.NODE_LOST, now, losses=task.losses + 1)
+    return _clear(tx, node, now, lambda job, task: _lost(tx, job, task, now))
 
-    return _clear(tx, node, now, take_back)
+
+def _lost(tx: Tx, job: JobRow, task: TaskRow, now: int) -> None:
+    """Nobody knows how the run ended: it is made again, a bounded number of times."""
+    if task.losses >= INTERNAL_RETRIES:
+        complete(tx, job, task, TaskHappened.TERMINATED, _LOST_TOO_OFTEN, now, node_told=True)
+    else:
+        requeue(tx, task, TaskHappened.NODE_LOST, now, losses=task.losses + 1)
 
 
 def vacate(tx: Tx, node: NodeRow, now: int, *, terminate: bool) -> int:

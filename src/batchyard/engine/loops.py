@@ -7,7 +7,41 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from batchyard.engine.clock import Clock
+from batchyard.store import leases
+from batchyard.store.db import Database
+
 log = structlog.get_logger()
+
+LEASE_S = 15.0
+"""How long a server that vanished keeps the others from the background work."""
+_LEASE = "loops"
+
+
+class Lease:
+    """Whether the background work is this server's to do: one server among all that share a store holds the lease."""
+
+    def __init__(self, db: Database, clock: Clock, holder: str) -> None:
+        self._db, self._clock, self._holder = db, clock, holder
+        self.held = False
+
+    async def renew(self) -> None:
+        """Take or keep the lease, if it is free."""
+        self.held = await self._db.run(leases.acquire, _LEASE, self._holder, self._clock.now(), LEASE_S)
+
+    async def release(self) -> None:
+        """Let another server have it."""
+        self.held = False
+        await self._db.run(leases.release, _LEASE, self._holder)
+
+    def only(self, run_once: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """The same work, done only while the lease is held."""
+
+        async def guarded() -> None:
+            if self.held:
+                await run_once()
+
+        return guarded
 
 
 async def every(name: str, seconds: float, run_once: Callable[[], Awaitable[None]], wake: asyncio.Event) -> None:

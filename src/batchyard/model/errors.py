@@ -56,7 +56,7 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "MultipleConditionHeadersNotSupported": (400, "Multiple condition headers are not supported."),
         "InvalidAuthenticationInfo": (
             401,
-            "The authentication information was not provided in the correct format. Verify the value of Authorization header.",
+            "The authentication information is not in the correct format. Verify the value of Authorization header.",
         ),
         "AuthenticationFailed": (
             403,
@@ -96,7 +96,7 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "FileNotFound": (404, "The specified file does not exist."),
         "TaskFilesUnavailable": (
             409,
-            "The task files are unavailable because the node of the task cannot be reached or the task has not run yet.",
+            "The task files are unavailable: its node cannot be reached or it has not run yet.",
         ),
         "TaskFilesCleanedup": (409, "The task files are cleaned up."),
         "IOError": (403, "The node could not perform the file operation."),

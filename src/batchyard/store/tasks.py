@@ -259,7 +259,7 @@ def release_dependants(tx: Tx, task: TaskRow) -> int:
             children += tx.all(_TAKE_RANGES, job_pk=task.job_pk, number=task.number)
     released = 0
     for child in children:
-        released += bool(tx.first(_MEET, pk=child, met=1))
+        released += tx.first(_MEET, pk=child, met=1) or 0
     return released
 
 
