@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import re
 import shlex
 import threading
 import time
@@ -32,8 +33,9 @@ from batchyard.model.times import duration
 
 log = structlog.get_logger()
 
+_QUOTED = re.compile(r"['\"\\]")
+_WORD = re.compile(r"[^ \t\r\n]+")
 _KEYS = itertools.count(1)
-_KILLED = 137
 
 
 class Work(msgspec.Struct, rename="camel"):
@@ -163,7 +165,7 @@ class Attempt:
 
     async def _command(self, work: Work, place: TaskPlace, user: User, variables: dict[str, str]) -> Exit:
         try:
-            argv = shlex.split(work.command_line)
+            argv = words(work.command_line)
         except ValueError as error:
             raise _not_launched("CommandLaunchFailed", f"The command line cannot be split into words: {error}", work) from error
         if not argv:
@@ -180,6 +182,13 @@ class Attempt:
             raise _not_launched("CommandProgramNotFound", "The specified command program is not found", work, str(error)) from error
         except SpawnerLost as error:
             raise Failed("run", failure("Unknown", f"How the task ended is not known: {error}", SERVER)) from error
+
+
+def words(command_line: str) -> list[str]:
+    """Words as a shell splits them, without any expansion. Raises ValueError for an open quote."""
+    if _QUOTED.search(command_line):
+        return shlex.split(command_line)
+    return _WORD.findall(command_line)  # the same and ten times as fast
 
 
 def _may_run_again(work: Work) -> bool:

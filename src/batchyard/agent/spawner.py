@@ -32,7 +32,7 @@ from batchyard.agent.control import MARK, Control, Group, Session, make
 
 Start = tuple[str, int, list[str], dict[str, str], str, str, str, int, float]
 
-_RESET = [signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXFSZ]
+_RESET = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _TRUNCATED = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NOCTTY
 _PATIENCE_S = 5.0
 """How long an end is held back while a killed process does not go away (uninterruptible I/O)."""
@@ -297,6 +297,15 @@ def spawn(program: str, argv: list[str], environment: dict[str, str], logs: tupl
     raise FileExistsError(errno.EEXIST, "another process keeps making the log files")
 
 
+def close_all_but(fd: int) -> None:
+    """Close what was inherited besides the standard files, so that no task inherits it either."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != fd:
+            with contextlib.suppress(OSError):
+                os.close(int(name))
+    os.set_inheritable(fd, False)
+
+
 def become_subreaper() -> None:
     """Make orphans children of this process, so that they are reaped and can be found."""
     with contextlib.suppress(ImportError, OSError):
@@ -308,7 +317,7 @@ def become_subreaper() -> None:
 def main() -> None:
     """Serve the socket that is given by its number."""
     fd, control, base, home = sys.argv[1:5]
-    os.set_inheritable(int(fd), False)
+    close_all_but(int(fd))
     os.chdir("/")
     os.umask(0o022)
     if os.geteuid() == 0:

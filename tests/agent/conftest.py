@@ -1,0 +1,235 @@
+"""A server that speaks sync in memory, real directories that every user can enter, and real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from batchyard.agent import control
+from batchyard.agent.main import AgentSettings, run
+from batchyard.model.sync import Ended, FileEntry, FileHead, FileRequest, NodeFacts, NodeSetup, Order, Orders, Removal, Sync
+
+TOKEN = "token of the node"
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that every user can enter, unlike pytest's own."""
+    path = Path(tempfile.mkdtemp(prefix="batchyard-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(params=["cgroup2", "freezer", "session"])
+def any_control(request: pytest.FixtureRequest, place: Path) -> tuple[str, str, str]:
+    """Every way of ending everything that works on this machine."""
+    found = control.probe(place.name, request.param)
+    if found[0] != request.param:
+        pytest.skip(f"this machine does not let the tests use {request.param}")
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """True unless the process is gone or a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def alive() -> Callable[[int], bool]:
+    return is_alive
+
+
+@dataclass
+class FakeServer:
+    """Says what a test wants it to; keeps what it was told. Long polls wait for `changed`."""
+
+    port: int = 0
+    session: int = 0
+    wanted: dict[str, Order] = field(default_factory=dict)
+    setup: dict[str, Any] = field(default_factory=dict)
+    ends: dict[str, Ended] = field(default_factory=dict)
+    told: list[Ended] = field(default_factory=list)
+    """Every report, repeated ones too."""
+    facts: NodeFacts | None = None
+    syncs: list[Sync] = field(default_factory=list)
+    requests: list[FileRequest] = field(default_factory=list)
+    removals: list[Removal] = field(default_factory=list)
+    answers: dict[str, tuple[FileHead, bytes]] = field(default_factory=dict)
+    fail: list[int] = field(default_factory=list)
+    """Statuses that the next syncs get; 0 breaks the connection, after the sync was taken in."""
+    newest: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def change(self) -> None:
+        """Wake everything that waits."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def until(self, what: Callable[[], Any]) -> Any:
+        """Wait until a condition holds; its value."""
+        async with asyncio.timeout(20):
+            while not (value := what()):
+                await self.changed.wait()
+        return value
+
+    def order(self, attempt: str, command: str, *, job: str = "job", **members: Any) -> None:
+        """Want an attempt; the task's id is the attempt's name up to a dot."""
+        environment = members.pop("environment", None)
+        task = msgspec.Raw(json.dumps({"id": attempt.partition(".")[0], "commandLine": command, **members}).encode())
+        common = None if environment is None else msgspec.Raw(json.dumps(environment).encode())
+        self.wanted[attempt] = Order(attempt=attempt, job_id=job, task=task, environment=common)
+        self.change()
+
+    async def end_of(self, attempt: str) -> Ended:
+        """How an attempt ended, once that was told."""
+        found: Ended = await self.until(lambda: self.ends.get(attempt))
+        return found
+
+    async def result(self, attempt: str, command: str, **members: Any) -> Ended:
+        """Order an attempt and wait for its end."""
+        self.order(attempt, command, **members)
+        return await self.end_of(attempt)
+
+    async def file(self, operation: str, path: str, **members: Any) -> tuple[FileHead, bytes]:
+        """Ask for a file operation and wait for the answer."""
+        request = FileRequest(id=f"f{len(self.answers)}", operation=operation, base=members.pop("base", ""), path=path, **members)  # type: ignore[arg-type]
+        self.requests.append(request)
+        self.change()
+        found: tuple[FileHead, bytes] = await self.until(lambda: self.answers.get(request.id))
+        return found
+
+    async def sync(self, request: Request) -> Response:
+        if request.headers["authorization"] != f"Bearer {TOKEN}":
+            return Response(status_code=403)
+        said = msgspec.json.decode(await request.body(), type=Sync)
+        if self.fail and self.fail[0] != 0:
+            self.change()
+            return Response(status_code=self.fail.pop(0))
+        self.syncs.append(said)
+        answer = Orders(session=said.session, number=said.number)
+        if said.session == 0:
+            self.session += 1
+            self.facts = said.facts
+            answer.session = self.session
+            members: dict[str, Any] = {"account_url": self.url, "slots": 4} | self.setup
+            answer.setup = NodeSetup(pool_id="pool", node_id="node", is_dedicated=True, account_name="account", **members)
+        elif said.session != self.session:
+            answer.fenced = True
+            return Response(msgspec.json.encode(answer))
+        self.newest = said.number
+        self.take(said)
+        if self.fail:
+            self.fail.pop(0)
+            self.change()
+            raise ConnectionError("broken off")  # uvicorn closes the connection without an answer
+        return await self.answer(said, answer)
+
+    def take(self, said: Sync) -> None:
+        """Take in what an agent tells."""
+        for end in said.ended:
+            self.told.append(end)
+            if self.wanted.pop(end.attempt, None) is not None or end.attempt not in self.ends:
+                self.ends[end.attempt] = end
+        self.removals = [removal for removal in self.removals if removal.number not in said.removed]
+        self.change()
+
+    async def answer(self, said: Sync, answer: Orders) -> Response:
+        """Answer at once when there is news, else when something changes."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(said.wait_s):
+                while not (said.ended or answer.setup or self.news(said)):
+                    changed = self.changed
+                    await changed.wait()
+                    if self.newest != said.number:
+                        return Response(status_code=204)
+                    if said.session not in (0, self.session):
+                        answer.fenced = True
+                        return Response(msgspec.json.encode(answer))
+        answer.wanted = list(self.wanted)
+        answer.orders = [order for name, order in self.wanted.items() if name not in said.has]
+        answer.files, self.requests = self.requests, []
+        answer.removals = self.removals
+        return Response(msgspec.json.encode(answer))
+
+    def news(self, said: Sync) -> bool:
+        return bool(set(self.wanted) ^ set(said.has)) or bool(self.requests) or bool(self.removals)
+
+    async def file_answer(self, request: Request) -> Response:
+        head = msgspec.json.decode(unquote(request.headers["x-batchyard-file"]).encode(), type=FileHead)
+        self.answers[request.path_params["id"]] = (head, await request.body())
+        self.change()
+        return Response(status_code=204)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeServer]:
+    """A running FakeServer."""
+    fake = FakeServer()
+    routes = [Route("/agent/sync", fake.sync, methods=["POST"]), Route("/agent/files/{id}", fake.file_answer, methods=["POST"])]
+    listener = socket.create_server(("127.0.0.1", 0))
+    fake.port = listener.getsockname()[1]
+    config = uvicorn.Config(Starlette(routes=routes), log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+    web = uvicorn.Server(config)
+    web.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
+    task = asyncio.create_task(web.serve([listener]))
+    yield fake
+    web.should_exit = True
+    fake.session = -1
+    fake.change()
+    await task
+    listener.close()
+
+
+@pytest.fixture
+def settings(server: FakeServer, place: Path) -> AgentSettings:
+    """Settings of an agent of this server."""
+    (place / "token").write_text(TOKEN)
+    return AgentSettings(server=server.url, root=str(place / "root"), token_file=str(place / "token"), wait_s=15, uid_base=uid_base())
+
+
+def uid_base() -> int:
+    """A block of uids for each worker of pytest-xdist."""
+    return 90_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+
+
+@pytest.fixture
+async def node(server: FakeServer, settings: AgentSettings) -> AsyncIterator[FakeServer]:
+    """The server with an agent that has joined."""
+    agent = asyncio.create_task(run(settings))
+    await server.until(lambda: server.session)
+    yield server
+    agent.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await agent
+
+
+@pytest.fixture
+def entries() -> Callable[[bytes], list[FileEntry]]:
+    """Reads the body of a list."""
+    return lambda body: msgspec.json.decode(body, type=list[FileEntry])

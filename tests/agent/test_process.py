@@ -1,0 +1,222 @@
+"""Real processes under every way of ending everything."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import stat
+import textwrap
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from batchyard.agent import control
+from batchyard.agent.process import Command, Exit, NotLaunched, SpawnerLost, Spawners
+
+Run = Callable[..., Awaitable[Exit]]
+keys = itertools.count(1)
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start processes as other users")
+
+DAEMON = """
+import os, sys
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        open(sys.argv[1] + ".new", "w").write(str(os.getpid()))
+        os.rename(sys.argv[1] + ".new", sys.argv[1])
+        os.close(1), os.close(2)
+        import time
+        time.sleep(1000)
+    os._exit(0)
+while not os.path.exists(sys.argv[1]):
+    pass
+"""
+
+
+@pytest.fixture
+async def spawners(any_control: tuple[str, str, str]) -> AsyncIterator[Spawners]:
+    found = Spawners(any_control, 1)
+    yield found
+    await found.close()
+    if any_control[1]:
+        assert not [entry for entry in Path(any_control[1]).glob("*") if entry.is_dir()]
+        control.make(*any_control).sweep()
+
+
+@pytest.fixture
+def run(spawners: Spawners, place: Path) -> Run:
+    (place / "wd").mkdir()
+    (place / "wd").chmod(0o777)
+    place.chmod(0o777)
+
+    async def run(*argv: str, key: int = 0, uid: int = -1, limit_s: float | None = None, log: str = "std", **variables: str) -> Exit:
+        environment = {"PATH": "/usr/bin:/bin", control.MARK: str(place)} | variables
+        logs = str(place / f"{log}out.txt"), str(place / f"{log}err.txt")
+        return await spawners.run(key or next(keys), Command(list(argv), environment, str(place / "wd"), *logs, uid, limit_s))
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -TERM $$", 143), ("kill -KILL $$", 137), ("kill -PIPE $$", 141)]
+)
+async def test_exit_codes_and_signals(run: Run, script: str, code: int) -> None:
+    done = await run("sh", "-c", script)
+    assert done.code == code
+    assert 0 < done.started <= done.ended
+    assert not done.overdue
+
+
+async def test_output_goes_to_new_files_each_time_and_input_is_empty(run: Run, place: Path) -> None:
+    await run("sh", "-c", "echo a long line; echo error >&2; cat")
+    await run("echo", "short")
+    assert (place / "stdout.txt").read_text() == "short\n"
+    assert (place / "stderr.txt").read_text() == ""
+
+
+async def test_the_environment_is_built_from_nothing(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_AGENT", "x")
+    await run("/usr/bin/env", "-0", ONE="a=b\nc")
+    lines = (place / "stdout.txt").read_text().rstrip("\0").split("\0")
+    assert sorted(lines) == [f"{control.MARK}={place}", "ONE=a=b\nc", "PATH=/usr/bin:/bin"]
+
+
+async def test_the_process_leads_a_session_with_default_signals_and_no_inherited_files(run: Run, place: Path) -> None:
+    script = "echo $$; cut -d' ' -f6 /proc/$$/stat; ls /proc/self/fd; grep -E 'SigIgn|SigBlk' /proc/self/status; umask"
+    await run("sh", "-c", script)
+    pid, session, *rest = (place / "stdout.txt").read_text().split()
+    assert pid == session
+    files, (_, blocked, _, ignored, mask) = rest[:-5], rest[-5:]
+    assert files == ["0", "1", "2", "3"]
+    assert (int(blocked, 16), int(ignored, 16) & ~(3 << 31), mask) == (0, 0, "0022")  # the C library keeps two signals for itself
+
+
+async def test_programs_are_found_from_the_working_directory_then_on_the_tasks_path(run: Run, place: Path) -> None:
+    for name, text in (("wd/here", "wd"), ("there", "path"), ("wd/both", "wd"), ("both", "path")):
+        (place / name).write_text(f"#!/bin/sh\necho {text}\n")
+        (place / name).chmod(0o755)
+    for name, text in (("here", "wd"), ("./here", "wd"), ("there", "path"), ("both", "wd")):
+        await run(name, PATH=f"/nowhere:{place}")
+        assert (place / "stdout.txt").read_text() == text + "\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "found"), [("no-such-program", False), ("./no", False), ("/no/such", False), ("./plain", True), ("./lost", True)]
+)
+async def test_what_cannot_be_started(run: Run, place: Path, program: str, found: bool) -> None:
+    (place / "wd/plain").write_text("not executable")
+    (place / "wd/lost").write_text("#!/no/such/interpreter\n")
+    (place / "wd/lost").chmod(0o755)
+    with pytest.raises(NotLaunched) as caught:
+        await run(program)
+    assert caught.value.found is found
+    assert (await run("true")).code == 0
+
+
+async def test_wrong_variables_and_lost_directories_are_launch_failures(run: Run, place: Path) -> None:
+    with pytest.raises(NotLaunched):
+        await run("true", **{"A=B": "x"})
+    with pytest.raises(NotLaunched):
+        await run("true", "a\0b")
+    (place / "wd").rmdir()
+    with pytest.raises(NotLaunched):
+        await run("true")
+
+
+async def test_a_pipe_or_link_in_the_place_of_a_log_is_replaced_and_never_opened(run: Run, place: Path) -> None:
+    os.mkfifo(place / "stdout.txt")
+    (place / "victim").write_text("untouched")
+    (place / "stderr.txt").symlink_to(place / "victim")
+    assert (await run("echo", "x")).code == 0
+    assert stat.S_ISREG((place / "stdout.txt").lstat().st_mode)
+    assert (place / "victim").read_text() == "untouched"
+
+
+async def test_daemons_are_gone_when_the_end_is_told(run: Run, place: Path, alive: Callable[[int], bool]) -> None:
+    file = place / "wd/pid"
+    done = await run("python3", "-c", DAEMON, str(file))
+    assert done.code == 0
+    assert not alive(int(file.read_text()))
+
+
+async def test_a_kill_ends_the_whole_tree(run: Run, spawners: Spawners, place: Path, alive: Callable[[int], bool]) -> None:
+    os.mkfifo(place / "ready")
+    os.chmod(place / "ready", 0o666)
+    script = "(sleep 1000 & echo $! > pid1; setsid sleep 1000 & echo $! > pid2; wait) & echo x > ../ready; wait"
+    key = next(keys)
+    task = asyncio.create_task(run("sh", "-c", script, key=key))
+    await asyncio.to_thread((place / "ready").read_text)
+    spawners.kill(key)
+    assert (await task).code == 137
+    for name in ("pid1", "pid2"):
+        text = (place / "wd" / name).read_text() if (place / "wd" / name).exists() else ""
+        assert not text or not alive(int(text))
+
+
+async def test_the_time_limit_ends_everything(run: Run) -> None:
+    done = await run("sh", "-c", "trap '' TERM; sleep 1000 & wait", limit_s=0.05)
+    assert (done.code, done.overdue) == (137, True)
+    assert not (await run("true", limit_s=1000)).overdue
+
+
+async def test_a_killed_spawner_loses_its_runs_ends_their_processes_and_is_replaced(
+    run: Run, spawners: Spawners, place: Path, alive: Callable[[int], bool]
+) -> None:
+    os.mkfifo(place / "ready")
+    task = asyncio.create_task(run("python3", "-c", DAEMON + "open('../ready', 'w').close()\nimport time\ntime.sleep(1000)", "pid"))
+    await asyncio.to_thread((place / "ready").read_text)
+    spawner = (await spawners._spawner(0)).pid
+    os.kill(spawner, signal.SIGKILL)
+    with pytest.raises(SpawnerLost):
+        await task
+    assert not alive(int((place / "wd/pid").read_text()))
+    assert (await run("true")).code == 0
+
+
+async def test_closing_ends_everything(run: Run, spawners: Spawners, place: Path, alive: Callable[[int], bool]) -> None:
+    os.mkfifo(place / "ready")
+    task = asyncio.create_task(run("sh", "-c", "echo $$ > pid; echo x > ../ready; sleep 1000"))
+    await asyncio.to_thread((place / "ready").read_text)
+    await spawners.close()
+    assert not alive(int((place / "wd/pid").read_text()))
+    with pytest.raises(SpawnerLost):
+        await task
+
+
+async def test_many_at_once(run: Run) -> None:
+    done = await asyncio.gather(*(run("sh", "-c", f"exit {n % 7}", log=f"log{n}") for n in range(60)))
+    assert [each.code for each in done] == [n % 7 for n in range(60)]
+
+
+@needs_root
+async def test_users_are_switched_for_good_and_the_spawner_stays_itself(run: Run, place: Path) -> None:
+    script = "id -u; id -g; id -G; grep ^Uid: /proc/self/status; grep ^Gid: /proc/self/status; grep ^CapEff /proc/self/status"
+    (place / "wd").chmod(0o777)
+    assert (await run("sh", "-c", script, uid=70123)).code == 0
+    words = (place / "stdout.txt").read_text().split()
+    assert words == ["70123"] * 3 + ["Uid:", *["70123"] * 4, "Gid:", *["70123"] * 4, "CapEff:", "0" * 16]
+    assert (place / "stdout.txt").stat().st_uid == 70123
+    with pytest.raises(NotLaunched):
+        await run("no-such-program", uid=70123)
+    (place / "stdout.txt").unlink(), (place / "stderr.txt").unlink()
+    await run("id", "-u", uid=0)
+    assert (place / "stdout.txt").read_text() == "0\n"
+
+
+@needs_root
+async def test_a_program_that_only_root_may_enter_cannot_be_started(run: Run, place: Path) -> None:
+    (place / "wd/mine").write_text(textwrap.dedent("#!/bin/sh\nid -u\n"))
+    (place / "wd/mine").chmod(0o700)
+    with pytest.raises(NotLaunched) as caught:
+        await run("./mine", uid=70123)
+    assert caught.value.found
+
+
+async def test_the_spawner_stays_small(run: Run, spawners: Spawners) -> None:
+    await run("true")
+    status = Path(f"/proc/{(await spawners._spawner(0)).pid}/status").read_text()
+    kilobytes = int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
+    assert kilobytes < 16_000
