@@ -60,7 +60,8 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         ),
         "AuthenticationFailed": (
             403,
-            "Server failed to authenticate the request. Make sure the value of Authorization header is formed correctly including the signature.",
+            "Server failed to authenticate the request. Make sure the value of Authorization header is formed correctly"
+            " including the signature.",
         ),
         "InsufficientAccountPermissions": (
             403,
