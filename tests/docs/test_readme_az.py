@@ -1,0 +1,63 @@
+"""The README's session with the Azure CLI, run as it is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import time
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+
+
+class Server(Protocol):
+    """What this test needs of the fixture `server`."""
+
+    endpoint: str
+    account: str
+    key: str
+
+
+def commands() -> list[list[str]]:
+    """The `az` commands of the README, split as a shell does."""
+    section = README.partition("### With the Azure CLI")[2].partition("\n## ")[0]
+    lines = "\n".join(re.findall(r"^    (.*)$", section, re.MULTILINE)).replace("\\\n", " ").splitlines()
+    return [shlex.split(line) for line in lines if line.startswith("az ")]
+
+
+@pytest.mark.az
+@pytest.mark.timeout(300)
+def test_session_runs_as_it_is_printed(server: Server, tmp_path: Path) -> None:
+    program = os.environ.get("BATCHYARD_AZ")
+    if not program:
+        pytest.skip("BATCHYARD_AZ is not set (make test-az sets it)")
+    environment = {
+        **os.environ,
+        "AZURE_BATCH_ACCOUNT": server.account,
+        "AZURE_BATCH_ACCESS_KEY": server.key,
+        "AZURE_BATCH_ENDPOINT": server.endpoint,
+        "AZURE_CONFIG_DIR": str(tmp_path / "config"),
+        "AZURE_CORE_COLLECT_TELEMETRY": "no",
+    }
+
+    def az(words: list[str]) -> str:
+        done = subprocess.run([program, *words], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120, check=False)
+        assert done.returncode == 0, f"az {shlex.join(words)}\n{done.stderr}"
+        return done.stdout
+
+    shown = ["batch", "task", "show", "--job-id", "greetings", "--task-id", "hello", "--query", "state"]
+    session = commands()
+    assert ["az", *shown] in session
+    for _, *words in session:
+        if words[1:4] == ["task", "file", "download"]:
+            deadline = time.monotonic() + 60
+            while json.loads(az(shown)) != "completed":
+                assert time.monotonic() < deadline, "the task did not complete"
+        az(words)
+    assert (tmp_path / "hello.txt").read_text() == "hello from az\n"
