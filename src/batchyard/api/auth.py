@@ -7,7 +7,6 @@ of query names and in blank values, so a few candidates are tried; the first one
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,7 +63,7 @@ def verify(account: Account, request: Signed, now: int) -> None:
         raise _failed("The account name is not known here.")
     try:
         shown = base64.b64decode(signature, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise _failed("The signature is not base64.") from None
     keys = [base64.b64decode(key) for key in account.keys]
     for text in string_candidates(name, request):

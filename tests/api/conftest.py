@@ -1,0 +1,321 @@
+"""The API as clients meet it: signed raw HTTP, the SDK with its answers recorded, and a pool to run tasks on."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import secrets
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+from urllib.parse import quote, urlsplit
+
+import msgspec
+import pytest
+from azure.batch import BatchClient, models
+from azure.core.credentials import AzureNamedKeyCredential
+
+from batchyard.api import auth
+from batchyard.api.auth import Signed
+
+VERSION = "2025-06-01"
+Json = dict[str, Any]
+T = TypeVar("T")
+
+
+class Server(Protocol):
+    """What these tests need of the fixture `server`."""
+
+    endpoint: str
+    account: str
+    key: str
+    directory: Path
+    environment: dict[str, str]
+
+    def log(self) -> str: ...
+
+
+def wait_for(look: Callable[[], T | None], what: str, seconds: float = 60) -> T:
+    """`wait_for` of the tests' conftest.py, which cannot be imported by name."""
+    [found] = [module for name, module in sys.modules.items() if name.endswith("conftest") and hasattr(module, "READY_S")]
+    return cast(T, found.wait_for(look, what, seconds))
+
+
+def unique(prefix: str = "x") -> str:
+    """An id that no other test uses."""
+    return f"{prefix}-{secrets.token_hex(6)}"
+
+
+class Answer(msgspec.Struct):
+    """An answer as it came over the wire; header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Json:
+        """The body, which must be a JSON object."""
+        found = json.loads(self.body)
+        assert isinstance(found, dict)
+        return found
+
+    def assert_error(self, status: int, code: str, **values: str) -> Json:
+        """The answer is the contract's error body with this code, and these among its values (contract 8.1)."""
+        assert self.status == status, (self.status, self.body)
+        body = self.json
+        assert set(body) <= {"odata.metadata", "code", "message", "values"}
+        assert body["odata.metadata"].endswith("/$metadata#Microsoft.Azure.Batch.Protocol.Entities.Container.errors/@Element")
+        assert body["code"] == code, body
+        assert body["message"]["lang"] == "en-US"
+        sentence, request, time = body["message"]["value"].split("\n")
+        assert sentence
+        assert request == f"RequestId:{self.headers['request-id']}"
+        assert time.startswith("Time:20")
+        assert time.endswith("Z")
+        assert self.headers["content-type"] == "application/json;odata=minimalmetadata"
+        assert int(self.headers["content-length"]) == len(self.body)
+        assert self.headers["dataserviceversion"] == "3.0"
+        assert ("retry-after" in self.headers) == (status in (429, 503))
+        given = {item["key"]: item["value"] for item in body.get("values", [])}
+        assert given.items() >= values.items(), given
+        return given
+
+
+class Raw:
+    """Signed requests with every byte of the request line and every header in the test's hand."""
+
+    def __init__(self, endpoint: str, account: str, key: str) -> None:
+        self.endpoint, self.account, self.key = endpoint, account, key
+        parts = urlsplit(endpoint)
+        self.address = (parts.hostname or "", parts.port or 80)
+
+    def __call__(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        query: str = "",
+        version: str | None = VERSION,
+        headers: Mapping[str, str] | None = None,
+        key: str | None = None,
+    ) -> Answer:
+        """Send a request; `body` is bytes as they are or anything else as JSON, `path` and `query` are sent as given."""
+        content = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        full_query = "&".join(part for part in (query, "" if version is None else f"api-version={version}") if part)
+        sent = {"ocp-date": formatdate(usegmt=True)}
+        if body is not None:
+            sent["content-type"] = "application/json; odata=minimalmetadata"
+        if method not in ("GET", "HEAD"):
+            sent["content-length"] = str(len(content))
+        sent |= {name.lower(): value for name, value in (headers or {}).items()}
+        if "authorization" not in sent:
+            sent["authorization"] = auth.sign(self.account, key or self.key, Signed(method, path, full_query, sent))
+        return self.send(method, f"{path}?{full_query}" if full_query else path, sent, content)
+
+    def send(self, method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> Answer:
+        """Send a request as it is given, without signing it."""
+        connection = http.client.HTTPConnection(*self.address, timeout=60)
+        try:
+            connection.putrequest(method, target, skip_accept_encoding=True)
+            for name, value in headers.items():
+                if value:
+                    connection.putheader(name, value.encode("latin-1"))
+            connection.endheaders(body or None)
+            answer = connection.getresponse()
+            return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+        finally:
+            connection.close()
+
+
+class Seen(msgspec.Struct):
+    """A call of the SDK as it went over the wire."""
+
+    method: str
+    url: str
+    status: int
+    headers: dict[str, str]
+
+
+class Sdk:
+    """azure-batch 15.x that does not try again; `calls` are the newest last."""
+
+    def __init__(self, endpoint: str, account: str, key: str) -> None:
+        self.calls: list[Seen] = []
+        credential = AzureNamedKeyCredential(account, key)
+        self.client = BatchClient(endpoint, credential, raw_response_hook=self._saw, retry_total=0)
+
+    def _saw(self, response: Any) -> None:
+        answer = response.http_response
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        self.calls.append(Seen(answer.request.method, answer.request.url, answer.status_code, headers))
+
+    @property
+    def last(self) -> Seen:
+        return self.calls[-1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_sdk() -> None:
+    logging.getLogger("azure").setLevel(logging.ERROR)
+
+
+@pytest.fixture
+def raw(server: Server) -> Raw:
+    """Signed raw requests to the shared server."""
+    return Raw(server.endpoint, server.account, server.key)
+
+
+@pytest.fixture
+def sdk(server: Server) -> Sdk:
+    """The newer SDK against the shared server."""
+    return Sdk(server.endpoint, server.account, server.key)
+
+
+@pytest.fixture
+def batch(sdk: Sdk) -> BatchClient:
+    """Client of the newer SDK."""
+    return sdk.client
+
+
+def machine() -> models.VirtualMachineConfiguration:
+    """What a pool of the newer SDK must say about its machines."""
+    image = models.BatchVmImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server")
+    return models.VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04")
+
+
+def pool_body(pool_id: str, **more: object) -> Json:
+    """The smallest legal pool, without nodes."""
+    image = {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"}
+    return {
+        "id": pool_id,
+        "vmSize": "STANDARD_D2S_V3",
+        "virtualMachineConfiguration": {"imageReference": image, "nodeAgentSKUId": "batch.node.ubuntu 24.04"},
+        "targetDedicatedNodes": 0,
+        **more,
+    }
+
+
+class Yard:
+    """Jobs and tasks for tests, over raw HTTP; what it made it can wait for and remove."""
+
+    def __init__(self, raw: Raw, pool_id: str) -> None:
+        self.raw, self.pool_id = raw, pool_id
+        self.jobs: list[str] = []
+
+    def job(self, *tasks: Json, **more: object) -> str:
+        """Add a job on the shared pool with these tasks, at most 100."""
+        job_id = unique("job")
+        self.jobs.append(job_id)
+        added = self.raw("POST", "/jobs", {"id": job_id, "poolInfo": {"poolId": self.pool_id}, **more})
+        assert added.status == 201, added.body
+        if tasks:
+            self.add(job_id, *tasks)
+        return job_id
+
+    def add(self, job_id: str, *tasks: Json) -> None:
+        """Add tasks, all of which must be accepted."""
+        added = self.raw("POST", f"/jobs/{job_id}/addtaskcollection", {"value": list(tasks)})
+        assert added.status == 200, added.body
+        assert [item["status"] for item in added.json["value"]] == ["success"] * len(tasks), added.body
+
+    def get(self, path: str) -> Json:
+        """A resource that must be there."""
+        answer = self.raw("GET", path)
+        assert answer.status == 200, answer.body
+        return answer.json
+
+    def task(self, job_id: str, task_id: str) -> Json:
+        """A task as it is now."""
+        return self.get(f"/jobs/{job_id}/tasks/{task_id}")
+
+    def reached(self, job_id: str, task_id: str, state: str = "completed") -> Json:
+        """The task once it is in a state."""
+
+        def look() -> Json | None:
+            task = self.task(job_id, task_id)
+            return task if task["state"] == state else None
+
+        return wait_for(look, f"task {task_id} to be {state}")
+
+    def job_reached(self, job_id: str, state: str) -> Json:
+        """The job once it is in a state."""
+
+        def look() -> Json | None:
+            job = self.get(f"/jobs/{job_id}")
+            return job if job["state"] == state else None
+
+        return wait_for(look, f"job {job_id} to be {state}")
+
+    def steady(self, pool_id: str) -> Json:
+        """The pool once its size is settled."""
+
+        def look() -> Json | None:
+            pool = self.get(f"/pools/{pool_id}")
+            return pool if pool["allocationState"] == "steady" else None
+
+        return wait_for(look, f"pool {pool_id} to be steady")
+
+    def gone(self, path: str) -> None:
+        """Wait until a resource does not exist any more."""
+        wait_for(lambda: self.raw("GET", path).status == 404, f"{path} to be gone")
+
+
+def sh(script: str) -> str:
+    """Command line that runs a shell script."""
+    return f"/bin/sh -c '{script}'"
+
+
+def task(task_id: str, script: str = "true", **more: object) -> Json:
+    """A task that runs a shell script."""
+    return {"id": task_id, "commandLine": sh(script), **more}
+
+
+@contextmanager
+def _pool(raw: Raw) -> Iterator[str]:
+    pool_id = unique("yard")
+    added = raw("POST", "/pools", pool_body(pool_id, targetDedicatedNodes=1, taskSlotsPerNode=4))
+    assert added.status == 201, added.body
+    try:
+        yield pool_id
+    finally:
+        raw("DELETE", f"/pools/{pool_id}")
+        wait_for(lambda: raw("GET", f"/pools/{pool_id}").status == 404, "the shared pool to be gone")
+
+
+@pytest.fixture(scope="module")
+def pool_id(server: Server) -> Iterator[str]:
+    """A pool of one node with four slots; removed with its node behind the module's tests."""
+    holder: AbstractContextManager[str] = _pool(Raw(server.endpoint, server.account, server.key))
+    with holder as made:
+        yield made
+
+
+@pytest.fixture
+def yard(raw: Raw, pool_id: str) -> Iterator[Yard]:
+    """Jobs on the shared pool; removed behind the test, so that nothing of them holds a slot."""
+    made = Yard(raw, pool_id)
+    yield made
+    for job_id in made.jobs:
+        raw("DELETE", f"/jobs/{job_id}")
+
+
+@pytest.fixture
+def node_id(yard: Yard) -> str:
+    """The shared pool's node, once it is ready for tasks."""
+
+    def look() -> str | None:
+        nodes = yard.get(f"/pools/{yard.pool_id}/nodes")["value"]
+        return nodes[0]["id"] if nodes and nodes[0]["state"] in ("idle", "running") else None
+
+    return wait_for(look, "the node to be ready")
+
+
+def escaped(path: str) -> str:
+    """A file path as one segment of a URL."""
+    return quote(path, safe="")
