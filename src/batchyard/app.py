@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import os
 import secrets
+import signal
 import socket
 from base64 import b64encode
 from collections.abc import Coroutine
@@ -145,6 +146,8 @@ async def _serve(config: Config) -> None:
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(loop) for loop in loops]
             group.create_task(_announce(server, config.directory, url))
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, server.end)
             await server.serve(sockets=[listener])
             for loop_task in running:
                 loop_task.cancel()
@@ -165,8 +168,20 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _http_server(app: Api) -> uvicorn.Server:
-    return uvicorn.Server(
+class _HttpServer(uvicorn.Server):
+    """Leaves signals to us: uvicorn would raise them again behind itself and end the process before the nodes are ended."""
+
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:
+        """Capture none."""
+        return contextlib.nullcontext()
+
+    def end(self) -> None:
+        """Take no more requests and let `serve` return."""
+        self.should_exit = True
+
+
+def _http_server(app: Api) -> _HttpServer:
+    return _HttpServer(
         uvicorn.Config(
             app, http="httptools", ws="none", lifespan="off", access_log=False, server_header=False, log_config=None,
             timeout_graceful_shutdown=_GRACE_S, timeout_keep_alive=75, backlog=2048,
