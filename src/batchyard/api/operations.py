@@ -100,7 +100,7 @@ def match(method: str, raw_path: str) -> tuple[Op, dict[str, str]]:
         following = place.literal.get(segment)
         if following is None and place.named is not None:
             following = place.named
-            ids[following.name] = unquote(segment, errors="surrogateescape")
+            ids[following.name] = _decoded(segment)
         if following is None:
             raise BatchError("InvalidUri")
         place = following
@@ -109,6 +109,13 @@ def match(method: str, raw_path: str) -> tuple[Op, dict[str, str]]:
     if method not in place.methods:
         raise BatchError("UnsupportedHttpVerb")
     return place.methods[method], ids
+
+
+def _decoded(segment: str) -> str:
+    try:
+        return unquote(segment, errors="strict")
+    except UnicodeDecodeError:
+        raise BatchError("InvalidUri") from None
 
 
 def check_query(op: Op, names: Iterable[str]) -> None:
