@@ -57,7 +57,7 @@ async def add_collection(call: Call) -> Response:
 def _name(raw: msgspec.Raw) -> str:
     try:
         return msgspec.json.decode(raw, type=_Named).id
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
 
 
