@@ -39,7 +39,7 @@ class Api:
         """Send a request to whom its first path segment names."""
         if scope["type"] != "http":
             return
-        first = scope["path"].split("/", 2)[1]
+        first = scope["path"].partition("/")[2].partition("/")[0]
         if first in self._storage:
             await self._storage[first](scope, receive, send)
         elif first == "agent":
