@@ -35,7 +35,7 @@ def token(key: bytes, node_pk: int) -> str:
 def identify(key: bytes, shown: str) -> int:
     """Key of the node that a token belongs to; whether the node is still ours is for `hear`. Raises NotThisNode."""
     node, _, _ = shown.partition(".")
-    if not (node.isascii() and node.isdigit()) or len(node) > 18 or not hmac.compare_digest(token(key, int(node)), shown):
+    if not (node.isascii() and node.isdigit()) or len(node) > 18 or not hmac.compare_digest(token(key, int(node)).encode(), shown.encode()):
         raise NotThisNode
     return int(node)
 
