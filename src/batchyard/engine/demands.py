@@ -10,6 +10,7 @@ from batchyard.model.errors import BatchError, invalid_property
 
 DISPLAY_NAME_LENGTH = 1024
 UNLIMITED = -1
+LARGEST_INTEGER = 2**31 - 1
 
 
 def an_id(name: str, value: str) -> None:
@@ -30,9 +31,14 @@ def within(name: str, value: int, low: int, high: int) -> None:
         raise invalid_property(name, value, f"The value must be between {low} and {high}")
 
 
+def a_number(name: str, value: int) -> None:
+    """An integer of 32 bits."""
+    within(name, value, -LARGEST_INTEGER - 1, LARGEST_INTEGER)
+
+
 def a_retry_count(value: int) -> None:
     """-1 (no limit), 0 or more."""
-    within("maxTaskRetryCount", value, UNLIMITED, 2**31 - 1)
+    within("maxTaskRetryCount", value, UNLIMITED, LARGEST_INTEGER)
 
 
 def duration_us(name: str, value: str, *, minimum_us: int = 0) -> int | None:

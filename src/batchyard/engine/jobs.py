@@ -82,8 +82,9 @@ def _check_changeable(job: JobCreateContent) -> None:
     job.priority = job.priority or 0
     demands.within("priority", job.priority, *PRIORITIES)
     job.max_parallel_tasks = -1 if job.max_parallel_tasks is None else job.max_parallel_tasks
-    if job.max_parallel_tasks == 0 or job.max_parallel_tasks < -1:
+    if job.max_parallel_tasks == 0:
         raise invalid_property("maxParallelTasks", job.max_parallel_tasks, "The value must be -1 or greater than 0")
+    demands.within("maxParallelTasks", job.max_parallel_tasks, -1, demands.LARGEST_INTEGER)
     job.allow_task_preemption = bool(job.allow_task_preemption)
     given = job.constraints or JobConstraints()
     retries = given.max_task_retry_count or 0
