@@ -11,7 +11,7 @@ import secrets
 import signal
 import socket
 from base64 import b64encode
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 
 import msgspec
@@ -138,7 +138,13 @@ async def _serve(config: Config) -> None:
     blobs = storage_endpoint(
         LocalBlobStore(config.directory / "blobs"), {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now())
     )
-    server = _http_server(Api(services, {account.storage_name: blobs}))
+    api = Api(services, {account.storage_name: blobs})
+    server = _http_server(api)
+
+    def end() -> None:
+        api.close()
+        server.should_exit = True
+
     lease = Lease(db, clock, EMBEDDED)
     await lease.renew()
     loops = _loops(services, lease, Capacity(db, provider, clock, node_key), Upkeep(db, clock, int(config.node_silence_s * 1e6)))
@@ -147,7 +153,7 @@ async def _serve(config: Config) -> None:
             running = [group.create_task(loop) for loop in loops]
             group.create_task(_announce(server, config.directory, url))
             for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, server.end)
+                asyncio.get_running_loop().add_signal_handler(number, end)
             await server.serve(sockets=[listener])
             for loop_task in running:
                 loop_task.cancel()
@@ -171,13 +177,10 @@ def _listen(host: str, port: int) -> socket.socket:
 class _HttpServer(uvicorn.Server):
     """Leaves signals to us: uvicorn would raise them again behind itself and end the process before the nodes are ended."""
 
-    def capture_signals(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
         """Capture none."""
-        return contextlib.nullcontext()
-
-    def end(self) -> None:
-        """Take no more requests and let `serve` return."""
-        self.should_exit = True
+        yield
 
 
 def _http_server(app: Api) -> _HttpServer:

@@ -35,6 +35,10 @@ class Api:
         self._agents = Agents(services)
         self._storage = storage
 
+    def close(self) -> None:
+        """Let waiting agents go, so that the server can end."""
+        self._agents.close()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send a request to whom its first path segment names."""
         if scope["type"] != "http":

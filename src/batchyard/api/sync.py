@@ -27,6 +27,12 @@ class Agents:
         self._services = services
         self._newest: dict[int, int] = {}
         self._told: dict[int, set[str]] = {}
+        self._closing = False
+
+    def close(self) -> None:
+        """Answer every poll that waits; later ones do not wait."""
+        self._closing = True
+        self._services.wakes([wakes.node(node_pk) for node_pk in self._newest])
 
     async def __call__(self, request: Request) -> Response:
         """Dispatch `/agent/sync` and `/agent/files/{id}`."""
@@ -64,7 +70,7 @@ class Agents:
                 answer.setup.account_url = str(request.base_url).rstrip("/")
             deadline = asyncio.get_running_loop().time() + min(max(sync.wait_s, 0.0), LONGEST_WAIT_S)
             while not self._has_news(answer, sync, node_pk):
-                if not await _woken(event, deadline):
+                if self._closing or not await _woken(event, deadline):
                     break
                 if self._newest[node_pk] != order:
                     return _SUPERSEDED
