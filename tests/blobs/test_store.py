@@ -303,3 +303,13 @@ def test_concurrent_appends_all_arrive(box: LocalBlobStore) -> None:
     for thread in threads:
         thread.join()
     assert sorted(get(box, "log").split()) == sorted(b"%d" % n for n in range(4) for _ in range(10))
+
+
+def test_a_failing_unit_takes_back_only_what_it_did_itself(box: LocalBlobStore) -> None:
+    def broken(tx: sqlite3.Connection) -> None:
+        tx.execute("UPDATE containers SET etag = 'broken'")
+        raise BlobError("InvalidInput")
+
+    with pytest.raises(BlobError, match="InvalidInput"):
+        box._catalogue.write(broken)
+    assert box.container(BOX).etag != "broken"

@@ -19,6 +19,7 @@ from azure.storage.blob import ContainerClient
 
 from batchyard.blobs import sas
 from batchyard.blobs.files import Incoming
+from batchyard.blobs.server import application
 from batchyard.model.times import http_date, micros
 
 
@@ -289,3 +290,21 @@ def test_keep_alive_survives_a_refused_upload(endpoint: Any, url: Any) -> None:
         assert refused.status_code == 400
         assert client.put(base + url("/x"), content=b"abc", headers={"x-ms-blob-type": "BlockBlob"}).status_code == 201
         assert client.get(base + url("/x")).content == b"abc"
+
+
+async def test_a_body_shorter_than_it_says_is_never_stored(endpoint: Any, url: Any, container: ContainerClient) -> None:
+    """HTTP servers see to this themselves; the endpoint does not count on it."""
+    path, _, query = url("/x").partition("?")
+    headers = [(b"x-ms-blob-type", b"BlockBlob"), (b"content-length", b"10")]
+    scope = {"type": "http", "method": "PUT", "raw_path": path.encode(), "query_string": query.encode(), "headers": headers}
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"short", "more_body": False}
+
+    async def send_on(message: Any) -> None:
+        sent.append(message)
+
+    await application(endpoint.store, {endpoint.account: [endpoint.key]}, endpoint.clock)(scope, receive, send_on)
+    assert sent == []
+    assert not container.get_blob_client("x").exists()
