@@ -35,6 +35,8 @@ log = structlog.get_logger()
 
 _FIRST_DELAY_US = 250_000
 _LONGEST_DELAY_US = 60_000_000
+NODES_PER_ROUND = 100
+"""Nodes that one round adds to a pool: who asks for more than there is hears so from the first that cannot be had."""
 _pool_body = msgspec.json.Decoder(PoolCreateContent)
 
 
@@ -123,7 +125,7 @@ def _resize(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int) -> None:
     short = False
     for dedicated, target in ((1, pool.target_dedicated), (0, pool.target_low_priority)):
         staying = [node for node in nodes if node.dedicated == dedicated and node.state != NodeState.LEAVING_POOL]
-        for _ in range(target - len(staying)):
+        for _ in range(min(target - len(staying), NODES_PER_ROUND)):
             _add_node(tx, pool, dedicated, now)
         for node in sorted(staying, key=_last_to_go)[: max(0, len(staying) - target)]:
             _let_go(tx, node, pool.deallocation_option or NodeDeallocationOption.REQUEUE, now)
