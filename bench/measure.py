@@ -1,0 +1,136 @@
+"""What is measured, in which order, and with how many rounds.
+
+Ratios are medians over pairs of rounds that take turns, so they say more than rates on a machine that does other work too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import meter
+import rounds
+import table
+from server import NOBODY, Broken, Server
+from table import Line
+
+PARTS = ("start", "idle", "latency", "no-op", "add", "unisolated")
+SLOTS = 16
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    pairs: int = 5
+    starts: int = 3
+    idle_s: float = 10.0
+    singles: int = 150
+    no_ops: int = 1_500
+    adds: int = 20_000
+
+
+QUICK = Size(pairs=2, starts=1, idle_s=4.0, singles=60, no_ops=500, adds=8_000)
+
+
+def main() -> None:
+    """Measure and print."""
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--quick", action="store_true", help="two pairs of short rounds: under a minute, and rough")
+    options.add_argument("--pairs", type=int, help="pairs of rounds")
+    options.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"some of: {', '.join(PARTS)}")
+    chosen = options.parse_args()
+    size = QUICK if chosen.quick else Size()
+    if chosen.pairs:
+        size = Size(**{**vars(size), "pairs": chosen.pairs})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    begun = time.monotonic()
+    try:
+        lines = list(measure(size, set(chosen.only)))
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; everything that was started has ended")
+    except Broken as broken:
+        sys.exit(f"\nthe benchmark broke off: {broken}")
+    print(f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {size.pairs} pairs of rounds, ", end="")
+    print(f"{time.monotonic() - begun:.0f} s, load {os.getloadavg()[0]:.1f}\n")
+    print(table.text(lines))
+
+
+def measure(size: Size, parts: set[str]) -> Iterator[Line]:
+    """Every figure of the parts."""
+    starts: list[float] = []
+    for _ in range(size.starts - 1 if "start" in parts else 0):
+        say("start-up")
+        with Server() as server:
+            starts.append(server.start_s)
+    with Server() as server:
+        starts.append(server.start_s)
+        if "start" in parts:
+            start = statistics.median(starts)
+            yield Line("start to first answered request", f"{start:.2f} s", value=start, goals=(2.0,), unit=" s", floor=False)
+        if "idle" in parts:
+            yield from idle(server, size.idle_s)
+        yield from busy(server, size, parts)
+    if "unisolated" in parts and os.geteuid() == 0:
+        with Server(NOBODY) as server:
+            server.add_pool("pool", 1, SLOTS)
+            yield no_ops(server, size)
+
+
+def busy(server: Server, size: Size, parts: set[str]) -> Iterator[Line]:
+    """The figures of a server with work, and its memory before and after."""
+    server.add_pool("pool", 1, SLOTS)
+    server.add_pool("empty", 0, 1)
+    if "latency" in parts:
+        say(f"add to first instruction, {size.singles} times {' '.join(rounds.DATE)}")
+        yield from table.of_starting(rounds.starting(server, "pool", size.singles))
+    if "no-op" in parts:
+        yield no_ops(server, size)
+    if "add" in parts:
+        for kind in ("sequential", "random"):
+            say(f"adding {size.adds:,} tasks with {kind} ids")
+            yield table.of_adding(kind, rounds.adding(server, kind, size.pairs, size.adds))
+    yield memory("after the runs", server)
+
+
+def no_ops(server: Server, size: Size) -> Line:
+    """No-op tasks on the node of a server, with whatever isolation its agent has."""
+    facts = server.facts()[-1]
+    how = "isolated" if facts.switches_users else "not isolated"
+    say(f"{size.no_ops:,} no-op tasks, {how}: control by {facts.process_control}, {'own users' if facts.switches_users else 'one user'}")
+    goals = (0.25, 0.35) if facts.switches_users else (0.4,)
+    return table.of_completing(f"{how} ({facts.process_control})", rounds.completing(server, "pool", size.pairs, size.no_ops), goals)
+
+
+def idle(server: Server, seconds: float) -> Iterator[Line]:
+    """What a server with three nodes uses when there is nothing to do."""
+    server.add_pool("three", 3, 2)
+    say("an idle server with three nodes")
+    time.sleep(2.0)
+    agents = server.node_processes()
+    ours, theirs = -meter.cpu(server.pid), -meter.cpu_of(agents)
+    time.sleep(seconds)
+    ours, theirs = ((each + used) / seconds * 100 for each, used in ((ours, meter.cpu(server.pid)), (theirs, meter.cpu_of(agents))))
+    cpu = f"its three agents {theirs:.2f} %"
+    yield Line("idle server with 3 nodes", f"{ours:.2f} % of a core", value=ours, goals=(2.0,), unit=" %", floor=False, cpu=cpu)
+    yield memory("idle, 3 nodes", server)
+    server.drop_pool("three")
+
+
+def memory(when: str, server: Server) -> Line:
+    """PSS of the server, and of an agent with its spawners."""
+    agents = server.agents()
+    each = meter.memory_mb(server.node_processes()) / len(agents)
+    return Line(f"memory (PSS), {when}", f"server {meter.memory_mb([server.pid]):.0f} MB, agent with spawners {each:.0f} MB")
+
+
+def say(text: str) -> None:
+    """Tell what is going on."""
+    print(f"… {text}", file=sys.stderr, flush=True)

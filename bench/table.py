@@ -1,0 +1,73 @@
+"""The table that is printed, and what each measurement becomes in it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rounds import Latencies, Rounds, percentile
+
+_HEAD = ("figure", "measured", "yardstick", "ratio", "goal", "", "CPU")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure; `value` against `goals`, the first to reach now, the others later; `floor` says that more is better."""
+
+    name: str
+    measured: str
+    yardstick: str = ""
+    ratio: float | None = None
+    value: float = 0.0
+    goals: Sequence[float] = ()
+    unit: str = ""
+    floor: bool = True
+    cpu: str = ""
+
+    def cells(self) -> tuple[str, ...]:
+        """What stands in the columns."""
+        sign = "≥" if self.floor else "<"
+        goal = f"{sign} {', '.join(f'{each:g}' for each in self.goals)}{self.unit}" if self.goals else ""
+        met = sum(self.value >= each if self.floor else self.value < each for each in self.goals)
+        verdict = "" if not self.goals else "missed" if met == 0 else "met" if met == len(self.goals) else f"met {met} of {len(self.goals)}"
+        ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
+        return self.name, self.measured, self.yardstick, ratio, goal, verdict, self.cpu
+
+
+def _rate(rates: list[float]) -> str:
+    return f"{statistics.median(rates):,.0f}/s ({min(rates):,.0f}-{max(rates):,.0f})"
+
+
+def of_adding(kind: str, seen: Rounds) -> Line:
+    """Tasks added per second."""
+    cpu = f"server {statistics.median(seen.server_cpu) * 1e6:.0f} µs/task, yardstick {statistics.median(seen.yard_cpu) * 1e6:.0f}"
+    return Line(
+        f"tasks added, {kind} ids", _rate(seen.rates), f"insert loop {_rate(seen.yard_rates)}", seen.ratio, seen.ratio, (0.2, 0.35), cpu=cpu
+    )
+
+
+def of_completing(how: str, seen: Rounds, goals: Sequence[float]) -> Line:
+    """No-op tasks completed per second."""
+    server, agent, task, bare = (statistics.median(each) * 1e3 for each in (seen.server_cpu, seen.agent_cpu, seen.task_cpu, seen.yard_cpu))
+    cpu = f"server {server:.2f} + agent {agent:.2f} + task {task:.2f} ms/task, yardstick {bare:.2f}"
+    return Line(f"no-op tasks, {how}", _rate(seen.rates), f"spawn loop {_rate(seen.yard_rates)}", seen.ratio, seen.ratio, goals, cpu=cpu)
+
+
+def of_starting(seen: Latencies) -> list[Line]:
+    """Add to first instruction."""
+    lines = []
+    for name, share, goal in (("median", 0.5, 15.0), ("p99", 0.99, 50.0)):
+        ours, bare = percentile(seen.ours, share), percentile(seen.bare, share)
+        yard = f"bare spawn {bare:.1f} ms"
+        lines.append(Line(f"add to first instruction, {name}", f"{ours:.1f} ms", yard, ours / bare, ours, (goal,), " ms", floor=False))
+    lines[1] = Line(**{**vars(lines[1]), "cpu": f"of {len(seen.ours)}; worst {max(seen.ours):.1f} ms"})
+    return lines
+
+
+def text(lines: Sequence[Line]) -> str:
+    """The table."""
+    rows = [_HEAD, *(line.cells() for line in lines)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    drawn = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([drawn[0], "-" * len(drawn[0]) + "-" * (sum(widths) + 12 - len(drawn[0])), *drawn[1:]])
