@@ -99,7 +99,7 @@ async def _read(request: Request, headers: Mapping[str, str]) -> bytes:
     if request.method in ("GET", "HEAD"):
         return b""
     length = headers.get("content-length")
-    if length is None and request.method in ("POST", "PUT", "PATCH") and "transfer-encoding" in headers:
+    if length is None and request.method in ("POST", "PUT", "PATCH"):
         raise BatchError("MissingContentLengthHeader")
     if length is not None and (not length.isdigit() or int(length) > LARGEST_BODY):
         raise BatchError("RequestBodyTooLarge", MaxLimit=LARGEST_BODY)

@@ -28,6 +28,8 @@ class Op(msgspec.Struct, frozen=True):
 
 
 _RECURSIVE = frozenset({"recursive"})
+_FORCE = frozenset({"force"})
+"""Not to wait for nodes that do not confirm, which jobs here never do."""
 _TASK_FILE = "/jobs/{job_id}/tasks/{task_id}/files/{file_path}"
 _NODE_FILE = "/pools/{pool_id}/nodes/{node_id}/files/{file_path}"
 
@@ -48,8 +50,8 @@ OPERATIONS = (
     Op("GET", "/jobs", jobs.list_, _PAGED),
     Op("GET", "/jobs/{job_id}", jobs.get),
     Op("PATCH", "/jobs/{job_id}", jobs.patch),
-    Op("DELETE", "/jobs/{job_id}", jobs.delete),
-    Op("POST", "/jobs/{job_id}/terminate", jobs.terminate),
+    Op("DELETE", "/jobs/{job_id}", jobs.delete, _FORCE),
+    Op("POST", "/jobs/{job_id}/terminate", jobs.terminate, _FORCE),
     Op("GET", "/jobs/{job_id}/taskcounts", jobs.task_counts),
     Op("POST", "/jobs/{job_id}/tasks", tasks.add),
     Op("POST", "/jobs/{job_id}/addtaskcollection", tasks.add_collection),
@@ -122,4 +124,4 @@ def check_query(op: Op, names: Iterable[str]) -> None:
     """Refuse query options that the operation does not know."""
     for name in names:
         if name not in op.query and name not in _EVERYWHERE:
-            raise BatchError("UnsupportedQueryParameter", QueryParameterName=name[:100])
+            raise BatchError("UnsupportedQueryParameter", QueryParameterName=name[:100], Reason="The operation does not know the option")
