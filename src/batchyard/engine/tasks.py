@@ -16,7 +16,7 @@ from batchyard.model.common import AutoUserSpecification, UserIdentity
 from batchyard.model.errors import BatchError, invalid_property
 from batchyard.model.states import TaskResult, TaskState
 from batchyard.model.task import ExitConditions, TaskConstraints, TaskCreateContent, TaskDependencies
-from batchyard.model.words import AutoUserScope, ElevationLevel
+from batchyard.model.words import AutoUserScope, ElevationLevel, JobAction
 from batchyard.rules.transitions import TaskHappened
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
@@ -199,6 +199,7 @@ def _check_conditions(conditions: ExitConditions, job: JobRow) -> None:
     for option in (*(mapping.exit_options for mapping in mappings), *stages):
         if option is None:
             continue
+        demands.not_served(jobAction=option.job_action if option.job_action is JobAction.DISABLE else None)
         if option.job_action is not None and not job.acts_on_failure:
             raise invalid_property("jobAction", option.job_action, "The job's onTaskFailure is noaction")
         if option.dependency_action is not None and not job.uses_dependencies:
