@@ -9,6 +9,7 @@ from batchyard.api.call import Call
 from batchyard.engine import jobs
 from batchyard.model.errors import BatchError
 from batchyard.model.job import JobCreateContent, JobPatch, JobTerminate
+from batchyard.model.states import JobState
 from batchyard.rules.conditions import Conditions
 from batchyard.store import jobs as rows
 from batchyard.store.jobs import JobCounts, JobRow
@@ -85,6 +86,9 @@ async def task_counts(call: Call) -> Response:
     """GET /jobs/{jobId}/taskcounts"""
 
     def query(reader: Reader, job_id: str) -> JobCounts:
-        return rows.counts(reader, _find(reader, job_id).pk)
+        job = _find(reader, job_id)
+        if job.state == JobState.DELETING:
+            raise BatchError("JobBeingDeleted")
+        return rows.counts(reader, job.pk)
 
     return wire.element(call.base, "taskcountsresult", views.task_counts(await call.db.read(query, call.ids["job_id"])))

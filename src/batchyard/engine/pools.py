@@ -20,6 +20,8 @@ RESIZE_TIMEOUT = "PT15M"
 _SHORTEST_RESIZE_US = 5 * 60 * 1_000_000
 _MOST_SLOTS = 256
 _MOST_NODES = 100_000
+_REQUIRED = "The property is required"
+_NO_TARGET = "At least one of targetDedicatedNodes and targetLowPriorityNodes must be given"
 
 
 def add(tx: Tx, pool: PoolCreateContent, now: int) -> PoolView:
@@ -61,13 +63,13 @@ def _check(pool: PoolCreateContent) -> None:
         certificateReferences=pool.certificate_references or None,
     )
     if pool.virtual_machine_configuration is None:
-        raise BatchError("MissingRequiredProperty", PropertyName="virtualMachineConfiguration")
+        raise BatchError("MissingRequiredProperty", PropertyName="virtualMachineConfiguration", Reason=_REQUIRED)
     demands.not_served(containerConfiguration=pool.virtual_machine_configuration.container_configuration)
     if not pool.vm_size.strip():
         raise invalid_property("vmSize", pool.vm_size, "A size must be named")
     pool.vm_size = pool.vm_size.lower()
     if pool.target_dedicated_nodes is None and pool.target_low_priority_nodes is None:
-        raise BatchError("MissingRequiredProperty", PropertyName="targetDedicatedNodes")
+        raise BatchError("MissingRequiredProperty", PropertyName="targetDedicatedNodes", Reason=_NO_TARGET)
     _check_targets(pool.target_dedicated_nodes, pool.target_low_priority_nodes)
     pool.task_slots_per_node = 1 if pool.task_slots_per_node is None else pool.task_slots_per_node
     demands.within("taskSlotsPerNode", pool.task_slots_per_node, 1, _MOST_SLOTS)
@@ -98,7 +100,7 @@ def _check_targets(dedicated: int | None, low_priority: int | None) -> None:
 def resize(tx: Tx, pool: PoolView, resize: PoolResize, now: int) -> PoolView:
     """Ask for another size; a target that is not named stays. Raises PoolBeingResized, PoolBeingDeleted."""
     if resize.target_dedicated_nodes is None and resize.target_low_priority_nodes is None:
-        raise BatchError("MissingRequiredProperty", PropertyName="targetDedicatedNodes")
+        raise BatchError("MissingRequiredProperty", PropertyName="targetDedicatedNodes", Reason=_NO_TARGET)
     _check_targets(resize.target_dedicated_nodes, resize.target_low_priority_nodes)
     if not transitions.ALLOCATION.allows(pool.allocation_state, AllocationHappened.RESIZE_REQUESTED):
         raise BatchError("PoolBeingResized")
