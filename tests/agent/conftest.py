@@ -62,6 +62,42 @@ def alive() -> Callable[[int], bool]:
 
 
 @dataclass
+class Pipe:
+    """A named pipe that every user may write to."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    async def line(self) -> str:
+        """The next line that a process wrote."""
+        fd = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)  # for writing as well, so that there is never an end of file
+        loop = asyncio.get_running_loop()
+        try:
+            text = b""
+            async with asyncio.timeout(20):
+                while not text.endswith(b"\n"):
+                    ready = asyncio.Event()
+                    loop.add_reader(fd, ready.set)
+                    await ready.wait()
+                    loop.remove_reader(fd)
+                    text += os.read(fd, 4096)
+            return text.decode().strip()
+        finally:
+            loop.remove_reader(fd)
+            os.close(fd)
+
+
+@pytest.fixture
+def pipe(place: Path) -> Pipe:
+    """A named pipe."""
+    os.mkfifo(place / "pipe")
+    os.chmod(place / "pipe", 0o666)
+    return Pipe(place / "pipe")
+
+
+@dataclass
 class FakeServer:
     """Says what a test wants it to; keeps what it was told. Long polls wait for `changed`."""
 

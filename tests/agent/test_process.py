@@ -10,6 +10,7 @@ import stat
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,7 +127,7 @@ async def test_wrong_variables_and_lost_directories_are_launch_failures(run: Run
         await run("true")
 
 
-async def test_a_pipe_or_link_in_the_place_of_a_log_is_replaced_and_never_opened(run: Run, place: Path) -> None:
+async def test_a_pipe_or_link_in_the_place_of_a_log_is_replaced_and_never_opened(pipe: Any, run: Run, place: Path) -> None:
     os.mkfifo(place / "stdout.txt")
     (place / "victim").write_text("untouched")
     (place / "stderr.txt").symlink_to(place / "victim")
@@ -142,13 +143,11 @@ async def test_daemons_are_gone_when_the_end_is_told(run: Run, place: Path, aliv
     assert not alive(int(file.read_text()))
 
 
-async def test_a_kill_ends_the_whole_tree(run: Run, spawners: Spawners, place: Path, alive: Callable[[int], bool]) -> None:
-    os.mkfifo(place / "ready")
-    os.chmod(place / "ready", 0o666)
-    script = "(sleep 1000 & echo $! > pid1; setsid sleep 1000 & echo $! > pid2; wait) & echo x > ../ready; wait"
+async def test_a_kill_ends_the_whole_tree(pipe: Any, run: Run, spawners: Spawners, place: Path, alive: Callable[[int], bool]) -> None:
+    script = "(sleep 1000 & echo $! > pid1; setsid sleep 1000 & echo $! > pid2; wait) & echo x > ../pipe; wait"
     key = next(keys)
     task = asyncio.create_task(run("sh", "-c", script, key=key))
-    await asyncio.to_thread((place / "ready").read_text)
+    await pipe.line()
     spawners.kill(key)
     assert (await task).code == 137
     for name in ("pid1", "pid2"):
@@ -163,11 +162,10 @@ async def test_the_time_limit_ends_everything(run: Run) -> None:
 
 
 async def test_a_killed_spawner_loses_its_runs_ends_their_processes_and_is_replaced(
-    run: Run, spawners: Spawners, place: Path, alive: Callable[[int], bool]
+    pipe: Any, run: Run, spawners: Spawners, place: Path, alive: Callable[[int], bool]
 ) -> None:
-    os.mkfifo(place / "ready")
-    task = asyncio.create_task(run("python3", "-c", DAEMON + "open('../ready', 'w').close()\nimport time\ntime.sleep(1000)", "pid"))
-    await asyncio.to_thread((place / "ready").read_text)
+    task = asyncio.create_task(run("python3", "-c", DAEMON + "open('../pipe', 'w').write('x\\n')\nimport time\ntime.sleep(1000)", "pid"))
+    await pipe.line()
     spawner = (await spawners._spawner(0)).pid
     os.kill(spawner, signal.SIGKILL)
     with pytest.raises(SpawnerLost):
@@ -176,10 +174,9 @@ async def test_a_killed_spawner_loses_its_runs_ends_their_processes_and_is_repla
     assert (await run("true")).code == 0
 
 
-async def test_closing_ends_everything(run: Run, spawners: Spawners, place: Path, alive: Callable[[int], bool]) -> None:
-    os.mkfifo(place / "ready")
-    task = asyncio.create_task(run("sh", "-c", "echo $$ > pid; echo x > ../ready; sleep 1000"))
-    await asyncio.to_thread((place / "ready").read_text)
+async def test_closing_ends_everything(pipe: Any, run: Run, spawners: Spawners, place: Path, alive: Callable[[int], bool]) -> None:
+    task = asyncio.create_task(run("sh", "-c", "echo $$ > pid; echo x > ../pipe; sleep 1000"))
+    await pipe.line()
     await spawners.close()
     assert not alive(int((place / "wd/pid").read_text()))
     with pytest.raises(SpawnerLost):

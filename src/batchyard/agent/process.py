@@ -76,9 +76,10 @@ class _Spawner(asyncio.Protocol):
         ours, theirs = socket.socketpair()
         try:
             os.set_inheritable(theirs.fileno(), True)
-            argv = [sys.executable, "-I", "-S", "-X", "utf8", spawner.__file__, str(theirs.fileno()), *self.place]
+            python = sys.executable if os.access(sys.executable, os.X_OK) else os.readlink("/proc/self/exe")
+            argv = [python, "-I", "-S", "-X", "utf8", spawner.__file__, str(theirs.fileno()), *self.place]
             kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-            self.pid = os.posix_spawn(sys.executable, argv, kept, setsid=True)
+            self.pid = os.posix_spawn(python, argv, kept, setsid=True)
         finally:
             theirs.close()
         ours.setblocking(False)

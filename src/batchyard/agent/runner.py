@@ -51,7 +51,7 @@ class Work(msgspec.Struct, rename="camel"):
 
 
 _WORK = msgspec.json.Decoder(Work)
-_SETTINGS = msgspec.json.Decoder(list[EnvironmentSetting])
+_SETTINGS = msgspec.json.Decoder(list[EnvironmentSetting] | None)
 
 
 @dataclass(slots=True)
@@ -143,7 +143,7 @@ class Attempt:
             await Staging(place.working, user.uid, self._node.threads, self._killed).all(work.resource_files)
         if self._killed.is_set():
             raise Cancelled
-        common = _SETTINGS.decode(self._order.environment) if self._order.environment else []
+        common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
         variables = environment.of_task(self._node.variables, place, user, common, work.environment_settings or [])
         self._exit = done = await self._command(work, place, user, variables)
         self._stage = "run"
