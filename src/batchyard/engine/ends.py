@@ -156,7 +156,9 @@ def give_back(tx: Tx, node_pk: int, *, slots: int, tasks: int, now: int, run: in
         return
     if node.tasks_running == 0 and node.state == NodeState.RUNNING:
         happened = NodeHappened.TASKS_ENDED if node.scheduling_state == SchedulingState.ENABLED else NodeHappened.WENT_OFFLINE
-        node_rows.move(tx, node, state=transitions.NODE.after(node.state, happened), state_time=now)
+        state = transitions.NODE.after(node.state, happened)
+        node_rows.move(tx, node, state=state, state_time=now)
+        tx.log(now, "node", node_pk, happened, old=node.state, new=state)
     tx.wake(wakes.node(node_pk))
 
 

@@ -53,4 +53,5 @@ def _start(tx: Tx, placed: list[tuple[Waiting, int]], job_of: dict[int, int], no
         if row.state == NodeState.IDLE:
             node_state = transitions.NODE.after(row.state, NodeHappened.TASK_STARTED)
             node_rows.move(tx, row, state=node_state, state_time=now)
+            tx.log(now, "node", node_pk, NodeHappened.TASK_STARTED, old=row.state, new=node_state)
         tx.wake(wakes.node(node_pk))
