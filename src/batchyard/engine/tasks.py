@@ -231,6 +231,7 @@ def delete(tx: Tx, job_id: str, task_id: str, now: int) -> None:
         result = "succeeded" if task.result == TaskResult.SUCCESS else "failed"
         deltas |= {result: -1, result + "_slots": -task.slots}
     tx.count(job.pk, ready=-task.ready, **deltas)
+    task_rows.withdraw(tx, task)
     task_rows.delete(tx, [task.pk])
     tx.log(now, "task", task.pk, "deleted", old=task.state)
     tx.wake(wakes.pool(job.pool_key))

@@ -221,6 +221,9 @@ _TAKE_EDGES = Statement("DELETE FROM dependency WHERE job_pk = :job_pk AND paren
 _CLOSE_RANGES = Change(
     "UPDATE dependency_range SET remaining = remaining - 1 WHERE job_pk = :job_pk AND low <= :number AND high >= :number"
 )
+_REOPEN_RANGES = Change(
+    "UPDATE dependency_range SET remaining = remaining + 1 WHERE job_pk = :job_pk AND low <= :number AND high >= :number"
+)
 _TAKE_RANGES = Statement("DELETE FROM dependency_range WHERE job_pk = :job_pk AND low <= :number AND remaining = 0 RETURNING child", int)
 _MEET: Statement[int] = Statement(
     "UPDATE task SET unmet = unmet - :met, ready = CASE WHEN unmet = :met AND state = 'active' THEN 1 ELSE ready END"
@@ -261,6 +264,12 @@ def release_dependants(tx: Tx, task: TaskRow) -> int:
     for child in children:
         released += tx.first(_MEET, pk=child, met=1) or 0
     return released
+
+
+def withdraw(tx: Tx, task: TaskRow) -> None:
+    """A satisfied task goes: ranges kept as a whole wait for its number again, unless another task satisfies it."""
+    if task.satisfied and task.number is not None and tx.first(_NUMBER_MET, job_pk=task.job_pk, number=task.number, pk=task.pk) is None:
+        tx.change(_REOPEN_RANGES, job_pk=task.job_pk, number=task.number)
 
 
 def number_key(number: int) -> str:
