@@ -35,6 +35,7 @@ _LOST_TOO_OFTEN = TaskFailureInformation(
     message=f"The task was lost with its node {INTERNAL_RETRIES} times",
 )
 _RETRYABLE = "FailureExitCode"
+_LONGEST_NAME = 18  # both numbers fit a column
 _UNKNOWN = "Unknown"
 """The node cannot tell how the run ended (what watched it died): as good as a lost node."""
 _conditions = msgspec.json.Decoder(ExitConditions)
@@ -49,7 +50,7 @@ def attempt_name(pk: int, run: int) -> str:
 def _current(tx: Tx, node: NodeRow, attempt: str) -> TaskRow | None:
     """Task that is in this run on this node now, else None."""
     key, _, run = attempt.partition(".")
-    if not key.isdigit() or not run.isdigit():
+    if not attempt.isascii() or len(attempt) > _LONGEST_NAME or not key.isdigit() or not run.isdigit():
         return None
     task = task_rows.get(tx, int(key))
     if task is None or task.run != int(run) or task.node_pk != node.pk or task.state not in _RAN:
@@ -70,8 +71,6 @@ def report(tx: Tx, node: NodeRow, ends: Iterable[Ended], now: int) -> None:
         slots, tasks, succeeded = slots + task.slots, tasks + 1, succeeded + (result == TaskResult.SUCCESS)
     if tasks:
         give_back(tx, node.pk, slots=slots, tasks=tasks, now=now, run=tasks, succeeded=succeeded)
-    for pool_key in {job.pool_key for job in jobs.values()}:
-        tx.wake(wakes.pool(pool_key))
 
 
 def _settle(tx: Tx, job: JobRow, task: TaskRow, ended: Ended, now: int) -> TaskResult | None:
@@ -90,7 +89,7 @@ def _settle(tx: Tx, job: JobRow, task: TaskRow, ended: Ended, now: int) -> TaskR
         conditions=_conditions.decode(task.conditions) if task.conditions else None,
     )
     if verdict.happened is TaskHappened.RETRY_DUE:
-        requeue(tx, task, TaskHappened.RETRY_DUE, now, retries=task.retries + 1, last_retry=now, exit_code=ended.exit_code)
+        requeue(tx, job, task, TaskHappened.RETRY_DUE, now, retries=task.retries + 1, last_retry=now, exit_code=ended.exit_code)
         return None
     complete(tx, job, task, verdict.happened, failure, now, exit_code=ended.exit_code, satisfies=verdict.satisfies, node_told=True)
     if verdict.job_action is not JobAction.NONE and job.acts_on_failure:
@@ -105,7 +104,7 @@ def _act(tx: Tx, job: JobRow, action: JobAction, now: int) -> None:
         end_job(tx, fresh, "TaskFailed", now)
 
 
-def requeue(tx: Tx, task: TaskRow, happened: TaskHappened, now: int, **changes: object) -> None:
+def requeue(tx: Tx, job: JobRow, task: TaskRow, happened: TaskHappened, now: int, **changes: object) -> None:
     """Put a task that ran back among those that wait; the caller frees its node."""
     state = transitions.TASK.after(task.state, happened)
     task_rows.move(
@@ -113,6 +112,7 @@ def requeue(tx: Tx, task: TaskRow, happened: TaskHappened, now: int, **changes: 
     )
     tx.count(task.job_pk, ready=1, active=1, running=-1, active_slots=task.slots, running_slots=-task.slots)
     tx.log(now, "task", task.pk, happened, old=task.state, new=state)
+    tx.wake(wakes.pool(job.pool_key))
 
 
 def complete(
@@ -147,6 +147,7 @@ def complete(
         tx.count(job.pk, ready=task_rows.release_dependants(tx, task))
     if job.ends_when_complete:
         end_when_complete(tx, job.pk, now)
+    tx.wake(wakes.pool(job.pool_key))
 
 
 def give_back(tx: Tx, node_pk: int, *, slots: int, tasks: int, now: int, run: int = 0, succeeded: int = 0) -> None:
@@ -173,7 +174,7 @@ def _lost(tx: Tx, job: JobRow, task: TaskRow, now: int) -> None:
     if task.losses >= INTERNAL_RETRIES:
         complete(tx, job, task, TaskHappened.TERMINATED, _LOST_TOO_OFTEN, now, node_told=True)
     else:
-        requeue(tx, task, TaskHappened.NODE_LOST, now, losses=task.losses + 1)
+        requeue(tx, job, task, TaskHappened.NODE_LOST, now, losses=task.losses + 1)
 
 
 def vacate(tx: Tx, node: NodeRow, now: int, *, terminate: bool) -> int:
@@ -183,7 +184,7 @@ def vacate(tx: Tx, node: NodeRow, now: int, *, terminate: bool) -> int:
         if terminate:
             complete(tx, job, task, TaskHappened.TERMINATED, TASK_ENDED_BY_USER, now, node_told=True)
         else:
-            requeue(tx, task, TaskHappened.REQUEUED, now, requeues=task.requeues + 1, last_requeue=now)
+            requeue(tx, job, task, TaskHappened.REQUEUED, now, requeues=task.requeues + 1, last_requeue=now)
 
     return _clear(tx, node, now, take_off)
 
@@ -194,7 +195,6 @@ def _clear(tx: Tx, node: NodeRow, now: int, take: Callable[[JobRow, TaskRow], No
     for task in tasks:
         job = job_rows.get(tx, task.job_pk)
         take(job, task)
-        tx.wake(wakes.pool(job.pool_key))
     if tasks:
         give_back(tx, node.pk, slots=sum(task.slots for task in tasks), tasks=len(tasks), now=now)
     return len(tasks)
