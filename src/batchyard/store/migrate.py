@@ -6,7 +6,7 @@ import sqlite3
 from importlib import resources
 from string import Template
 
-_SQLITE = {"KEY": "INTEGER PRIMARY KEY", "BYTES": "BLOB"}
+_SQLITE = {"KEY": "INTEGER PRIMARY KEY", "NAME": "INTEGER PRIMARY KEY AUTOINCREMENT", "BYTES": "BLOB"}
 
 
 class NewerSchema(Exception):

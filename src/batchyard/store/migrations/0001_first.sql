@@ -1,4 +1,4 @@
--- ${KEY}: integer key in arrival order; ${BYTES}: binary text. Portable to SQLite and PostgreSQL otherwise.
+-- ${KEY}: integer key in arrival order; ${NAME}: the same and never given a second time, because others know it; ${BYTES}: binary text. Portable to SQLite and PostgreSQL otherwise.
 -- Times are microseconds since 1970. Hot columns apart from bodies (the client's JSON, defaults filled in).
 
 CREATE TABLE sequence (
@@ -13,7 +13,7 @@ CREATE TABLE lease (
 );
 
 CREATE TABLE pool (
-    pk ${KEY},
+    pk ${NAME},
     id TEXT NOT NULL,
     state TEXT NOT NULL,
     version INTEGER NOT NULL DEFAULT 1,
@@ -34,7 +34,7 @@ CREATE TABLE pool (
 CREATE UNIQUE INDEX pool_by_id ON pool (lower(id));
 
 CREATE TABLE node (
-    pk ${KEY},
+    pk ${NAME},
     pool_pk BIGINT NOT NULL,
     id TEXT NOT NULL,
     state TEXT NOT NULL,
@@ -59,7 +59,7 @@ CREATE TABLE node (
 CREATE UNIQUE INDEX node_by_id ON node (pool_pk, lower(id));
 
 CREATE TABLE job (
-    pk ${KEY},
+    pk ${NAME},
     id TEXT NOT NULL,
     state TEXT NOT NULL,
     version INTEGER NOT NULL DEFAULT 1,
@@ -170,7 +170,7 @@ CREATE INDEX dependency_range_by_child ON dependency_range (child);
 
 -- Directories that a node still has to remove.
 CREATE TABLE removal (
-    pk ${KEY},
+    pk ${NAME},
     node_pk BIGINT NOT NULL,
     directory TEXT NOT NULL
 );
