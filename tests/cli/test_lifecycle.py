@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from azure.batch import BatchClient, models
+from azure.core.credentials import AzureNamedKeyCredential
 
 from batchyard.cli import daemon, processes
 
@@ -88,3 +94,88 @@ def test_down_finishes_within_seconds_and_without_force(directory: Path) -> None
 def slowness() -> float:
     """How much longer than alone things may take when the tests share the machine."""
     return 5.0 if "PYTEST_XDIST_WORKER" in os.environ else 1.0
+
+
+@pytest.fixture
+def passable() -> Iterator[Path]:
+    """A state directory that tasks of other users can reach; its server is ended whatever happens."""
+    above = Path(tempfile.mkdtemp(prefix="batchyard-test-"))
+    above.chmod(0o711)
+    yield above / "state"
+    daemon.stop(above / "state")
+    shutil.rmtree(above)
+
+
+def test_down_leaves_no_process_and_up_runs_the_task_again(passable: Path) -> None:
+    directory = passable
+    server = up(directory, "--nodes", "1")
+    batch = client(directory)
+    image = models.BatchVmImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server", version="latest")
+    machine = models.VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04")
+    batch.create_pool(
+        models.BatchPoolCreateOptions(id="p", vm_size="standard_d2s_v3", virtual_machine_configuration=machine, target_dedicated_nodes=1)
+    )
+    batch.create_job(models.BatchJobCreateOptions(id="j", pool_info=models.BatchPoolInfo(pool_id="p")))
+    batch.create_task("j", models.BatchTaskCreateOptions(id="t", command_line="sleep 1000"))
+    first = until(lambda: sleeping(directory))
+    alive = {server.pid: processes.start_time(server.pid), **below(directory)}
+    for part in (b"batchyard.agent.main", b"agent/spawner.py", b"sleep"):
+        assert any(part in command_line(pid) for pid in alive), part
+
+    assert batchyard("down", "--dir", directory).returncode == 0
+    assert below(directory) == {}
+    assert not [pid for pid, started in alive.items() if processes.start_time(pid) == started]
+
+    up(directory, "--nodes", "1")
+    again = until(lambda: sleeping(directory))
+    assert again.isdisjoint(first)
+    batch = client(directory)
+    until(lambda: batch.get_task("j", "t").state == models.BatchTaskState.RUNNING)
+    assert batch.get_pool("p").current_dedicated_nodes == 1
+
+
+def client(directory: Path) -> BatchClient:
+    """The SDK for the server of a directory."""
+    account, server = daemon.account(directory), daemon.running(directory)
+    assert server is not None
+    return BatchClient(server.url, AzureNamedKeyCredential(account.name, account.keys[0]))
+
+
+def below(directory: Path) -> dict[int, int | None]:
+    """Processes (pid, start time) that work in a state directory or were told its name, and their children.
+
+    These are the server, its agents, their spawners and tasks.
+    """
+    found: dict[int, int | None] = {}
+    parents: dict[int, int] = {}
+    for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()):
+        with contextlib.suppress(OSError):
+            parents[pid] = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            here = Path(f"/proc/{pid}/cwd").readlink().is_relative_to(directory)
+            if (here or bytes(directory) in command_line(pid)) and processes.start_time(pid):
+                found[pid] = processes.start_time(pid)
+    while children := [pid for pid, parent in parents.items() if parent in found and pid not in found]:
+        found.update((pid, processes.start_time(pid)) for pid in children)
+    return found
+
+
+def sleeping(directory: Path) -> set[tuple[int, int | None]]:
+    """The task's processes."""
+    return {(pid, started) for pid, started in below(directory).items() if command_line(pid) == b"sleep\x001000\x00"}
+
+
+def command_line(pid: int) -> bytes:
+    """The words, each ended by NUL; nothing when the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def until(look: Callable[[], Any]) -> Any:
+    """The first thing that `look` sees."""
+    deadline = time.monotonic() + 60
+    while not (seen := look()):
+        assert time.monotonic() < deadline, "waited 60 s"
+        time.sleep(0.02)
+    return seen
