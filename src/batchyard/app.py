@@ -123,6 +123,15 @@ def _write_private(path: Path, content: bytes) -> None:
     new.replace(path)
 
 
+def _keep_private(database: Path) -> Path:
+    """The database, readable by its owner only: tasks of other users pass through its directory. SQLite's own files take its mode."""
+    database.touch(mode=0o600)
+    for path in (database, *(database.with_name(database.name + end) for end in ("-wal", "-shm"))):
+        with contextlib.suppress(FileNotFoundError):
+            path.chmod(0o600)
+    return database
+
+
 async def _serve(config: Config) -> None:
     listener = _listen(config.host, config.port)
     host, port = listener.getsockname()[:2]
@@ -131,7 +140,7 @@ async def _serve(config: Config) -> None:
     clock = MovableClock() if config.test_clock else Clock()
     hub = Wakes()
     hub.bind(asyncio.get_running_loop())
-    db = Database(config.directory / "batchyard.db", hub)
+    db = Database(_keep_private(config.directory / "batchyard.db"), hub)
     provider = LocalProvider(config.directory / "nodes", url, config.max_nodes)
     node_key = account.node_key.encode()
     services = Services(db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key)

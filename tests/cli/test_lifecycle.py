@@ -52,7 +52,7 @@ def test_up_env_status_down(directory: Path) -> None:
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", server.url)
     assert f"export AZURE_BATCH_ENDPOINT={server.url}" in batchyard("env", "--dir", directory).stdout
     assert "0 pools, 0 nodes, 0 open jobs" in batchyard("status", "--dir", directory).stdout
-    for name in ("account.json", "server.json", "server.log"):
+    for name in ("account.json", "server.json", "server.log", "batchyard.db", "batchyard.db-wal", "batchyard.db-shm"):
         assert (directory / name).stat().st_mode & 0o077 == 0, name
 
     second = batchyard("up", "--dir", directory, "--port", "0")
