@@ -66,8 +66,14 @@ class Database:
         self._path = path
         self.on_wake = on_wake
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._gate = threading.Lock()
+        self._closed = False
         self._connection = self._connect()
-        migrate(self._connection)
+        try:
+            migrate(self._connection)
+        except BaseException:
+            self._connection.close()
+            raise
         self._local = threading.local()
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-read")
         self._opened: list[sqlite3.Connection] = []
@@ -81,17 +87,22 @@ class Database:
         return connection
 
     def close(self) -> None:
-        """Finish what waits, then close."""
-        self._queue.put(None)
+        """Finish what waits, then close; what comes later is refused."""
+        with self._gate:
+            self._closed = True
+            self._queue.put(None)
         self._writer.join()
         self._readers.shutdown()
         for connection in [*self._opened, self._connection]:
             connection.close()
 
     def submit(self, unit: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Queue a unit of work; the future is done after its commit."""
+        """Queue a unit of work; the future is done after its commit. Raises StoreUnavailable when the store is closed."""
         waiting = _Waiting(unit, args, kwargs)
-        self._queue.put(waiting)
+        with self._gate:
+            if self._closed:
+                raise StoreUnavailable("the store is closed")
+            self._queue.put(waiting)
         return waiting.future
 
     def call(self, unit: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -145,6 +156,8 @@ class Database:
                     last = True
                 else:
                     batch.append(waiting)
+            # Whom nobody waits for any more is left out; the others can no longer be cancelled.
+            batch = [waiting for waiting in batch if waiting.future.set_running_or_notify_cancel()]
             if batch:
                 self._commit(batch)
             if last:
@@ -166,12 +179,19 @@ class Database:
                 waiting.wakes = ()
         topics = {topic for waiting in batch for topic in waiting.wakes}
         if topics:
-            self.on_wake(topics)
+            self._tell(topics)
         for waiting in batch:
             if waiting.error is not None:
                 waiting.future.set_exception(waiting.error)
             else:
                 waiting.future.set_result(waiting.result)
+
+    def _tell(self, topics: Iterable[str]) -> None:
+        """Send wake-ups; losing one costs a loop period, so an error stops nothing."""
+        try:
+            self.on_wake(topics)
+        except Exception:
+            log.exception("wake-ups lost")
 
     def _run_unit(self, waiting: _Waiting) -> None:
         connection = self._connection
