@@ -12,7 +12,7 @@ from batchyard.store.tx import Tx
 NOW = 1_700_000_000_000_000
 
 
-def add_job(tx: Tx, job_id: str, **more: Any) -> int:
+def add_job(tx: Tx, /, job_id: str, **more: Any) -> int:
     values: dict[str, Any] = {
         "state": "active", "state_time": NOW, "created": NOW, "modified": NOW, "started": NOW, "pool_key": "pool", "priority": 0,
         "max_parallel": -1, "max_retries": 0, "uses_dependencies": 1, "ends_when_complete": 0, "acts_on_failure": 0, "body": b"{}",
@@ -34,7 +34,7 @@ def add_tasks(tx: Tx, job_pk: int, *names: str, slots: int = 1) -> int:
     return first
 
 
-def numbers(reader: Reader, sql: str, **params: Any) -> list[int]:
+def numbers(reader: Reader, /, sql: str, **params: Any) -> list[int]:
     """First column of the answer."""
     first: Callable[..., int] = lambda *values: int(values[0])  # noqa: E731
     return reader.all(Statement(sql, first), **params)

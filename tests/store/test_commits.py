@@ -116,7 +116,7 @@ def test_a_mark_is_undone_without_its_unit(memory: Database) -> None:
 
 
 def test_nobody_hears_before_the_commit(db: Database, tmp_path: Path) -> None:
-    seen: list[list[int]] = []
+    seen: list[tuple[int]] = []
 
     def look(topics: Iterable[str]) -> None:
         other = sqlite3.connect(tmp_path / "batchyard.db")
@@ -203,13 +203,17 @@ def test_a_guarded_change_meets_the_version_it_saw_or_conflicts(memory: Database
     assert job_ids(memory) == ["job"]
 
 
+def reserve(tx: Tx, n: int) -> int:
+    return tx.reserve("task", n)
+
+
 def test_a_key_is_never_given_twice(tmp_path: Path) -> None:
     path = tmp_path / "batchyard.db"
     seen: list[int] = []
     for life in range(3):
         db = Database(path)
         for n in (1, 5, 100):
-            first = db.call(lambda tx, n=n: tx.reserve("task", n))
+            first = db.call(reserve, n)
             seen.extend(range(first, first + n))
         with pytest.raises(Broken):
             db.call(broken, f"job-{life}")

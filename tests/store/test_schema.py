@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, inspect
 from sqlalchemy.pool import StaticPool
-from sqlalchemy.types import BigInteger, Integer, LargeBinary, Text, TypeEngine
+from sqlalchemy.types import BigInteger, Integer, LargeBinary, Text
 
 from batchyard.store import tables
 from batchyard.store.db import MEMORY, Database
@@ -64,7 +64,7 @@ def test_the_migrated_schema_is_the_one_in_tables() -> None:
     migrate(connection)
     found = inspect(create_engine("sqlite://", creator=lambda: connection, poolclass=StaticPool))
     assert set(found.get_table_names()) == set(tables.metadata.tables)
-    kinds: dict[type[TypeEngine[object]], str] = {Text: "TEXT", BigInteger: "INT", Integer: "INT", LargeBinary: "BLOB"}
+    kinds: dict[type, str] = {Text: "TEXT", BigInteger: "INT", Integer: "INT", LargeBinary: "BLOB"}
     for name, table in tables.metadata.tables.items():
         there = {column["name"]: str(column["type"]) for column in found.get_columns(name)}
         assert list(there) == [column.name for column in table.columns], name

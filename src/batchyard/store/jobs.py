@@ -83,7 +83,7 @@ _POOLS_WITH_DEMAND = Statement(
     " WHERE job.state = 'active' AND job_counts.ready > 0",
     str,
 )
-_PURGE_EVENTS = Change("DELETE FROM event WHERE pk IN (SELECT pk FROM event WHERE at < :before ORDER BY pk LIMIT :n)")
+_PURGE_EVENTS = Change("DELETE FROM event WHERE pk IN (SELECT pk FROM event WHERE at < :before ORDER BY at LIMIT :n)")
 _DELETE = Change("DELETE FROM job WHERE pk = :pk")
 _DELETE_COUNTS = Change("DELETE FROM job_counts WHERE job_pk = :pk")
 

@@ -83,7 +83,7 @@ _PAGE = Statement(f"{_VIEW} WHERE task.job_pk = :job_pk AND task.pk > :after ORD
 _READY = Statement("SELECT pk, slots FROM task WHERE job_pk = :job_pk AND ready = 1 AND slots <= :largest ORDER BY pk LIMIT :n", ReadyTask)
 _ON_NODE = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE node_pk = :node_pk AND state IN ('preparing', 'running')", TaskRow)
 _RUNNING_OF_JOB = Statement(
-    f"SELECT {columns(TaskRow)} FROM task WHERE job_pk = :job_pk AND state IN ('preparing', 'running') ORDER BY pk LIMIT :n", TaskRow
+    f"SELECT {columns(TaskRow)} FROM task WHERE job_pk = :job_pk AND state IN ('preparing', 'running') LIMIT :n", TaskRow
 )
 _ATTEMPTS = Statement(
     "SELECT pk, run FROM task WHERE node_pk = :node_pk AND state IN ('preparing', 'running')", lambda pk, run: (int(pk), int(run))

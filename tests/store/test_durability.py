@@ -1,0 +1,139 @@
+"""Acknowledged means on disk: after SIGKILL at any moment, and when the disk is full."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from store_rows import add_job, add_tasks, numbers
+
+from batchyard.store import jobs
+from batchyard.store.db import Database, StoreUnavailable
+
+HERE = Path(__file__).parent
+
+WRITES = """
+import sys
+from pathlib import Path
+from batchyard.store import jobs
+from batchyard.store.db import Database
+from store_rows import add_job, add_tasks
+
+db = Database(Path(sys.argv[1]))
+life = sys.argv[2]
+pk = db.call(add_job, "life-" + life)
+number = 0
+while True:
+    units = []
+    for _ in range(number % 40 + 1):
+        number += 1
+        units.append((number, db.submit(add_tasks, pk, *(f"{number}-{n}" for n in range(number % 7 + 1)))))
+    for number, unit in units:
+        print(life, number, unit.result(), number % 7 + 1, flush=True)
+    if number % 400 < 40:
+        db.checkpoint()
+"""
+
+FILLS = """
+import json, resource, sys
+from pathlib import Path
+from batchyard.store import jobs
+from batchyard.store.db import Database, StoreUnavailable
+from store_rows import add_job, add_tasks, numbers
+
+path = Path(sys.argv[1])
+db = Database(path)
+pk = db.call(add_job, "job")
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), hard))
+acknowledged, refused = [], []
+while len(refused) < 60:
+    first = len(acknowledged) + len(refused)
+    units = [db.submit(add_tasks, pk, *(f"{first + n}-{k}" for k in range(20))) for n in range(20)]
+    for n, unit in enumerate(units):
+        error = unit.exception()
+        assert error is None or isinstance(error, StoreUnavailable), error
+        (acknowledged if error is None else refused).append(first + n)
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+db.call(add_tasks, pk, "afterwards")
+db.close()
+print(json.dumps({"acknowledged": acknowledged, "refused": refused}))
+"""
+
+
+def python(script: str, *words: str) -> list[str]:
+    return [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(HERE)!r})\n{script}", *words]
+
+
+def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
+    path = tmp_path / "batchyard.db"
+    chance = random.Random(20_260_101)
+    for life in range(6):
+        wanted = chance.randrange(1, 600)
+        with subprocess.Popen(python(WRITES, str(path), str(life)), stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            acknowledged = [line for line, _ in zip(writer.stdout, range(wanted), strict=False)]
+            writer.send_signal(signal.SIGKILL)
+            acknowledged += [line for line in writer.stdout if line.endswith("\n")]
+            writer.wait()
+        db = Database(path)
+        job = db.call(jobs.find, f"life-{life}")
+        assert job is not None
+        for line in acknowledged:
+            _, number, first, tasks = map(int, line.split())
+            found = db.call(
+                numbers, "SELECT pk FROM task WHERE job_pk = :job AND id LIKE :name ORDER BY pk", job=job.pk, name=f"{number}-%"
+            )
+            assert found == list(range(first, first + tasks)), f"unit {number} is whole and on disk"
+        counted = db.call(numbers, "SELECT count(*) FROM task WHERE job_pk = :job", job=job.pk)
+        assert counted == [db.call(jobs.counts, job.pk).active]
+        assert db.call(numbers, "SELECT count(DISTINCT pk) - count(*) FROM task") == [0]
+        db.close()
+        assert integrity(path) == "ok"
+
+
+def integrity(path: Path) -> str:
+    connection = sqlite3.connect(path)
+    try:
+        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("most_bytes", [600_000, 2_000_000])
+def test_a_file_that_cannot_grow_refuses_whole_commits_and_goes_on_afterwards(tmp_path: Path, most_bytes: int) -> None:
+    path = tmp_path / "batchyard.db"
+    done = subprocess.run(python(FILLS, str(path), str(most_bytes)), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["acknowledged"]
+    db = Database(path)
+    there = db.call(numbers, "SELECT CAST(id AS INTEGER) FROM task WHERE id <> 'afterwards'")
+    assert sorted(there) == sorted(20 * said["acknowledged"])
+    assert db.call(jobs.counts, 1).active == 20 * len(said["acknowledged"]) + 1
+    db.close()
+    assert integrity(path) == "ok"
+
+
+def test_a_full_database_refuses_all_of_the_commit_and_goes_on_afterwards(db: Database) -> None:
+    pk = db.call(add_job, "job")
+    (pages,) = db.call(numbers, "PRAGMA page_count")
+    db.call(lambda tx: tx._connection.execute(f"PRAGMA max_page_count = {pages + 5}"))
+    kept = refused = 0
+    while not refused:
+        units = [db.submit(add_tasks, pk, *(f"{kept}-{n}-{k}" for k in range(50))) for n in range(10)]
+        errors = [unit.exception(30) for unit in units]
+        assert all(error is None or isinstance(error, StoreUnavailable) for error in errors)
+        refused += sum(error is not None for error in errors)
+        kept += sum(error is None for error in errors)
+    assert db.call(jobs.counts, pk).active == 50 * kept
+    assert db.call(numbers, "SELECT count(*) FROM task") == [50 * kept]
+    db.call(lambda tx: tx._connection.execute("PRAGMA max_page_count = 1000000"))
+    db.call(add_tasks, pk, *(f"after-{n}" for n in range(2000)))
+    assert db.call(jobs.counts, pk).active == 50 * kept + 2000

@@ -1,0 +1,91 @@
+"""Hot statements go by their index; none walks over all tasks."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+
+from batchyard.store import jobs, leases, nodes, pools, tasks, tx
+from batchyard.store.migrate import migrate
+from batchyard.store.reader import Change, Statement
+from batchyard.store.tx import guarded_sql
+
+MODULES = (jobs, leases, nodes, pools, tasks, tx)
+WALKED = {  # few rows, and read as a whole
+    "jobs._PAGE": set(), "jobs._POOLS_WITH_DEMAND": {"job"}, "jobs._CHANGING": {"job"}, "nodes._ALL": {"node"}, "nodes._SILENT": {"node"},
+    "pools._ALL": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"},
+}  # fmt: skip
+HOT = {
+    "tasks._READY": ["task_ready"],
+    "tasks._ON_NODE": ["task_on_node"],
+    "tasks._ATTEMPTS": ["task_on_node"],
+    "tasks._RUNNING_OF_JOB": ["task_running"],
+    "tasks._PAGE": ["task_in_order"],
+    "tasks._PKS_OF_JOB": ["task_in_order"],
+    "tasks._BY_ID": ["task_by_id"],
+    "tasks._VIEW_BY_ID": ["task_by_id"],
+    "tasks._IDS_TAKEN": ["task_by_id"],
+    "tasks._SATISFIED": ["task_by_id"],
+    "tasks._SATISFIED_NUMBERS": ["task_by_number"],
+    "tasks._NUMBER_MET": ["task_by_number"],
+    "tasks._CLOSE_RANGES": ["dependency_range_by_low"],
+    "tasks._REOPEN_RANGES": ["dependency_range_by_low"],
+    "tasks._TAKE_RANGES": ["dependency_range_by_low"],
+    "tasks._DROP_EDGES": ["dependency_by_child"],
+    "tasks._DROP_RANGES": ["dependency_range_by_child"],
+    "tasks._TAKE_EDGES": ["sqlite_autoindex_dependency_1"],
+    "jobs._BY_ID": ["job_by_id"],
+    "jobs._DEMAND": ["job_by_pool"],
+    "jobs._OVERDUE": ["job_by_deadline"],
+    "jobs._CHANGING": ["job_changing"],
+    "jobs._PURGE_EVENTS": ["event_by_time"],
+    "nodes._FREE": ["pool_by_id", "node_by_id"],
+    "nodes._OF_POOL": ["node_by_id"],
+    "nodes._REMOVALS": ["removal_by_node"],
+    "pools._BY_ID": ["pool_by_id"],
+}
+
+
+def statements() -> Iterator[tuple[str, str]]:
+    for module in MODULES:
+        for name, value in vars(module).items():
+            if isinstance(value, Statement | Change) and isinstance(module, ModuleType):
+                yield f"{module.__name__.rpartition('.')[2]}.{name}", value.sql
+    for table in ("task", "job", "node", "pool"):
+        yield f"guarded {table}", guarded_sql(table, ("state", "state_time"))
+
+
+STATEMENTS = dict(statements())
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(":memory:")
+    migrate(connection)
+    yield connection
+    connection.close()
+
+
+def plan(connection: sqlite3.Connection, sql: str) -> list[str]:
+    params = dict.fromkeys(re.findall(r":(\w+)", sql), 1)
+    return [detail for *_, detail in connection.execute(f"EXPLAIN QUERY PLAN {sql}", params)]
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_no_statement_walks_over_a_table(connection: sqlite3.Connection, name: str) -> None:
+    steps = plan(connection, STATEMENTS[name])
+    walked = {step.split()[1] for step in steps if step.startswith("SCAN") and "CONSTANT ROW" not in step}
+    assert walked <= WALKED.get(name, set()), steps
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_a_hot_statement_uses_its_index(connection: sqlite3.Connection, name: str) -> None:
+    steps = plan(connection, STATEMENTS[name])
+    for index in HOT[name]:
+        assert any(f"INDEX {index} " in f"{step} " for step in steps), steps
+    if name in ("tasks._READY", "tasks._PAGE", "tasks._PKS_OF_JOB", "jobs._OVERDUE"):
+        assert not any("TEMP B-TREE" in step for step in steps), steps
