@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 from starlette.responses import Response
 
@@ -49,8 +51,9 @@ async def add_collection(call: Call) -> Response:
             wanted.append(decode(raw, TaskCreateContent))
         except BatchError as error:
             results.append(_refused(_name(raw), error, call))
+    urls = call.url("jobs", call.ids["job_id"], "tasks")
     for name, outcome in await call.db.run(tasks.add, call.ids["job_id"], wanted, call.now):
-        results.append(_refused(name, outcome, call) if isinstance(outcome, BatchError) else _added(name, outcome, call))
+        results.append(_refused(name, outcome, call) if isinstance(outcome, BatchError) else _added(name, outcome, urls))
     return wire.listing(call.base, "taskaddresult", results, None)
 
 
@@ -61,11 +64,17 @@ def _name(raw: msgspec.Raw) -> str:
         return ""
 
 
-def _added(name: str, at: int, call: Call) -> bytes:
-    location = call.url("jobs", call.ids["job_id"], "tasks", name)
+def _added(name: str, at: int, urls: str) -> bytes:
+    tag, modified = _version(at)
     return wire.encode(
-        TaskAddResult(status=TaskAddStatus.SUCCESS, task_id=name, e_tag=times.etag(at), last_modified=times.iso(at), location=location)
+        TaskAddResult(status=TaskAddStatus.SUCCESS, task_id=name, e_tag=tag, last_modified=modified, location=f"{urls}/{name}")
     )
+
+
+@lru_cache(maxsize=16)
+def _version(at: int) -> tuple[str, str]:
+    """Tag and time that all tasks of a collection have in common."""
+    return times.etag(at), times.iso(at)
 
 
 def _refused(name: str, error: BatchError, call: Call) -> bytes:
