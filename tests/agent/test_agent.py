@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
@@ -23,6 +24,10 @@ from batchyard.model.sync import FileEntry, Removal
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run tasks as other users")
 WITH_OWN_USER = {"userIdentity": {"autoUser": {"scope": "task", "elevationLevel": "nonadmin"}}}
+PATHS = {
+    "PYTHONPATH": ":".join(str(Path(module.__file__ or "").parent.parent) for module in (batchyard, httpx)),
+    "PATH": os.environ["PATH"],
+}
 AS_ADMIN = {"userIdentity": {"autoUser": {"scope": "pool", "elevationLevel": "admin"}}}
 
 
@@ -280,31 +285,25 @@ async def test_a_large_file_arrives_whole(node: Any, place: Path) -> None:
     assert answers[0][1] == data
 
 
+def as_nobody() -> list[str]:
+    """How a Python starts as another user; `env` makes sure that it is not root's rights that find it."""
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        pytest.skip("only root with setpriv can become nobody")
+    drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env"]
+    for python in (sys.executable, "/usr/bin/python3.11", "/usr/bin/python3"):
+        if not subprocess.run([*drop, python, "-c", "import httpx, msgspec, structlog"], env=PATHS, capture_output=True).returncode:
+            return [*drop, python]
+    pytest.skip("no Python here that nobody can run with the packages of these tests")
+
+
 @pytest.mark.parametrize("how", ["root", "nobody"])
 async def test_the_program_runs_tasks_and_ends_them_at_sigterm(
     pipe: Any, server: Any, settings: AgentSettings, place: Path, alive: Callable[[int], bool], how: str
 ) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "batchyard.agent.main",
-        "--server",
-        server.url,
-        "--root",
-        f"{place}/root",
-        "--token-file",
-        f"{place}/token",
-    ]
-    if how == "nobody":
-        drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-        if os.geteuid() != 0 or not shutil.which("setpriv"):
-            pytest.skip("only root with setpriv can become nobody")
-        if subprocess.run([*drop, sys.executable, "-c", "import httpx"], capture_output=True).returncode:
-            pytest.skip("nobody cannot run this Python")
-        command = [*drop, *command]
-        place.chmod(0o777)
-    path = {"PYTHONPATH": str(Path(batchyard.__file__).parent.parent), "PATH": os.environ["PATH"]}
-    process = await asyncio.create_subprocess_exec(*command, env=path, stderr=asyncio.subprocess.PIPE)
+    python = as_nobody() if how == "nobody" else [sys.executable]
+    command = [*python, "-m", "batchyard.agent.main", "--server", server.url, "--root", f"{place}/root", "--token-file", f"{place}/token"]
+    place.chmod(0o777)
+    process = await asyncio.create_subprocess_exec(*command, env=PATHS, stderr=asyncio.subprocess.PIPE)
     server.order("task", f"sh -c 'setsid sleep 1000 & echo $! > {pipe}; id -u; exec sleep 1000'")
     child = int(await pipe.line())
     if how == "nobody":
@@ -323,7 +322,6 @@ async def test_sigkill_of_the_agent_ends_its_tasks(
     pipe: Any, server: Any, settings: AgentSettings, place: Path, alive: Callable[[int], bool], both: bool
 ) -> None:
     """When the agent dies its spawner ends everything; when both die the next agent does."""
-    path = {"PYTHONPATH": str(Path(batchyard.__file__).parent.parent), "PATH": os.environ["PATH"]}
     command = [
         sys.executable,
         "-m",
@@ -335,7 +333,7 @@ async def test_sigkill_of_the_agent_ends_its_tasks(
         "--token-file",
         settings.token_file,
     ]
-    process = await asyncio.create_subprocess_exec(*map(str, command), env=path, stderr=asyncio.subprocess.DEVNULL)
+    process = await asyncio.create_subprocess_exec(*map(str, command), env=PATHS, stderr=asyncio.subprocess.DEVNULL)
     server.order("task", f"sh -c 'setsid sleep 1000 & echo $! $PPID > {pipe}; exec sleep 1000'")
     child, spawner = map(int, (await pipe.line()).split())
     gone = [os.pidfd_open(pid) for pid in (child, spawner)]

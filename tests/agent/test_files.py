@@ -1,0 +1,162 @@
+"""File requests stay below their base, whatever paths and links say."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from batchyard.agent import beneath, files
+from batchyard.model.sync import FileHead, FileRequest
+
+
+@pytest.fixture
+def root(place: Path) -> Path:
+    """A node's root with a task `base` full of traps, beside a secret."""
+    base = place / "root/base"
+    (base / "wd/sub").mkdir(parents=True)
+    (base / "wd/file").write_text("content")
+    (base / "wd/a").mkdir()
+    (base / "wd/a/z").write_text("")
+    (base / "wd/a.txt").write_text("")
+    (place / "root/secret").write_text("secret")
+    (place / "root/base2").mkdir()
+    (place / "root/base2/f").write_text("secret")
+    (base / "inside").symlink_to("wd/file")
+    (base / "absolute").symlink_to(place / "root/secret")
+    (base / "relative").symlink_to("../secret")
+    (base / "up").symlink_to("..")
+    (base / "sibling").symlink_to("../base2/f")
+    (base / "loop").symlink_to("loop")
+    (base / "root").symlink_to("/")
+    os.mkfifo(base / "pipe")
+    return place / "root"
+
+
+def ask(root: Path, operation: str, path: str, **members: object) -> files.Found:
+    base = members.pop("base", "base")
+    return files.answer(str(root), FileRequest(id="1", operation=operation, base=base, path=path, **members))  # type: ignore[arg-type]
+
+
+def content(found: files.Found) -> bytes:
+    assert found.head.error is None
+    try:
+        return b"".join(files.read(found.fd, found.head.offset, found.head.length))
+    finally:
+        os.close(found.fd)
+
+
+OUTSIDE = [
+    "../secret",
+    "wd/../../secret",
+    "absolute",
+    "relative",
+    "up/secret",
+    "sibling",
+    "root/etc/passwd",
+    "loop",
+    "..",
+    "a\0b",
+    "wd/file/x",
+]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+@pytest.mark.parametrize("operation", ["get", "properties", "list"])
+def test_what_is_outside_does_not_exist(root: Path, operation: str, path: str) -> None:
+    assert ask(root, operation, path).head.error in ("FileNotFound", "IOError" if path == "loop" else "")
+
+
+@pytest.mark.parametrize("path", ["../secret", "up/secret", "root/tmp", "..", "", "up/base2"])
+def test_what_is_outside_cannot_be_deleted(root: Path, path: str) -> None:
+    assert ask(root, "delete", path, recursive=True).head.error
+    assert (root / "secret").exists()
+    assert (root / "base2/f").exists()
+
+
+@pytest.mark.parametrize("base", ["..", "/", "/etc", "base/../..", "base/up/.."])
+def test_the_base_cannot_leave_the_root(root: Path, base: str) -> None:
+    assert ask(root, "get", "etc/passwd", base=base).head.error == "FileNotFound"
+
+
+@pytest.mark.parametrize("path", ["wd/file", "/wd/file", "wd//./file", "inside"])
+def test_files_inside_are_read_links_that_stay_inside_too(root: Path, path: str) -> None:
+    assert content(ask(root, "get", path)) == b"content"
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "expected"), [(0, None, b"content"), (3, None, b"tent"), (1, 3, b"ont"), (5, 99, b"nt"), (0, 0, b"")]
+)
+def test_ranges(root: Path, offset: int, length: int | None, expected: bytes) -> None:
+    assert content(ask(root, "get", "wd/file", offset=offset, length=length)) == expected
+
+
+@pytest.mark.parametrize("offset", [7, 8, -1])
+def test_ranges_beyond_the_end_are_invalid(root: Path, offset: int) -> None:
+    assert ask(root, "get", "wd/file", offset=offset).head.error == "InvalidRange"
+
+
+def test_an_empty_file_can_be_read(root: Path) -> None:
+    assert content(ask(root, "get", "wd/a.txt")) == b""
+
+
+def test_a_growing_file_is_read_up_to_its_size_when_asked(root: Path) -> None:
+    found = ask(root, "get", "wd/file")
+    with (root / "base/wd/file").open("a") as file:
+        file.write("more")
+    assert content(found) == b"content"
+
+
+@pytest.mark.parametrize("path", ["", "wd", "pipe", "wd/sub/"])
+def test_directories_and_pipes_are_no_files(root: Path, path: str) -> None:
+    assert ask(root, "get", path).head.error == "FileNotFound"
+
+
+def test_properties(root: Path) -> None:
+    entry = ask(root, "properties", "wd/file").head.entry
+    assert entry is not None
+    seen = (root / "base/wd/file").stat()
+    assert (entry.name, entry.is_directory, entry.size, entry.mode) == ("wd/file", False, 7, seen.st_mode)
+    assert entry.modified == seen.st_mtime_ns // 1000
+    directory = ask(root, "properties", "").head.entry
+    assert directory is not None
+    assert directory.is_directory
+
+
+def test_lists_are_sorted_as_whole_paths_and_leave_links_and_pipes_out(root: Path) -> None:
+    def names(path: str, recursive: bool) -> list[str]:
+        return [
+            each.name
+            for each in files.entries(str(root), FileRequest(id="1", operation="list", base="base", path=path, recursive=recursive))
+        ]
+
+    assert names("", False) == ["wd"]
+    everything = ["wd", "wd/a", "wd/a.txt", "wd/a/z", "wd/file", "wd/sub"]
+    assert names("", True) == everything == sorted(everything)
+    assert names("wd", False) == ["wd/a", "wd/a.txt", "wd/file", "wd/sub"]
+    assert ask(root, "list", "missing").head.error == "FileNotFound"
+
+
+def test_names_that_are_not_utf8_can_be_listed(root: Path) -> None:
+    (root / "base/wd/sub" / os.fsdecode(b"\xff")).write_text("")
+    found = list(files.entries(str(root), FileRequest(id="1", operation="list", base="base", path="wd/sub")))
+    assert [each.name for each in found] == ["wd/sub/\ufffd"]
+
+
+def test_delete(root: Path) -> None:
+    assert ask(root, "delete", "wd").head == FileHead(error="OperationInvalidForCurrentState")
+    assert ask(root, "delete", "wd/file").head == FileHead()
+    assert ask(root, "delete", "wd/sub").head == FileHead()
+    assert ask(root, "delete", "wd/file").head.error == "FileNotFound"
+    assert ask(root, "delete", "absolute").head == FileHead()
+    (root / "base/wd/out").symlink_to("/")
+    assert ask(root, "delete", "wd", recursive=True).head == FileHead()
+    assert not (root / "base/wd").exists()
+    assert (root / "secret").exists()
+
+
+def test_opening_refuses_a_link_that_appears_after_the_check(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beneath, "resolve", lambda base, path: beneath.parts(path))
+    for path in ("up/secret", "absolute", "root/etc/passwd"):
+        assert ask(root, "get", path).head.error
