@@ -6,43 +6,23 @@ import http.client
 import json
 import logging
 import secrets
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from email.utils import formatdate
-from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
-from urllib.parse import quote, urlsplit
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
 
 import msgspec
 import pytest
 from azure.batch import BatchClient, models
 from azure.core.credentials import AzureNamedKeyCredential
+from tests.conftest import Server, wait_for
 
 from batchyard.api import auth
 from batchyard.api.auth import Signed
 
 VERSION = "2025-06-01"
 Json = dict[str, Any]
-T = TypeVar("T")
-
-
-class Server(Protocol):
-    """What these tests need of the fixture `server`."""
-
-    endpoint: str
-    account: str
-    key: str
-    directory: Path
-    environment: dict[str, str]
-
-    def log(self) -> str: ...
-
-
-def wait_for(look: Callable[[], T | None], what: str, seconds: float = 60) -> T:
-    """`wait_for` of the tests' conftest.py, which cannot be imported by name."""
-    [found] = [module for name, module in sys.modules.items() if name.endswith("conftest") and hasattr(module, "READY_S")]
-    return cast(T, found.wait_for(look, what, seconds))
 
 
 def unique(prefix: str = "x") -> str:
@@ -264,6 +244,26 @@ class Yard:
     def gone(self, path: str) -> None:
         """Wait until a resource does not exist any more."""
         wait_for(lambda: self.raw("GET", path).status == 404, f"{path} to be gone")
+
+
+def pages(raw: Raw, path: str, query: str = "maxresults=2") -> list[list[Json]]:
+    """All pages of a list, by the links of the server; each link must be one that both SDKs can follow (clients.md 0, #11)."""
+    found: list[list[Json]] = []
+    version: str | None = VERSION
+    while True:
+        page = raw("GET", path, query=query, version=version).json
+        assert set(page) <= {"odata.metadata", "value", "odata.nextLink"}
+        found.append(page["value"])
+        if "odata.nextLink" not in page:
+            return found
+        link = urlsplit(page["odata.nextLink"])
+        assert f"{link.scheme}://{link.netloc}" == raw.endpoint
+        assert link.path == path
+        assert "+" not in link.query
+        options = parse_qs(link.query)
+        assert options["api-version"] == [VERSION]
+        assert options.items() >= {name: value for name, value in parse_qs(query).items() if name != "$skiptoken"}.items()
+        path, query, version = link.path, link.query, None
 
 
 def sh(script: str) -> str:

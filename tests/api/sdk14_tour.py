@@ -1,0 +1,180 @@
+"""Every operation through azure-batch 14.2.0. Runs in that SDK's own interpreter, prints one JSON object: the calls and the results.
+
+Arguments: prefix for ids, id of a pool with a node. The account is read from the environment.
+"""
+
+# mypy: ignore-errors
+
+import json
+import os
+import sys
+import time
+
+from azure.batch import BatchServiceClient, models
+from azure.batch.batch_auth import SharedKeyCredentials
+
+PREFIX, POOL = sys.argv[1:]
+calls = []
+results = {}
+
+
+def client():
+    """A client that tells `calls` what it saw."""
+    key = SharedKeyCredentials(os.environ["AZURE_BATCH_ACCOUNT"], os.environ["AZURE_BATCH_ACCESS_KEY"])
+    made = BatchServiceClient(key, batch_url=os.environ["AZURE_BATCH_ENDPOINT"])
+    made.config.retry_policy.retries = 0
+    return made
+
+
+batch = client()
+
+
+def spy(send):
+    """The pipeline's way to the wire, with each call noted."""
+
+    def sent(request, **kwargs):
+        response = send(request, **kwargs)
+        answer = response.http_response
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        calls.append(
+            {"method": request.http_request.method, "url": request.http_request.url, "status": answer.status_code, "headers": headers}
+        )
+        return response
+
+    return sent
+
+
+batch._client.config.pipeline._sender.send = spy(batch._client.config.pipeline._sender.send)
+
+
+def until(look):
+    """Wait until `look` is true."""
+    deadline = time.monotonic() + 60
+    while not look():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def error_of(call, *args, **kwargs):
+    """Code and sentence of the error that a call raises."""
+    try:
+        call(*args, **kwargs)
+    except models.BatchErrorException as error:
+        return {"status": error.response.status_code, "code": error.error.code, "text": str(error)}
+    raise AssertionError("no error was raised")
+
+
+def plain(model):
+    """A model as JSON."""
+    return json.loads(json.dumps(model.as_dict(), default=str))
+
+
+def pools():
+    """Add, get, exists, list, resize, delete."""
+    pool_id = PREFIX + "-pool"
+    image = models.ImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server")
+    machine = models.VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04")
+    pool = models.PoolAddParameter(id=pool_id, vm_size="STANDARD_D2S_V3", virtual_machine_configuration=machine, target_dedicated_nodes=0)
+    batch.pool.add(pool)
+    results["pool_again"] = error_of(batch.pool.add, pool)
+    results["pool"] = plain(batch.pool.get(pool_id))
+    results["pool_exists"] = [batch.pool.exists(pool_id), batch.pool.exists(pool_id + "-not")]
+    results["pools"] = [item.id for item in batch.pool.list(models.PoolListOptions(max_results=1))]
+    until(lambda: batch.pool.get(pool_id).allocation_state == models.AllocationState.steady)
+    batch.pool.resize(pool_id, models.PoolResizeParameter(target_dedicated_nodes=0, target_low_priority_nodes=0))
+    tag = batch.pool.get(pool_id).e_tag
+    results["pool_not_matched"] = error_of(batch.pool.delete, pool_id, models.PoolDeleteOptions(if_match="0x8D4BCC2E4835CD0"))
+    batch.pool.delete(pool_id, models.PoolDeleteOptions(if_match=tag))
+    until(lambda: not batch.pool.exists(pool_id))
+
+
+def jobs():
+    """Add, get, list, patch, terminate, delete."""
+    ids = [PREFIX + "-job-" + str(number) for number in range(3)]
+    for job_id in ids:
+        batch.job.add(models.JobAddParameter(id=job_id, pool_info=models.PoolInformation(pool_id="none"), uses_task_dependencies=True))
+    results["job"] = plain(batch.job.get(ids[0]))
+    results["jobs"] = [item.id for item in batch.job.list(models.JobListOptions(max_results=2)) if item.id in ids]
+    batch.job.patch(ids[0], models.JobPatchParameter(priority=7))
+    results["job_patched"] = plain(batch.job.get(ids[0]))
+    results["counts"] = plain(batch.job.get_task_counts(ids[0]))
+    batch.job.terminate(ids[0], terminate_reason="enough")
+    until(lambda: batch.job.get(ids[0]).state == models.JobState.completed)
+    results["job_terminated"] = plain(batch.job.get(ids[0]))
+    results["job_terminated_again"] = error_of(batch.job.terminate, ids[0])
+    for job_id in ids:
+        batch.job.delete(job_id)
+    results["job_not_found"] = error_of(batch.job.get, PREFIX + "-never")
+
+
+def add_many(job_id):
+    """250 tasks at once, a wrong one among others, one that is too large."""
+    tasks = [models.TaskAddParameter(id=f"t{number}", command_line="true") for number in range(250)]
+    added = batch.task.add_collection(job_id, tasks, threads=2)
+    results["added"] = sorted({item.status.value for item in added.value}), len(added.value)
+    results["listed"] = [item.id for item in batch.task.list(job_id, models.TaskListOptions(max_results=70))]
+    wrong = [models.TaskAddParameter(id=name, command_line="true") for name in ("good", "not good", "t0")]
+    try:
+        batch.task.add_collection(job_id, wrong)
+    except models.CreateTasksErrorException as error:
+        results["one_wrong"] = [(item.task_id, item.error.code) for item in error.failure_tasks]
+    large = [models.TaskAddParameter(id="large", command_line="x" * 1_100_000), models.TaskAddParameter(id="small", command_line="true")]
+    try:
+        batch.task.add_collection(job_id, large)
+    except models.CreateTasksErrorException as error:
+        results["too_large"] = [item.error.code for item in error.errors]
+    results["small"] = batch.task.get(job_id, "small").id
+
+
+def tasks():
+    """Add, get, list, terminate, delete, and files of a task and of a node."""
+    job_id = PREFIX + "-tasks"
+    batch.job.add(models.JobAddParameter(id=job_id, pool_info=models.PoolInformation(pool_id="none")))
+    add_many(job_id)
+    batch.task.terminate(job_id, "t1")
+    results["task_ended"] = plain(batch.task.get(job_id, "t1"))
+    batch.task.delete(job_id, "t1")
+    results["task_not_found"] = error_of(batch.task.get, job_id, "t1")
+    batch.job.delete(job_id)
+
+
+def files():
+    """The seven file operations and the nodes."""
+    job_id = PREFIX + "-files"
+    batch.job.add(models.JobAddParameter(id=job_id, pool_info=models.PoolInformation(pool_id=POOL)))
+    script = 'echo hello; mkdir "out put"; echo one > "out put/a b"; echo two > two'
+    batch.task.add(job_id, models.TaskAddParameter(id="t", command_line=f"/bin/sh -c '{script}'"))
+    until(lambda: batch.task.get(job_id, "t").state == models.TaskState.completed)
+    everything = models.FileListFromTaskOptions(max_results=2)
+    results["files"] = [
+        item.name for item in batch.file.list_from_task(job_id, "t", recursive=True, file_list_from_task_options=everything)
+    ]
+    results["file"] = b"".join(batch.file.get_from_task(job_id, "t", "wd/out put/a b")).decode()
+    options = models.FileGetFromTaskOptions(ocp_range="bytes=1-3")
+    results["range"] = b"".join(batch.file.get_from_task(job_id, "t", "stdout.txt", options)).decode()
+    head = batch.file.get_properties_from_task(job_id, "t", "stdout.txt", raw=True).headers
+    results["properties"] = {name: str(value) for name, value in head.items()}
+    results["file_not_found"] = error_of(batch.file.get_from_task, job_id, "t", "never")
+    batch.file.delete_from_task(job_id, "t", "wd/two")
+    results["file_deleted"] = error_of(batch.file.get_from_task, job_id, "t", "wd/two")
+    node_files(job_id)
+    batch.job.delete(job_id)
+
+
+def node_files(job_id):
+    """The same through the node."""
+    [node] = list(batch.compute_node.list(POOL))
+    results["node"] = plain(batch.compute_node.get(POOL, node.id))
+    results["node_files"] = [item.name for item in batch.file.list_from_compute_node(POOL, node.id)]
+    path = f"workitems/{job_id}/job-1/t/stdout.txt"
+    results["node_file"] = b"".join(batch.file.get_from_compute_node(POOL, node.id, path)).decode()
+    head = batch.file.get_properties_from_compute_node(POOL, node.id, path, raw=True).headers
+    results["node_properties"] = {name: str(value) for name, value in head.items()}
+    batch.file.delete_from_compute_node(POOL, node.id, path)
+
+
+pools()
+jobs()
+tasks()
+files()
+print(json.dumps({"calls": calls, "results": results}))

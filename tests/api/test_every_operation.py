@@ -1,0 +1,252 @@
+"""Every operation that is served, called through both SDKs: exact status and headers of contract 1.6 and 1.3, and what the SDKs read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from azure.batch import models
+from azure.batch.models._models import BatchJobTerminateOptions  # not exported by 15.1.0
+from azure.core import MatchConditions
+from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
+from tests.api.conftest import Json, Sdk, Seen, machine, sh, unique
+from tests.conftest import Server, wait_for
+
+from batchyard.api.operations import OPERATIONS, match
+
+SDK14_PYTHON = "BATCHYARD_SDK14_PYTHON"
+TOUR = Path(__file__).with_name("sdk14_tour.py")
+
+_POOL, _NODE, _JOB, _TASK = "/pools/{pool_id}", "/pools/{pool_id}/nodes/{node_id}", "/jobs/{job_id}", "/jobs/{job_id}/tasks/{task_id}"
+_TASK_FILE, _NODE_FILE = _TASK + "/files/{file_path}", _NODE + "/files/{file_path}"
+SUCCESS: dict[tuple[str, str], tuple[int, str]] = {
+    ("POST", "/pools"): (201, "EIL"),
+    ("GET", "/pools"): (200, "J"),
+    ("GET", _POOL): (200, "EJ"),
+    ("HEAD", _POOL): (200, "E"),
+    ("DELETE", _POOL): (202, ""),
+    ("POST", _POOL + "/resize"): (202, "EI"),
+    ("GET", _POOL + "/nodes"): (200, "J"),
+    ("GET", _NODE): (200, "J"),
+    ("GET", _NODE + "/files"): (200, "J"),
+    ("GET", _NODE_FILE): (200, "F"),
+    ("HEAD", _NODE_FILE): (200, "F"),
+    ("DELETE", _NODE_FILE): (200, ""),
+    ("POST", "/jobs"): (201, "EIL"),
+    ("GET", "/jobs"): (200, "J"),
+    ("GET", _JOB): (200, "EJ"),
+    ("PATCH", _JOB): (200, "EI"),
+    ("DELETE", _JOB): (202, ""),
+    ("POST", _JOB + "/terminate"): (202, "EI"),
+    ("GET", _JOB + "/taskcounts"): (200, "J"),
+    ("POST", _JOB + "/tasks"): (201, "EIL"),
+    ("POST", _JOB + "/addtaskcollection"): (200, "J"),
+    ("GET", _JOB + "/tasks"): (200, "J"),
+    ("GET", _TASK): (200, "EIJ"),
+    ("DELETE", _TASK): (200, ""),
+    ("POST", _TASK + "/terminate"): (204, "EI"),
+    ("GET", _TASK + "/files"): (200, "J"),
+    ("GET", _TASK_FILE): (200, "F"),
+    ("HEAD", _TASK_FILE): (200, "F"),
+    ("DELETE", _TASK_FILE): (200, ""),
+}
+"""Status of success and headers: E ETag and Last-Modified, I DataServiceId, L Location, J a JSON body, F those of a file."""
+
+FILE_HEADERS = {"content-length", "content-type", "last-modified", "ocp-creation-time"} | {
+    f"ocp-batch-file-{name}" for name in ("isdirectory", "url", "mode")
+}
+
+
+def test_the_table_knows_every_operation() -> None:
+    assert set(SUCCESS) == {(op.method, op.path) for op in OPERATIONS if not op.path.startswith("/batchyard/")}
+
+
+def assert_contract(calls: Iterable[Seen]) -> None:
+    """Every call that succeeded did so as the table says, and each operation was called."""
+    called = set()
+    for call in calls:
+        parts = urlsplit(call.url)
+        op, _ = match(call.method, parts.path)
+        headers = call.headers
+        assert len(headers["request-id"]) == 36
+        assert headers["dataserviceversion"] == "3.0"
+        assert headers["server"] == "Microsoft-HTTPAPI/2.0"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "client-request-id" not in headers
+        if call.status >= 300:
+            continue
+        status, marks = SUCCESS[op.method, op.path]
+        assert call.status == status, call
+        assert ("etag" in headers) == ("E" in marks), call
+        assert ("last-modified" in headers) == ("E" in marks or "F" in marks), call
+        assert ("dataserviceid" in headers) == ("I" in marks), call
+        assert ("location" in headers) == ("L" in marks), call
+        assert (headers.get("content-type") == "application/json;odata=minimalmetadata") == ("J" in marks), call
+        if "E" in marks:
+            assert headers["etag"].startswith("0x8D"), call
+            assert headers["last-modified"].endswith(" GMT"), call
+        if op.method == "POST" and "I" in marks and "L" not in marks:
+            assert unquote(headers["dataserviceid"]) == unquote(f"{parts.scheme}://{parts.netloc}{parts.path}")
+        if "L" in marks:
+            assert headers["location"] == headers["dataserviceid"]
+            assert headers["location"].startswith(f"{parts.scheme}://{parts.netloc}{parts.path}/")
+        if "F" in marks:
+            assert set(headers) >= FILE_HEADERS, call
+            assert headers["content-type"] == "application/octet-stream"
+        called.add((op.method, op.path))
+    assert called == set(SUCCESS)
+
+
+@pytest.fixture(scope="module")
+def tour14(server: Server, pool_id: str) -> Json:
+    """What the older SDK saw and read on its tour."""
+    interpreter = os.environ.get(SDK14_PYTHON)
+    if not interpreter:
+        pytest.skip(f"{SDK14_PYTHON} is not set (make test sets it)")
+    command = [interpreter, str(TOUR), unique("tour"), pool_id]
+    done = subprocess.run(command, capture_output=True, text=True, env=server.environment, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    found: Json = json.loads(done.stdout)
+    return found
+
+
+class TestOlderSdk:
+    """azure-batch 14.2.0, which names its headers and reads its errors in its own way."""
+
+    def test_calls(self, tour14: Json) -> None:
+        assert_contract(Seen(**call) for call in tour14["calls"])
+
+    def test_pools(self, tour14: Json) -> None:
+        results = tour14["results"]
+        assert (results["pool_again"]["status"], results["pool_again"]["code"]) == (409, "PoolExists")
+        assert "The specified pool already exists." in results["pool_again"]["text"]
+        assert results["pool_exists"] == [True, False]
+        assert results["pool"]["id"] in results["pools"]
+        assert results["pool"]["vm_size"] == "standard_d2s_v3"
+        assert "resize_errors" not in results["pool"]
+        assert (results["pool_not_matched"]["status"], results["pool_not_matched"]["code"]) == (412, "ConditionNotMet")
+
+    def test_jobs(self, tour14: Json) -> None:
+        results = tour14["results"]
+        assert len(results["jobs"]) == 3
+        assert (results["job"]["priority"], results["job_patched"]["priority"]) == (0, 7)
+        assert results["job"]["e_tag"] != results["job_patched"]["e_tag"]
+        assert results["counts"]["task_slot_counts"]["active"] == 0
+        ended = results["job_terminated"]
+        assert (ended["previous_state"], ended["execution_info"]["terminate_reason"]) == ("terminating", "enough")
+        assert (results["job_terminated_again"]["status"], results["job_terminated_again"]["code"]) == (409, "JobCompleted")
+        assert (results["job_not_found"]["status"], results["job_not_found"]["code"]) == (404, "JobNotFound")
+
+    def test_many_tasks(self, tour14: Json) -> None:
+        results = tour14["results"]
+        assert results["added"] == [["success"], 250]
+        assert sorted(results["listed"]) == sorted(f"t{number}" for number in range(250))
+        assert results["one_wrong"] == [["not good", "InvalidPropertyValue"]]
+        assert results["too_large"] == ["RequestBodyTooLarge"]
+        assert results["small"] == "small"
+        sizes = [len(json.dumps(call)) for call in tour14["calls"] if call["status"] == 413]
+        assert len(sizes) == 2, "the pair and then the large task alone, without a retry"
+
+    def test_tasks(self, tour14: Json) -> None:
+        results = tour14["results"]
+        ended = results["task_ended"]
+        assert (ended["state"], ended["previous_state"], ended["execution_info"]["result"]) == ("completed", "active", "failure")
+        assert ended["execution_info"]["failure_info"]["code"] == "TaskEnded"
+        assert (results["task_not_found"]["status"], results["task_not_found"]["code"]) == (404, "TaskNotFound")
+
+    def test_files(self, tour14: Json) -> None:
+        results = tour14["results"]
+        assert results["files"] == ["stderr.txt", "stdout.txt", "wd", "wd/out put", "wd/out put/a b", "wd/two"]
+        assert (results["file"], results["range"]) == ("one\n", "ell")
+        assert results["file_not_found"]["code"] == results["file_deleted"]["code"] == "FileNotFound"
+        assert results["node_files"] == ["applications", "fsmounts", "shared", "startup", "volatile", "workitems"]
+        assert results["node_file"] == "hello\n"
+        for properties in (results["properties"], results["node_properties"]):
+            assert properties["Content-Length"] == "6"
+            assert properties["ocp-batch-file-isdirectory"] == "False"
+            assert properties["ocp-batch-file-mode"] == "0o100644"
+            assert "files/" in properties["ocp-batch-file-url"]
+            assert properties["Last-Modified"].startswith("20")
+            assert properties["ocp-creation-time"].startswith("20")
+        assert results["node"]["total_tasks_run"] >= 1
+
+
+def test_newer_sdk_calls_everything(sdk: Sdk, pool_id: str) -> None:
+    """azure-batch 15.1.0 calls every operation once; what it reads is the matter of the other modules."""
+    _pools(sdk)
+    _jobs_and_tasks(sdk)
+    _nodes_and_files(sdk, pool_id)
+    assert_contract(sdk.calls)
+    assert all("api-version=2025-06-01" in call.url for call in sdk.calls)
+
+
+def _pools(sdk: Sdk) -> None:
+    batch, pool_id = sdk.client, unique("pool")
+    pool = models.BatchPoolCreateOptions(
+        id=pool_id, vm_size="STANDARD_D2S_V3", virtual_machine_configuration=machine(), target_dedicated_nodes=0
+    )
+    batch.create_pool(pool)
+    with pytest.raises(ResourceExistsError) as refused:
+        batch.create_pool(pool)
+    assert refused.value.error is not None
+    assert batch.pool_exists(pool_id)
+    with pytest.raises(ResourceNotFoundError):
+        batch.pool_exists(unique())
+    read = batch.get_pool(pool_id)
+    assert read.vm_size == "standard_d2s_v3"
+    assert read.resize_errors is None
+    assert pool_id in {item.id for item in batch.list_pools(max_results=1)}
+    wait_for(lambda: batch.get_pool(pool_id).allocation_state == "steady", "the pool to be steady")
+    resize = models.BatchPoolResizeOptions(target_dedicated_nodes=0, target_low_priority_nodes=0)
+    batch.begin_resize_pool(pool_id, resize, polling_interval=0).result()
+    with pytest.raises(ResourceModifiedError):
+        batch.begin_delete_pool(pool_id, etag="0x8D4BCC2E4835CD0", match_condition=MatchConditions.IfNotModified)
+    tag = batch.get_pool(pool_id).etag
+    batch.begin_delete_pool(pool_id, etag=tag, match_condition=MatchConditions.IfNotModified, polling_interval=0).wait()
+
+
+def _jobs_and_tasks(sdk: Sdk) -> None:
+    batch, job_id = sdk.client, unique("job")
+    batch.create_job(models.BatchJobCreateOptions(id=job_id, pool_info=models.BatchPoolInfo(pool_id="none")))
+    assert batch.get_job(job_id).priority == 0
+    assert job_id in {job.id for job in batch.list_jobs()}
+    batch.update_job(job_id, models.BatchJobUpdateOptions(priority=3))
+    batch.create_task(job_id, models.BatchTaskCreateOptions(id="single", command_line="true"))
+    batch.create_tasks(job_id, [models.BatchTaskCreateOptions(id="many", command_line="true")])
+    assert batch.get_job_task_counts(job_id).task_counts.active == 2
+    assert [item.id for item in batch.list_tasks(job_id, max_results=1)] == ["single", "many"]
+    batch.terminate_task(job_id, "single")
+    assert batch.get_task(job_id, "single").state == "completed"
+    batch.delete_task(job_id, "single")
+    batch.begin_terminate_job(job_id, BatchJobTerminateOptions(termination_reason="enough"), polling_interval=0).wait()
+    reason = batch.get_job(job_id).execution_info
+    assert reason is not None
+    assert reason.termination_reason == "enough"
+    batch.begin_delete_job(job_id, polling_interval=0).wait()
+    with pytest.raises(HttpResponseError):
+        batch.get_job(job_id)
+
+
+def _nodes_and_files(sdk: Sdk, pool_id: str) -> None:
+    batch, job_id = sdk.client, unique("job")
+    batch.create_job(models.BatchJobCreateOptions(id=job_id, pool_info=models.BatchPoolInfo(pool_id=pool_id)))
+    batch.create_task(job_id, models.BatchTaskCreateOptions(id="t", command_line=sh("echo hello")))
+    wait_for(lambda: batch.get_task(job_id, "t").state == "completed", "the task to end")
+    assert {item.name for item in batch.list_task_files(job_id, "t")} == {"stdout.txt", "stderr.txt", "wd"}
+    assert b"".join(batch.download_task_file(job_id, "t", "stdout.txt")) == b"hello\n"
+    properties = batch.get_task_file_properties(job_id, "t", "stdout.txt")
+    assert (properties.content_length, properties.is_directory) == (6, False)
+    batch.delete_task_file(job_id, "t", "stderr.txt")
+    [node] = batch.list_nodes(pool_id)
+    assert batch.get_node(pool_id, node.id).is_dedicated
+    assert "workitems" in {item.name for item in batch.list_node_files(pool_id, node.id)}
+    path = f"workitems/{job_id}/job-1/t/stdout.txt"
+    assert b"".join(batch.download_node_file(pool_id, node.id, path)) == b"hello\n"
+    assert batch.get_node_file_properties(pool_id, node.id, path).content_length == 6
+    batch.delete_node_file(pool_id, node.id, path)
+    batch.begin_delete_job(job_id, polling_interval=0).wait()
