@@ -20,6 +20,8 @@ from batchyard.store.reader import Reader
 from batchyard.store.tx import Tx
 
 REMOVALS_PER_SYNC = 100
+SEEN_EVERY_US = 1_000_000
+"""How exactly it is known when a node spoke last: a poll that says nothing new then costs no write to the disk."""
 _GONE = (NodeState.LEAVING_POOL, NodeState.PREEMPTED, NodeState.DEALLOCATED)
 
 
@@ -49,7 +51,8 @@ def hear(tx: Tx, node_pk: int, sync: Sync, account: str, now: int) -> Orders | N
         return _join(tx, node, sync, account, now)
     if sync.session != node.session:
         return None
-    node_rows.seen(tx, node.pk, now)
+    if node.last_seen is None or abs(now - node.last_seen) >= SEEN_EVERY_US:
+        node_rows.seen(tx, node.pk, now)
     if sync.removed:
         node_rows.removed(tx, node.pk, sync.removed)
     if sync.ended:
