@@ -1,0 +1,434 @@
+"""Resource and output files against real servers: the storage endpoint, and a web server that misbehaves on request."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import uvicorn
+from azure.storage.blob import BlobServiceClient, ContainerClient
+
+from batchyard.agent import beneath, storage
+from batchyard.agent.failures import Failed
+from batchyard.agent.layout import TaskPlace
+from batchyard.agent.staging import Cancelled, Staging
+from batchyard.agent.upload import Upload
+from batchyard.blobs.local import LocalBlobStore
+from batchyard.blobs.sas import container_sas
+from batchyard.blobs.server import application
+from batchyard.model.common import OutputFile, ResourceFile
+
+KEY = base64.b64encode(b"key").decode()
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
+
+
+@dataclass
+class Container:
+    """A container of the storage endpoint: the SDK with all rights, and URLs with some."""
+
+    client: ContainerClient
+    url: str
+
+    def sas(self, permissions: str = "racwdl", name: str = "data") -> str:
+        return f"{self.url}/{name}?{container_sas('account', KEY, name, permissions, datetime.now(UTC) + timedelta(hours=1))}"
+
+    def read(self, name: str) -> bytes:
+        return self.client.download_blob(name).readall()
+
+    def names(self) -> list[str]:
+        return sorted(self.client.list_blob_names())
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    store = LocalBlobStore(tmp_path_factory.mktemp("blobs"))
+    listener = socket.create_server(("127.0.0.1", 0))
+    app = application(store, {"account": [KEY]}, lambda: datetime.now(UTC))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/account"
+    server.should_exit = True
+    thread.join()
+    listener.close()
+    store.close()
+
+
+@pytest.fixture
+def container(endpoint: str) -> Iterator[Container]:
+    client = BlobServiceClient(endpoint, credential={"account_name": "account", "account_key": KEY}, retry_total=0)
+    found = client.create_container("data")
+    yield Container(found, endpoint)
+    client.delete_container("data")
+
+
+@dataclass
+class Web:
+    """A web server that answers each path with the next of its statuses; 200 brings the path as content."""
+
+    url: str = ""
+    plan: dict[str, list[int]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    found = Web()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            found.asked.append(path)
+            statuses = found.plan.get(path, [200])
+            status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
+            if status == 0:
+                self.close_connection = True
+                return
+            self.send_response(status)
+            body = path.encode() * 10
+            self.send_header("content-length", str(len(body) + (status == 206) * 5))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    found.url = f"http://127.0.0.1:{server.server_port}"
+    yield found
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
+
+
+@pytest.fixture
+def task(place: Path) -> TaskPlace:
+    (place / "task/wd").mkdir(parents=True)
+    (place / "shared").mkdir()
+    return TaskPlace("job", "task", str(place / "task"))
+
+
+Stage = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+def stage(task: TaskPlace, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    monkeypatch.setattr(storage, "TRIES", 2)
+
+    async def stage(*files: dict[str, Any], uid: int = -1) -> None:
+        await Staging(task.working, uid, threads).all(msgspec.convert(list(files), list[ResourceFile]))
+
+    return stage
+
+
+def details(failed: Failed) -> str:
+    return msgspec.json.encode(failed.info).decode()
+
+
+async def test_a_url_becomes_a_file_with_its_mode(stage: Stage, web: Web, task: TaskPlace) -> None:
+    await stage({"httpUrl": web.url + "/a", "filePath": "in/deep/a.txt"}, {"httpUrl": web.url + "/b", "filePath": "b", "fileMode": "0640"})
+    a, b = Path(task.working, "in/deep/a.txt"), Path(task.working, "b")
+    assert a.read_bytes() == b"/a" * 10
+    assert (a.stat().st_mode & 0o7777, b.stat().st_mode & 0o7777) == (0o770, 0o640)
+    assert sorted(os.listdir(task.working)) == ["b", "in"]
+
+
+async def test_a_later_download_replaces_the_earlier(stage: Stage, web: Web, task: TaskPlace) -> None:
+    await stage({"httpUrl": web.url + "/a", "filePath": "a"})
+    await stage({"httpUrl": web.url + "/b", "filePath": "a"})
+    assert Path(task.working, "a").read_bytes() == b"/b" * 10
+
+
+@needs_root
+async def test_files_and_directories_belong_to_the_tasks_user(stage: Stage, web: Web, task: TaskPlace) -> None:
+    await stage({"httpUrl": web.url + "/a", "filePath": "in/a"}, uid=70555)
+    assert {Path(task.working, name).stat().st_uid for name in ("in", "in/a")} == {70555}
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "category"),
+    [
+        (404, "BlobNotFound", "usererror"),
+        (403, "BlobAccessDenied", "usererror"),
+        (401, "BlobAccessDenied", "usererror"),
+        (400, "BlobDownloadMiscError", "usererror"),
+        (500, "BlobDownloadMiscError", "servererror"),
+        (0, "BlobDownloadMiscError", "servererror"),
+    ],
+)
+async def test_failures_have_their_codes_and_never_show_a_signature(
+    stage: Stage, web: Web, status: int, code: str, category: str, task: TaskPlace
+) -> None:
+    web.plan["/a"] = [status]
+    with pytest.raises(Failed) as caught:
+        await stage({"httpUrl": web.url + "/a?sig=SECRET", "filePath": "a"})
+    assert (caught.value.stage, caught.value.info.code, caught.value.info.category) == ("preprocessing", code, category)
+    assert "SECRET" not in details(caught.value)
+    assert f"{web.url}/a" in details(caught.value)
+    assert os.listdir(task.working) == []
+    assert len(web.asked) == (2 if status in (0, 500) else 1)
+
+
+async def test_passing_errors_are_tried_again(stage: Stage, web: Web, task: TaskPlace) -> None:
+    web.plan["/a"] = [503, 200]
+    await stage({"httpUrl": web.url + "/a", "filePath": "a"})
+    assert Path(task.working, "a").exists()
+
+
+async def test_nobody_listening_and_silence(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setattr(storage, "web", lambda: httpx.Client(timeout=0.05))
+        with pytest.raises(Failed) as caught:
+            await stage({"httpUrl": f"http://127.0.0.1:{port}/", "filePath": "a"})
+    assert caught.value.info.code == "BlobDownloadTimedOut"
+    with pytest.raises(Failed) as caught:
+        await stage({"httpUrl": f"http://127.0.0.1:{port}/", "filePath": "a"})
+    assert caught.value.info.code == "BlobDownloadMiscError"
+
+
+@pytest.mark.parametrize("path", ["../a", "/tmp/a", "a/../../b", "", ".", "a/.."])
+async def test_paths_cannot_leave_the_working_directory(stage: Stage, web: Web, task: TaskPlace, path: str) -> None:
+    with pytest.raises(Failed) as caught:
+        await stage({"httpUrl": web.url + "/a", "filePath": path})
+    assert (caught.value.info.code, caught.value.info.category) == ("ResourceFileCreateFailed", "usererror")
+    assert web.asked == []
+
+
+async def test_planted_links_are_not_followed(stage: Stage, web: Web, task: TaskPlace, place: Path) -> None:
+    (place / "outside").mkdir()
+    (place / "victim").write_text("untouched")
+    Path(task.working, "link").symlink_to(place / "outside")
+    Path(task.working, "file").symlink_to(place / "victim")
+    with pytest.raises(Failed) as caught:
+        await stage({"httpUrl": web.url + "/a", "filePath": "link/a"})
+    assert caught.value.info.code == "ResourceDirectoryCreateFailed"
+    await stage({"httpUrl": web.url + "/a", "filePath": "file"})
+    assert (place / "victim").read_text() == "untouched"
+    assert list((place / "outside").iterdir()) == []
+
+
+async def test_a_full_disk_and_a_wrong_mode(stage: Stage, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Failed) as caught:
+        await stage({"httpUrl": web.url + "/a", "filePath": "a", "fileMode": "rwx"})
+    assert caught.value.info.code == "ResourceFileCreateFailed"
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Staging, "_fill", full)
+    with pytest.raises(Failed) as caught:
+        await stage({"httpUrl": web.url + "/a", "filePath": "a"})
+    assert caught.value.info.code == "DiskFull"
+
+
+async def test_a_killed_attempt_fetches_nothing_more(task: TaskPlace, threads: ThreadPoolExecutor, web: Web) -> None:
+    staging = Staging(task.working, -1, threads)
+    staging.cancelled.set()
+    with pytest.raises(Cancelled):
+        await staging.all([ResourceFile(http_url=web.url, file_path="a")])
+    assert web.asked == []
+
+
+async def test_a_container_comes_with_its_directories(stage: Stage, container: Container, task: TaskPlace) -> None:
+    names = ["a/1.txt", "a/b/2.txt", "top.txt", *(f"many/{n}" for n in range(30))]
+    for name in names:
+        container.client.upload_blob(name, name.encode())
+    await stage(
+        {"storageContainerUrl": container.sas("rl"), "filePath": "in", "blobPrefix": "a/"}, {"storageContainerUrl": container.sas("rl")}
+    )
+    found = {str(path.relative_to(task.working)): path.read_text() for path in Path(task.working).rglob("*") if path.is_file()}
+    assert found == {name: name for name in names} | {f"in/{name}": name for name in names[:2]}
+
+
+@pytest.mark.parametrize(("permissions", "name", "code"), [("w", "data", "BlobAccessDenied"), ("rl", "missing", "BlobNotFound")])
+async def test_containers_that_cannot_be_read(stage: Stage, container: Container, permissions: str, name: str, code: str) -> None:
+    with pytest.raises(Failed) as caught:
+        await stage({"storageContainerUrl": container.sas(permissions, name)})
+    assert caught.value.info.code == code
+    assert "sig=" not in details(caught.value)
+
+
+async def test_the_linked_storage_is_not_known_here(stage: Stage) -> None:
+    with pytest.raises(Failed) as caught:
+        await stage({"autoStorageContainerName": "data"})
+    assert caught.value.info.code == "BlobDownloadMiscError"
+
+
+Send = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture
+def send(task: TaskPlace, threads: ThreadPoolExecutor, container: Container, place: Path) -> Send:
+    async def send(pattern: str, exit_code: int = 0, *, url: str = "", when: str = "taskcompletion", uid: int = -1, **target: Any) -> None:
+        destination = {"container": {"containerUrl": url or container.sas("w")} | target}
+        file = {"filePattern": pattern, "destination": destination, "uploadOptions": {"uploadCondition": when}}
+        variables = {"AZ_BATCH_TASK_DIR": task.directory, "SHARED": str(place / "shared")}
+        upload = Upload(task, str(place / "shared"), uid, variables, threads)
+        await upload.all([msgspec.convert(file, OutputFile)], exit_code)
+
+    return send
+
+
+def fill(task: TaskPlace, *names: str) -> None:
+    for name in names:
+        path = Path(task.working, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "expected"),
+    [
+        ("a.txt", None, ["a.txt"]),
+        ("a.txt", "named", ["named"]),
+        ("out/b.txt", None, ["b.txt"]),
+        ("*.txt", None, ["a.txt"]),
+        ("*.txt", "in", ["in/a.txt"]),
+        ("out/*", "in/", ["in/b.txt"]),
+        ("**/*.txt", None, ["a.txt", "out/b.txt", "out/x/c.txt"]),
+        ("out/**/*.txt", "r", ["r/b.txt", "r/x/c.txt"]),
+        ("out/**", "r", ["r/b.txt", "r/x/c.txt"]),
+        ("../std*.txt", None, ["stderr.txt", "stdout.txt"]),
+        ("$AZ_BATCH_TASK_DIR/stdout.txt", "log", ["log"]),
+        ("${AZ_BATCH_TASK_DIR}/wd/?.txt", None, ["a.txt"]),
+        ("%SHARED%/s*", None, ["s"]),
+        ("[a-c].txt", None, ["a.txt"]),
+        ("[!b-z].txt", None, ["a.txt"]),
+        ("*/../../*", None, None),
+        ("*", None, ["a.txt"]),
+        (".*", None, [".hidden"]),
+        ("nothing*", None, []),
+        ("out", None, []),
+    ],
+)
+async def test_patterns(
+    send: Send, task: TaskPlace, place: Path, container: Container, pattern: str, path: str | None, expected: list[str] | None
+) -> None:
+    fill(task, "a.txt", "out/b.txt", "out/x/c.txt", ".hidden", "out/.hidden/d.txt", "../stdout.txt", "../stderr.txt")
+    (place / "shared/s").write_text("")
+    with contextlib.nullcontext() if expected is not None else pytest.raises(Failed):
+        await send(pattern, path=path)
+    assert container.names() == (expected or [])
+    if not expected:
+        assert pattern in Path(task.directory, "fileuploaderr.txt").read_text()
+    assert "sig=" not in Path(task.directory, "fileuploadout.txt").read_text() + Path(task.directory, "fileuploaderr.txt").read_text()
+
+
+@pytest.mark.parametrize("when", ["tasksuccess", "taskfailure", "taskcompletion"])
+@pytest.mark.parametrize("exit_code", [0, 3])
+async def test_conditions(send: Send, task: TaskPlace, container: Container, when: str, exit_code: int) -> None:
+    fill(task, "a")
+    await send("a", exit_code, when=when)
+    due = when == "taskcompletion" or (when == "tasksuccess") == (exit_code == 0)
+    assert container.names() == ["a"] * due
+
+
+async def test_headers_and_large_files(send: Send, task: TaskPlace, container: Container) -> None:
+    data = os.urandom((9 << 20) + 1)
+    Path(task.working, "big").write_bytes(data)
+    headers = [{"name": "Content-Type", "value": "text/x"}, {"name": "x-ms-meta-a", "value": "b"}]
+    await send("big", uploadHeaders=headers)
+    assert container.read("big") == data
+    properties = container.client.get_blob_client("big").get_blob_properties()
+    assert (properties.content_settings.content_type, properties.metadata) == ("text/x", {"a": "b"})
+    await send("big", path="again")
+    fill(task, "big")
+    await send("big")
+    assert container.read("big") == b"big"
+
+
+@pytest.mark.parametrize(
+    ("permissions", "name", "code"), [("r", "data", "FileUploadAccessDenied"), ("w", "missing", "FileUploadContainerNotFound")]
+)
+async def test_upload_failures(send: Send, task: TaskPlace, container: Container, permissions: str, name: str, code: str) -> None:
+    fill(task, "a")
+    with pytest.raises(Failed) as caught:
+        await send("a", url=container.sas(permissions, name))
+    assert (caught.value.stage, caught.value.info.code) == ("upload", code)
+    assert "sig=" not in details(caught.value)
+    assert "a -> " in Path(task.directory, "fileuploaderr.txt").read_text()
+
+
+async def test_links_cannot_bring_out_what_is_elsewhere(send: Send, task: TaskPlace, place: Path, container: Container) -> None:
+    (place / "secret").mkdir()
+    (place / "secret/f").write_text("secret")
+    fill(task, "real")
+    for name, target in (("file", "../../secret/f"), ("dir", str(place / "secret")), ("passwd", "/etc/passwd"), ("good", "real")):
+        Path(task.working, name).symlink_to(target)
+    for pattern in ("file", "dir/*", "dir/f", "*/f", "passwd", "/etc/passwd", "/etc/pass*", "../../secret/f", "**/f"):
+        with contextlib.suppress(Failed):
+            await send(pattern)
+        assert container.names() == []
+    await send("good")
+    assert container.read("good") == b"real"
+
+
+@needs_root
+async def test_what_the_tasks_user_may_not_read_is_not_uploaded(send: Send, task: TaskPlace, container: Container) -> None:
+    fill(task, "mine", "private")
+    os.chown(Path(task.working, "mine"), 70555, 70555)
+    Path(task.working, "mine").chmod(0o600)
+    Path(task.working, "private").chmod(0o600)
+    await send("mine", uid=70555)
+    with pytest.raises(Failed) as caught:
+        await send("private", uid=70555)
+    assert caught.value.info.code == "FileUploadMiscError"
+    assert container.names() == ["mine"]
+    assert Path(task.directory, "fileuploadout.txt").stat().st_uid == 70555
+
+
+async def test_a_planted_link_in_the_place_of_the_log_is_replaced(send: Send, task: TaskPlace, place: Path) -> None:
+    (place / "victim").write_text("untouched")
+    Path(task.directory, "fileuploadout.txt").symlink_to(place / "victim")
+    fill(task, "a")
+    await send("a")
+    assert (place / "victim").read_text() == "untouched"
+    assert "a -> " in Path(task.directory, "fileuploadout.txt").read_text()
+
+
+@pytest.mark.parametrize("path", ["..", "a/../b", "/a", "a\0b"])
+def test_parts_refuse_what_leaves(path: str) -> None:
+    with pytest.raises(beneath.Outside):
+        beneath.parts(path)
+
+
+async def test_resource_and_output_files_of_a_whole_attempt(node: Any, container: Container, web: Web) -> None:
+    target = {"container": {"containerUrl": container.sas("w"), "path": "result"}}
+    output = {"filePattern": "copy", "destination": target, "uploadOptions": {"uploadCondition": "taskcompletion"}}
+    end = await node.result("task", "cp in/a copy", resourceFiles=[{"httpUrl": web.url + "/x", "filePath": "in/a"}], outputFiles=[output])
+    assert (end.exit_code, end.failure) == (0, None)
+    assert container.read("result") == b"/x" * 10
+    web.plan["/no"] = [404]
+    end = await node.result("missing", "true", resourceFiles=[{"httpUrl": web.url + "/no", "filePath": "a"}])
+    assert (end.stage, end.exit_code, end.failure.code) == ("preprocessing", None, "BlobNotFound")
+    output["destination"] = {"container": {"containerUrl": container.sas("w", "missing")}}
+    for command, retries, code, stage in (
+        ("touch copy", 0, "FileUploadContainerNotFound", "upload"),
+        ("sh -c 'touch copy; exit 3'", 0, "FileUploadContainerNotFound", "upload"),
+        ("sh -c 'touch copy; exit 3'", 2, "FailureExitCode", "run"),
+    ):
+        name = f"upload{retries}{command[0]}"
+        end = await node.result(name, command, outputFiles=[output], constraints={"maxTaskRetryCount": retries})
+        assert (end.failure.code, end.stage, end.exit_code) == (code, stage, 3 * ("3" in command))
