@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from batchyard.engine import wakes
-from batchyard.model.states import NodeState, TaskState
+from batchyard.model.states import NodeState, PoolState, TaskState
 from batchyard.rules import transitions
 from batchyard.rules.placement import Queue, Room, Waiting, place
 from batchyard.rules.transitions import NodeHappened, TaskHappened
@@ -11,29 +11,46 @@ from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
 from batchyard.store import tasks as task_rows
+from batchyard.store.pools import PoolView
 from batchyard.store.tx import Conflict, Tx
 
 
 def run_once(tx: Tx, pool_key: str, now: int) -> int:
     """Place what fits on the nodes of one pool; how many tasks were started."""
     pool = pool_rows.find(tx, pool_key)
-    rooms = [Room(node.pk, node.free) for node in node_rows.free(tx, pool_key)]
-    if pool is None or not rooms:
+    if pool is None or pool.state == PoolState.DELETING:
         return 0
+    started, more = 0, True
+    while more:
+        placed, more = _round(tx, pool, now)
+        started += placed
+    return started
+
+
+def _round(tx: Tx, pool: PoolView, now: int) -> tuple[int, bool]:
+    """Place from the head of every queue: how many tasks, and whether the room that is left may suit a task further behind."""
+    pool_key = pool.id.lower()
+    rooms = [Room(node.pk, node.free) for node in node_rows.free(tx, pool_key)]
+    if not rooms:
+        return 0, False
+    tx.flush()  # what this unit counted before has its say
     free, largest = sum(room.free for room in rooms), max(room.free for room in rooms)
     queues: list[Queue] = []
     job_of: dict[int, int] = {}
+    cut = False
     for job in job_rows.demand(tx, pool_key):
         may_start = None if job.max_parallel < 0 else job.max_parallel - job.running
         if may_start is not None and may_start <= 0:
             continue
-        ready = task_rows.ready(tx, job.pk, largest, free if may_start is None else min(free, may_start))
+        most = free if may_start is None else min(free, may_start)
+        ready = task_rows.ready(tx, job.pk, largest, most)
+        cut = cut or len(ready) == most < job.ready
         job_of.update((task.pk, job.pk) for task in ready)
         queues.append(Queue(job.priority, job.running, [Waiting(task.pk, task.slots) for task in ready], may_start))
     placed = list(place(queues, rooms, pack=bool(pool.pack)))
     if placed:
         _start(tx, placed, job_of, now)
-    return len(placed)
+    return len(placed), bool(placed) and cut and any(room.free for room in rooms)
 
 
 def _start(tx: Tx, placed: list[tuple[Waiting, int]], job_of: dict[int, int], now: int) -> None:
