@@ -11,7 +11,7 @@ import msgspec
 
 from batchyard.engine import wakes
 from batchyard.engine.job_ends import end_job, end_when_complete
-from batchyard.model.states import ErrorCategory, NodeState, SchedulingState, TaskResult, TaskState
+from batchyard.model.states import ErrorCategory, JobState, NodeState, SchedulingState, TaskResult, TaskState
 from batchyard.model.sync import Ended
 from batchyard.model.task import ExitConditions, TaskFailureInformation
 from batchyard.model.words import JobAction
@@ -39,6 +39,7 @@ _LONGEST_NAME = 18  # both numbers fit a column
 _UNKNOWN = "Unknown"
 """The node cannot tell how the run ended (what watched it died): as good as a lost node."""
 _conditions = msgspec.json.Decoder(ExitConditions)
+_ENDING = (JobState.TERMINATING, JobState.COMPLETED, JobState.DELETING)
 _RAN = (TaskState.PREPARING, TaskState.RUNNING)
 
 
@@ -69,6 +70,8 @@ def report(tx: Tx, node: NodeRow, ends: Iterable[Ended], now: int) -> None:
         job = jobs.get(task.job_pk) or jobs.setdefault(task.job_pk, job_rows.get(tx, task.job_pk))
         result = _settle(tx, job, task, ended, now)
         slots, tasks, succeeded = slots + task.slots, tasks + 1, succeeded + (result == TaskResult.SUCCESS)
+        if job.acts_on_failure or job.ends_when_complete:
+            del jobs[task.job_pk]  # it may be ending now
     if tasks:
         give_back(tx, node.pk, slots=slots, tasks=tasks, now=now, run=tasks, succeeded=succeeded)
 
@@ -105,7 +108,10 @@ def _act(tx: Tx, job: JobRow, action: JobAction, now: int) -> None:
 
 
 def requeue(tx: Tx, job: JobRow, task: TaskRow, happened: TaskHappened, now: int, **changes: object) -> None:
-    """Put a task that ran back among those that wait; the caller frees its node."""
+    """Put a task that ran back among those that wait; the caller frees its node. One of a job that is ending ends with it."""
+    if job.state in _ENDING:
+        complete(tx, job, task, TaskHappened.TERMINATED, TASK_ENDED_BY_USER, now, node_told=True)
+        return
     state = transitions.TASK.after(task.state, happened)
     task_rows.move(
         tx, task, state=state, ready=1, state_time=now, previous_state=task.state, previous_time=task.state_time, ended=None, **changes
