@@ -1,0 +1,350 @@
+"""A small world for the engine's tests: an in-memory (or real) store, a clock that stands until it is moved, agents made of words.
+
+`World` runs use cases and loops without ever acting on a wake-up: nothing happens that a test did not ask for, so every
+test is also one of lost wake-ups. `check` holds all that must be true of the rows at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import msgspec
+
+from batchyard.engine import jobs, nodes, pools, scheduler, tasks
+from batchyard.engine.capacity import Capacity
+from batchyard.engine.clock import Clock
+from batchyard.engine.upkeep import Upkeep
+from batchyard.model.errors import BatchError
+from batchyard.model.job import JobCreateContent
+from batchyard.model.pool import PoolCreateContent, PoolResize
+from batchyard.model.states import NodeState, TaskState
+from batchyard.model.sync import Ended, Orders, Sync
+from batchyard.model.task import TaskCreateContent, TaskFailureInformation
+from batchyard.providers.base import Handle, NodeOrder, NodeProvider, Seen
+from batchyard.rules.transitions import TABLES
+from batchyard.store import jobs as job_rows
+from batchyard.store import nodes as node_rows
+from batchyard.store import pools as pool_rows
+from batchyard.store.db import MEMORY, Database
+from batchyard.store.jobs import JobCounts, JobRow
+from batchyard.store.nodes import NodeRow
+from batchyard.store.pools import PoolView
+from batchyard.store.reader import Statement
+from batchyard.store.tasks import TaskRow
+from batchyard.store.tx import Tx
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SECOND_US = 1_000_000
+SILENCE_US = 30 * SECOND_US
+START = 1_700_000_000 * SECOND_US
+MACHINE = {
+    "imageReference": {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"},
+    "nodeAgentSKUId": "batch.node.ubuntu 24.04",
+}
+EXIT_1 = {"exit_code": 1, "failure": {"category": "usererror", "code": "FailureExitCode", "message": "bad"}}
+NO_PROGRAM = {"failure": {"category": "usererror", "code": "CommandProgramNotFound", "message": "none"}, "stage": "preprocessing"}
+NO_UPLOAD = {"exit_code": 0, "failure": {"category": "usererror", "code": "FileUploadAccessDenied", "message": "no"}, "stage": "upload"}
+
+
+_NO_CHANGE = {"patched", "launch failed", "resize requested", "resize ended"}
+"""Events that change no state, or that of the allocation, which has none of its own in the log."""
+
+
+class StandingClock(Clock):
+    """Time moves only when a test moves it."""
+
+    def __init__(self) -> None:
+        self._now = START
+
+    def now(self) -> int:
+        return self._now
+
+    def advance(self, us: int) -> None:
+        self._now += us
+
+
+class Steady(NodeProvider):
+    """A provider that always has machines, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.machines: dict[Handle, NodeOrder] = {}
+        self.launched: list[str] = []
+        self.released: list[Handle] = []
+        self.gone: set[Handle] = set()
+
+    async def launch(self, order: NodeOrder) -> Handle:
+        self.launched.append(order.node_id)
+        handle = f"machine of {order.node_id}"
+        self.machines[handle] = order
+        self.gone.discard(handle)
+        return handle
+
+    async def observe(self, handles: Sequence[Handle]) -> Mapping[Handle, Seen]:
+        return {handle: Seen.ALIVE if handle in self.machines and handle not in self.gone else Seen.GONE for handle in handles}
+
+    async def release(self, handles: Sequence[Handle]) -> None:
+        self.released += handles
+        for handle in handles:
+            self.machines.pop(handle, None)
+
+
+class Agent:
+    """What a node's agent says; it runs what it is told and ends only what a test ends."""
+
+    def __init__(self, world: World, node_pk: int) -> None:
+        self.world, self.node_pk = world, node_pk
+        self.session, self.number = 0, 0
+        self.has: list[str] = []
+
+    def sync(self, *ended: Ended, removed: Iterable[int] = ()) -> Orders | None:
+        """Say everything and take in the orders; None when fenced off."""
+        self.number += 1
+        said = Sync(session=self.session, number=self.number, has=[*self.has], ended=[*ended], removed=[*removed])
+        answer = self.world.run(nodes.hear, self.node_pk, said, "account", self.world.now)
+        if answer is not None:
+            self.session = answer.session
+            self.has = [*answer.wanted]
+        return answer
+
+    def join(self) -> Agent:
+        """Begin a new session."""
+        self.session, self.has = 0, []
+        assert self.sync() is not None
+        return self
+
+    def end(self, *attempts: str, **how: Any) -> Orders | None:
+        """Report ends, with exit code 0 unless told otherwise."""
+        return self.sync(*(ended(attempt, **how) for attempt in attempts))
+
+    def end_all(self, **how: Any) -> Orders | None:
+        """Fetch orders, then report the end of everything that runs."""
+        self.sync()
+        return self.end(*self.has, **how)
+
+
+def ended(attempt: str, **how: Any) -> Ended:
+    """A report; exit code 0 unless told otherwise."""
+    how = {"exit_code": 0} | how if "failure" not in how else dict(how)
+    if isinstance(how.get("failure"), dict):
+        how["failure"] = msgspec.convert(how["failure"], TaskFailureInformation)
+    return Ended(attempt=attempt, ended=START, **how)
+
+
+class World:
+    """Store, clock, provider and the loops, one step at a time."""
+
+    def __init__(self, path: Path = MEMORY, provider: NodeProvider | None = None) -> None:
+        self.path, self.clock = path, StandingClock()
+        self.provider = Steady() if provider is None else provider
+        self.topics: Counter[str] = Counter()
+        self._open()
+
+    def _open(self) -> None:
+        self.db = Database(self.path, self.topics.update)
+        self.upkeep_job = Upkeep(self.db, self.clock, SILENCE_US)
+        self.capacity_job = Capacity(self.db, self.provider, self.clock, b"key")
+
+    def reopen(self) -> None:
+        """Start over from the file, as after a crash: no word of what was in memory."""
+        assert self.path != MEMORY
+        self.db.close()
+        self._open()
+
+    def close(self) -> None:
+        self.db.close()
+
+    @property
+    def now(self) -> int:
+        return self.clock.now()
+
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(int(seconds * SECOND_US))
+
+    def run(self, unit: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.db.call(unit, *args, **kwargs)
+
+    # loops
+
+    def schedule(self) -> int:
+        """One round of the scheduler for every pool; how many tasks started."""
+        return sum(self.run(scheduler.run_once, key, self.now) for key in self.run(job_rows.pools_with_demand))
+
+    def upkeep(self) -> None:
+        asyncio.run(self.upkeep_job.run_once())
+
+    def capacity(self, rounds: int = 1) -> None:
+        for _ in range(rounds):
+            asyncio.run(self.capacity_job.run_once())
+
+    def loops(self) -> None:
+        """Every loop, a few rounds."""
+        for _ in range(3):
+            self.capacity()
+            self.schedule()
+            self.upkeep()
+
+    # pools and nodes
+
+    def pool(self, pool_id: str = "pool", dedicated: int = 0, **more: Any) -> PoolView:
+        sent = {"id": pool_id, "vmSize": "small", "virtualMachineConfiguration": MACHINE, "targetDedicatedNodes": dedicated, **more}
+        return self.run(pools.add, msgspec.convert(sent, PoolCreateContent), self.now)
+
+    def pool_row(self, pool_id: str = "pool") -> PoolView | None:
+        return self.run(pool_rows.find, pool_id)
+
+    def resize(self, dedicated: int | None = None, pool_id: str = "pool", **more: Any) -> None:
+        sent = msgspec.convert({k: v for k, v in {"targetDedicatedNodes": dedicated, **more}.items() if v is not None}, PoolResize)
+        self.run(lambda tx: pools.resize(tx, pools.open_pool(tx, pool_id), sent, self.now))
+
+    def delete_pool(self, pool_id: str = "pool") -> None:
+        self.run(lambda tx: pools.delete(tx, pools.open_pool(tx, pool_id), self.now))
+
+    def nodes(self) -> list[NodeRow]:
+        return self.run(node_rows.every)
+
+    def node(self, pk: int) -> NodeRow:
+        found = self.run(node_rows.get, pk)
+        assert found is not None
+        return found
+
+    def working_pool(self, nodes: int = 1, slots: int = 1, pool_id: str = "pool", **more: Any) -> list[Agent]:
+        """A steady pool whose agents have joined."""
+        self.pool(pool_id, nodes, taskSlotsPerNode=slots, **more)
+        self.capacity(2)
+        pool = self.pool_row(pool_id)
+        assert pool is not None
+        return [Agent(self, node.pk).join() for node in self.run(node_rows.of_pool, pool.pk)]
+
+    # jobs and tasks
+
+    def job(self, job_id: str = "job", pool_id: str = "pool", **more: Any) -> JobRow:
+        sent = {"id": job_id, "poolInfo": {"poolId": pool_id}, "usesTaskDependencies": True, **more}
+        return self.run(jobs.add, msgspec.convert(sent, JobCreateContent), self.now)
+
+    def job_row(self, job_id: str = "job") -> JobRow | None:
+        return self.run(job_rows.find, job_id)
+
+    def job_state(self, job_id: str = "job") -> str | None:
+        row = self.job_row(job_id)
+        return None if row is None else str(row.state)
+
+    def add(self, *specs: str | dict[str, Any], job_id: str = "job", **common: Any) -> list[tasks.Outcome]:
+        """Add tasks, each an id or what the client would send."""
+        sent = [{"commandLine": "true", **common, **({"id": spec} if isinstance(spec, str) else spec)} for spec in specs]
+        return self.run(tasks.add, job_id, msgspec.convert(sent, list[TaskCreateContent]), self.now)
+
+    def task(self, task_id: str, job_id: str = "job") -> TaskRow:
+        return self.run(tasks.find, job_id, task_id)[1]
+
+    def state(self, task_id: str, job_id: str = "job") -> str:
+        return str(self.task(task_id, job_id).state)
+
+    def states(self, *task_ids: str) -> list[str]:
+        return [self.state(task_id) for task_id in task_ids]
+
+    def free(self, *task_ids: str) -> list[bool]:
+        """Whether tasks may start, or did."""
+        tasks = [self.task(task_id) for task_id in task_ids]
+        return [bool(task.ready or task.run) for task in tasks]
+
+    def attempt(self, task_id: str, job_id: str = "job") -> str:
+        """Name of the present run of a task."""
+        row = self.task(task_id, job_id)
+        return f"{row.pk}.{row.run}"
+
+    def counts(self, job_id: str = "job") -> JobCounts:
+        job = self.job_row(job_id)
+        assert job is not None
+        return self.run(job_rows.counts, job.pk)
+
+    def terminate(self, task_id: str, job_id: str = "job") -> TaskRow:
+        return self.run(tasks.terminate, job_id, task_id, self.now)
+
+    def delete(self, task_id: str, job_id: str = "job") -> None:
+        self.run(tasks.delete, job_id, task_id, self.now)
+
+    def end_job(self, job_id: str = "job", reason: str | None = None) -> None:
+        self.run(lambda tx: jobs.terminate(tx, jobs.open_job(tx, job_id), reason, self.now))
+
+    def delete_job(self, job_id: str = "job") -> None:
+        self.run(lambda tx: jobs.delete(tx, jobs.find(tx, job_id), self.now))
+
+    # what happened
+
+    def rows(self, sql: str, **params: Any) -> list[tuple[Any, ...]]:
+        return self.run(lambda tx: tx.all(Statement(sql, lambda *values: values), **params))
+
+    def events(self, what: str, subject: int) -> list[tuple[str, str | None, str | None]]:
+        """(what happened, old state, new state) of one subject, oldest first."""
+        return self.rows(
+            "SELECT happened, old, new FROM event WHERE what = :what AND subject <= :pk AND :pk <= coalesce(until, subject) ORDER BY pk",
+            what=what, pk=subject,
+        )  # fmt: skip
+
+    def task_events(self, task_id: str) -> list[str]:
+        return [happened for happened, _, _ in self.events("task", self.task(task_id).pk)]
+
+    def check(self) -> None:
+        """Raise AssertionError unless every row agrees with every other."""
+        self._check_counts()
+        self._check_nodes()
+        self._check_events()
+        self._check_waiting()
+
+    def _check_counts(self) -> None:
+        sums = (
+            "sum(ready), sum(state = 'active'), sum(state IN ('preparing', 'running')), sum(state = 'completed'), sum(result = 'success'"
+            " AND state = 'completed'), sum(result = 'failure' AND state = 'completed'), sum((state = 'active') * slots),"
+            " sum((state IN ('preparing', 'running')) * slots), sum((state = 'completed') * slots), sum((state = 'completed'"
+            " AND result = 'success') * slots), sum((state = 'completed' AND result = 'failure') * slots)"
+        )
+        for (pk,) in self.rows("SELECT pk FROM job WHERE state <> 'deleting'"):
+            (counted,) = self.rows(f"SELECT {sums} FROM task WHERE job_pk = :pk", pk=pk)
+            kept = msgspec.structs.astuple(self.run(job_rows.counts, pk))
+            assert tuple(number or 0 for number in counted) == kept, f"counters of job {pk}"
+
+    def _check_nodes(self) -> None:
+        held = "SELECT coalesce(sum(slots), 0), count(*) FROM task WHERE node_pk = :pk AND state IN ('preparing', 'running')"
+        for node in self.nodes():
+            ((slots, running),) = self.rows(held, pk=node.pk)
+            assert (node.slots_used, node.tasks_running) == (slots, running), f"node {node.pk}"
+            assert 0 <= node.slots_used <= node.slots
+            if node.state in (NodeState.IDLE, NodeState.RUNNING):
+                assert (node.state == NodeState.RUNNING) == (running > 0), f"node {node.pk} is {node.state} with {running} tasks"
+        homeless = "SELECT id FROM task WHERE state IN ('preparing', 'running') AND node_pk NOT IN (SELECT pk FROM node)"
+        assert self.rows(homeless) == []
+
+    def _check_events(self) -> None:
+        """The log of every row leads, edge by legal edge, to the state that the row is in."""
+        for table in TABLES:
+            if table.name == "allocation":
+                continue
+            legal = {(old.value, happened.value, new.value) for (old, happened), new in table.changes.items()}
+            for pk, state in self.rows(f"SELECT pk, state FROM {table.name}"):
+                at: str | None = None
+                for happened, old, new in self.events(table.name, pk):
+                    if happened in _NO_CHANGE:
+                        continue
+                    assert old == at, f"{table.name} {pk}: {happened} from {old}, was {at}"
+                    known = (old, happened, new) in legal or happened == "added" or (happened, new) == ("joined", "idle")
+                    assert known, f"{table.name} {pk}: {old} {happened} {new}"
+                    at = new
+                assert at == state, f"{table.name} {pk} is {state}, its events say {at}"
+
+    def _check_waiting(self) -> None:
+        """`unmet` is the number of rows that say so; `ready` is active with nothing unmet."""
+        waits = "SELECT (SELECT count(*) FROM dependency WHERE child = :pk) + (SELECT count(*) FROM dependency_range WHERE child = :pk)"
+        for pk, state, ready, unmet in self.rows("SELECT pk, state, ready, unmet FROM task"):
+            assert bool(ready) == (state == TaskState.ACTIVE and unmet == 0), f"task {pk}"
+            assert self.rows(waits, pk=pk) == [(unmet,)], f"task {pk}"
+
+
+def refused(outcome: int | BatchError) -> str | None:
+    """Code of a refusal."""
+    return outcome.code if isinstance(outcome, BatchError) else None
