@@ -38,6 +38,7 @@ def test_ending_a_job_kills_what_runs_and_leaves_what_waits(world: World) -> Non
     world.add("done", "running", "preparing-soon", "waiting")
     world.schedule()
     agent.end(world.attempt("done"))
+    world.schedule()
     world.advance(5)
     world.end_job(reason="enough")
     assert world.job_state() == "terminating"
