@@ -63,7 +63,7 @@ class Agents:
         topic = wakes.node(node_pk)
         services.wakes([topic])  # the older poll of this node gives way
         with services.wakes.listen(topic) as event:
-            answer = await services.db.run(nodes.hear, node_pk, sync, services.account.name, services.clock.now())
+            answer = await services.db.run(nodes.hear_and_refill, node_pk, sync, services.account.name, services.clock.now())
             if answer is None:
                 return _json(Orders(session=sync.session, number=sync.number, fenced=True))
             if answer.setup is not None:

@@ -7,7 +7,7 @@ import hmac
 
 import msgspec
 
-from batchyard.engine import wakes
+from batchyard.engine import scheduler, wakes
 from batchyard.engine.ends import attempt_name, lose, report
 from batchyard.model.states import NodeState
 from batchyard.model.sync import NodeSetup, Order, Orders, Removal, Sync
@@ -58,6 +58,16 @@ def hear(tx: Tx, node_pk: int, sync: Sync, account: str, now: int) -> Orders | N
     if sync.ended:
         report(tx, node, sync.ended, now)
     return orders(tx, node.pk, sync)
+
+
+def hear_and_refill(tx: Tx, node_pk: int, sync: Sync, account: str, now: int) -> Orders | None:
+    """`hear`, and fill the room that ended attempts leave in the same commit, so that the answer brings the next orders."""
+    answer = hear(tx, node_pk, sync, account, now)
+    node = node_rows.view_of(tx, node_pk) if sync.ended else None
+    if answer is None or answer.setup is not None or node is None:
+        return answer
+    scheduler.run_once(tx, node.pool_id.lower(), now)
+    return orders(tx, node_pk, sync)
 
 
 def _join(tx: Tx, node: NodeRow, sync: Sync, account: str, now: int) -> Orders:
