@@ -88,6 +88,14 @@ def account(directory: Path) -> Account:
         raise Problem(f"{path} cannot be read ({error})") from error
 
 
+def storage_connection_string(account: Account, url: str) -> str:
+    """Connection string of the account's storage on a server."""
+    return (
+        f"DefaultEndpointsProtocol={url.partition(':')[0]};AccountName={account.storage_name};AccountKey={account.storage_key};"
+        f"BlobEndpoint={url}/{account.storage_name};"
+    )
+
+
 def prepare(directory: Path) -> None:
     """Make the directory unless it exists. Raises Problem when a server could not write there."""
     try:

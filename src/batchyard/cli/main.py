@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from batchyard.cli import daemon
+from batchyard.cli import daemon, daily
 from batchyard.cli.problem import Problem
 
 app = typer.Typer(
@@ -82,15 +82,11 @@ def env(directory: Directory) -> None:
     """Print shell exports for the Azure SDKs and az batch: eval "$(batchyard env)"."""
     directory = directory.resolve()
     account, url = daemon.account(directory), _running(directory).url
-    storage = (
-        f"DefaultEndpointsProtocol={url.partition(':')[0]};AccountName={account.storage_name};AccountKey={account.storage_key};"
-        f"BlobEndpoint={url}/{account.storage_name};"
-    )
     exports = {
         "AZURE_BATCH_ACCOUNT": account.name,
         "AZURE_BATCH_ACCESS_KEY": account.keys[0],
         "AZURE_BATCH_ENDPOINT": url,
-        "AZURE_STORAGE_CONNECTION_STRING": storage,
+        "AZURE_STORAGE_CONNECTION_STRING": daemon.storage_connection_string(account, url),
     }
     for name, value in exports.items():
         print(f"export {name}={shlex.quote(value)}")
@@ -124,6 +120,9 @@ def agent(context: typer.Context) -> None:
     raise typer.Exit(run(context.args))
 
 
+daily.add_to(app)
+
+
 def say(text: str, style: str | None = None) -> None:
     """Print for a person: coloured on a terminal, plain and unwrapped elsewhere."""
     from rich.console import Console
@@ -145,12 +144,12 @@ def _given(directory: Path) -> str:
 
 
 def main() -> None:
-    """Entry point: a Problem is one sentence on stderr and exit code 1."""
+    """Entry point: a Problem is one sentence on stderr and an exit code, mostly 1."""
     try:
         app()
     except Problem as problem:
         print(f"batchyard: {problem}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(problem.code)
 
 
 if __name__ == "__main__":
