@@ -88,7 +88,8 @@ async def test_the_wall_clock_is_a_server_error_with_137(node: Any) -> None:
 
 
 async def test_the_environment(node: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = [{"name": "MINE", "value": "task"}, {"name": "AZ_BATCH_TASK_ID", "value": "forged"}, {"name": "EMPTY"}]
+    settings = [{"name": "MINE", "value": "task"}, {"name": "EMPTY"}]
+    settings += [{"name": f"AZ_BATCH_{name}_ID", "value": "forged"} for name in ("TASK", "JOB", "NODE")]
     common = [{"name": "MINE", "value": "job"}, {"name": "COMMON", "value": "job"}]
     await node.result("env", "env -0", environmentSettings=settings, environment=common)
     found = dict(line.split("=", 1) for line in stdout(place, "env").rstrip("\0").split("\0"))
@@ -210,7 +211,10 @@ async def test_a_refused_agent_ends_everything_and_leaves(
     assert not alive(pid)
 
 
-async def test_a_second_agent_waits_until_the_first_has_gone(node: Any, settings: AgentSettings) -> None:
+async def test_a_second_agent_gives_up_while_the_first_is_there(
+    node: Any, settings: AgentSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batchyard.agent.main._LEAVE_S", 0.1)
     with pytest.raises(OSError, match="another agent uses"):
         await asyncio.to_thread(asyncio.run, run(settings))
 

@@ -290,7 +290,7 @@ def make(name: str, base: str, home: str) -> Control:
 def probe(tag: str, only: str = "") -> tuple[str, str, str]:
     """Best control that works here as (name, base, home); `only` restricts the choice to one name.
 
-    `tag` names the sub-tree and is the same in every life of one node, so that leftovers are found again.
+    `tag` names the sub-tree and is the same in every life of one node: what an earlier life left in it is killed.
     """
     for kind in (Cgroup2, Freezer):
         if only in ("", kind.name):

@@ -31,7 +31,6 @@ def find(layout: Layout, server: str, uid_base: int, only: str = "") -> Found:
     """Probe the machine, end what an earlier agent on this root left behind, and log what was found."""
     tag = hashlib.sha256(layout.root.encode()).hexdigest()[:12]
     place = control.probe(tag, only)
-    control.make(*place).sweep()
     if place[0] == control.Session.name:
         control.hunt([f"AZ_BATCH_NODE_ROOT_DIR={layout.root}"])
     missing = []
