@@ -25,6 +25,7 @@ log = structlog.get_logger()
 
 UIDS_PER_NODE = 1000
 FIRST_UID = 70_000
+_AGENT = "batchyard.agent.main"
 _GRACE_S = 5.0
 
 
@@ -47,11 +48,13 @@ class LocalProvider:
     async def launch(self, order: NodeOrder) -> Handle:
         """Start the agent of a node, unless it runs. Raises NoCapacity."""
         home = self._directory / order.node_id
-        process = _read(home)
-        if process is not None and _alive(process):
+        if not home.exists():
+            if self._count() >= self._max_nodes:
+                raise NoCapacity(f"this machine is set to run {self._max_nodes} nodes at most")
+            self._directory.mkdir(mode=0o711, exist_ok=True)
+            home.mkdir(mode=0o711)  # at once, so that launches at the same time count each other
+        elif await asyncio.to_thread(_agent, home) is not None:
             return str(home)
-        if not home.exists() and self._count() >= self._max_nodes:
-            raise NoCapacity(f"this machine is set to run {self._max_nodes} nodes at most")
         await asyncio.to_thread(self._start, home, order)
         return str(home)
 
@@ -59,15 +62,13 @@ class LocalProvider:
         return sum(1 for home in self._directory.iterdir() if home.is_dir()) if self._directory.exists() else 0
 
     def _start(self, home: Path, order: NodeOrder) -> None:
-        self._directory.mkdir(mode=0o711, exist_ok=True)
-        home.mkdir(mode=0o711, exist_ok=True)
         root = home / "root"
         root.mkdir(mode=0o755, exist_ok=True)
         token = home / "token"
         token.touch(mode=0o600)
         token.write_text(order.token)
         command = [
-            sys.executable, "-m", "batchyard.agent.main", "--server", self._server_url, "--root", str(root), "--token-file", str(token),
+            sys.executable, "-m", _AGENT, "--server", self._server_url, "--root", str(root), "--token-file", str(token),
             "--uid-base", str(FIRST_UID + order.number * UIDS_PER_NODE),
         ]  # fmt: skip
         with (home / "agent.log").open("ab") as output:
@@ -102,7 +103,7 @@ class LocalProvider:
 
     async def _stop(self, home: Path) -> None:
         """SIGTERM, then SIGKILL; the agent's spawner ends the tasks when the agent is gone."""
-        process = _read(home)
+        process = await asyncio.to_thread(_agent, home)
         if process is None:
             return
         for signal_number, patience in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _GRACE_S)):
@@ -136,6 +137,22 @@ class LocalProvider:
         for pid, child in list(self._children.items()):
             if child.poll() is not None:
                 del self._children[pid]
+
+
+def _agent(home: Path) -> _Process | None:
+    """The agent of a node, if it runs; one whose server was killed before it could note the pid is found and noted now."""
+    process = _read(home)
+    if process is not None and _alive(process):
+        return process
+    root = os.fsencode(home / "root")
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdecimal() else []
+            if _AGENT.encode() in words and root in words and (started := _start_time(int(entry.name))) is not None:
+                process = _Process(int(entry.name), started)
+                _write(home, process)
+                return process
+    return None
 
 
 def _environment() -> dict[str, str]:

@@ -1,0 +1,8 @@
+"""The suite of the provider seam."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
