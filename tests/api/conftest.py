@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import http.client
 import json
 import logging
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from email.utils import formatdate
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
+import httpx
 import msgspec
 import pytest
 from azure.batch import BatchClient, models
@@ -19,7 +22,15 @@ from azure.core.credentials import AzureNamedKeyCredential
 from tests.conftest import Server, wait_for
 
 from batchyard.api import auth
-from batchyard.api.auth import Signed
+from batchyard.api.app import Api
+from batchyard.api.auth import Account, Signed
+from batchyard.api.call import Services
+from batchyard.api.relay import Relay
+from batchyard.engine.clock import Clock
+from batchyard.engine.wakes import Wakes
+from batchyard.store.db import MEMORY, Database
+from batchyard.store.reader import Change
+from batchyard.store.tx import Tx
 
 VERSION = "2025-06-01"
 Json = dict[str, Any]
@@ -319,3 +330,63 @@ def node_id(yard: Yard) -> str:
 def escaped(path: str) -> str:
     """A file path as one segment of a URL."""
     return quote(path, safe="")
+
+
+NODE_KEY = b"key of the nodes"
+STILL_KEY = base64.b64encode(b"a key of the account").decode()
+
+
+class Still:
+    """A server that does nothing by itself; what it stores can be put into any state."""
+
+    def __init__(self) -> None:
+        hub = Wakes()
+        hub.bind(asyncio.get_running_loop())
+        self.db = Database(MEMORY, hub)
+        self.relay = Relay(hub)
+        services = Services(self.db, hub, Clock(), self.relay, Account("acct", [STILL_KEY]), NODE_KEY)
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(Api(services, {})), base_url="http://server")
+
+    async def __call__(self, method: str, path: str, body: object = None) -> httpx.Response:
+        """A signed request."""
+        content = b"" if body is None else msgspec.json.encode(body)
+        query = f"api-version={VERSION}"
+        headers = {"ocp-date": formatdate(usegmt=True)}
+        if method not in ("GET", "HEAD"):
+            headers["content-length"] = str(len(content))
+        headers["authorization"] = auth.sign("acct", STILL_KEY, Signed(method, path, query, headers))
+        return await self.http.request(method, f"{path}?{query}", content=content, headers=headers)
+
+    async def put(self, table: str, **values: object) -> None:
+        """Write columns of the only row of a table."""
+
+        def unit(tx: Tx) -> None:
+            assert tx.change(Change(f"UPDATE {table} SET {', '.join(f'{name} = :{name}' for name in values)}"), **values) == 1
+
+        await self.db.run(unit)
+
+    async def node(self, state: str, node_id: str = "n") -> None:
+        """Give the only pool a node."""
+
+        def unit(tx: Tx) -> None:
+            tx.insert(
+                "node", pool_pk=1, id=node_id, state=state, state_time=0, scheduling_state="enabled", dedicated=1, slots=4, slots_used=1,
+                tasks_running=1, allocated=0,
+            )  # fmt: skip
+
+        await self.db.run(unit)
+
+    async def close(self) -> None:
+        await self.http.aclose()
+        self.db.close()
+
+
+@pytest.fixture
+async def still() -> AsyncIterator[Still]:
+    """A server with one pool `p`, one job `j` on it and one task `t`."""
+    made = Still()
+    assert (await made("POST", "/pools", pool_body("p"))).status_code == 201
+    assert (await made("POST", "/jobs", {"id": "j", "poolInfo": {"poolId": "p"}})).status_code == 201
+    assert (await made("POST", "/jobs/j/tasks", task("t"))).status_code == 201
+    yield made
+    await made.close()

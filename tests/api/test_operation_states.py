@@ -1,0 +1,152 @@
+"""Which operation is allowed in which state: the matrices of contract 2.9, as far as the operations exist.
+
+The API is called in process, on a store in memory and without loops, so that a passing state (resizing, terminating,
+deleting) stays as the test wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from tests.api.conftest import Json, Still, pool_body, task
+
+from batchyard.model.states import JobState, NodeState
+
+OK = "ok"
+
+
+async def outcome(still: Still, call: tuple[str, str, Json | None], seen: str) -> str:
+    """OK, or the code of the 409; a refusal must not change what `seen` shows."""
+    before = (await still("GET", seen)).json()
+    method, path, body = call
+    answer = await still(method, path, body)
+    if answer.is_success:
+        return OK
+    assert answer.status_code == 409, answer.text
+    assert (await still("GET", seen)).json() == before
+    return str(answer.json()["code"])
+
+
+JOB_STATES = ("active", "disabling", "disabled", "enabling", "terminating", "completed", "deleting")
+_OPEN = [OK] * 4
+_CLOSED = ["JobBeingTerminated", "JobCompleted", "JobBeingDeleted"]
+_INVALID = "OperationInvalidForCurrentState"
+JOB: Mapping[tuple[str, str, str], tuple[Json | None, list[str]]] = {
+    ("get", "GET", "/jobs/j"): (None, [OK] * 7),
+    ("list", "GET", "/jobs"): (None, [OK] * 7),
+    ("list tasks", "GET", "/jobs/j/tasks"): (None, [OK] * 7),
+    ("counts", "GET", "/jobs/j/taskcounts"): (None, [OK] * 6 + ["JobBeingDeleted"]),
+    ("add task", "POST", "/jobs/j/tasks"): (task("u"), _OPEN + _CLOSED),
+    ("add tasks", "POST", "/jobs/j/addtaskcollection"): ({"value": [task("u")]}, _OPEN + _CLOSED),
+    ("patch", "PATCH", "/jobs/j"): ({"priority": 1}, _OPEN + _CLOSED),
+    ("patch with its pool", "PATCH", "/jobs/j"): ({"poolInfo": {"poolId": "p"}}, _OPEN + _CLOSED),
+    ("patch with another pool", "PATCH", "/jobs/j"): ({"poolInfo": {"poolId": "q"}}, [_INVALID, _INVALID, OK, _INVALID, *_CLOSED]),
+    ("terminate", "POST", "/jobs/j/terminate"): (None, _OPEN + _CLOSED),
+    ("delete", "DELETE", "/jobs/j"): (None, [OK] * 6 + ["JobBeingDeleted"]),
+    ("add again", "POST", "/jobs"): ({"id": "J", "poolInfo": {"poolId": "p"}}, ["JobExists"] * 7),
+}  # fmt: skip
+
+
+def test_every_state_of_a_job_is_looked_at() -> None:
+    assert set(JOB_STATES) == set(JobState)
+
+
+@pytest.mark.parametrize("state", JOB_STATES)
+@pytest.mark.parametrize("operation", JOB, ids=lambda operation: operation[0])
+async def test_jobs(still: Still, operation: tuple[str, str, str], state: str) -> None:
+    await still.put("job", state=state)
+    body, cells = JOB[operation]
+    assert await outcome(still, (operation[1], operation[2], body), "/jobs/j") == cells[JOB_STATES.index(state)]
+
+
+POOL_STATES = (("active", "steady"), ("active", "resizing"), ("active", "stopping"), ("deleting", "steady"))
+_RESIZED, _DELETED = "PoolBeingResized", "PoolBeingDeleted"
+POOL: Mapping[tuple[str, str, str], tuple[Json | None, list[str]]] = {
+    ("get", "GET", "/pools/p"): (None, [OK] * 4),
+    ("list", "GET", "/pools"): (None, [OK] * 4),
+    ("nodes", "GET", "/pools/p/nodes"): (None, [OK] * 4),
+    ("resize", "POST", "/pools/p/resize"): ({"targetDedicatedNodes": 1}, [OK, _RESIZED, _RESIZED, _DELETED]),
+    ("delete", "DELETE", "/pools/p"): (None, [OK, OK, OK, _DELETED]),
+    ("add again", "POST", "/pools"): (pool_body("P"), ["PoolExists"] * 3 + [_DELETED]),
+    ("add a job", "POST", "/jobs"): ({"id": "k", "poolInfo": {"poolId": "p"}}, [OK] * 4),
+}
+
+
+@pytest.mark.parametrize("state", POOL_STATES, ids="-".join)
+@pytest.mark.parametrize("operation", POOL, ids=lambda operation: operation[0])
+async def test_pools(still: Still, operation: tuple[str, str, str], state: tuple[str, str]) -> None:
+    await still.put("pool", state=state[0], allocation_state=state[1])
+    body, cells = POOL[operation]
+    assert await outcome(still, (operation[1], operation[2], body), "/pools/p") == cells[POOL_STATES.index(state)]
+
+
+TASK_STATES = ("active", "preparing", "running", "failed", "succeeded")
+TASK: Mapping[tuple[str, str, str], list[str]] = {
+    ("get", "GET", "/jobs/j/tasks/t"): [OK] * 5,
+    ("terminate", "POST", "/jobs/j/tasks/t/terminate"): [OK] * 3 + ["TaskCompleted"] * 2,
+    ("delete", "DELETE", "/jobs/j/tasks/t"): [OK] * 5,
+}
+
+
+async def put_task(still: Still, state: str) -> None:
+    """Bring the task into a state, with its node and the counts of its job."""
+    if state == "active":
+        return
+    await still.node("running" if state in ("preparing", "running") else "idle")
+    if state in ("preparing", "running"):
+        await still.put("task", state=state, ready=0, node_pk=1, run=1, started=1)
+        await still.put("job_counts", ready=0, active=0, active_slots=0, running=1, running_slots=1)
+        return
+    good = state == "succeeded"
+    await still.put(
+        "task", state="completed", ready=0, node_pk=1, run=1, started=1, ended=2, exit_code=0 if good else 1,
+        result="success" if good else "failure",
+    )  # fmt: skip
+    grew = {"succeeded" if good else "failed": 1, "succeeded_slots" if good else "failed_slots": 1}
+    await still.put("job_counts", ready=0, active=0, active_slots=0, completed=1, completed_slots=1, **grew)
+
+
+@pytest.mark.parametrize("job_state", JOB_STATES)
+@pytest.mark.parametrize("state", TASK_STATES)
+@pytest.mark.parametrize("operation", TASK, ids=lambda operation: operation[0])
+async def test_tasks(still: Still, operation: tuple[str, str, str], state: str, job_state: str) -> None:
+    """The state of the job plays no part (contract 2.4 names none)."""
+    await put_task(still, state)
+    await still.put("job", state=job_state)
+    _, method, path = operation
+    found = await outcome(still, (method, path, None), "/jobs/j/tasks/t")
+    assert found == TASK[operation][TASK_STATES.index(state)]
+    counts = {"active": 0, "running": 0, "completed": 0, "succeeded": 0, "failed": 0}
+    if operation[0] == "terminate" and found == OK:
+        counts |= {"completed": 1, "failed": 1}
+    elif operation[0] != "delete":
+        word = {"active": "active", "preparing": "running", "running": "running"}.get(state)
+        counts |= {word: 1} if word else {"completed": 1, state: 1}
+    await still.put("job", state="active")
+    answer = (await still("GET", "/jobs/j/taskcounts")).json()
+    assert answer["taskCounts"] == answer["taskSlotCounts"] == counts
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "/stdout.txt"), ("HEAD", "/stdout.txt"), ("DELETE", "/stdout.txt")])
+async def test_files_of_a_task_that_never_ran(still: Still, method: str, path: str) -> None:
+    answer = await still(method, f"/jobs/j/tasks/t/files{path}")
+    assert answer.status_code == 409
+    assert not answer.content or answer.json()["code"] == "TaskFilesUnavailable"
+
+
+UNREACHABLE = ("creating", "starting", "rebooting", "reimaging", "deallocating", "deallocated", "preempted", "leavingpool", "unknown")
+
+
+def test_the_states_of_nodes_are_words_of_the_contract() -> None:
+    assert set(UNREACHABLE) <= set(NodeState)
+
+
+@pytest.mark.parametrize("state", UNREACHABLE)
+@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "/a"), ("HEAD", "/a"), ("DELETE", "/a")])
+async def test_files_of_nodes_that_cannot_be_reached(still: Still, method: str, path: str, state: str) -> None:
+    await still.node(state)
+    answer = await still(method, f"/pools/p/nodes/n/files{path}")
+    assert answer.status_code == 409
+    assert not answer.content or answer.json()["code"] == _INVALID
+    assert (await still("GET", "/pools/p/nodes/n")).json()["state"] == state
