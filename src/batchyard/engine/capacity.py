@@ -57,16 +57,21 @@ class Capacity:
     async def run_once(self) -> None:
         """One round: plan, watch, launch, release."""
         plan = await self._db.run(make_plan, self._node_key, self._clock.now())
-        await self._watch(plan.watch)
-        await asyncio.gather(*(self._launch(pk, order) for pk, order in plan.launch))
+        lost = await self._watch(plan.watch)
+        await asyncio.gather(*(self._launch(pk, order) for pk, order in [*plan.launch, *lost]))
         await self._release(plan.release)
 
-    async def _watch(self, watched: Sequence[tuple[int, Handle]]) -> None:
+    async def _watch(self, watched: Sequence[tuple[int, Handle]]) -> list[tuple[int, NodeOrder]]:
+        """Find out who is gone; the nodes to be launched again."""
+        again: list[tuple[int, NodeOrder]] = []
         seen = await self._provider.observe([handle for _, handle in watched])
         for node_pk, handle in watched:
             if seen.get(handle) == Seen.GONE:
                 log.warning("node lost", node=node_pk)
-                await self._db.run(node_cases.gone, node_pk, self._clock.now())
+                order = await self._db.run(lost, node_pk, self._node_key, self._clock.now())
+                if order is not None:
+                    again.append((node_pk, order))
+        return again
 
     async def _launch(self, node_pk: int, order: NodeOrder) -> None:
         try:
@@ -105,10 +110,28 @@ def _plan_node(plan: Plan, pool: PoolView, vm_size: str, node: NodeRow, node_key
         plan.release.append((node.pk, node.handle))
     elif node.handle is not None:
         plan.watch.append((node.pk, node.handle))
-    elif node.launches == 0 or now >= node.state_time + min(_LONGEST_DELAY_US, _FIRST_DELAY_US << min(node.launches, 20)):
-        token = node_cases.token(node_key, node.pk)
-        order = NodeOrder(pool.id, node.id, node.pk, token, vm_size, node.slots, bool(node.dedicated))
-        plan.launch.append((node.pk, order))
+    elif _due(node, now):
+        plan.launch.append((node.pk, _order(pool, vm_size, node, node_key)))
+
+
+def _due(node: NodeRow, now: int) -> bool:
+    """True unless the node was launched so lately, or so often in vain, that it has to wait."""
+    return node.launches == 0 or now >= node.state_time + min(_LONGEST_DELAY_US, _FIRST_DELAY_US << min(node.launches, 20))
+
+
+def _order(pool: PoolView, vm_size: str, node: NodeRow, node_key: bytes) -> NodeOrder:
+    token = node_cases.token(node_key, node.pk)
+    return NodeOrder(pool.id, node.id, node.pk, token, vm_size, node.slots, bool(node.dedicated))
+
+
+def lost(tx: Tx, node_pk: int, node_key: bytes, now: int) -> NodeOrder | None:
+    """A node's agent has ended; the order to launch it again, None when it leaves or has to wait."""
+    again = node_cases.gone(tx, node_pk, now)
+    node = node_rows.get(tx, node_pk)
+    pool = None if node is None else pool_rows.get(tx, node.pool_pk)
+    if not again or node is None or pool is None or not _due(node, now):
+        return None
+    return _order(pool, _pool_body.decode(pool.body).vm_size, node, node_key)
 
 
 def _empty(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int) -> None:
@@ -122,24 +145,29 @@ def _empty(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int) -> None:
 
 def _resize(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int) -> None:
     """Add or let go nodes of both kinds until the targets are met; steady once every node has its machine."""
-    short = False
+    missing = waiting = False
     for dedicated, target in ((1, pool.target_dedicated), (0, pool.target_low_priority)):
         staying = [node for node in nodes if node.dedicated == dedicated and node.state != NodeState.LEAVING_POOL]
         for _ in range(min(target - len(staying), NODES_PER_ROUND)):
             _add_node(tx, pool, dedicated, now)
         for node in sorted(staying, key=_last_to_go)[: max(0, len(staying) - target)]:
             _let_go(tx, node, pool.deallocation_option or NodeDeallocationOption.REQUEUE, now)
-        short = short or len(staying) != target or any(node.handle is None for node in staying)
-    leaving = any(node.state == NodeState.LEAVING_POOL for node in nodes)
-    if not short and not leaving:
+        missing = missing or len(staying) < target or any(node.handle is None for node in staying)
+        waiting = waiting or len(staying) > target
+    if waiting or any(node.state == NodeState.LEAVING_POOL for node in nodes):
+        return  # a timeout forces nothing (contract 3.13)
+    if not missing:
         steady(tx, pool, None, now)
-    elif now >= pool.allocation_time + pool.resize_timeout and not leaving:
+    elif now >= pool.allocation_time + pool.resize_timeout:
+        for node in nodes:
+            if node.handle is None:
+                leave(tx, node, now)
         steady(tx, pool, ResizeError(code="AllocationTimedOut", message="The nodes could not be had within the resize timeout"), now)
 
 
-def _last_to_go(node: NodeRow) -> tuple[int, int]:
-    """Idle nodes leave first, among these the youngest."""
-    return (node.tasks_running, -node.pk)
+def _last_to_go(node: NodeRow) -> tuple[bool, int, int]:
+    """Those leave first that take no tasks any more, then idle ones, among these the youngest."""
+    return (node.scheduling_state == SchedulingState.ENABLED, node.tasks_running, -node.pk)
 
 
 def _add_node(tx: Tx, pool: PoolView, dedicated: int, now: int) -> None:

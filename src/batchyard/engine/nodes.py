@@ -108,17 +108,23 @@ def orders(reader: Reader, node_pk: int, sync: Sync) -> Orders:
     return Orders(session=sync.session, number=sync.number, wanted=wanted, orders=fresh, removals=removals)
 
 
-def gone(tx: Tx, node_pk: int, now: int) -> None:
-    """The node's agent has ended: its tasks run elsewhere, and whoever speaks in its name is fenced off."""
+def gone(tx: Tx, node_pk: int, now: int) -> bool:
+    """The node's agent has ended: its tasks run elsewhere, and whoever speaks in its name is fenced off.
+
+    True when the node is to be started again. It keeps its handle, for whatever it left has to be released one day.
+    """
     node = node_rows.get(tx, node_pk)
     if node is None or not transitions.NODE.allows(node.state, NodeHappened.LOST):
-        return
+        return False
+    if node.state == NodeState.STARTING:
+        return True
     lose(tx, node, now)
     node = node_rows.get(tx, node_pk) or node
     state = transitions.NODE.after(node.state, NodeHappened.LOST)
-    node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1, handle=None)
+    node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1)
     tx.log(now, "node", node_pk, NodeHappened.LOST, old=node.state, new=state)
     tx.wake(wakes.CAPACITY)
+    return True
 
 
 def silent(tx: Tx, node_pk: int, now: int) -> None:

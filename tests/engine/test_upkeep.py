@@ -1,0 +1,81 @@
+"""What time brings: silence and old events. The clock is moved, nobody waits."""
+
+from __future__ import annotations
+
+from engine_world import SILENCE_US, START, Agent, World
+
+from batchyard.engine.upkeep import EVENTS_KEPT_US, TASKS_PER_UNIT, Upkeep
+
+SILENCE_S = SILENCE_US / 1e6
+
+
+def test_a_silent_node_loses_its_tasks_and_comes_back_when_it_speaks(world: World) -> None:
+    quiet, talker = world.working_pool(nodes=2)
+    world.job()
+    world.add("a", "b")
+    world.schedule()
+    mine = next(name for name in "ab" if world.task(name).node_pk == quiet.node_pk)
+    world.advance(SILENCE_S)
+    talker.sync()
+    world.upkeep()
+    assert world.node(quiet.node_pk).state == "running", "not yet"
+    world.advance(0.001)
+    world.upkeep()
+    assert (world.node(quiet.node_pk).state, world.state(mine), world.task(mine).losses) == ("unknown", "active", 1)
+    assert world.node(talker.node_pk).state == "running"
+    world.schedule()
+    assert world.state(mine) == "active", "an unknown node gets nothing"
+    assert quiet.sync() is None
+    quiet.join()
+    assert world.node(quiet.node_pk).state == "idle"
+    assert world.schedule() == 1
+
+
+def test_the_servers_own_absence_is_no_silence_of_its_nodes(lasting: World) -> None:
+    [agent] = lasting.working_pool()
+    lasting.advance(10 * SILENCE_S)
+    lasting.reopen()
+    lasting.upkeep()
+    assert lasting.node(agent.node_pk).state == "idle"
+    lasting.advance(SILENCE_S - 1)
+    lasting.upkeep()
+    assert lasting.node(agent.node_pk).state == "idle"
+    lasting.advance(2)
+    lasting.upkeep()
+    assert lasting.node(agent.node_pk).state == "unknown"
+    agent.session = lasting.node(agent.node_pk).session
+    assert agent.join().session > 1
+
+
+def test_a_node_that_never_spoke_is_not_silent(world: World) -> None:
+    world.pool("pool", 1)
+    world.capacity(2)
+    world.advance(10 * SILENCE_S)
+    world.upkeep()
+    assert [node.state for node in world.nodes()] == ["starting"]
+
+
+def test_old_events_are_forgotten_in_bounded_steps(world: World) -> None:
+    world.job("old")
+    for at in range(0, TASKS_PER_UNIT + 100, 100):
+        for n in range(100):
+            world.add(f"t{at + n}", job_id="old")
+    world.advance(EVENTS_KEPT_US / 1e6)
+    world.upkeep()
+    ((kept,),) = world.rows("SELECT count(*) FROM event")
+    assert kept == TASKS_PER_UNIT + 101
+    world.job("new")
+    world.advance(1)
+    world.upkeep()
+    assert world.rows("SELECT what, happened FROM event") == [("job", "added")]
+    world.delete_job("old")
+    world.upkeep()
+    assert world.job_row("old") is None
+
+
+def test_upkeep_of_an_empty_store_does_nothing(world: World) -> None:
+    world.upkeep()
+    assert world.rows("SELECT count(*) FROM event") == [(0,)]
+    assert isinstance(world.upkeep_job, Upkeep)
+    assert world.now == START
+    assert Agent(world, 1).session == 0
