@@ -17,6 +17,7 @@ from typing import Protocol
 MARK = "AZ_BATCH_TASK_DIR"
 """Variable that tells an orphan's attempt when there are no cgroups; one directory never has two attempts at once."""
 
+_PREFIX = "batchyard-"
 _FREEZE_S = 0.05
 
 
@@ -105,8 +106,8 @@ class _Cgroups:
         self._home_fd = -1
 
     def group(self, key: str, mark: str) -> Group:
+        os.makedirs(self.base, exist_ok=True)
         if self._home_fd < 0:
-            os.makedirs(self.base, exist_ok=True)
             self._home_fd = os.open(self.home + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
         return _CgroupGroup(f"{self.base}/{key}", self._home_fd, self.end)
 
@@ -115,8 +116,12 @@ class _Cgroups:
         while os.path.isdir(self.base):
             self.end(self.base)
             if _remove(self.base) or time.monotonic() > deadline:
-                return
+                break
             time.sleep(0.005)
+        above = os.path.dirname(self.base)
+        if os.path.basename(above).startswith(_PREFIX):
+            with contextlib.suppress(OSError):
+                os.rmdir(above)  # it stays while another spawner of the node uses it
 
     def end(self, path: str) -> None:
         """Kill every process in and below a cgroup. Raises OSError."""
@@ -295,7 +300,7 @@ def probe(tag: str, only: str = "") -> tuple[str, str, str]:
     for kind in (Cgroup2, Freezer):
         if only in ("", kind.name):
             for home in _places(kind.name):
-                base = f"{home}/batchyard-{tag}"
+                base = f"{home}/{_PREFIX}{tag}"
                 if _works(kind, base, home):
                     return kind.name, base, home
     return Session.name, "", ""

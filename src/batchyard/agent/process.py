@@ -209,6 +209,8 @@ class Spawners:
                 (await task).close()
         while self._endings:
             await asyncio.wait(self._endings)
+        with contextlib.suppress(OSError):
+            control.make(*self._place).sweep()
 
 
 def _bury(one: _Spawner, marks: list[str]) -> None:
