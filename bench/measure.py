@@ -33,7 +33,7 @@ class Size:
     starts: int = 3
     idle_s: float = 10.0
     singles: int = 150
-    no_ops: int = 1_500
+    no_ops: int = 1_000
     adds: int = 20_000
 
 

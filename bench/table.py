@@ -50,7 +50,8 @@ def of_adding(kind: str, seen: Rounds) -> Line:
 def of_completing(how: str, seen: Rounds, goals: Sequence[float]) -> Line:
     """No-op tasks completed per second."""
     server, agent, task, bare = (statistics.median(each) * 1e3 for each in (seen.server_cpu, seen.agent_cpu, seen.task_cpu, seen.yard_cpu))
-    cpu = f"server {server:.2f} + agent {agent:.2f} + task {task:.2f} ms/task, yardstick {bare:.2f}"
+    sums = f"server {server:.2f} + agent {agent:.2f} + task {task:.2f} ms/task"
+    cpu = f"{sums}, {(server + agent + task) / bare:.1f} times the yardstick's {bare:.2f}"
     return Line(f"no-op tasks, {how}", _rate(seen.rates), f"spawn loop {_rate(seen.yard_rates)}", seen.ratio, seen.ratio, goals, cpu=cpu)
 
 
