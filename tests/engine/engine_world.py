@@ -7,6 +7,7 @@ test is also one of lost wake-ups. `check` holds all that must be true of the ro
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -122,6 +123,11 @@ class Agent:
         """Report ends, with exit code 0 unless told otherwise."""
         return self.sync(*(ended(attempt, **how) for attempt in attempts))
 
+    def sync_all(self) -> list[str]:
+        """Attempts that the node should hold now."""
+        self.sync()
+        return [*self.has]
+
     def end_all(self, **how: Any) -> Orders | None:
         """Fetch orders, then report the end of everything that runs."""
         self.sync()
@@ -156,6 +162,18 @@ class World:
         self.db.close()
         self._open()
 
+    def crash(self) -> None:
+        """Go on with the files as a killed process leaves them: nothing is closed, nothing is moved out of the log."""
+        before = self.db
+        place = self.path.with_name(f"{self.path.name}-after")
+        place.mkdir()
+        for file in self.path.parent.glob(f"{self.path.name}*"):
+            if file.is_file():
+                shutil.copyfile(file, place / file.name)
+        self.path = place / self.path.name
+        self._open()
+        before.close()
+
     def close(self) -> None:
         self.db.close()
 
@@ -188,6 +206,44 @@ class World:
             self.capacity()
             self.schedule()
             self.upkeep()
+
+    def finish(self, rounds: int = 40) -> None:
+        """Healthy nodes and all loops until nothing changes; tasks whose id begins with `f` exit with 1."""
+        before = None
+        for _ in range(rounds):
+            self.advance(1)
+            self.capacity()
+            for node in self.nodes():
+                if node.state != NodeState.LEAVING_POOL:
+                    agent = Agent(self, node.pk)
+                    agent.session = node.session
+                    if node.state not in (NodeState.IDLE, NodeState.RUNNING, NodeState.OFFLINE) or agent.sync() is None:
+                        agent.join()
+                    for attempt in agent.sync_all():
+                        agent.end(attempt, **(EXIT_1 if self._id_of(attempt).startswith("f") else {}))
+            self.schedule()
+            self.upkeep()
+            now = self.summary()
+            if now == before:
+                return
+            before = now
+        raise AssertionError(f"it never ends: {before}")
+
+    def _id_of(self, attempt: str) -> str:
+        ((name,),) = self.rows("SELECT id FROM task WHERE pk = :pk", pk=int(attempt.partition(".")[0]))
+        return str(name)
+
+    def summary(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Everything that a client could see, but for times and keys."""
+        return {
+            "jobs": self.rows("SELECT id, state, terminate_reason FROM job ORDER BY id"),
+            "tasks": self.rows(
+                "SELECT job.id, task.id, task.state, result, exit_code, retries, requeues FROM task"
+                " JOIN job ON job.pk = job_pk ORDER BY 1, 2"
+            ),
+            "pools": self.rows("SELECT id, state, allocation_state, target_dedicated, resize_errors FROM pool ORDER BY id"),
+            "nodes": self.rows("SELECT pool_pk, state, slots_used, count(*) FROM node GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"),
+        }
 
     # pools and nodes
 
