@@ -44,7 +44,8 @@ class Client:
 
         self.url, self.account, self.storage = url, account, storage
         self._key = key
-        self._http = httpx.Client(timeout=httpx.Timeout(60.0, connect=10.0), follow_redirects=False)
+        encrypted = not url.startswith("http:")  # loading certificates that nobody asks for takes a while
+        self._http = httpx.Client(timeout=httpx.Timeout(60.0, connect=10.0), verify=encrypted, follow_redirects=False)
         self._answered = False
 
     def __enter__(self) -> Client:
@@ -68,6 +69,10 @@ class Client:
     def post(self, *path: str, body: object = None) -> Found:
         """Add something, or act on something. Raises Refused."""
         return self._json(self._send("POST", self._at(path, {}), body))
+
+    def delete(self, *path: str) -> None:
+        """Delete something. Raises Refused."""
+        self._send("DELETE", self._at(path, {}))
 
     def read(self, job: str, task: str, name: str, offset: int) -> bytes:
         """At most CHUNK bytes of a task's file from `offset` on; none when it has no more yet. Raises Refused."""
@@ -115,6 +120,7 @@ class Client:
             pause = min(2 * pause, 2.0)
 
     def _signed(self, method: str, url: str, body: object, ranged: str | None) -> httpx.Request:
+        """The request with its signature. Raises Problem."""
         from batchyard.api import auth
 
         headers = {"ocp-date": formatdate(usegmt=True), "accept": "application/json"}
@@ -126,7 +132,10 @@ class Client:
         request = request or self._http.build_request(method, url, headers=headers, content=b"" if method == "POST" else None)
         raw_path, _, raw_query = request.url.raw_path.decode("ascii").partition("?")
         sent = {name.lower(): value for name, value in request.headers.items()}
-        request.headers["authorization"] = auth.sign(self.account, self._key, auth.Signed(method, raw_path, raw_query, sent))
+        try:
+            request.headers["authorization"] = auth.sign(self.account, self._key, auth.Signed(method, raw_path, raw_query, sent))
+        except ValueError:
+            raise Problem("the key of the account is not base64; is it all there?") from None
         return request
 
 
@@ -134,10 +143,12 @@ def _refusal(answer: httpx.Response) -> Refused:
     """The server's sentence with what it says of the values that it did not like."""
     try:
         body = answer.json()
-        details = "; ".join(str(value["value"]) for value in body.get("values") or ())
+        details = "; ".join(str(value["value"]).split("\n", 1)[0] for value in body.get("values") or ())
         text = str(body["message"]["value"]).split("\n", 1)[0].rstrip(".")
         if body["code"] in ("InvalidUri", "UnsupportedHttpVerb"):
-            text = f"the server at {answer.url.host} does not offer {answer.request.method} {answer.url.path}"
+            text, details = f"the server at {answer.url.host} does not offer {answer.request.method} {answer.url.path}", ""
+        if body["code"] == "AuthenticationFailed" and "MAC signature" in details:
+            text, details = f"the server at {answer.url.host} does not accept this key", ""
         return Refused(str(body["code"]), f"{text}: {details}" if details else text)
     except (ValueError, LookupError, TypeError, AttributeError):
         return Refused(f"HTTP {answer.status_code}", f"the server at {answer.url.host} refused {answer.request.method}")

@@ -28,7 +28,7 @@ class Pace:
     @property
     def slow(self) -> bool:
         """Nothing has happened for a while."""
-        return self._next >= LONGEST_S
+        return self._next >= LONGEST_S / 2
 
     def rest(self, *, busy: bool = False) -> None:
         """Wait before the next look."""
