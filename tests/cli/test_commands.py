@@ -153,3 +153,10 @@ def test_the_state_directory_lets_tasks_of_other_users_through(tmp_path: Path) -
 
 def test_the_agents_own_options_are_passed_on() -> None:
     assert "--token-file" in batchyard("agent", "--help").stdout
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = "httpx azure uvicorn sqlalchemy sqlite3 asyncio batchyard.app batchyard.api batchyard.agent".split()
+    code = f"import sys, batchyard.cli.main; print(*[name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

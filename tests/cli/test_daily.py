@@ -32,6 +32,13 @@ class Server(Protocol):
     storage_connection_string: str
 
 
+class Restartable(Server, Protocol):
+    """What these tests need of the fixture `own_server`."""
+
+    def kill(self) -> None: ...
+    def start(self) -> None: ...
+
+
 class Done(Protocol):
     """How a command ended."""
 
@@ -360,6 +367,26 @@ def test_a_server_that_is_not_there_is_said(run: Run, server: Server, tmp_path: 
     assert "cannot reach the server" in sentence(run("jobs", "--endpoint", "http://127.0.0.1:1"))
     assert "does not accept this key (AuthenticationFailed)" in sentence(run("jobs", "--key", "AAAA"))
     assert "base64" in sentence(run("jobs", "--key", "no key!"))
+
+
+def test_following_outlives_the_server(own_server: Restartable, tmp_path: Path) -> None:
+    gate = own_server.directory / "gate"
+    script = f"echo first; {until_open(gate)}; echo last; exit 5"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    following = subprocess.Popen(
+        command("submit", "-f", "--id", "t", "--", "sh", "-c", script), **pipes, text=True, env=own_server.environment, cwd=tmp_path
+    )
+    try:
+        assert following.stdout is not None
+        assert following.stdout.readline() == "first\n"
+        own_server.kill()
+        own_server.start()
+        gate.touch()
+        assert following.communicate(timeout=90) == ("last\n", "t\nbatchyard: t failed with exit code 5\n")
+        assert following.returncode == 5
+    finally:
+        following.kill()
+        following.communicate()
 
 
 def test_errors_are_refusals_with_their_code(batch: Client) -> None:

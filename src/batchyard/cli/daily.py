@@ -62,7 +62,8 @@ def submit_(
         print(one, file=sys.stderr if follow_ else sys.stdout, flush=True)
     if follow_ or wait:
         ordered = [one for one in (base + end for end, _ in many) if one in set(ids)]
-        raise typer.Exit(_await(batch, where, ordered, _BOTH() if follow_ else (), storage, folder, out_dir))
+        streams = (("stdout.txt", sys.stdout.buffer), ("stderr.txt", sys.stderr.buffer)) if follow_ else ()
+        raise typer.Exit(_await(batch, where, ordered, streams, storage, folder, out_dir))
 
 
 def _with_files(
@@ -86,10 +87,6 @@ def _with_files(
         brought.append({"httpUrl": url, "filePath": path, "fileMode": mode})
     box = storage.drop_box() if out else None
     return replace(wish, inputs=brought, patterns=out, drop_box=box, env=env), storage if out else None
-
-
-def _BOTH() -> follow.Streams:  # noqa: N802
-    return (("stdout.txt", sys.stdout.buffer), ("stderr.txt", sys.stderr.buffer))
 
 
 def _await(batch: Client, job: str, ids: Sequence[str], streams: follow.Streams, storage: Any, folder: str, out_dir: Path) -> int:

@@ -84,26 +84,25 @@ class _Tail:
             note(f"batchyard: {self._task} runs again (attempt {attempt + 1})")
         if task["state"] == "active" or "startTime" not in info:
             return False
+        return sum([self._copy(number, task) for number in range(len(self._streams))]) > 0
+
+    def _copy(self, number: int, task: Body) -> int:
+        """Bytes that were copied of one file; none while it cannot be read."""
+        name, target = self._streams[number]
+        copied = 0
         try:
-            return sum(self._copy(number) for number in range(len(self._streams))) > 0
+            while data := self._read(name, self._offsets[number]):
+                target.write(data)
+                target.flush()
+                self._offsets[number] += len(data)
+                copied += len(data)
+                if len(data) < CHUNK:
+                    break
         except Refused as refused:
             if refused.error not in _NOT_YET:
                 raise
-            if task["state"] == "completed" and "exitCode" in info:
-                note(f"batchyard: the output of {self._task} is gone ({refused.error})")
-            return False
-
-    def _copy(self, number: int) -> int:
-        """Bytes that were copied of one file."""
-        name, target = self._streams[number]
-        copied = 0
-        while data := self._read(name, self._offsets[number]):
-            target.write(data)
-            target.flush()
-            self._offsets[number] += len(data)
-            copied += len(data)
-            if len(data) < CHUNK:
-                break
+            if task["state"] == "completed" and "exitCode" in task["executionInfo"]:
+                note(f"batchyard: {name} of {self._task} is gone ({refused.error})")
         return copied
 
 

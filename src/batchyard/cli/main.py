@@ -44,6 +44,7 @@ def up(directory: Directory, host: Host = "127.0.0.1", port: Port = 8777, nodes:
         say(f"Tasks run as users of their own, and these may not enter {closed}: chmod o+x it, or choose another --dir.", style="yellow")
     say("\nWhat next:")
     say(f'  eval "$(batchyard env{given})"    point the Azure SDKs and az batch at it')
+    say(f"  batchyard submit{given} -f -- echo hello   run a command on a node")
     say(f"  batchyard status{given}           see what it holds")
     say(f"  batchyard down{given}             end it and its nodes; the state stays")
 
