@@ -223,7 +223,7 @@ class TestProperties:
         assert headers["ocp-batch-file-url"] == url
         assert headers["ocp-batch-file-mode"].startswith("0o100")
         assert parsedate_to_datetime(headers["last-modified"]) <= parsedate_to_datetime(headers["date"])
-        assert parsedate_to_datetime(headers["ocp-creation-time"])
+        assert parsedate_to_datetime(headers["ocp-creation-time"]) <= parsedate_to_datetime(headers["date"])
 
     def test_of_a_task(self, raw: Raw, files: str) -> None:
         path = f"{files}/{escaped(ODD)}"
