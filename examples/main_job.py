@@ -143,7 +143,8 @@ def main() -> None:
     chosen = options.parse_args()
 
     key = AzureNamedKeyCredential(os.environ["AZURE_BATCH_ACCOUNT"], os.environ["AZURE_BATCH_ACCESS_KEY"])
-    batch = BatchClient(os.environ["AZURE_BATCH_ENDPOINT"], key)
+    patient = {"retry_connect": 10, "retry_backoff_max": 5}  # the service may be away for half a minute, not only for five seconds
+    batch = BatchClient(os.environ["AZURE_BATCH_ENDPOINT"], key, **patient)
     storage = BlobServiceClient.from_connection_string(os.environ["AZURE_STORAGE_CONNECTION_STRING"])
     run = f"main-job-{secrets.token_hex(4)}"
 
