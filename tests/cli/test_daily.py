@@ -183,6 +183,16 @@ def test_ctrl_c_leaves_the_task_running_and_says_so(run: Run, start: Callable[..
     assert "already" in sentence(run("cancel", f"{job}/t"))
 
 
+def test_a_reader_that_goes_leaves_the_task_running(start: Callable[..., Any], batch: Client, job: str) -> None:
+    following = start("submit", "--job", job, "--id", "t", "-f", "--", "sh", "-c", "while echo on; do sleep 0.05; done")
+    assert following.stdout.readline() == "on\n"
+    following.stdout.close()
+    following.stdout = None
+    assert following.wait(60) == 130
+    assert following.stderr.read().startswith("t\nbatchyard: the task t goes on")
+    assert state(batch, job, "t") == "running"
+
+
 def test_long_output_arrives_whole(run: Run, job: str) -> None:
     script = "import sys; sys.stdout.write('x' * 3_000_001); sys.stderr.write('y' * 7)"
     done = run("submit", "--job", job, "--id", "t", "--wait", "--", "python3", "-c", script)
@@ -348,6 +358,8 @@ def test_what_is_not_there_is_said(run: Run, job: str, tmp_path: Path) -> None:
     run("submit", "--job", job, "--id", "later", "--after", "never", "--", "true")
     assert "which is active" in sentence(run("logs", f"{job}/later"))
     assert run("submit", "--job", job).returncode == 2
+    (tmp_path / "binary").write_bytes(b"\xff\n")
+    assert "not UTF-8" in sentence(run("submit", "--job", job, "--each-line", "binary", "--", "true"))
 
 
 def test_the_server_may_be_named_by_options_or_by_its_directory(run: Run, server: Server, job: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,7 +52,7 @@ def submit_(
     out_dir: Annotated[Path, typer.Option(metavar="DIR", help="Where --out files go after --wait or -f.")] = Path(),
 ) -> None:
     """Run a command as a task, or as many tasks."""
-    many = submit.values(array, None if each_line is None else each_line.read().splitlines())
+    many = submit.values(array, None if each_line is None else _lines(each_line))
     wish = submit.Wish(command, slots, retries, [one for text in after or () for one in text.replace(",", " ").split()])
     base, folder = name or submit.new_id(), f"out/{submit.new_id()}{submit.new_id()}"
     wish, storage = _with_files(batch, wish, inputs or (), out or (), submit.variables(env or ()))
@@ -64,6 +65,13 @@ def submit_(
         ordered = [one for one in (base + end for end, _ in many) if one in set(ids)]
         streams = (("stdout.txt", sys.stdout.buffer), ("stderr.txt", sys.stderr.buffer)) if follow_ else ()
         raise typer.Exit(_await(batch, where, ordered, streams, storage, folder, out_dir))
+
+
+def _lines(file: typer.FileText) -> list[str]:
+    try:
+        return file.read().split("\n")
+    except ValueError as error:
+        raise Problem(f"the file of --each-line is not UTF-8 text ({error})") from None
 
 
 def _with_files(
@@ -105,10 +113,12 @@ def _await(batch: Client, job: str, ids: Sequence[str], streams: follow.Streams,
 
 @contextlib.contextmanager
 def _unharmed(job: str, task: str | None) -> Iterator[None]:
-    """Ctrl-C ends the waiting and nothing else, and says so."""
+    """Ctrl-C, or a reader of the output that goes, ends the waiting and nothing else, and that is said."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError) as end:
+        if isinstance(end, BrokenPipeError):  # what is still buffered has nowhere to go
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         what, named = (f"the task {task}", f"{job} {task}") if task else (f"the job {job}", job)
         again = f"batchyard logs -f {task} --job {job}" if task else f"batchyard wait {job}"
         raise Interrupted(f"{what} goes on; see it with: {again}; end it with: batchyard cancel {named}") from None
