@@ -94,9 +94,12 @@ def test_after_down(busy: Server) -> None:
 
 
 def test_after_down_when_server_and_an_agent_were_killed(busy: Server) -> None:
-    first, second = busy.agents()
+    (first, pid), (second, _) = busy.agents().items()
+    fd = os.pidfd_open(pid)
     busy.kill()
     busy.kill_agent(first)
+    assert select.select([fd], [], [], 30)[0]
+    os.close(fd)
     stopped = daemon.stop(busy.directory)
     assert (stopped.server, stopped.agents) == (None, 1), second
     assert busy.agents() == {}
