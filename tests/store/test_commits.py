@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_rows import NOW, add_job, add_tasks, numbers
 
-from batchyard.store import jobs, leases
+from batchyard.store import jobs, leases, tasks
 from batchyard.store.db import MEMORY, Database, StoreUnavailable
 from batchyard.store.reader import Reader, Statement
 from batchyard.store.tx import Conflict, Tx
@@ -201,6 +201,14 @@ def test_a_guarded_change_meets_the_version_it_saw_or_conflicts(memory: Database
         memory.call(stale)
     assert memory.call(lambda tx: jobs.get(tx, job.pk)).priority == 5
     assert job_ids(memory) == ["job"]
+
+
+def test_a_task_starts_once(memory: Database) -> None:
+    job = memory.call(add_job, "job")
+    pk = memory.call(add_tasks, job, "a")
+    row = {"pk": pk, "node_pk": 1, "state": "running", "now": NOW}
+    assert [memory.call(tasks.start, [row]) for _ in range(2)] == [1, 0]
+    assert memory.call(numbers, "SELECT run FROM task") == [1]
 
 
 def reserve(tx: Tx, n: int) -> int:
