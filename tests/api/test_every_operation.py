@@ -42,13 +42,20 @@ SUCCESS: dict[tuple[str, str], tuple[int, str]] = {
     ("GET", _JOB): (200, "EJ"),
     ("PATCH", _JOB): (200, "EI"),
     ("DELETE", _JOB): (202, ""),
+    ("PUT", _JOB): (200, "EI"),
+    ("POST", _JOB + "/disable"): (202, "EI"),
+    ("POST", _JOB + "/enable"): (202, "EI"),
     ("POST", _JOB + "/terminate"): (202, "EI"),
+    ("GET", _JOB + "/jobpreparationandreleasetaskstatus"): (200, "J"),
     ("GET", _JOB + "/taskcounts"): (200, "J"),
     ("POST", _JOB + "/tasks"): (201, "EIL"),
     ("POST", _JOB + "/addtaskcollection"): (200, "J"),
     ("GET", _JOB + "/tasks"): (200, "J"),
     ("GET", _TASK): (200, "EIJ"),
+    ("PUT", _TASK): (200, "EI"),
     ("DELETE", _TASK): (200, ""),
+    ("POST", _TASK + "/reactivate"): (204, "E"),
+    ("GET", _TASK + "/subtasksinfo"): (200, "J"),
     ("POST", _TASK + "/terminate"): (204, "EI"),
     ("GET", _TASK + "/files"): (200, "J"),
     ("GET", _TASK_FILE): (200, "F"),
@@ -220,8 +227,13 @@ def _jobs_and_tasks(sdk: Sdk) -> None:
     batch.create_tasks(job_id, [models.BatchTaskCreateOptions(id="many", command_line="true")])
     assert batch.get_job_task_counts(job_id).task_counts.active == 2
     assert [item.id for item in batch.list_tasks(job_id, max_results=1)] == ["single", "many"]
+    batch.replace_task(job_id, "single", models.BatchTask(constraints=models.BatchTaskConstraints(max_task_retry_count=2)))
+    assert list(batch.list_subtasks(job_id, "single")) == []
     batch.terminate_task(job_id, "single")
     assert batch.get_task(job_id, "single").state == "completed"
+    batch.reactivate_task(job_id, "single")
+    assert batch.get_task(job_id, "single").state == "active"
+    _change_state(sdk, job_id)
     batch.delete_task(job_id, "single")
     batch.begin_terminate_job(job_id, BatchJobTerminateOptions(termination_reason="enough"), polling_interval=0).wait()
     reason = batch.get_job(job_id).execution_info
@@ -230,6 +242,24 @@ def _jobs_and_tasks(sdk: Sdk) -> None:
     batch.begin_delete_job(job_id, polling_interval=0).wait()
     with pytest.raises(HttpResponseError):
         batch.get_job(job_id)
+
+
+def _change_state(sdk: Sdk, job_id: str) -> None:
+    batch = sdk.client
+    batch.begin_disable_job(job_id, models.BatchJobDisableOptions(disable_tasks="wait"), polling_interval=0).wait()
+    assert batch.get_job(job_id).state == "disabled"
+    batch.begin_enable_job(job_id, polling_interval=0).wait()
+    job = batch.get_job(job_id)
+    job.priority = 8
+    batch.replace_job(job_id, job)
+    assert batch.get_job(job_id, expand=["stats"]).job_statistics is not None
+    prepared = unique("job")
+    preparation = models.BatchJobPreparationTask(command_line="true")
+    batch.create_job(
+        models.BatchJobCreateOptions(id=prepared, pool_info=models.BatchPoolInfo(pool_id="none"), job_preparation_task=preparation)
+    )
+    assert list(batch.list_job_preparation_and_release_task_status(prepared)) == []
+    batch.begin_delete_job(prepared, force=True, polling_interval=0).wait()
 
 
 def _nodes_and_files(sdk: Sdk, pool_id: str) -> None:

@@ -106,7 +106,6 @@ def test_ids_are_compared_without_case_and_kept_with_it(raw: Raw) -> None:
         ({"poolInfo": "none"}, "InvalidRequestBody", "poolInfo"),
         ({"onAllTasksComplete": "celebrate"}, "InvalidPropertyValue", "onAllTasksComplete"),
         ({"commonEnvironmentSettings": [{"name": "a=b"}]}, "InvalidPropertyValue", "environmentSettings"),
-        ({"jobManagerTask": {"id": "m", "commandLine": "true"}}, "UnsupportedProperty", "jobManagerTask"),
         ({"colour": "red"}, "InvalidRequestBody", "colour"),
     ],
 )

@@ -165,7 +165,6 @@ class TestBody:
         ({"environmentSettings": [{"name": "a\0"}]}, "InvalidPropertyValue", "environmentSettings"),
         ({"exitConditions": {"default": {"dependencyAction": "satisfy"}}}, "InvalidPropertyValue", "dependencyAction"),
         ({"exitConditions": {"default": {"jobAction": "terminate"}}}, "InvalidPropertyValue", "jobAction"),
-        ({"exitConditions": {"default": {"jobAction": "disable"}}}, "UnsupportedProperty", "jobAction"),
         ({"exitConditions": {"exitCodes": [{"code": 2**31, "exitOptions": {}}]}}, "InvalidPropertyValue", "code"),
         ({"exitConditions": {"exitCodes": [{"code": 1}]}}, "MissingRequiredProperty", "exitConditions.exitCodes[0].exitOptions"),
         ({"multiInstanceSettings": {"coordinationCommandLine": "x"}}, "UnsupportedProperty", "multiInstanceSettings"),

@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
-from batchyard.engine import jobs, nodes, pools, scheduler, tasks
+from batchyard.engine import jobs, lookup, nodes, pools, scheduler, tasks
 from batchyard.engine.capacity import Capacity
 from batchyard.engine.clock import Clock
 from batchyard.engine.upkeep import Upkeep
@@ -42,6 +42,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SECOND_US = 1_000_000
+SETTING = nodes.Setting("account", b"key")
 SILENCE_US = 30 * SECOND_US
 START = 1_700_000_000 * SECOND_US
 MACHINE = {
@@ -53,7 +54,7 @@ NO_PROGRAM = {"failure": {"category": "usererror", "code": "CommandProgramNotFou
 NO_UPLOAD = {"exit_code": 0, "failure": {"category": "usererror", "code": "FileUploadAccessDenied", "message": "no"}, "stage": "upload"}
 
 
-_NO_CHANGE = {"patched", "launch failed", "resize requested", "resize ended"}
+_NO_CHANGE = {"patched", "updated", "launch failed", "resize requested", "resize ended"}
 """Events that change no state, or that of the allocation, which has none of its own in the log."""
 
 
@@ -107,7 +108,7 @@ class Agent:
         """Say everything and take in the orders; None when fenced off."""
         self.number += 1
         said = Sync(session=self.session, number=self.number, has=[*self.has], ended=[*ended], removed=[*removed])
-        answer = self.world.run(nodes.hear, self.node_pk, said, "account", self.world.now)
+        answer = self.world.run(nodes.hear, self.node_pk, said, SETTING, self.world.now)
         if answer is not None:
             self.session = answer.session
             self.has = [*answer.wanted]
@@ -326,10 +327,10 @@ class World:
         self.run(tasks.delete, job_id, task_id, self.now)
 
     def end_job(self, job_id: str = "job", reason: str | None = None) -> None:
-        self.run(lambda tx: jobs.terminate(tx, jobs.open_job(tx, job_id), reason, self.now))
+        self.run(lambda tx: jobs.terminate(tx, lookup.open_job(tx, job_id), reason, self.now))
 
     def delete_job(self, job_id: str = "job") -> None:
-        self.run(lambda tx: jobs.delete(tx, jobs.find(tx, job_id), self.now))
+        self.run(lambda tx: jobs.delete(tx, lookup.job(tx, job_id), self.now))
 
     # what happened
 
@@ -362,11 +363,11 @@ class World:
         )
         for (pk,) in self.rows("SELECT pk FROM job WHERE state <> 'deleting'"):
             (counted,) = self.rows(f"SELECT {sums} FROM task WHERE job_pk = :pk", pk=pk)
-            kept = msgspec.structs.astuple(self.run(job_rows.counts, pk))
+            kept = msgspec.structs.astuple(self.run(job_rows.counts, pk))[: len(counted)]
             assert tuple(number or 0 for number in counted) == kept, f"counters of job {pk}"
 
     def _check_nodes(self) -> None:
-        held = "SELECT coalesce(sum(slots), 0), count(*) FROM task WHERE node_pk = :pk AND state IN ('preparing', 'running')"
+        held = "SELECT coalesce(sum(held), 0), count(*) FROM task WHERE node_pk = :pk AND state IN ('preparing', 'running')"
         for node in self.nodes():
             ((slots, running),) = self.rows(held, pk=node.pk)
             assert (node.slots_used, node.tasks_running) == (slots, running), f"node {node.pk}"

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from engine_world import EXIT_1, Agent, Steady, World
 
-from batchyard.engine import capacity, jobs, nodes, scheduler, upkeep
+from batchyard.engine import capacity, jobs, lookup, nodes, scheduler, upkeep
 from batchyard.model.job import JobPatch
 
 Step = Callable[[World], object]
@@ -36,7 +36,7 @@ def agent_of(world: World, task_id: str) -> Agent:
 
 def patch(world: World, **changes: object) -> None:
     sent = msgspec.convert(changes, JobPatch)
-    world.run(lambda tx: jobs.patch(tx, jobs.open_job(tx, "job"), sent, world.now))
+    world.run(lambda tx: jobs.patch(tx, lookup.open_job(tx, "job"), sent, world.now))
 
 
 def lose(world: World, task_id: str) -> None:

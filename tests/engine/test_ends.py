@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from engine_world import EXIT_1, NO_PROGRAM, NO_UPLOAD, START, Agent, World, ended
+from engine_world import EXIT_1, NO_PROGRAM, NO_UPLOAD, SETTING, START, Agent, World, ended
 
 from batchyard.engine import nodes
 from batchyard.engine.ends import INTERNAL_RETRIES
@@ -274,7 +274,7 @@ def test_orders_are_repeated_until_they_are_held_and_in_full(world: World) -> No
 
     def says(*has: str) -> tuple[list[str], set[str]]:
         agent.number += 1
-        answer = world.run(nodes.hear, agent.node_pk, Sync(session=agent.session, number=agent.number, has=[*has]), "account", world.now)
+        answer = world.run(nodes.hear, agent.node_pk, Sync(session=agent.session, number=agent.number, has=[*has]), SETTING, world.now)
         assert answer is not None
         assert answer.number == agent.number
         assert all(b'"N"' in bytes(order.environment or b"") for order in answer.orders)

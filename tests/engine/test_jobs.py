@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from engine_world import EXIT_1, SECOND_US, START, World
 
-from batchyard.engine import jobs
+from batchyard.engine import jobs, lookup
 from batchyard.engine.upkeep import TASKS_PER_UNIT
 from batchyard.model.errors import BatchError
 from batchyard.model.job import JobPatch
@@ -17,7 +17,7 @@ ACTS = {"onTaskFailure": "performexitoptionsjobaction"}
 
 def patch(world: World, **changes: object) -> None:
     sent = msgspec.convert(changes, JobPatch)
-    world.run(lambda tx: jobs.patch(tx, jobs.open_job(tx, "job"), sent, world.now))
+    world.run(lambda tx: jobs.patch(tx, lookup.open_job(tx, "job"), sent, world.now))
 
 
 def events(world: World) -> list[tuple[str, str | None]]:

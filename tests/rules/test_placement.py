@@ -43,13 +43,13 @@ CASES: dict[str, tuple[list[Queue], list[Room], bool, list[tuple[int, int]]]] = 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_case(case: tuple[list[Queue], list[Room], bool, list[tuple[int, int]]]) -> None:
     queues, nodes, pack, expected = deepcopy(case)
-    assert [(task.key, node) for task, node in place(queues, nodes, pack=pack)] == expected
+    assert [(task.key, node) for task, node, _ in place(queues, nodes, pack=pack)] == expected
 
 
 @pytest.mark.parametrize("pack", [True, False])
 def test_the_preferred_node_wins_while_it_has_room(pack: bool) -> None:
     tasks = [Waiting(1, 1, prefers=2), Waiting(2, 1, prefers=2), Waiting(3, 1, prefers=9)]
-    placed = [(task.key, node) for task, node in place([Queue(0, 0, tasks)], rooms(3, 1, 2), pack=pack)]
+    placed = [(task.key, node) for task, node, _ in place([Queue(0, 0, tasks)], rooms(3, 1, 2), pack=pack)]
     assert placed[0] == (1, 2)
     assert {node for _, node in placed[1:]} <= {1, 3}
     assert len(placed) == 3
@@ -81,8 +81,8 @@ def test_no_node_gets_more_than_it_has_and_no_task_two_nodes(situation: tuple[li
     queues, nodes, pack = situation
     free = {room.node: room.free for room in nodes}
     placed = list(place(queues, nodes, pack=pack))
-    assert len({task.key for task, _ in placed}) == len(placed)
-    for task, node in placed:
+    assert len({task.key for task, _, _ in placed}) == len(placed)
+    for task, node, _ in placed:
         free[node] -= task.slots
     assert all(left >= 0 for left in free.values())
     assert free == {room.node: room.free for room in nodes}
@@ -91,7 +91,7 @@ def test_no_node_gets_more_than_it_has_and_no_task_two_nodes(situation: tuple[li
 @given(situations())
 def test_nothing_that_fits_is_left_waiting_and_no_job_exceeds_its_limit(situation: tuple[list[Queue], list[Room], bool]) -> None:
     queues, nodes, pack = situation
-    placed = {task.key for task, _ in place(queues, nodes, pack=pack)}
+    placed = {task.key for task, _, _ in place(queues, nodes, pack=pack)}
     largest = max((room.free for room in nodes), default=0)
     for queue in queues:
         started = sum(task.key in placed for task in queue.tasks)
@@ -106,7 +106,7 @@ def test_a_task_starts_only_when_nothing_of_a_higher_priority_fits(situation: tu
     free = {room.node: room.free for room in nodes}
     waiting = {task.key: (task, queue) for queue in queues for task in queue.tasks}
     started = dict.fromkeys(range(len(queues)), 0)
-    for task, node in list(place(queues, nodes, pack=pack)):
+    for task, node, _ in list(place(queues, nodes, pack=pack)):
         priority = waiting.pop(task.key)[1].priority
         for key, (other, queue) in waiting.items():
             allowed = queue.may_start is None or started[job_of(key)] < queue.may_start
@@ -119,7 +119,7 @@ def test_a_task_starts_only_when_nothing_of_a_higher_priority_fits(situation: tu
 def test_equal_jobs_end_up_even(situation: tuple[list[Queue], list[Room], bool]) -> None:
     queues, nodes, pack = situation
     started = dict.fromkeys(range(len(queues)), 0)
-    for task, _ in place(queues, nodes, pack=pack):
+    for task, _, _ in place(queues, nodes, pack=pack):
         started[job_of(task.key)] += 1
     for number, queue in enumerate(queues):
         hungry = started[number] < len(queue.tasks) and (queue.may_start is None or started[number] < queue.may_start)

@@ -25,7 +25,8 @@ def add_tasks(tx: Tx, job_pk: int, *names: str, slots: int = 1) -> int:
     first = tx.reserve("task", len(names))
     rows = [
         {"pk": pk, "job_pk": job_pk, "id": name, "number": None, "ready": 1, "unmet": 0, "slots": slots, "max_retries": 0,
-         "conditions": None, "now": NOW}
+         "conditions": None, "now": NOW, "manager": 0, "exclusive": 0, "dedicated_only": 0, "wants_token": 0, "affinity": None,
+         "retention": None}
         for pk, name in enumerate(names, first)
     ]  # fmt: skip
     tasks.add(tx, rows, [{"pk": row["pk"], "body": b"{}"} for row in rows])

@@ -206,7 +206,7 @@ def test_a_guarded_change_meets_the_version_it_saw_or_conflicts(memory: Database
 def test_a_task_starts_once(memory: Database) -> None:
     job = memory.call(add_job, "job")
     pk = memory.call(add_tasks, job, "a")
-    row = {"pk": pk, "node_pk": 1, "state": "running", "now": NOW}
+    row = {"pk": pk, "node_pk": 1, "state": "running", "now": NOW, "held": 1, "started": NOW}
     assert [memory.call(tasks.start, [row]) for _ in range(2)] == [1, 0]
     assert memory.call(numbers, "SELECT run FROM task") == [1]
 

@@ -38,6 +38,9 @@ def of_task(
     user: User,
     common: Sequence[EnvironmentSetting],
     own: Sequence[EnvironmentSetting],
+    *,
+    preparation: TaskPlace | None = None,
+    token: str | None = None,
 ) -> dict[str, str]:
     """All variables of one attempt."""
     variables = {"PATH": PATH, "HOME": place.working, "USER": user.name, "LOGNAME": user.name, "LANG": "C.UTF-8"}
@@ -48,4 +51,9 @@ def of_task(
     variables["AZ_BATCH_TASK_ID"] = place.task_id
     variables["AZ_BATCH_TASK_DIR"] = place.directory
     variables["AZ_BATCH_TASK_WORKING_DIR"] = place.working
+    if preparation is not None:
+        variables["AZ_BATCH_JOB_PREP_DIR"] = preparation.directory
+        variables["AZ_BATCH_JOB_PREP_WORKING_DIR"] = preparation.working
+    if token is not None:
+        variables["AZ_BATCH_AUTHENTICATION_TOKEN"] = token
     return variables

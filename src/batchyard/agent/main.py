@@ -32,7 +32,7 @@ from batchyard.agent.replies import Replies
 from batchyard.agent.runner import Attempt, Node
 from batchyard.agent.state import State
 from batchyard.agent.users import Users
-from batchyard.model.sync import SYNC_PATH, NodeSetup, Order, Orders, Removal, Sync
+from batchyard.model.sync import SYNC_PATH, NodeSetup, Orders, Removal, Sync
 
 log = structlog.get_logger()
 
@@ -41,15 +41,6 @@ _BREATH_S = 0.2
 """Pause after a poll that came back at once and brought nothing, so that it cannot spin."""
 _LEAVE_S = 15.0
 """How long the end of all attempts is waited for before the agent joins again or exits."""
-
-
-class _Order(Order):
-    environment: msgspec.Raw = msgspec.Raw()
-    """Read like this because msgspec takes `Raw | None` for null alone."""
-
-
-class _Orders(Orders):
-    orders: list[_Order] = []  # type: ignore[assignment]
 
 
 class NodeGone(Exception):
@@ -179,7 +170,7 @@ class Agent:
             return False
         if answer.status_code != 200:
             raise httpx.HTTPStatusError(f"the server answered {answer.status_code}", request=answer.request, response=answer)
-        return await self._apply(said, msgspec.json.decode(answer.content, type=_Orders))
+        return await self._apply(said, msgspec.json.decode(answer.content, type=Orders))
 
     async def _apply(self, said: Sync, answer: Orders) -> bool:
         if said.session == 0 and answer.setup is not None and not answer.fenced:

@@ -40,6 +40,11 @@ class Directories:
             self._used.discard(path)
             self._tell()
 
+    async def quiet(self, top: str) -> None:
+        """Return once no attempt holds a directory below."""
+        while any(_is_below(path, top) for path in self._used):
+            await self._changed.wait()
+
     @contextlib.asynccontextmanager
     async def going(self, top: str) -> AsyncIterator[None]:
         """Hold a directory for its removal: later attempts wait, earlier ones are waited for."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import re
 import shlex
 import threading
 import time
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import structlog
@@ -120,6 +122,8 @@ class Attempt:
             place = self._node.layout.task(self._order.job_id, work.id)
         except ValueError as error:
             raise Failed("preprocessing", failure("CommandLaunchFailed", str(error), SERVER)) from error
+        if self._order.after_others:
+            await self._node.directories.quiet(os.path.dirname(place.directory))
         async with self._node.directories.use(place.directory):
             if self._killed.is_set():
                 raise Cancelled
@@ -144,7 +148,7 @@ class Attempt:
         if self._killed.is_set():
             raise Cancelled
         common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
-        variables = environment.of_task(self._node.variables, place, user, common, work.environment_settings or [])
+        variables = environment.of_task(self._node.variables, place, user, common, work.environment_settings or [], **self._extras())
         self._exit = done = await self._command(work, place, user, variables)
         self._stage = "run"
         if self._killed.is_set():
@@ -162,6 +166,12 @@ class Attempt:
             raise Failed("run", failure("TaskEnded", "The task was ended because it ran longer than its maximum wall clock time", SERVER))
         if done.code != 0:
             raise Failed("run", exit_code_failure())
+
+    def _extras(self) -> dict[str, Any]:
+        """What the attempt is told beyond what all are told."""
+        preparation = self._order.preparation_id
+        place = None if preparation is None else self._node.layout.task(self._order.job_id, preparation)
+        return {"preparation": place, "token": self._order.token}
 
     async def _command(self, work: Work, place: TaskPlace, user: User, variables: dict[str, str]) -> Exit:
         try:

@@ -13,6 +13,7 @@ from batchyard.api import auth, operations, wire
 from batchyard.api.auth import Signed
 from batchyard.api.call import LARGEST_BODY, Call, Services, read_query
 from batchyard.api.sync import Agents
+from batchyard.engine.nodes import job_of_token
 from batchyard.model.errors import BatchError, invalid_query
 from batchyard.store.db import StoreUnavailable
 
@@ -72,14 +73,27 @@ class Api:
         wire.common_headers(response, identifier, headers)
         return response
 
+    async def _caller(self, signed: Signed, now: int) -> str | None:
+        """None for whoever signs with an account key; for a task's token the only job that it is good for."""
+        scheme, _, token = signed.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            auth.verify(self._services.account, signed, now)
+            return None
+        job_id = await self._services.db.read(job_of_token, self._services.node_key, token.strip())
+        if job_id is None:
+            raise BatchError("InvalidAuthenticationInfo", AuthenticationErrorDetail="The token is not that of a running task.")
+        return job_id
+
     async def _operate(self, request: Request, scope: Scope, headers: Mapping[str, str], base: str, identifier: str, now: int) -> Response:
         raw_path = scope["raw_path"].decode("latin-1").partition("?")[0]
         raw_query = scope["query_string"].decode("latin-1")
         signed = Signed(scope["method"], raw_path, raw_query, headers)
-        auth.verify(self._services.account, signed, now)
+        job_id = await self._caller(signed, now)
         query = read_query(raw_query)
         _check_version(query.get("api-version"))
         op, ids = operations.match(scope["method"], raw_path)
+        if job_id is not None and ids.get("job_id", "").lower() != job_id.lower():
+            raise BatchError("InsufficientAccountPermissions")
         operations.check_query(op, query)
         body = await _read(request, headers)
         return await op.handler(Call(self._services, signed, base, ids, query, body, now, identifier))

@@ -66,6 +66,20 @@ class Call(msgspec.Struct):
         """Absolute URL of a resource."""
         return "/".join((self.base, *(quote(segment, safe=":") for segment in segments)))
 
+    def flag(self, name: str) -> bool:
+        """A boolean query option, False when absent. Raises InvalidQueryParameterValue."""
+        text = self.query.get(name, "false")
+        if text.lower() not in ("true", "false"):
+            raise invalid_query(name, text[:100], "The value must be true or false")
+        return text.lower() == "true"
+
+    def expands_stats(self) -> bool:
+        """True when statistics are asked for; there is nothing else to expand. Raises InvalidQueryParameterValue."""
+        text = self.query.get("$expand")
+        if text not in (None, "", "stats"):
+            raise invalid_query("$expand", text[:100], "Only stats can be expanded")
+        return text == "stats"
+
     def conditions(self) -> Conditions:
         """The conditional headers. Raises InvalidHeaderValue."""
         headers = self.signed.headers

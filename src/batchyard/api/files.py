@@ -44,6 +44,8 @@ async def of_task(call: Call) -> Place:
     job, task = await call.db.read(tasks.find, call.ids["job_id"], call.ids["task_id"])
     if task.node_pk is None or task.node_id is None or (task.state == TaskState.ACTIVE and task.run == 0):
         raise BatchError("TaskFilesUnavailable")
+    if task.state == TaskState.COMPLETED and task.retention is not None and call.now >= (task.ended or 0) + task.retention:
+        raise BatchError("TaskFilesCleanedup")
     return Place(task.node_pk, directory(job.id, task.id), call.url("jobs", job.id, "tasks", task.id, "files"))
 
 

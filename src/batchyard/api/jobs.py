@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from starlette.responses import Response
 
 from batchyard.api import views, wire
 from batchyard.api.call import Call
-from batchyard.engine import jobs
+from batchyard.engine import jobs, lookup
 from batchyard.model.errors import BatchError
-from batchyard.model.job import JobCreateContent, JobPatch, JobTerminate
+from batchyard.model.job import JobCreateContent, JobDisable, JobPatch, JobTerminate, JobUpdate
 from batchyard.model.states import JobState
+from batchyard.model.words import DisableJobOption
 from batchyard.rules.conditions import Conditions
 from batchyard.store import jobs as rows
+from batchyard.store import special_tasks as special_rows
 from batchyard.store.jobs import JobCounts, JobRow
 from batchyard.store.reader import Reader
+from batchyard.store.special_tasks import SpecialTaskRow
 from batchyard.store.tx import Tx
 
 
@@ -26,16 +31,27 @@ async def add(call: Call) -> Response:
 async def list_(call: Call) -> Response:
     """GET /jobs"""
     after, most = call.page()
-    page = await call.db.read(rows.page, after, most + 1)
-    link = call.next_link(page[most - 1].pk) if len(page) > most else None
-    return wire.listing(call.base, "jobs", [views.job(row, call) for row in page[:most]], link)
+    with_stats = call.expands_stats()
+
+    def query(reader: Reader) -> list[tuple[JobRow, JobCounts | None]]:
+        return [(row, rows.counts(reader, row.pk) if with_stats else None) for row in rows.page(reader, after, most + 1)]
+
+    page = await call.db.read(query)
+    link = call.next_link(page[most - 1][0].pk) if len(page) > most else None
+    return wire.listing(call.base, "jobs", [views.job(row, call, counts) for row, counts in page[:most]], link)
 
 
 async def get(call: Call) -> Response:
     """GET /jobs/{jobId}"""
-    job = await call.db.read(_find, call.ids["job_id"])
+    with_stats = call.expands_stats()
+
+    def query(reader: Reader, job_id: str) -> tuple[JobRow, JobCounts | None]:
+        job = _find(reader, job_id)
+        return job, rows.counts(reader, job.pk) if with_stats else None
+
+    job, counts = await call.db.read(query, call.ids["job_id"])
     call.conditions().check(job.modified, reading=True)
-    return wire.tag(wire.element(call.base, "jobs", views.job(job, call)), job.modified)
+    return wire.tag(wire.element(call.base, "jobs", views.job(job, call, counts)), job.modified)
 
 
 def _find(reader: Reader, job_id: str) -> JobRow:
@@ -49,7 +65,7 @@ async def patch(call: Call) -> Response:
     """PATCH /jobs/{jobId}"""
 
     def unit(tx: Tx, job_id: str, change: JobPatch, conditions: Conditions, now: int) -> JobRow:
-        job = jobs.open_job(tx, job_id)
+        job = lookup.open_job(tx, job_id)
         conditions.check(job.modified)
         return jobs.patch(tx, job, change, now)
 
@@ -57,14 +73,70 @@ async def patch(call: Call) -> Response:
     return wire.nothing(200, modified=job.modified, resource=call.url("jobs", job.id))
 
 
+async def update(call: Call) -> Response:
+    """PUT /jobs/{jobId}"""
+
+    def unit(tx: Tx, job_id: str, given: JobUpdate, conditions: Conditions, now: int) -> JobRow:
+        job = lookup.open_job(tx, job_id)
+        conditions.check(job.modified)
+        return jobs.update(tx, job, given, now)
+
+    job = await call.db.run(unit, call.ids["job_id"], call.decode(JobUpdate), call.conditions(), call.now)
+    return wire.nothing(200, modified=job.modified, resource=call.url("jobs", job.id))
+
+
+async def disable(call: Call) -> Response:
+    """POST /jobs/{jobId}/disable"""
+
+    def unit(tx: Tx, job_id: str, option: DisableJobOption, conditions: Conditions, now: int) -> JobRow:
+        job = lookup.open_job(tx, job_id)
+        conditions.check(job.modified)
+        return jobs.disable(tx, job, option, now)
+
+    option = call.decode(JobDisable).disable_tasks
+    job = await call.db.run(unit, call.ids["job_id"], option, call.conditions(), call.now)
+    return wire.nothing(202, modified=job.modified, resource=call.url("jobs", job.id, "disable"))
+
+
+async def enable(call: Call) -> Response:
+    """POST /jobs/{jobId}/enable"""
+
+    def unit(tx: Tx, job_id: str, conditions: Conditions, now: int) -> JobRow:
+        job = lookup.open_job(tx, job_id)
+        conditions.check(job.modified)
+        return jobs.enable(tx, job, now)
+
+    job = await call.db.run(unit, call.ids["job_id"], call.conditions(), call.now)
+    return wire.nothing(202, modified=job.modified, resource=call.url("jobs", job.id, "enable"))
+
+
+async def special_task_status(call: Call) -> Response:
+    """GET /jobs/{jobId}/jobpreparationandreleasetaskstatus"""
+    after, most = call.page()
+
+    def query(reader: Reader, job_id: str) -> tuple[JobRow, list[SpecialTaskRow]]:
+        job = _find(reader, job_id)
+        if job.preparation_id is None:
+            raise BatchError("JobPreparationTaskOrReleaseTaskNotSpecified")
+        return job, special_rows.page(reader, job.pk, after, most + 1)
+
+    job, page = await call.db.read(query, call.ids["job_id"])
+    by_node = {key: list(rows) for key, rows in groupby(page, key=lambda row: row.node_pk)}
+    shown = list(by_node)[:most]
+    link = call.next_link(shown[-1]) if len(by_node) > most else None
+    items = [views.special_tasks(by_node[key], job, call) for key in shown]
+    return wire.listing(call.base, "jobpreparationandreleasetaskstatuslist", items, link)
+
+
 async def terminate(call: Call) -> Response:
     """POST /jobs/{jobId}/terminate"""
 
     def unit(tx: Tx, job_id: str, reason: str | None, conditions: Conditions, now: int) -> JobRow:
-        job = jobs.open_job(tx, job_id)
+        job = lookup.open_job(tx, job_id)
         conditions.check(job.modified)
-        return jobs.terminate(tx, job, reason, now)
+        return jobs.terminate(tx, job, reason, now, force=force)
 
+    force = call.flag("force")
     reason = call.decode(JobTerminate, empty=JobTerminate()).terminate_reason
     job = await call.db.run(unit, call.ids["job_id"], reason, call.conditions(), call.now)
     return wire.nothing(202, modified=job.modified, resource=call.url("jobs", job.id, "terminate"))
@@ -74,10 +146,11 @@ async def delete(call: Call) -> Response:
     """DELETE /jobs/{jobId}"""
 
     def unit(tx: Tx, job_id: str, conditions: Conditions, now: int) -> None:
-        job = jobs.find(tx, job_id)
+        job = lookup.job(tx, job_id)
         conditions.check(job.modified)
-        jobs.delete(tx, job, now)
+        jobs.delete(tx, job, now, force=force)
 
+    force = call.flag("force")
     await call.db.run(unit, call.ids["job_id"], call.conditions(), call.now)
     return wire.nothing(202)
 

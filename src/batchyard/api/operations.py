@@ -27,9 +27,9 @@ class Op(msgspec.Struct, frozen=True):
     query: frozenset[str] = frozenset()
 
 
-_RECURSIVE = frozenset({"recursive"})
+_EXPAND = frozenset({"$expand"})
 _FORCE = frozenset({"force"})
-"""Not to wait for nodes that do not confirm, which jobs here never do."""
+_RECURSIVE = frozenset({"recursive"})
 _TASK_FILE = "/jobs/{job_id}/tasks/{task_id}/files/{file_path}"
 _NODE_FILE = "/pools/{pool_id}/nodes/{node_id}/files/{file_path}"
 
@@ -47,17 +47,24 @@ OPERATIONS = (
     Op("HEAD", _NODE_FILE, files.node_file_properties),
     Op("DELETE", _NODE_FILE, files.delete_node_file, _RECURSIVE),
     Op("POST", "/jobs", jobs.add),
-    Op("GET", "/jobs", jobs.list_, _PAGED),
-    Op("GET", "/jobs/{job_id}", jobs.get),
+    Op("GET", "/jobs", jobs.list_, _PAGED | _EXPAND),
+    Op("GET", "/jobs/{job_id}", jobs.get, _EXPAND),
     Op("PATCH", "/jobs/{job_id}", jobs.patch),
+    Op("PUT", "/jobs/{job_id}", jobs.update),
     Op("DELETE", "/jobs/{job_id}", jobs.delete, _FORCE),
+    Op("POST", "/jobs/{job_id}/disable", jobs.disable),
+    Op("POST", "/jobs/{job_id}/enable", jobs.enable),
     Op("POST", "/jobs/{job_id}/terminate", jobs.terminate, _FORCE),
+    Op("GET", "/jobs/{job_id}/jobpreparationandreleasetaskstatus", jobs.special_task_status, _PAGED),
     Op("GET", "/jobs/{job_id}/taskcounts", jobs.task_counts),
     Op("POST", "/jobs/{job_id}/tasks", tasks.add),
     Op("POST", "/jobs/{job_id}/addtaskcollection", tasks.add_collection),
-    Op("GET", "/jobs/{job_id}/tasks", tasks.list_, _PAGED),
-    Op("GET", "/jobs/{job_id}/tasks/{task_id}", tasks.get),
+    Op("GET", "/jobs/{job_id}/tasks", tasks.list_, _PAGED | _EXPAND),
+    Op("GET", "/jobs/{job_id}/tasks/{task_id}", tasks.get, _EXPAND),
+    Op("PUT", "/jobs/{job_id}/tasks/{task_id}", tasks.update),
     Op("DELETE", "/jobs/{job_id}/tasks/{task_id}", tasks.delete),
+    Op("POST", "/jobs/{job_id}/tasks/{task_id}/reactivate", tasks.reactivate),
+    Op("GET", "/jobs/{job_id}/tasks/{task_id}/subtasksinfo", tasks.subtasks),
     Op("POST", "/jobs/{job_id}/tasks/{task_id}/terminate", tasks.terminate),
     Op("GET", "/jobs/{job_id}/tasks/{task_id}/files", files.list_task_files, _PAGED | _RECURSIVE),
     Op("GET", _TASK_FILE, files.get_task_file),

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from batchyard.api.call import Services, decode
 from batchyard.engine import nodes, wakes
-from batchyard.engine.nodes import NotThisNode
+from batchyard.engine.nodes import NotThisNode, Setting
 from batchyard.model.errors import BatchError
 from batchyard.model.sync import FILE_HEADER, FileHead, Orders, Sync
 
@@ -25,6 +25,7 @@ class Agents:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._setting = Setting(services.account.name, services.node_key)
         self._newest: dict[int, int] = {}
         self._told: dict[int, set[str]] = {}
         self._closing = False
@@ -63,7 +64,7 @@ class Agents:
         topic = wakes.node(node_pk)
         services.wakes([topic])  # the older poll of this node gives way
         with services.wakes.listen(topic) as event:
-            answer = await services.db.run(nodes.hear_and_refill, node_pk, sync, services.account.name, services.clock.now())
+            answer = await services.db.run(nodes.hear_and_refill, node_pk, sync, self._setting, services.clock.now())
             if answer is None:
                 return _json(Orders(session=sync.session, number=sync.number, fenced=True))
             if answer.setup is not None:
@@ -75,7 +76,7 @@ class Agents:
                 if self._newest[node_pk] != order:
                     return _SUPERSEDED
                 event.clear()
-                answer = await services.db.read(nodes.orders, node_pk, sync)
+                answer = await services.db.read(nodes.orders, node_pk, sync, services.node_key)
         answer.files = services.relay.waiting(node_pk)
         self._told[node_pk] = set(sync.has) - set(answer.wanted)
         return _json(answer)

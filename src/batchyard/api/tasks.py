@@ -12,7 +12,7 @@ from batchyard.api.call import Call, decode
 from batchyard.engine import tasks
 from batchyard.model import times
 from batchyard.model.errors import BatchError, invalid_property
-from batchyard.model.task import TaskAddCollection, TaskAddResult, TaskCreateContent
+from batchyard.model.task import TaskAddCollection, TaskAddResult, TaskCreateContent, TaskUpdate
 from batchyard.model.words import TaskAddStatus
 from batchyard.rules.conditions import Conditions
 from batchyard.store import jobs as job_rows
@@ -129,6 +129,35 @@ async def terminate(call: Call) -> Response:
     job_id, task_id = call.ids["job_id"], call.ids["task_id"]
     task = await call.db.run(unit, job_id, task_id, call.conditions(), call.now)
     return wire.nothing(204, modified=task.modified, resource=call.url("jobs", job_id, "tasks", task_id, "terminate"))
+
+
+async def update(call: Call) -> Response:
+    """PUT /jobs/{jobId}/tasks/{taskId}"""
+
+    def unit(tx: Tx, job_id: str, task_id: str, given: TaskUpdate, conditions: Conditions, now: int) -> TaskRow:
+        conditions.check(tasks.find(tx, job_id, task_id)[1].modified)
+        return tasks.update(tx, job_id, task_id, given.constraints, now)
+
+    job_id, task_id = call.ids["job_id"], call.ids["task_id"]
+    task = await call.db.run(unit, job_id, task_id, call.decode(TaskUpdate, empty=TaskUpdate()), call.conditions(), call.now)
+    return wire.nothing(200, modified=task.modified, resource=call.url("jobs", job_id, "tasks", task_id))
+
+
+async def reactivate(call: Call) -> Response:
+    """POST /jobs/{jobId}/tasks/{taskId}/reactivate"""
+
+    def unit(tx: Tx, job_id: str, task_id: str, conditions: Conditions, now: int) -> TaskRow:
+        conditions.check(tasks.find(tx, job_id, task_id)[1].modified)
+        return tasks.reactivate(tx, job_id, task_id, now)
+
+    task = await call.db.run(unit, call.ids["job_id"], call.ids["task_id"], call.conditions(), call.now)
+    return wire.nothing(204, modified=task.modified)
+
+
+async def subtasks(call: Call) -> Response:
+    """GET /jobs/{jobId}/tasks/{taskId}/subtasksinfo: an ordinary task has none (contract 9.5)."""
+    await call.db.read(find, call.ids["job_id"], call.ids["task_id"])
+    return wire.listing(call.base, "subtaskinfo", [], None)
 
 
 async def delete(call: Call) -> Response:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
+from batchyard.api import statistics
 from batchyard.api.call import Call
 from batchyard.api.wire import encode, splice
 from batchyard.engine.tasks import directory
 from batchyard.model import times
 from batchyard.model.ids import NODE_AFFINITY_PREFIX
-from batchyard.model.job import JobExecutionInformation, JobServed
+from batchyard.model.job import (
+    JobExecutionInformation,
+    JobPreparationAndReleaseTaskExecutionInformation,
+    JobPreparationTaskExecutionInformation,
+    JobReleaseTaskExecutionInformation,
+    JobServed,
+)
 from batchyard.model.node import Node, NodeAgentInformation, VirtualMachineInfo
 from batchyard.model.pool import PoolCreateContent, PoolResize, PoolServed, ResizeError
 from batchyard.model.sync import NodeFacts
@@ -25,6 +34,7 @@ from batchyard.model.task import (
 from batchyard.store.jobs import JobCounts, JobRow
 from batchyard.store.nodes import NodeView
 from batchyard.store.pools import PoolView
+from batchyard.store.special_tasks import PREPARATION, RELEASE, SpecialTaskRow
 from batchyard.store.tasks import TaskView
 
 _failure = msgspec.json.Decoder(TaskFailureInformation)
@@ -87,8 +97,8 @@ def node(row: NodeView, call: Call) -> bytes:
     )
 
 
-def job(row: JobRow, call: Call) -> bytes:
-    """A job."""
+def job(row: JobRow, call: Call, counts: JobCounts | None = None) -> bytes:
+    """A job; with its counters also its statistics."""
     served = JobServed(
         url=call.url("jobs", row.id),
         e_tag=times.etag(row.modified),
@@ -101,6 +111,7 @@ def job(row: JobRow, call: Call) -> bytes:
         execution_info=JobExecutionInformation(
             start_time=times.iso(row.started), end_time=_time(row.ended), pool_id=_pool_id(row), terminate_reason=row.terminate_reason
         ),
+        stats=None if counts is None else statistics.of_job(row, counts, call),
     )
     return splice(row.body, encode(served))
 
@@ -143,6 +154,7 @@ def task(row: TaskView, job_id: str, call: Call) -> bytes:
             result=row.result,
         ),
         node_info=_where(row, job_id, call),
+        stats=statistics.of_task(row, call.url("jobs", job_id, "tasks", row.id), call) if call.expands_stats() else None,
     )
     return splice(row.body, encode(served))
 
@@ -183,3 +195,29 @@ def task_counts(counts: JobCounts) -> bytes:
             ),
         )
     )
+
+
+def special_tasks(runs: Sequence[SpecialTaskRow], job: JobRow, call: Call) -> bytes:
+    """How preparation and release went on one node (contract 9.4)."""
+    first = runs[0]
+    node_url = call.url("pools", first.pool_id, "nodes", first.node_id)
+    seen = JobPreparationAndReleaseTaskExecutionInformation(pool_id=first.pool_id, node_id=first.node_id, node_url=node_url)
+    for row in runs:
+        path = directory(job.id, (job.preparation_id if row.kind == PREPARATION else job.release_id) or "")
+        release = JobReleaseTaskExecutionInformation(
+            start_time=times.iso(row.started),
+            end_time=_time(row.ended),
+            state=row.state,
+            task_root_directory=path,
+            task_root_directory_url=f"{node_url}/files/{path}",
+            exit_code=row.exit_code,
+            failure_info=None if row.failure is None else _failure.decode(row.failure),
+            result=row.result,
+        )
+        if row.kind == RELEASE:
+            seen.job_release_task_execution_info = release
+        else:
+            seen.job_preparation_task_execution_info = JobPreparationTaskExecutionInformation(
+                **msgspec.structs.asdict(release), retry_count=row.retries, last_retry_time=_time(row.last_retry)
+            )
+    return encode(seen)

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from batchyard.engine import nodes as node_cases
-from batchyard.engine import wakes
+from batchyard.engine import special_tasks, wakes
 from batchyard.engine.clock import Clock
 from batchyard.engine.ends import vacate
 from batchyard.model.common import NameValuePair
@@ -257,6 +257,7 @@ def no_capacity(tx: Tx, node_pk: int, message: str, now: int) -> None:
 def left(tx: Tx, node_pks: Iterable[int], now: int) -> None:
     """The provider has released nodes."""
     for node_pk in node_pks:
+        special_tasks.leave(tx, node_pk, now)
         node_rows.delete(tx, node_pk)
         tx.log(now, "node", node_pk, "gone", old=NodeState.LEAVING_POOL)
     tx.wake(wakes.CAPACITY)

@@ -5,20 +5,22 @@ A report is believed only for the run that the task is in now; a repeated or lat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import msgspec
 
-from batchyard.engine import wakes
-from batchyard.engine.job_ends import end_job, end_when_complete
-from batchyard.model.states import ErrorCategory, JobState, NodeState, SchedulingState, TaskResult, TaskState
+from batchyard.engine import special_tasks
+from batchyard.engine.job_ends import disable_job, end_job, end_when_complete
+from batchyard.engine.moves import give_back, requeue, stir
+from batchyard.model.states import ErrorCategory, JobState, TaskResult, TaskState
 from batchyard.model.sync import Ended
 from batchyard.model.task import ExitConditions, TaskFailureInformation
-from batchyard.model.words import JobAction
+from batchyard.model.words import DisableJobOption, JobAction
 from batchyard.rules import outcomes, transitions
-from batchyard.rules.transitions import NodeHappened, TaskHappened
+from batchyard.rules.transitions import TaskHappened
 from batchyard.store import jobs as job_rows
-from batchyard.store import nodes as node_rows
 from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import JobRow
 from batchyard.store.nodes import NodeRow
@@ -40,6 +42,7 @@ _UNKNOWN = "Unknown"
 """The node cannot tell how the run ended (what watched it died): as good as a lost node."""
 _conditions = msgspec.json.Decoder(ExitConditions)
 _ENDING = (JobState.TERMINATING, JobState.COMPLETED, JobState.DELETING)
+NOTHING_USED: Mapping[str, int] = MappingProxyType({})
 _RAN = (TaskState.PREPARING, TaskState.RUNNING)
 
 
@@ -64,13 +67,16 @@ def report(tx: Tx, node: NodeRow, ends: Iterable[Ended], now: int) -> None:
     jobs: dict[int, JobRow] = {}
     slots = tasks = succeeded = 0
     for ended in ends:
+        if ended.attempt.startswith("s"):
+            special_tasks.report(tx, node, ended, now)
+            continue
         task = _current(tx, node, ended.attempt)
         if task is None:
             continue
         job = jobs.get(task.job_pk) or jobs.setdefault(task.job_pk, job_rows.get(tx, task.job_pk))
         result = _settle(tx, job, task, ended, now)
-        slots, tasks, succeeded = slots + task.slots, tasks + 1, succeeded + (result == TaskResult.SUCCESS)
-        if job.acts_on_failure or job.ends_when_complete:
+        slots, tasks, succeeded = slots + task.held, tasks + 1, succeeded + (result == TaskResult.SUCCESS)
+        if job.acts_on_failure or job.ends_when_complete or task.manager:
             del jobs[task.job_pk]  # it may be ending now
     if tasks:
         give_back(tx, node.pk, slots=slots, tasks=tasks, now=now, run=tasks, succeeded=succeeded)
@@ -79,6 +85,7 @@ def report(tx: Tx, node: NodeRow, ends: Iterable[Ended], now: int) -> None:
 def _settle(tx: Tx, job: JobRow, task: TaskRow, ended: Ended, now: int) -> TaskResult | None:
     """Write what an ended attempt means for its task; the result when it was the last one."""
     failure = ended.failure
+    used = _used(task, ended)
     if failure is not None and failure.code == _UNKNOWN:
         _lost(tx, job, task, now)
         return None
@@ -92,12 +99,23 @@ def _settle(tx: Tx, job: JobRow, task: TaskRow, ended: Ended, now: int) -> TaskR
         conditions=_conditions.decode(task.conditions) if task.conditions else None,
     )
     if verdict.happened is TaskHappened.RETRY_DUE:
-        requeue(tx, job, task, TaskHappened.RETRY_DUE, now, retries=task.retries + 1, last_retry=now, exit_code=ended.exit_code)
+        tx.count(job.pk, retries=1, **used)
+        spent = {name: getattr(task, name) + us for name, us in used.items()}
+        put_back(tx, job, task, TaskHappened.RETRY_DUE, now, retries=task.retries + 1, last_retry=now, exit_code=ended.exit_code, **spent)
         return None
-    complete(tx, job, task, verdict.happened, failure, now, exit_code=ended.exit_code, satisfies=verdict.satisfies, node_told=True)
+    complete(
+        tx, job, task, verdict.happened, failure, now,
+        exit_code=ended.exit_code, satisfies=verdict.satisfies, node_told=True, used=used,
+    )  # fmt: skip
     if verdict.job_action is not JobAction.NONE and job.acts_on_failure:
         _act(tx, job, verdict.job_action, now)
     return verdict.result
+
+
+def _used(task: TaskRow, ended: Ended) -> dict[str, int]:
+    """What a run cost, in microseconds."""
+    wall = ended.ended - ended.started if ended.started is not None else 0
+    return {"user_us": ended.user_cpu_us, "kernel_us": ended.kernel_cpu_us, "wall_us": max(wall, 0)}
 
 
 def _act(tx: Tx, job: JobRow, action: JobAction, now: int) -> None:
@@ -105,20 +123,16 @@ def _act(tx: Tx, job: JobRow, action: JobAction, now: int) -> None:
     fresh = job_rows.get(tx, job.pk)
     if action is JobAction.TERMINATE and transitions.JOB.allows(fresh.state, transitions.JobHappened.TERMINATE_REQUESTED):
         end_job(tx, fresh, "TaskFailed", now)
+    if action is JobAction.DISABLE and transitions.JOB.allows(fresh.state, transitions.JobHappened.DISABLE_REQUESTED):
+        disable_job(tx, fresh, DisableJobOption.REQUEUE, now)
 
 
-def requeue(tx: Tx, job: JobRow, task: TaskRow, happened: TaskHappened, now: int, **changes: object) -> None:
+def put_back(tx: Tx, job: JobRow, task: TaskRow, happened: TaskHappened, now: int, **changes: Any) -> None:
     """Put a task that ran back among those that wait; the caller frees its node. One of a job that is ending ends with it."""
     if job.state in _ENDING:
         complete(tx, job, task, TaskHappened.TERMINATED, TASK_ENDED_BY_USER, now, node_told=True)
-        return
-    state = transitions.TASK.after(task.state, happened)
-    task_rows.move(
-        tx, task, state=state, ready=1, state_time=now, previous_state=task.state, previous_time=task.state_time, ended=None, **changes
-    )
-    tx.count(task.job_pk, ready=1, active=1, running=-1, active_slots=task.slots, running_slots=-task.slots)
-    tx.log(now, "task", task.pk, happened, old=task.state, new=state)
-    tx.wake(wakes.pool(job.pool_key))
+    else:
+        requeue(tx, job, task, happened, now, **changes)
 
 
 def complete(
@@ -133,6 +147,7 @@ def complete(
     satisfies: bool = False,
     node_told: bool = False,
     modified: int | None = None,
+    used: Mapping[str, int] = NOTHING_USED,
 ) -> None:
     """Complete a task; `node_told` says that the node reported it and is freed by the caller."""
     state = transitions.TASK.after(task.state, happened)
@@ -141,37 +156,35 @@ def complete(
         tx, task, state=state, ready=0, state_time=now, previous_state=task.state, previous_time=task.state_time, ended=now,
         exit_code=exit_code, result=result, failure=None if failure is None else msgspec.json.encode(failure), satisfied=int(satisfies),
         modified=task.modified if modified is None else modified,
+        expires=None if task.node_pk is None or task.retention is None else now + task.retention,
+        **{name: getattr(task, name) + us for name, us in used.items()},
     )  # fmt: skip
     was = "active" if task.state == TaskState.ACTIVE else "running"
     grew = "succeeded" if failure is None else "failed"
     slots = {was + "_slots": -task.slots, "completed_slots": task.slots, grew + "_slots": task.slots}
-    tx.count(task.job_pk, ready=-task.ready, **{was: -1, "completed": 1, grew: 1}, **slots)
+    tx.count(task.job_pk, ready=-task.ready, **{was: -1, "completed": 1, grew: 1}, **slots, **used)
     tx.log(now, "task", task.pk, happened, old=task.state, new=state, cause=None if failure is None else failure.code)
     if not node_told and task.state in _RAN and task.node_pk is not None:
-        give_back(tx, task.node_pk, slots=task.slots, tasks=1, now=now, run=1)
+        give_back(tx, task.node_pk, slots=task.held, tasks=1, now=now, run=1)
     if satisfies and job.uses_dependencies:
         tx.count(job.pk, ready=task_rows.release_dependants(tx, task))
+    if task.manager and job.ends_with_manager:
+        _end_with_manager(tx, job.pk, now)
     if job.ends_when_complete:
         end_when_complete(tx, job.pk, now)
-    tx.wake(wakes.pool(job.pool_key))
+    stir(tx, job)
 
 
-def give_back(tx: Tx, node_pk: int, *, slots: int, tasks: int, now: int, run: int = 0, succeeded: int = 0) -> None:
-    """Free what ended tasks held on a node; the node is told to end what it still runs."""
-    node = node_rows.occupy(tx, node_pk, slots=-slots, tasks=-tasks, run=run, succeeded=succeeded)
-    if node is None:
-        return
-    if node.tasks_running == 0 and node.state == NodeState.RUNNING:
-        happened = NodeHappened.TASKS_ENDED if node.scheduling_state == SchedulingState.ENABLED else NodeHappened.WENT_OFFLINE
-        state = transitions.NODE.after(node.state, happened)
-        node_rows.move(tx, node, state=state, state_time=now)
-        tx.log(now, "node", node_pk, happened, old=node.state, new=state)
-    tx.wake(wakes.node(node_pk))
+def _end_with_manager(tx: Tx, job_pk: int, now: int) -> None:
+    """The job manager's completion, whatever its result, ends its job (contract 3.5)."""
+    job = job_rows.get(tx, job_pk)
+    if transitions.JOB.allows(job.state, transitions.JobHappened.TERMINATE_REQUESTED):
+        end_job(tx, job, "JMComplete", now)
 
 
 def lose(tx: Tx, node: NodeRow, now: int) -> int:
     """Take back every task of a node whose agent is gone; they run again elsewhere without touching their counters."""
-
+    special_tasks.lose(tx, node, now)
     return _clear(tx, node, now, lambda job, task: _lost(tx, job, task, now))
 
 
@@ -180,7 +193,7 @@ def _lost(tx: Tx, job: JobRow, task: TaskRow, now: int) -> None:
     if task.losses >= INTERNAL_RETRIES:
         complete(tx, job, task, TaskHappened.TERMINATED, _LOST_TOO_OFTEN, now, node_told=True)
     else:
-        requeue(tx, job, task, TaskHappened.NODE_LOST, now, losses=task.losses + 1)
+        put_back(tx, job, task, TaskHappened.NODE_LOST, now, losses=task.losses + 1)
 
 
 def vacate(tx: Tx, node: NodeRow, now: int, *, terminate: bool) -> int:
@@ -190,7 +203,7 @@ def vacate(tx: Tx, node: NodeRow, now: int, *, terminate: bool) -> int:
         if terminate:
             complete(tx, job, task, TaskHappened.TERMINATED, TASK_ENDED_BY_USER, now, node_told=True)
         else:
-            requeue(tx, job, task, TaskHappened.REQUEUED, now, requeues=task.requeues + 1, last_requeue=now)
+            put_back(tx, job, task, TaskHappened.REQUEUED, now, requeues=task.requeues + 1, last_requeue=now)
 
     return _clear(tx, node, now, take_off)
 
@@ -202,5 +215,5 @@ def _clear(tx: Tx, node: NodeRow, now: int, take: Callable[[JobRow, TaskRow], No
         job = job_rows.get(tx, task.job_pk)
         take(job, task)
     if tasks:
-        give_back(tx, node.pk, slots=sum(task.slots for task in tasks), tasks=len(tasks), now=now)
+        give_back(tx, node.pk, slots=sum(task.held for task in tasks), tasks=len(tasks), now=now)
     return len(tasks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from batchyard.engine import wakes
 from batchyard.model.states import JobState
+from batchyard.model.words import DisableJobOption
 from batchyard.rules import transitions
 from batchyard.rules.transitions import JobHappened
 from batchyard.store import jobs as job_rows
@@ -18,11 +19,20 @@ def change(tx: Tx, job: JobRow, happened: JobHappened, now: int, *, cause: str |
     tx.log(now, "job", job.pk, happened, old=job.state, new=state, cause=cause)
 
 
-def end_job(tx: Tx, job: JobRow, reason: str, now: int, modified: int | None = None) -> None:
+def disable_job(tx: Tx, job: JobRow, option: DisableJobOption, now: int, modified: int | None = None) -> None:
+    """Begin to disable a job: upkeep deals with what runs as the option says and then it is disabled (contract 2.3)."""
+    change(
+        tx, job, JobHappened.DISABLE_REQUESTED, now, cause=option,
+        disable_option=option, modified=job.modified if modified is None else modified,
+    )  # fmt: skip
+    tx.wake(wakes.UPKEEP)
+
+
+def end_job(tx: Tx, job: JobRow, reason: str, now: int, modified: int | None = None, *, forced: bool = False) -> None:
     """Begin to end a job: upkeep ends what runs and then completes it; waiting tasks stay active for ever (contract 2.3)."""
     change(
         tx, job, JobHappened.TERMINATE_REQUESTED, now, cause=reason,
-        terminate_reason=reason, deadline=None, modified=job.modified if modified is None else modified,
+        terminate_reason=reason, deadline=None, forced=int(forced), modified=job.modified if modified is None else modified,
     )  # fmt: skip
     tx.wake(wakes.UPKEEP)
 

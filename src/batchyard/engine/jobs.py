@@ -1,38 +1,46 @@
-"""Use cases of jobs: add, patch, terminate, delete."""
+"""Use cases of jobs: add, patch, update, disable, enable, terminate, delete."""
 
 from __future__ import annotations
 
 import msgspec
 from msgspec import UNSET
 
-from batchyard.engine import demands, wakes
-from batchyard.engine.job_ends import change, end_job, end_when_complete
+from batchyard.engine import job_checks, tasks, wakes
+from batchyard.engine.job_ends import change, disable_job, end_job, end_when_complete
 from batchyard.model import times
 from batchyard.model.errors import BatchError, invalid_property
-from batchyard.model.job import JobConstraints, JobCreateContent, JobPatch, PoolInformation
+from batchyard.model.job import JobCreateContent, JobPatch, JobUpdate, PoolInformation
 from batchyard.model.states import JobState
-from batchyard.model.words import OnAllTasksComplete, OnTaskFailure
+from batchyard.model.words import DisableJobOption, OnAllTasksComplete, OnTaskFailure
+from batchyard.rules import transitions
 from batchyard.rules.transitions import JobHappened
 from batchyard.store import jobs as job_rows
 from batchyard.store.jobs import JobRow
 from batchyard.store.tx import Tx
 
-PRIORITIES = (-1000, 1000)
 USER_TERMINATE = "UserTerminate"
 _decoder = msgspec.json.Decoder(JobCreateContent)
 
 
 def add(tx: Tx, job: JobCreateContent, now: int) -> JobRow:
-    """Add a job; its pool need not exist (contract 3.1). Raises JobExists."""
-    _check(job)
+    """Add a job and queue its manager; its pool need not exist (contract 3.1). Raises JobExists."""
+    job_checks.check(job)
     if job_rows.find(tx, job.id) is not None:
         raise BatchError("JobExists")
-    environment = job.common_environment_settings
+    environment, manager = job.common_environment_settings, job.job_manager_task
     pk = job_rows.add(
         tx, id=job.id, state=JobState.ACTIVE, state_time=now, created=now, modified=now, started=now,
-        environment=msgspec.json.encode(environment) if environment else None, **_columns(job, now),
+        environment=msgspec.json.encode(environment) if environment else None,
+        ends_with_manager=manager is not None and bool(manager.kill_job_on_completion),
+        preparation_id=job.job_preparation_task.id if job.job_preparation_task else None,
+        release_id=job.job_release_task.id if job.job_release_task else None,
+        **_columns(job, now),
     )  # fmt: skip
     tx.log(now, "job", pk, "added", new=JobState.ACTIVE)
+    row = job_rows.get(tx, pk)
+    if manager is not None:
+        tasks.insert_manager(tx, row, manager, now)
+        tx.wake(wakes.pool(row.pool_key))
     end_when_complete(tx, pk, now)
     return job_rows.get(tx, pk)
 
@@ -53,65 +61,45 @@ def _columns(job: JobCreateContent, created: int) -> dict[str, object]:
         "uses_dependencies": bool(job.uses_task_dependencies),
         "ends_when_complete": job.on_all_tasks_complete is OnAllTasksComplete.TERMINATE_JOB,
         "acts_on_failure": job.on_task_failure is OnTaskFailure.PERFORM_EXIT_OPTIONS_JOB_ACTION,
+        "preemptible": bool(job.allow_task_preemption),
         "body": msgspec.json.encode(job),
     }
-
-
-def _check(job: JobCreateContent) -> None:
-    """Refuse what the contract refuses (3.1, A.2) and fill the defaults in."""
-    demands.an_id("id", job.id)
-    demands.a_display_name(job.display_name)
-    demands.environment(job.common_environment_settings)
-    demands.not_served(
-        jobManagerTask=job.job_manager_task,
-        jobPreparationTask=job.job_preparation_task,
-        jobReleaseTask=job.job_release_task,
-        autoPoolSpecification=job.pool_info.auto_pool_specification,
-    )
-    job.uses_task_dependencies = bool(job.uses_task_dependencies)
-    job.on_task_failure = job.on_task_failure or OnTaskFailure.NO_ACTION
-    _check_changeable(job)
-
-
-def _check_changeable(job: JobCreateContent) -> None:
-    """The part of the checks and defaults that a PATCH repeats."""
-    demands.metadata(job.metadata)
-    if job.pool_info.pool_id is None:
-        raise invalid_property("poolInfo", "", "Exactly one of poolId and autoPoolSpecification must be given")
-    demands.an_id("poolId", job.pool_info.pool_id)
-    job.priority = job.priority or 0
-    demands.within("priority", job.priority, *PRIORITIES)
-    job.max_parallel_tasks = -1 if job.max_parallel_tasks is None else job.max_parallel_tasks
-    if job.max_parallel_tasks == 0:
-        raise invalid_property("maxParallelTasks", job.max_parallel_tasks, "The value must be -1 or greater than 0")
-    demands.within("maxParallelTasks", job.max_parallel_tasks, -1, demands.LARGEST_INTEGER)
-    job.allow_task_preemption = bool(job.allow_task_preemption)
-    given = job.constraints or JobConstraints()
-    retries = given.max_task_retry_count or 0
-    demands.a_retry_count(retries)
-    wall_clock = demands.canonical("maxWallClockTime", given.max_wall_clock_time, times.INFINITE)
-    job.constraints = JobConstraints(max_wall_clock_time=wall_clock, max_task_retry_count=retries)
-    job.on_all_tasks_complete = job.on_all_tasks_complete or OnAllTasksComplete.NO_ACTION
 
 
 def patch(tx: Tx, row: JobRow, patch: JobPatch, now: int) -> JobRow:
     """Change what a PATCH names; a nested object is replaced whole (contract 1.7)."""
     job = _decoder.decode(row.body)
-    before = job.on_all_tasks_complete
+    before = msgspec.structs.replace(job)
     for name in JobPatch.__struct_fields__:
         value = getattr(patch, name)
-        if value is UNSET:
-            continue
-        if name == "pool_info":
-            _check_pool(row, job.pool_info, value)
-        setattr(job, name, value)
-    _check_changeable(job)
-    if before is OnAllTasksComplete.TERMINATE_JOB and job.on_all_tasks_complete is not before:
+        if value is not UNSET:
+            setattr(job, name, value)
+    return _store(tx, row, before, job, now, "patched")
+
+
+def update(tx: Tx, row: JobRow, update: JobUpdate, now: int) -> JobRow:
+    """Replace what a PUT can: what is absent falls to its default (contract 1.7)."""
+    job = _decoder.decode(row.body)
+    before = msgspec.structs.replace(job)
+    for name in JobUpdate.__struct_fields__:
+        if name in JobCreateContent.__struct_fields__:
+            setattr(job, name, getattr(update, name))
+    return _store(tx, row, before, job, now, "updated")
+
+
+def _store(tx: Tx, row: JobRow, before: JobCreateContent, job: JobCreateContent, now: int, happened: str) -> JobRow:
+    _check_pool(row, before.pool_info, job.pool_info)
+    job_checks.check_changeable(job)
+    ends = OnAllTasksComplete.TERMINATE_JOB
+    if before.on_all_tasks_complete is ends and job.on_all_tasks_complete is not ends:
         raise invalid_property("onAllTasksComplete", job.on_all_tasks_complete, "terminatejob cannot be taken back")
     job_rows.move(tx, row, modified=max(now, row.modified + 1), **_columns(job, row.created))
-    tx.log(now, "job", row.pk, "patched")
+    tx.log(now, "job", row.pk, happened)
     end_when_complete(tx, row.pk, now)
-    return job_rows.get(tx, row.pk)
+    tx.wake(wakes.UPKEEP)
+    changed = job_rows.get(tx, row.pk)
+    tx.wake(wakes.pool(changed.pool_key))
+    return changed
 
 
 def _check_pool(row: JobRow, old: PoolInformation, new: PoolInformation | None) -> None:
@@ -122,34 +110,34 @@ def _check_pool(row: JobRow, old: PoolInformation, new: PoolInformation | None) 
         raise BatchError("OperationInvalidForCurrentState")
 
 
-def terminate(tx: Tx, row: JobRow, reason: str | None, now: int) -> JobRow:
-    """End a job for a reason, `UserTerminate` when none is given."""
-    end_job(tx, row, reason or USER_TERMINATE, now, modified=max(now, row.modified + 1))
+def disable(tx: Tx, row: JobRow, option: DisableJobOption, now: int) -> JobRow:
+    """Stop running a job's tasks; the option says what becomes of those that run. Raises OperationInvalidForCurrentState."""
+    if not transitions.JOB.allows(row.state, JobHappened.DISABLE_REQUESTED):
+        raise BatchError("OperationInvalidForCurrentState")
+    disable_job(tx, row, option, now, modified=max(now, row.modified + 1))
     return job_rows.get(tx, row.pk)
 
 
-def delete(tx: Tx, row: JobRow, now: int) -> None:
+def enable(tx: Tx, row: JobRow, now: int) -> JobRow:
+    """Run a disabled job's tasks again. Raises OperationInvalidForCurrentState."""
+    if not transitions.JOB.allows(row.state, JobHappened.ENABLE_REQUESTED):
+        raise BatchError("OperationInvalidForCurrentState")
+    change(tx, row, JobHappened.ENABLE_REQUESTED, now, disable_option=None, modified=max(now, row.modified + 1))
+    tx.wake(wakes.UPKEEP)
+    return job_rows.get(tx, row.pk)
+
+
+def terminate(tx: Tx, row: JobRow, reason: str | None, now: int, *, force: bool = False) -> JobRow:
+    """End a job for a reason, `UserTerminate` when none is given; `force` does not wait for release tasks."""
+    end_job(tx, row, reason or USER_TERMINATE, now, modified=max(now, row.modified + 1), forced=force)
+    return job_rows.get(tx, row.pk)
+
+
+def delete(tx: Tx, row: JobRow, now: int, *, force: bool = False) -> None:
     """Mark a job for deletion; upkeep ends its tasks and removes them. Raises JobBeingDeleted."""
     if row.state == JobState.DELETING:
         raise BatchError("JobBeingDeleted")
-    change(tx, row, JobHappened.DELETE_REQUESTED, now, deadline=None)
+    # The release task runs only for a job that was still open, never a second time (contract 3.6).
+    released = row.state == JobState.COMPLETED
+    change(tx, row, JobHappened.DELETE_REQUESTED, now, deadline=None, forced=int(force or released))
     tx.wake(wakes.UPKEEP)
-
-
-_CLOSED = {JobState.TERMINATING: "JobBeingTerminated", JobState.COMPLETED: "JobCompleted", JobState.DELETING: "JobBeingDeleted"}
-
-
-def open_job(tx: Tx, job_id: str) -> JobRow:
-    """Job that accepts changes. Raises JobNotFound, JobBeingTerminated, JobCompleted, JobBeingDeleted (contract 2.9)."""
-    job = find(tx, job_id)
-    if job.state in _CLOSED:
-        raise BatchError(_CLOSED[job.state])
-    return job
-
-
-def find(tx: Tx, job_id: str) -> JobRow:
-    """Job by id. Raises JobNotFound."""
-    row = job_rows.find(tx, job_id)
-    if row is None:
-        raise BatchError("JobNotFound")
-    return row

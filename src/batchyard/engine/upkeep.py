@@ -5,15 +5,19 @@ from __future__ import annotations
 import structlog
 
 from batchyard.engine import nodes as node_cases
-from batchyard.engine import wakes
+from batchyard.engine import special_tasks, wakes
 from batchyard.engine.clock import Clock
 from batchyard.engine.ends import TASK_ENDED_BY_USER, complete
 from batchyard.engine.job_ends import change, end_job
-from batchyard.engine.tasks import job_directory
-from batchyard.model.states import JobState
+from batchyard.engine.moves import give_back, requeue
+from batchyard.engine.tasks import directory, job_directory
+from batchyard.model.states import ErrorCategory, JobState
+from batchyard.model.task import TaskFailureInformation
+from batchyard.model.words import DisableJobOption
 from batchyard.rules.transitions import JobHappened, TaskHappened
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
+from batchyard.store import special_tasks as special_rows
 from batchyard.store import tasks as task_rows
 from batchyard.store.db import Database
 from batchyard.store.jobs import JobRow
@@ -24,6 +28,10 @@ log = structlog.get_logger()
 TASKS_PER_UNIT = 500
 """Bound on what one unit of work touches, so that a job of a million tasks does not hold up the others."""
 EVENTS_KEPT_US = 30 * 86_400_000_000
+TASK_LIFETIME_US = 180 * 86_400_000_000
+_TOO_OLD = TaskFailureInformation(
+    category=ErrorCategory.SERVER_ERROR, code="TaskEnded", message="The task was ended because it was added more than 180 days ago"
+)
 MAX_WALL_CLOCK = "MaxWallClockTimeExpiry"
 
 
@@ -39,6 +47,11 @@ class Upkeep:
         now = self._clock.now()
         await self._silent_nodes(now)
         await self._db.run(end_overdue, now)
+        while await self._db.run(remove_expired, now) == TASKS_PER_UNIT:
+            pass
+        for job_pk in await self._db.read(job_rows.older_than, now - TASK_LIFETIME_US):
+            while await self._db.run(end_old_tasks, job_pk, now) == TASKS_PER_UNIT:
+                pass
         while await self._db.run(advance_jobs, self._clock.now()):
             pass
         while await self._db.run(job_rows.forget_events, now - EVENTS_KEPT_US, TASKS_PER_UNIT) == TASKS_PER_UNIT:
@@ -59,6 +72,27 @@ def end_overdue(tx: Tx, now: int) -> None:
         end_job(tx, job, MAX_WALL_CLOCK, now)
 
 
+def remove_expired(tx: Tx, now: int) -> int:
+    """Have nodes remove the directories of tasks whose retention time is over; how many."""
+    expired = task_rows.expired(tx, now, TASKS_PER_UNIT)
+    for task in expired:
+        job = job_rows.get(tx, task.job_pk)
+        task_rows.move(tx, task, expires=None)
+        if task.node_pk is not None and node_rows.get(tx, task.node_pk) is not None:
+            node_rows.add_removals(tx, [{"node_pk": task.node_pk, "directory": directory(job.id, task.id)}])
+            tx.wake(wakes.node(task.node_pk))
+    return len(expired)
+
+
+def end_old_tasks(tx: Tx, job_pk: int, now: int) -> int:
+    """End tasks that were added more than 180 days ago, in whatever state they are (contract 3.3); how many."""
+    old = task_rows.open_since(tx, job_pk, now - TASK_LIFETIME_US, TASKS_PER_UNIT)
+    job = job_rows.get(tx, job_pk)
+    for task in old:
+        complete(tx, job, task, TaskHappened.TERMINATED, _TOO_OLD, now)
+    return len(old)
+
+
 def advance_jobs(tx: Tx, now: int) -> bool:
     """Take every ending job a bounded step on; True when some has further to go."""
     return sum(_advance(tx, job, now) for job in job_rows.changing(tx)) > 0
@@ -66,15 +100,33 @@ def advance_jobs(tx: Tx, now: int) -> bool:
 
 def _advance(tx: Tx, job: JobRow, now: int) -> bool:
     """End what runs, then complete or remove the job."""
-    running = task_rows.running_of_job(tx, job.pk, TASKS_PER_UNIT)
-    for task in running:
-        complete(tx, job, task, TaskHappened.TERMINATED, TASK_ENDED_BY_USER, now)
-    if running:
-        return True
-    if job.state == JobState.TERMINATING:
-        change(tx, job, JobHappened.ENDED, now, ended=now)
+    if job.state == JobState.ENABLING:
+        change(tx, job, JobHappened.ENABLED, now)
+        tx.wake(wakes.pool(job.pool_key))
         return False
-    return _remove(tx, job, now)
+    running = task_rows.running_of_job(tx, job.pk, TASKS_PER_UNIT)
+    if job.state == JobState.DISABLING and job.disable_option == DisableJobOption.WAIT and running:
+        return False
+    for task in running:
+        if job.state == JobState.DISABLING and job.disable_option == DisableJobOption.REQUEUE:
+            requeue(tx, job, task, TaskHappened.REQUEUED, now, requeues=task.requeues + 1, last_requeue=now)
+            give_back(tx, task.node_pk or 0, slots=task.held, tasks=1, now=now)
+        else:
+            complete(tx, job, task, TaskHappened.TERMINATED, TASK_ENDED_BY_USER, now)
+    return True if running else _conclude(tx, job, now)
+
+
+def _conclude(tx: Tx, job: JobRow, now: int) -> bool:
+    """Bring a job in which nothing runs to the state that it is on its way to."""
+    if job.state == JobState.DISABLING:
+        change(tx, job, JobHappened.DISABLED, now)
+    elif special_tasks.release(tx, job, now):
+        return False
+    elif job.state == JobState.TERMINATING:
+        change(tx, job, JobHappened.ENDED, now, ended=now)
+    else:
+        return _remove(tx, job, now)
+    return False
 
 
 def _remove(tx: Tx, job: JobRow, now: int) -> bool:
@@ -87,6 +139,7 @@ def _remove(tx: Tx, job: JobRow, now: int) -> bool:
             tx.wake(wakes.node(node_pk))
         task_rows.delete(tx, keys)
         return True
+    special_rows.delete_of_job(tx, job.pk)
     job_rows.delete(tx, job.pk)
     tx.log(now, "job", job.pk, "gone", old=job.state)
     return False

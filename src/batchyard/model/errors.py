@@ -110,6 +110,7 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "JobDisabled": (409, "The specified job is disabled."),
         "JobNotActive": (409, "The specified job is not active."),
         "ActiveJobAndScheduleQuotaReached": (409, "The active jobs and job schedules quota for the account has been reached."),
+        "JobPreparationTaskOrReleaseTaskNotSpecified": (409, "The job has neither a job preparation nor a job release task."),
         # tasks
         "TaskExists": (409, "The specified task already exists."),
         "TaskNotFound": (404, "The specified task does not exist."),

@@ -158,6 +158,8 @@ class JobUpdate(Shape):
     constraints: JobConstraints | None = None
     on_all_tasks_complete: OnAllTasksComplete | None = None
     metadata: list[MetadataItem] | None = None
+    odata_metadata: str | None = msgspec.field(name="odata.metadata", default=None)
+    """15.x sends it back as it read it; it says nothing."""
 
 
 class JobDisable(Shape):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from msgspec import UNSET
 
 from batchyard.model.common import Change, Duration, MetadataItem, Shape, Timestamp
@@ -43,6 +44,8 @@ class JobScheduleUpdate(Shape):
     job_specification: JobSpecification
     schedule: Schedule | None = None
     metadata: list[MetadataItem] | None = None
+    odata_metadata: str | None = msgspec.field(name="odata.metadata", default=None)
+    """15.x sends it back as it read it; it says nothing."""
 
 
 class RecentJob(Shape):

@@ -80,8 +80,14 @@ class Order(Message):
     job_id: str
     task: msgspec.Raw
     """The stored TaskCreateContent as JSON, defaults filled in."""
-    environment: msgspec.Raw | None = None
+    environment: msgspec.Raw = msgspec.Raw(b"[]")
     """The job's commonEnvironmentSettings as JSON (a list of EnvironmentSetting)."""
+    preparation_id: str | None = None
+    """The job's preparation task, whose directory the attempt is told of."""
+    token: str | None = None
+    """What the attempt may show to the server as its own; goes into AZ_BATCH_AUTHENTICATION_TOKEN."""
+    after_others: bool = False
+    """True for a release task: it begins once no other attempt of the job is left on the node."""
 
 
 class FileRequest(Message):

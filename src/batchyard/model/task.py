@@ -118,6 +118,8 @@ class TaskUpdate(Shape):
     """What a PUT may change; absent constraints fall back to the job's."""
 
     constraints: TaskConstraints | None = None
+    odata_metadata: str | None = msgspec.field(name="odata.metadata", default=None)
+    """15.x sends it back as it read it; it says nothing."""
 
 
 class TaskAddCollection(Shape):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -14,6 +14,9 @@ class Room(msgspec.Struct):
 
     node: int
     free: int
+    slots: int = 0
+    """All slots of the node; what an exclusive task takes."""
+    dedicated: bool = True
 
 
 class Waiting(msgspec.Struct):
@@ -23,6 +26,9 @@ class Waiting(msgspec.Struct):
     slots: int
     prefers: int | None = None
     """Node named by affinityInfo: taken when it has room, otherwise any."""
+    exclusive: bool = False
+    """Takes an empty node whole, whatever its slots (a job manager with runExclusive)."""
+    dedicated_only: bool = False
 
 
 class Queue(msgspec.Struct):
@@ -34,38 +40,43 @@ class Queue(msgspec.Struct):
     tasks: Sequence[Waiting]
     may_start: int | None = None
     """How many more maxParallelTasks permits; None for no limit."""
+    closed: frozenset[int] = frozenset()
+    """Nodes that the job cannot use, because its preparation task failed there."""
 
 
-def place(queues: Iterable[Queue], rooms: Sequence[Room], *, pack: bool) -> Iterator[tuple[Waiting, int]]:
-    """Yield (task, node) in the order of starts; uses up `rooms`. A task that fits nowhere is passed over.
+def place(queues: Iterable[Queue], rooms: Sequence[Room], *, pack: bool) -> Iterator[tuple[Waiting, int, int]]:
+    """Yield (task, node, slots held) in the order of starts; uses up `rooms`. A task that fits nowhere is passed over.
 
     A job of higher priority is served until nothing of it fits, then the next. Jobs of equal priority take turns by
     how much they already run, so none starves the other.
     """
-    order = [(-queue.priority, queue.running, turn, deque(queue.tasks), queue.may_start) for turn, queue in enumerate(queues)]
+    order = [(-queue.priority, queue.running, turn, deque(queue.tasks), queue.may_start, queue.closed) for turn, queue in enumerate(queues)]
     heapq.heapify(order)
     largest = max((room.free for room in rooms), default=0)
     while order and largest > 0:
-        priority, running, turn, tasks, may_start = heapq.heappop(order)
+        priority, running, turn, tasks, may_start, closed = heapq.heappop(order)
         if may_start is not None and may_start <= 0:
             continue
         while tasks:
             task = tasks.popleft()
-            room = _room_for(task, rooms, pack=pack) if task.slots <= largest else None
+            room = _room_for(task, rooms, closed, pack=pack) if task.slots <= largest else None
             if room is None:
                 continue
-            room.free -= task.slots
-            largest = max(r.free for r in rooms) if room.free + task.slots == largest else largest
-            yield task, room.node
-            heapq.heappush(order, (priority, running + 1, turn, tasks, None if may_start is None else may_start - 1))
+            held = room.slots if task.exclusive else task.slots
+            room.free -= held
+            largest = max(r.free for r in rooms) if room.free + held == largest else largest
+            yield task, room.node, held
+            heapq.heappush(order, (priority, running + 1, turn, tasks, None if may_start is None else may_start - 1, closed))
             break
 
 
-def _room_for(task: Waiting, rooms: Sequence[Room], *, pack: bool) -> Room | None:
+def _room_for(task: Waiting, rooms: Sequence[Room], closed: Collection[int], *, pack: bool) -> Room | None:
     """Room for the task: the preferred node, else the fullest (pack) or emptiest (spread) that fits."""
     best: Room | None = None
     for room in rooms:
-        if room.free < task.slots:
+        if room.free < task.slots or (task.exclusive and room.free < room.slots):
+            continue
+        if room.node in closed or (task.dedicated_only and not room.dedicated):
             continue
         if room.node == task.prefers:
             return room

@@ -36,6 +36,12 @@ class JobRow(msgspec.Struct):
     terminate_reason: str | None
     environment: bytes | None
     body: bytes
+    disable_option: str | None
+    forced: int
+    ends_with_manager: int
+    preemptible: int
+    preparation_id: str | None
+    release_id: str | None
 
 
 class JobCounts(msgspec.Struct):
@@ -52,6 +58,10 @@ class JobCounts(msgspec.Struct):
     completed_slots: int
     succeeded_slots: int
     failed_slots: int
+    retries: int
+    user_us: int
+    kernel_us: int
+    wall_us: int
 
 
 class JobDemand(msgspec.Struct):
@@ -62,21 +72,41 @@ class JobDemand(msgspec.Struct):
     max_parallel: int
     running: int
     ready: int
+    prepares: int
+
+
+class Pusher(msgspec.Struct):
+    """The first waiting task of a job, where it may push others off a node."""
+
+    priority: int
+    slots: int
+    exclusive: int
+    manager: int
 
 
 _COLUMNS = columns(JobRow)
 _BY_ID = Statement(f"SELECT {_COLUMNS} FROM job WHERE lower(id) = :key", JobRow)
 _BY_PK = Statement(f"SELECT {_COLUMNS} FROM job WHERE pk = :pk", JobRow)
 _PAGE = Statement(f"SELECT {_COLUMNS} FROM job WHERE pk > :after ORDER BY pk LIMIT :n", JobRow)
-_CHANGING = Statement(f"SELECT {_COLUMNS} FROM job WHERE state IN ('terminating', 'deleting') ORDER BY pk", JobRow)
+_CHANGING = Statement(f"SELECT {_COLUMNS} FROM job WHERE state IN ('disabling', 'enabling', 'terminating', 'deleting') ORDER BY pk", JobRow)
 _OVERDUE = Statement(f"SELECT {_COLUMNS} FROM job WHERE deadline <= :now ORDER BY deadline LIMIT :n", JobRow)
+_OLDER = Statement("SELECT pk FROM job WHERE created <= :before AND state NOT IN ('completed', 'deleting')", int)
 _COUNTS = Statement(f"SELECT {columns(JobCounts)} FROM job_counts WHERE job_pk = :job_pk", JobCounts)
 _ADD_COUNTS = Change("INSERT INTO job_counts (job_pk) VALUES (:job_pk)")
 _DEMAND = Statement(
-    "SELECT job.pk, job.priority, job.max_parallel, job_counts.running, job_counts.ready FROM job"
+    "SELECT job.pk, job.priority, job.max_parallel, job_counts.running, job_counts.ready, job.preparation_id IS NOT NULL FROM job"
     " JOIN job_counts ON job_counts.job_pk = job.pk"
     " WHERE job.state = 'active' AND job.pool_key = :pool_key AND job_counts.ready > 0 ORDER BY job.priority DESC, job.pk",
     JobDemand,
+)
+_PUSHERS = Statement(
+    "SELECT job.priority, task.slots, task.exclusive, task.manager FROM job"
+    " JOIN task ON task.pk = (SELECT pk FROM task WHERE task.job_pk = job.pk AND ready = 1 ORDER BY manager DESC, pk LIMIT 1)"
+    " WHERE job.state = 'active' AND job.pool_key = :pool_key AND (task.manager = 1 AND task.run > 0 OR EXISTS ("
+    "SELECT 1 FROM job AS other JOIN job_counts ON job_counts.job_pk = other.pk WHERE other.state = 'active' AND other.pool_key = :pool_key"
+    " AND other.preemptible = 1"
+    " AND other.priority < job.priority AND job_counts.running > 0)) ORDER BY job.priority DESC, job.pk",
+    Pusher,
 )
 _POOLS_WITH_DEMAND = Statement(
     "SELECT DISTINCT job.pool_key FROM job JOIN job_counts ON job_counts.job_pk = job.pk"
@@ -106,13 +136,18 @@ def page(reader: Reader, after: int, n: int) -> list[JobRow]:
 
 
 def changing(reader: Reader) -> list[JobRow]:
-    """Jobs that are terminating or deleting."""
+    """Jobs on their way to another state."""
     return reader.all(_CHANGING)
 
 
 def overdue(reader: Reader, now: int, n: int) -> list[JobRow]:
     """Jobs whose wall clock is spent."""
     return reader.all(_OVERDUE, now=now, n=n)
+
+
+def older_than(reader: Reader, before: int) -> list[int]:
+    """Open jobs that were added before a time."""
+    return reader.all(_OLDER, before=before)
 
 
 def counts(reader: Reader, job_pk: int) -> JobCounts:
@@ -125,6 +160,11 @@ def counts(reader: Reader, job_pk: int) -> JobCounts:
 def demand(reader: Reader, pool_key: str) -> list[JobDemand]:
     """Active jobs of a pool with tasks that may start, highest priority first."""
     return reader.all(_DEMAND, pool_key=pool_key)
+
+
+def pushers(reader: Reader, pool_key: str) -> list[Pusher]:
+    """First waiting tasks of the jobs of a pool that may push others off, the most important first."""
+    return reader.all(_PUSHERS, pool_key=pool_key)
 
 
 def pools_with_demand(reader: Reader) -> list[str]:

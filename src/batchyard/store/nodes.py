@@ -49,7 +49,10 @@ class FreeNode(msgspec.Struct):
     """What placement has to know of a node."""
 
     pk: int
+    id: str
     free: int
+    slots: int
+    dedicated: int
 
 
 def _number_and_path(pk: int, directory: str) -> tuple[int, str]:
@@ -66,7 +69,8 @@ _PAGE = Statement(f"{_VIEW} WHERE node.pool_pk = :pool_pk AND node.pk > :after O
 _OF_POOL = Statement(f"SELECT {_COLUMNS} FROM node WHERE pool_pk = :pool_pk ORDER BY pk", NodeRow)
 _ALL = Statement(f"SELECT {_COLUMNS} FROM node ORDER BY pk", NodeRow)
 _FREE = Statement(
-    "SELECT node.pk, node.slots - node.slots_used FROM node JOIN pool ON pool.pk = node.pool_pk WHERE lower(pool.id) = :pool_key"
+    "SELECT node.pk, node.id, node.slots - node.slots_used, node.slots, node.dedicated FROM node"
+    " JOIN pool ON pool.pk = node.pool_pk WHERE lower(pool.id) = :pool_key"
     " AND node.state IN ('idle', 'running') AND node.scheduling_state = 'enabled' AND node.slots > node.slots_used ORDER BY node.pk",
     FreeNode,
 )

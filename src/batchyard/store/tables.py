@@ -33,21 +33,29 @@ job = _table(
     "job",
     pk=int, id=str, state=str, version=int, state_time=int, previous_state=str, previous_time=int, created=int, modified=int, started=int,
     ended=int, deadline=int, pool_key=str, priority=int, max_parallel=int, max_retries=int, uses_dependencies=bool, ends_when_complete=bool,
-    acts_on_failure=bool, terminate_reason=str, environment=bytes, body=bytes,
+    acts_on_failure=bool, terminate_reason=str, environment=bytes, body=bytes, disable_option=str, forced=bool,
+    ends_with_manager=bool, preemptible=bool, preparation_id=str, release_id=str,
 )  # fmt: skip
 job_counts = _table(
     "job_counts", key="job_pk",
     job_pk=int, ready=int, active=int, running=int, completed=int, succeeded=int, failed=int, active_slots=int, running_slots=int,
-    completed_slots=int, succeeded_slots=int, failed_slots=int,
+    completed_slots=int, succeeded_slots=int, failed_slots=int, retries=int, user_us=int, kernel_us=int, wall_us=int,
 )  # fmt: skip
 task = _table(
     "task",
     pk=int, job_pk=int, id=str, number=int, state=str, version=int, ready=bool, unmet=int, satisfied=bool, slots=int, max_retries=int,
     conditions=bytes, run=int, retries=int, requeues=int, losses=int, created=int, modified=int, state_time=int, previous_state=str,
     previous_time=int, node_pk=int, started=int, ended=int, last_retry=int, last_requeue=int, exit_code=int, result=str, failure=bytes,
+    manager=bool, exclusive=bool, dedicated_only=bool, wants_token=bool, affinity=str, held=int, retention=int, expires=int, user_us=int,
+    kernel_us=int, wall_us=int,
 )  # fmt: skip
 task_body = _table("task_body", pk=int, body=bytes)
 dependency = _table("dependency", key=None, job_pk=int, parent=str, child=int)
 dependency_range = _table("dependency_range", pk=int, job_pk=int, low=int, high=int, remaining=int, child=int)
 removal = _table("removal", pk=int, node_pk=int, directory=str)
+special_task = _table(
+    "special_task",
+    pk=int, job_pk=int, node_pk=int, kind=str, node_id=str, pool_id=str, state=str, version=int, run=int, retries=int, started=int,
+    ended=int, last_retry=int, exit_code=int, result=str, failure=bytes,
+)  # fmt: skip
 event = _table("event", pk=int, at=int, what=str, subject=int, until=int, happened=str, old=str, new=str, cause=str)

@@ -44,6 +44,17 @@ class TaskRow(msgspec.Struct):
     exit_code: int | None
     result: TaskResult | None
     failure: bytes | None
+    manager: int
+    exclusive: int
+    dedicated_only: int
+    wants_token: int
+    affinity: str | None
+    held: int
+    retention: int | None
+    expires: int | None
+    user_us: int
+    kernel_us: int
+    wall_us: int
 
 
 class TaskView(TaskRow):
@@ -59,7 +70,21 @@ class ReadyTask(msgspec.Struct):
 
     pk: int
     slots: int
-    body: bytes | None = None
+    exclusive: int
+    dedicated_only: int
+    affinity: str | None
+
+
+class RunningTask(msgspec.Struct):
+    """What preemption has to know of a task that holds slots."""
+
+    pk: int
+    node_pk: int
+    held: int
+    priority: int
+    preemptible: int
+    manager: int
+    started: int | None
 
 
 class OrderRow(msgspec.Struct):
@@ -67,8 +92,10 @@ class OrderRow(msgspec.Struct):
 
     pk: int
     run: int
+    wants_token: int
     job_id: str
     environment: bytes | None
+    preparation_id: str | None
     body: bytes
 
 
@@ -80,31 +107,60 @@ _BY_ID = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE job_pk = :job_pk 
 _BY_PK = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE pk = :pk", TaskRow)
 _VIEW_BY_ID = Statement(f"{_VIEW} WHERE task.job_pk = :job_pk AND lower(task.id) = :key", TaskView)
 _PAGE = Statement(f"{_VIEW} WHERE task.job_pk = :job_pk AND task.pk > :after ORDER BY task.pk LIMIT :n", TaskView)
-_READY = Statement("SELECT pk, slots FROM task WHERE job_pk = :job_pk AND ready = 1 AND slots <= :largest ORDER BY pk LIMIT :n", ReadyTask)
+_READY = Statement(
+    "SELECT pk, slots, exclusive, dedicated_only, affinity FROM task WHERE job_pk = :job_pk AND ready = 1 AND slots <= :largest"
+    " ORDER BY manager DESC, pk LIMIT :n",
+    ReadyTask,
+)
 _ON_NODE = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE node_pk = :node_pk AND state IN ('preparing', 'running')", TaskRow)
 _RUNNING_OF_JOB = Statement(
     f"SELECT {columns(TaskRow)} FROM task WHERE job_pk = :job_pk AND state IN ('preparing', 'running') LIMIT :n", TaskRow
 )
 _ATTEMPTS = Statement(
-    "SELECT pk, run FROM task WHERE node_pk = :node_pk AND state IN ('preparing', 'running')", lambda pk, run: (int(pk), int(run))
+    "SELECT pk, run FROM task WHERE node_pk = :node_pk AND state IN ('preparing', 'running') AND state = 'running'",
+    lambda pk, run: (int(pk), int(run)),
 )
 _ORDER = Statement(
-    "SELECT task.pk, task.run, job.id, job.environment, task_body.body FROM task JOIN job ON job.pk = task.job_pk"
+    "SELECT task.pk, task.run, task.wants_token, job.id, job.environment, job.preparation_id, task_body.body FROM task"
+    " JOIN job ON job.pk = task.job_pk"
     " JOIN task_body ON task_body.pk = task.pk WHERE task.pk = :pk",
     OrderRow,
 )
 _BODY = Statement("SELECT body FROM task_body WHERE pk = :pk", bytes)
 _IDS_TAKEN = Statement("SELECT 1 FROM task WHERE job_pk = :job_pk AND lower(id) = :key", int)
 _ADD = Change(
-    "INSERT INTO task (pk, job_pk, id, number, state, ready, unmet, slots, max_retries, conditions, created, modified, state_time)"
-    " VALUES (:pk, :job_pk, :id, :number, 'active', :ready, :unmet, :slots, :max_retries, :conditions, :now, :now, :now)"
+    "INSERT INTO task (pk, job_pk, id, number, state, ready, unmet, slots, max_retries, conditions, created, modified, state_time,"
+    " manager, exclusive, dedicated_only, wants_token, affinity, retention)"
+    " VALUES (:pk, :job_pk, :id, :number, 'active', :ready, :unmet, :slots, :max_retries, :conditions, :now, :now, :now,"
+    " :manager, :exclusive, :dedicated_only, :wants_token, :affinity, :retention)"
 )
 _ADD_BODY = Change("INSERT INTO task_body (pk, body) VALUES (:pk, :body)")
 _SET_BODY = Change("UPDATE task_body SET body = :body WHERE pk = :pk")
 _START = Change(
-    "UPDATE task SET state = :state, version = version + 1, ready = 0, run = run + 1, node_pk = :node_pk, started = :now, ended = NULL,"
+    "UPDATE task SET state = :state, version = version + 1, ready = 0, run = run + 1, node_pk = :node_pk, held = :held,"
+    " started = :started, ended = NULL, expires = NULL,"
     " previous_state = state, previous_time = state_time, state_time = :now, exit_code = NULL, result = NULL, failure = NULL"
     " WHERE pk = :pk AND ready = 1"
+)
+_PREPARING = Statement(
+    f"SELECT {columns(TaskRow)} FROM task WHERE node_pk = :node_pk AND job_pk = :job_pk AND state = 'preparing' ORDER BY pk", TaskRow
+)
+_ON_NODE_OF_JOB = Statement(
+    "SELECT 1 FROM task WHERE node_pk = :node_pk AND job_pk = :job_pk AND state IN ('preparing', 'running') LIMIT 1", int
+)
+_EXPIRED = Statement(
+    f"SELECT {columns(TaskRow, 'task.')} FROM task WHERE expires <= :now ORDER BY expires LIMIT :n",
+    TaskRow,
+)
+_OLD = Statement(
+    f"SELECT {columns(TaskRow)} FROM task WHERE job_pk = :job_pk AND created <= :before AND state <> 'completed' ORDER BY pk LIMIT :n",
+    TaskRow,
+)
+_RUNNING_OF_POOL = Statement(
+    "SELECT task.pk, task.node_pk, task.held, job.priority, job.preemptible, task.manager, task.started FROM task"
+    " JOIN node ON node.pk = task.node_pk JOIN job ON job.pk = task.job_pk"
+    " WHERE node.pool_pk = :pool_pk AND task.state IN ('preparing', 'running')",
+    RunningTask,
 )
 _DELETE = Change("DELETE FROM task WHERE pk = :pk")
 _DELETE_BODY = Change("DELETE FROM task_body WHERE pk = :pk")
@@ -157,6 +213,31 @@ def on_node(reader: Reader, node_pk: int) -> list[TaskRow]:
 def running_of_job(reader: Reader, job_pk: int, n: int = -1) -> list[TaskRow]:
     """Tasks of a job that run or prepare, at most `n` when it is not negative."""
     return reader.all(_RUNNING_OF_JOB, job_pk=job_pk, n=n)
+
+
+def preparing(reader: Reader, node_pk: int, job_pk: int) -> list[TaskRow]:
+    """Tasks of a job that wait for its preparation task on a node."""
+    return reader.all(_PREPARING, node_pk=node_pk, job_pk=job_pk)
+
+
+def node_has_job(reader: Reader, node_pk: int, job_pk: int) -> bool:
+    """True when the node holds a task of the job."""
+    return reader.first(_ON_NODE_OF_JOB, node_pk=node_pk, job_pk=job_pk) is not None
+
+
+def expired(reader: Reader, now: int, n: int) -> list[TaskRow]:
+    """Tasks whose directories need not be kept any longer."""
+    return reader.all(_EXPIRED, now=now, n=n)
+
+
+def open_since(reader: Reader, job_pk: int, before: int, n: int) -> list[TaskRow]:
+    """Tasks of a job that were added before a time and are not completed."""
+    return reader.all(_OLD, job_pk=job_pk, before=before, n=n)
+
+
+def running_of_pool(reader: Reader, pool_pk: int) -> list[RunningTask]:
+    """Everything that holds slots in a pool."""
+    return reader.all(_RUNNING_OF_POOL, pool_pk=pool_pk)
 
 
 def attempts(reader: Reader, node_pk: int) -> list[tuple[int, int]]:

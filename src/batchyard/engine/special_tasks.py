@@ -1,0 +1,177 @@
+"""Job preparation and job release tasks: once per node, before the job's first task there and when the job ends (contract 3.6)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from batchyard.engine import wakes
+from batchyard.engine.moves import give_back, requeue
+from batchyard.model.job import JobCreateContent, JobPreparationTask, JobReleaseTask
+from batchyard.model.states import ErrorCategory, SpecialTaskState, TaskResult, TaskState
+from batchyard.model.sync import Ended
+from batchyard.model.task import TaskConstraints, TaskCreateContent, TaskFailureInformation
+from batchyard.rules import outcomes, transitions
+from batchyard.rules.transitions import TaskHappened
+from batchyard.store import jobs as job_rows
+from batchyard.store import nodes as node_rows
+from batchyard.store import special_tasks as rows
+from batchyard.store import tasks as task_rows
+from batchyard.store.jobs import JobRow
+from batchyard.store.nodes import NodeRow
+from batchyard.store.special_tasks import PREPARATION, RELEASE, SpecialTaskRow
+from batchyard.store.tx import Tx
+
+RELEASE_PATIENCE_US = 16 * 60 * 1_000_000
+"""After this a release task counts as failed: its own 15 minutes, and one for the node to say so."""
+_GIVEN_UP = TaskFailureInformation(
+    category=ErrorCategory.SERVER_ERROR, code="TaskEnded", message="The node did not report the end of the task in time"
+)
+_job_body = msgspec.json.Decoder(JobCreateContent)
+
+
+def attempt_name(pk: int, run: int) -> str:
+    """Name of a run of a special task as the agent knows it."""
+    return f"s{pk}.{run}"
+
+
+def _preparation(job: JobRow) -> JobPreparationTask:
+    spec = _job_body.decode(job.body).job_preparation_task
+    assert spec is not None, f"job {job.id} has no preparation task"
+    return spec
+
+
+def enter(tx: Tx, job_pk: int, node: NodeRow, pool_id: str, now: int) -> TaskState:
+    """State in which a task of the job begins on a node: preparing until the preparation task has succeeded there."""
+    job = job_rows.get(tx, job_pk)
+    waits = _preparation(job).wait_for_success is not False
+    row = rows.find(tx, job_pk, PREPARATION, node.pk)
+    if row is None:
+        pk = rows.add(tx, job_pk=job_pk, node_pk=node.pk, kind=PREPARATION, node_id=node.id, pool_id=pool_id, started=now)
+        tx.log(now, PREPARATION, pk, "started", new=SpecialTaskState.RUNNING, cause=f"node {node.pk}")
+    done = row is not None and row.state == SpecialTaskState.COMPLETED
+    happened = TaskHappened.ASSIGNED if waits and not done else TaskHappened.STARTED
+    return transitions.TASK.after(TaskState.ACTIVE, happened)
+
+
+def order_body(job_body: bytes, kind: str) -> bytes:
+    """A special task in the form in which nodes are told of tasks."""
+    job = _job_body.decode(job_body)
+    spec: JobPreparationTask | JobReleaseTask | None = job.job_preparation_task if kind == PREPARATION else job.job_release_task
+    assert spec is not None, f"job {job.id} has no {kind} task"
+    if isinstance(spec, JobPreparationTask):
+        constraints = spec.constraints
+    else:
+        constraints = TaskConstraints(max_wall_clock_time=spec.max_wall_clock_time, retention_time=spec.retention_time)
+    return msgspec.json.encode(
+        TaskCreateContent(
+            id=spec.id or "",
+            command_line=spec.command_line,
+            resource_files=spec.resource_files,
+            environment_settings=spec.environment_settings,
+            user_identity=spec.user_identity,
+            constraints=constraints,
+        )
+    )
+
+
+def report(tx: Tx, node: NodeRow, ended: Ended, now: int) -> None:
+    """Record how a special task ended on a node; a repeated or late report changes nothing."""
+    key, _, run = ended.attempt[1:].partition(".")
+    row = rows.get(tx, int(key)) if key.isdigit() and run.isdigit() else None
+    if row is None or row.node_pk != node.pk or row.run != int(run) or row.state != SpecialTaskState.RUNNING:
+        return
+    job = job_rows.get(tx, row.job_pk)
+    if row.kind == RELEASE:
+        _complete(tx, row, ended.failure, ended.exit_code, now)
+        tx.wake(wakes.UPKEEP)
+        return
+    spec = _preparation(job)
+    limits = spec.constraints or TaskConstraints()
+    verdict = outcomes.after_end(
+        exit_code=ended.exit_code,
+        stage=ended.stage,
+        failed=ended.failure is not None,
+        retryable=ended.failure is not None and ended.failure.code == "FailureExitCode",
+        retries=row.retries,
+        max_retries=limits.max_task_retry_count or 0,
+        conditions=None,
+    )
+    if verdict.happened is TaskHappened.RETRY_DUE:
+        rows.move(tx, row, run=row.run + 1, retries=row.retries + 1, last_retry=now, started=now)
+        tx.wake(wakes.node(node.pk))
+        return
+    _complete(tx, row, ended.failure, ended.exit_code, now)
+    if spec.wait_for_success is not False:
+        _let_tasks_go(tx, job, node, succeeded=ended.failure is None, now=now)
+
+
+def _complete(tx: Tx, row: SpecialTaskRow, failure: TaskFailureInformation | None, exit_code: int | None, now: int) -> None:
+    result = TaskResult.SUCCESS if failure is None else TaskResult.FAILURE
+    text = None if failure is None else msgspec.json.encode(failure)
+    rows.move(tx, row, state=SpecialTaskState.COMPLETED, ended=now, exit_code=exit_code, result=result, failure=text)
+    tx.log(now, row.kind, row.pk, "ended", old=row.state, new=SpecialTaskState.COMPLETED, cause=failure.code if failure else None)
+
+
+def _let_tasks_go(tx: Tx, job: JobRow, node: NodeRow, *, succeeded: bool, now: int) -> None:
+    """The tasks that waited on the node run, or wait again for another node."""
+    tasks = task_rows.preparing(tx, node.pk, job.pk)
+    for task in tasks:
+        if succeeded:
+            state = transitions.TASK.after(task.state, TaskHappened.PREPARED)
+            task_rows.move(tx, task, state=state, state_time=now, previous_state=task.state, previous_time=task.state_time, started=now)
+            tx.log(now, "task", task.pk, TaskHappened.PREPARED, old=task.state, new=state)
+        else:
+            requeue(tx, job, task, TaskHappened.PREPARATION_FAILED, now, cause="JobPreparationTaskFailed")
+    if tasks and not succeeded:
+        give_back(tx, node.pk, slots=sum(task.held for task in tasks), tasks=len(tasks), now=now)
+    tx.wake(wakes.node(node.pk))
+    tx.wake(wakes.pool(job.pool_key))
+
+
+def lose(tx: Tx, node: NodeRow, now: int) -> None:
+    """The node's agent is gone: a preparation that ran is forgotten, a release runs again when the node is back."""
+    for row in rows.running(tx, node.pk):
+        if row.kind == PREPARATION:
+            rows.delete(tx, row.pk)
+        else:
+            rows.move(tx, row, run=row.run + 1)
+        tx.log(now, row.kind, row.pk, "node lost", old=row.state)
+
+
+def leave(tx: Tx, node_pk: int, now: int) -> None:
+    """The node is gone for good: what it still had to run has failed."""
+    for row in rows.running(tx, node_pk):
+        _complete(tx, row, _GIVEN_UP, None, now)
+        tx.wake(wakes.UPKEEP)
+
+
+def release(tx: Tx, job: JobRow, now: int) -> bool:
+    """Have every prepared node run the release task, once; True while some still does."""
+    if job.release_id is None or job.forced:
+        return False
+    done = {row.node_pk: row for row in rows.of_job(tx, job.pk, RELEASE)}
+    waiting = False
+    for prepared in rows.of_job(tx, job.pk, PREPARATION):
+        row = done.get(prepared.node_pk)
+        if row is None:
+            waiting |= _begin_release(tx, job, prepared, now)
+        elif row.state == SpecialTaskState.RUNNING:
+            if now >= row.started + RELEASE_PATIENCE_US:
+                _complete(tx, row, _GIVEN_UP, None, now)
+            else:
+                waiting = True
+    return waiting
+
+
+def _begin_release(tx: Tx, job: JobRow, prepared: SpecialTaskRow, now: int) -> bool:
+    """True when the node still exists and was told."""
+    if prepared.state == SpecialTaskState.RUNNING:
+        _complete(tx, prepared, _GIVEN_UP, None, now)  # the job ended before it was prepared
+    if node_rows.get(tx, prepared.node_pk) is None:
+        return False
+    pk = rows.add(
+        tx, job_pk=job.pk, node_pk=prepared.node_pk, kind=RELEASE, node_id=prepared.node_id, pool_id=prepared.pool_id, started=now
+    )
+    tx.log(now, RELEASE, pk, "started", new=SpecialTaskState.RUNNING, cause=f"node {prepared.node_pk}")
+    tx.wake(wakes.node(prepared.node_pk))
+    return True

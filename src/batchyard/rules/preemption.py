@@ -1,0 +1,42 @@
+"""Whom a waiting task may push off a node (contract 3.1, 3.5): a job that allows it, or anyone of no higher priority for a job manager."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+import msgspec
+
+from batchyard.rules.placement import Room
+
+
+class Victim(msgspec.Struct, frozen=True):
+    """A task that runs and may have to wait again."""
+
+    key: int
+    node: int
+    held: int
+    priority: int
+    started: int
+
+
+def choose(needed: int, victims: Iterable[Victim], rooms: Sequence[Room]) -> list[Victim]:
+    """The fewest victims of one node that make room for `needed` slots, the least important and youngest; none when impossible."""
+    free = {room.node: room.free for room in rooms}
+    best: list[Victim] = []
+    by_node = sorted(victims, key=lambda victim: (victim.node, victim.priority, -victim.started))
+    for node, here in groupby(by_node, key=lambda victim: victim.node):
+        chosen: list[Victim] = []
+        room = free.get(node, 0)
+        for victim in here:
+            if room >= needed:
+                break
+            chosen.append(victim)
+            room += victim.held
+        if room >= needed and chosen and (not best or _worth(chosen) < _worth(best)):
+            best = chosen
+    return best
+
+
+def _worth(chosen: Sequence[Victim]) -> tuple[int, int]:
+    return max(victim.priority for victim in chosen), len(chosen)

@@ -1,0 +1,126 @@
+"""Job preparation and job release tasks: one row per job and node, whatever its run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from batchyard.model.states import SpecialTaskState, TaskResult
+from batchyard.store.reader import Change, Reader, Statement, columns
+from batchyard.store.tx import Tx
+
+PREPARATION = "preparation"
+RELEASE = "release"
+
+
+class SpecialTaskRow(msgspec.Struct):
+    """A row of `special_task`."""
+
+    pk: int
+    job_pk: int
+    node_pk: int
+    kind: str
+    node_id: str
+    pool_id: str
+    state: SpecialTaskState
+    version: int
+    run: int
+    retries: int
+    started: int
+    ended: int | None
+    last_retry: int | None
+    exit_code: int | None
+    result: TaskResult | None
+    failure: bytes | None
+
+
+class SpecialOrder(msgspec.Struct):
+    """What a node has to be told of a special task."""
+
+    pk: int
+    run: int
+    kind: str
+    job_id: str
+    environment: bytes | None
+    preparation_id: str | None
+    body: bytes
+
+
+_COLUMNS = columns(SpecialTaskRow)
+_BY_PK = Statement(f"SELECT {_COLUMNS} FROM special_task WHERE pk = :pk", SpecialTaskRow)
+_FIND = Statement(f"SELECT {_COLUMNS} FROM special_task WHERE job_pk = :job_pk AND kind = :kind AND node_pk = :node_pk", SpecialTaskRow)
+_OF_JOB = Statement(f"SELECT {_COLUMNS} FROM special_task WHERE job_pk = :job_pk AND kind = :kind ORDER BY node_pk", SpecialTaskRow)
+_PAGE = Statement(
+    f"SELECT {_COLUMNS} FROM special_task WHERE job_pk = :job_pk AND node_pk IN (SELECT DISTINCT node_pk FROM special_task"
+    " WHERE job_pk = :job_pk AND node_pk > :after ORDER BY node_pk LIMIT :n) ORDER BY node_pk, pk",
+    SpecialTaskRow,
+)
+_RUNNING = Statement(f"SELECT {_COLUMNS} FROM special_task WHERE node_pk = :node_pk AND state = 'running'", SpecialTaskRow)
+_CLOSED = Statement(
+    "SELECT node_pk FROM special_task WHERE job_pk = :job_pk AND kind = 'preparation' AND state = 'completed' AND result = 'failure'", int
+)
+_ORDER = Statement(
+    "SELECT special_task.pk, special_task.run, special_task.kind, job.id, job.environment, job.preparation_id, job.body"
+    " FROM special_task JOIN job ON job.pk = special_task.job_pk WHERE special_task.pk = :pk",
+    SpecialOrder,
+)
+_DELETE = Change("DELETE FROM special_task WHERE pk = :pk")
+_DELETE_OF_JOB = Change("DELETE FROM special_task WHERE job_pk = :job_pk")
+
+
+def get(reader: Reader, pk: int) -> SpecialTaskRow | None:
+    """Special task by key."""
+    return reader.first(_BY_PK, pk=pk)
+
+
+def find(reader: Reader, job_pk: int, kind: str, node_pk: int) -> SpecialTaskRow | None:
+    """Special task of a job on a node."""
+    return reader.first(_FIND, job_pk=job_pk, kind=kind, node_pk=node_pk)
+
+
+def of_job(reader: Reader, job_pk: int, kind: str) -> list[SpecialTaskRow]:
+    """Special tasks of one kind of a job, over all nodes."""
+    return reader.all(_OF_JOB, job_pk=job_pk, kind=kind)
+
+
+def page(reader: Reader, job_pk: int, after: int, n: int) -> list[SpecialTaskRow]:
+    """Both special tasks of the next `n` nodes behind key `after`."""
+    return reader.all(_PAGE, job_pk=job_pk, after=after, n=n)
+
+
+def running(reader: Reader, node_pk: int) -> list[SpecialTaskRow]:
+    """Special tasks that a node should run."""
+    return reader.all(_RUNNING, node_pk=node_pk)
+
+
+def closed_nodes(reader: Reader, job_pk: int) -> list[int]:
+    """Nodes on which the preparation task of a job failed for good."""
+    return reader.all(_CLOSED, job_pk=job_pk)
+
+
+def order(reader: Reader, pk: int) -> SpecialOrder:
+    """What a node has to be told to run a special task."""
+    found = reader.first(_ORDER, pk=pk)
+    assert found is not None, f"special task {pk} has no job"
+    return found
+
+
+def add(tx: Tx, **values: Any) -> int:
+    """Insert a running special task; its key."""
+    return tx.insert("special_task", state=SpecialTaskState.RUNNING, **values)
+
+
+def move(tx: Tx, row: SpecialTaskRow, **changes: Any) -> None:
+    """Change a special task that nobody changed since it was read."""
+    tx.guarded("special_task", row.pk, row.version, **changes)
+
+
+def delete(tx: Tx, pk: int) -> None:
+    """Remove a special task; the next task of the job makes the node run it again."""
+    tx.change(_DELETE, pk=pk)
+
+
+def delete_of_job(tx: Tx, job_pk: int) -> None:
+    """Remove all special tasks of a job."""
+    tx.change(_DELETE_OF_JOB, job_pk=job_pk)
