@@ -11,7 +11,7 @@ import secrets
 import signal
 import socket
 from base64 import b64encode
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 
 import msgspec
@@ -43,6 +43,9 @@ SCHEDULER_PERIOD_S = 5.0
 CAPACITY_PERIOD_S = 1.0
 UPKEEP_PERIOD_S = 5.0
 CHECKPOINT_PERIOD_S = 2.0
+BLOCKS_PERIOD_S = 3600.0
+UNCOMMITTED_KEPT_US = 7 * 86_400_000_000
+"""Blocks that were staged and never committed to a blob are kept a week, as the storage service does."""
 EMBEDDED = "embedded"
 """Holder of the lease: a SQLite file has one server at a time (its directory is locked), so a restarted one goes on at once."""
 _GRACE_S = 1
@@ -144,9 +147,8 @@ async def _serve(config: Config) -> None:
     provider = LocalProvider(config.directory / "nodes", url, config.max_nodes)
     node_key = account.node_key.encode()
     services = Services(db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key)
-    blobs = storage_endpoint(
-        LocalBlobStore(config.directory / "blobs"), {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now())
-    )
+    store = LocalBlobStore(config.directory / "blobs")
+    blobs = storage_endpoint(store, {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now()))
     api = Api(services, {account.storage_name: blobs})
     server = _http_server(api)
 
@@ -156,7 +158,8 @@ async def _serve(config: Config) -> None:
 
     lease = Lease(db, clock, EMBEDDED)
     await lease.renew()
-    loops = _loops(services, lease, Capacity(db, provider, clock, node_key), Upkeep(db, clock, int(config.node_silence_s * 1e6)))
+    capacity, upkeep = Capacity(db, provider, clock, node_key), Upkeep(db, clock, int(config.node_silence_s * 1e6))
+    loops = [*_loops(services, lease, capacity, upkeep), every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), asyncio.Event())]
     try:
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(loop) for loop in loops]
@@ -171,6 +174,7 @@ async def _serve(config: Config) -> None:
         await provider.stop_all()
         await lease.release()
         db.close()
+        store.close()
         log.info("server ended", url=url)
 
 
@@ -211,15 +215,28 @@ async def _announce(server: uvicorn.Server, directory: Path, url: str) -> None:
     log.info("server ready", url=url, pid=pid)
 
 
+def _expire_blocks(store: LocalBlobStore, clock: Clock) -> Callable[[], Awaitable[None]]:
+    async def run_once() -> None:
+        await asyncio.to_thread(store.expire_blocks, clock.now() - UNCOMMITTED_KEPT_US)
+
+    return run_once
+
+
 def _loops(services: Services, lease: Lease, capacity: Capacity, upkeep: Upkeep) -> list[Coroutine[None, None, None]]:
     """All background work with its periods."""
     db, hub, clock = services.db, services.wakes, services.clock
     woken, schedule = hub.inbox(wakes.SCHEDULER)
+    loop = asyncio.get_running_loop()
+    next_look_at_all = loop.time()
 
     async def place() -> None:
+        nonlocal next_look_at_all
         keys = set(woken)
         woken.clear()
-        for key in keys or set(await db.read(job_rows.pools_with_demand)):
+        if loop.time() >= next_look_at_all:  # a lost wake-up of one pool is made good however busy the others are
+            next_look_at_all = loop.time() + SCHEDULER_PERIOD_S
+            keys.update(await db.read(job_rows.pools_with_demand))
+        for key in keys:
             await db.run(scheduler.run_once, key, clock.now())
 
     async def checkpoint() -> None:

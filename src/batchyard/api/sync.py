@@ -14,6 +14,7 @@ from batchyard.engine import nodes, wakes
 from batchyard.engine.nodes import NotThisNode, Setting
 from batchyard.model.errors import BatchError
 from batchyard.model.sync import FILE_HEADER, FileHead, Orders, Sync
+from batchyard.store.db import StoreUnavailable
 
 LONGEST_WAIT_S = 30.0
 _SUPERSEDED = Response(status_code=204)
@@ -53,8 +54,10 @@ class Agents:
             return Response(status_code=403)
         except BatchError as error:
             return Response(error.code, status_code=error.status)
-        except ClientDisconnect:
+        except (ClientDisconnect, OverflowError):  # a number that no column holds is as good as a broken message
             return Response(status_code=400)
+        except StoreUnavailable:
+            return Response(status_code=503)
         return Response(status_code=404)
 
     async def _sync(self, request: Request, node_pk: int) -> Response:
@@ -76,7 +79,9 @@ class Agents:
                 if self._newest[node_pk] != order:
                     return _SUPERSEDED
                 event.clear()
-                answer = await services.db.read(nodes.orders, node_pk, sync, services.node_key)
+                answer = await services.db.read(nodes.present_orders, node_pk, sync, services.node_key)
+                if answer is None:
+                    return _json(Orders(session=sync.session, number=sync.number, fenced=True))
         answer.files = services.relay.waiting(node_pk)
         self._told[node_pk] = set(sync.has) - set(answer.wanted)
         return _json(answer)

@@ -126,6 +126,14 @@ def _join(tx: Tx, node: NodeRow, sync: Sync, setting: Setting, now: int) -> Orde
     return msgspec.structs.replace(answer, session=node.session + 1, setup=setup)
 
 
+def present_orders(reader: Reader, node_pk: int, sync: Sync, key: bytes) -> Orders | None:
+    """What a node that waits should run by now; None when its session is over. Raises NotThisNode."""
+    node = node_rows.get(reader, node_pk)
+    if node is None or node.state in _GONE:
+        raise NotThisNode
+    return orders(reader, node_pk, sync, key) if node.session == sync.session else None
+
+
 def orders(reader: Reader, node_pk: int, sync: Sync, key: bytes) -> Orders:
     """All that a node should run, with the orders that it does not have yet."""
     has = set(sync.has)
