@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import groupby
 
 from starlette.responses import Response
@@ -12,7 +13,6 @@ from batchyard.engine import jobs, lookup
 from batchyard.model.errors import BatchError
 from batchyard.model.job import JobCreateContent, JobDisable, JobPatch, JobTerminate, JobUpdate
 from batchyard.model.states import JobState
-from batchyard.model.words import DisableJobOption
 from batchyard.rules.conditions import Conditions
 from batchyard.store import jobs as rows
 from batchyard.store import special_tasks as special_rows
@@ -46,7 +46,7 @@ async def get(call: Call) -> Response:
     with_stats = call.expands_stats()
 
     def query(reader: Reader, job_id: str) -> tuple[JobRow, JobCounts | None]:
-        job = _find(reader, job_id)
+        job = lookup.job(reader, job_id)
         return job, rows.counts(reader, job.pk) if with_stats else None
 
     job, counts = await call.db.read(query, call.ids["job_id"])
@@ -54,60 +54,63 @@ async def get(call: Call) -> Response:
     return wire.tag(wire.element(call.base, "jobs", views.job(job, call, counts)), job.modified)
 
 
-def _find(reader: Reader, job_id: str) -> JobRow:
-    job = rows.find(reader, job_id)
-    if job is None:
-        raise BatchError("JobNotFound")
-    return job
+async def _change(call: Call, use: Callable[[Tx, JobRow], JobRow]) -> JobRow:
+    """The job as a use case leaves it; it must be open and as the conditional headers want it."""
+
+    def unit(tx: Tx, job_id: str, conditions: Conditions) -> JobRow:
+        job = lookup.open_job(tx, job_id)
+        conditions.check(job.modified)
+        return use(tx, job)
+
+    return await call.db.run(unit, call.ids["job_id"], call.conditions())
 
 
 async def patch(call: Call) -> Response:
     """PATCH /jobs/{jobId}"""
-
-    def unit(tx: Tx, job_id: str, change: JobPatch, conditions: Conditions, now: int) -> JobRow:
-        job = lookup.open_job(tx, job_id)
-        conditions.check(job.modified)
-        return jobs.patch(tx, job, change, now)
-
-    job = await call.db.run(unit, call.ids["job_id"], call.decode(JobPatch), call.conditions(), call.now)
+    change = call.decode(JobPatch)
+    job = await _change(call, lambda tx, row: jobs.patch(tx, row, change, call.now))
     return wire.nothing(200, modified=job.modified, resource=call.url("jobs", job.id))
 
 
 async def update(call: Call) -> Response:
     """PUT /jobs/{jobId}"""
-
-    def unit(tx: Tx, job_id: str, given: JobUpdate, conditions: Conditions, now: int) -> JobRow:
-        job = lookup.open_job(tx, job_id)
-        conditions.check(job.modified)
-        return jobs.update(tx, job, given, now)
-
-    job = await call.db.run(unit, call.ids["job_id"], call.decode(JobUpdate), call.conditions(), call.now)
+    given = call.decode(JobUpdate)
+    job = await _change(call, lambda tx, row: jobs.update(tx, row, given, call.now))
     return wire.nothing(200, modified=job.modified, resource=call.url("jobs", job.id))
 
 
 async def disable(call: Call) -> Response:
     """POST /jobs/{jobId}/disable"""
-
-    def unit(tx: Tx, job_id: str, option: DisableJobOption, conditions: Conditions, now: int) -> JobRow:
-        job = lookup.open_job(tx, job_id)
-        conditions.check(job.modified)
-        return jobs.disable(tx, job, option, now)
-
     option = call.decode(JobDisable).disable_tasks
-    job = await call.db.run(unit, call.ids["job_id"], option, call.conditions(), call.now)
+    job = await _change(call, lambda tx, row: jobs.disable(tx, row, option, call.now))
     return wire.nothing(202, modified=job.modified, resource=call.url("jobs", job.id, "disable"))
 
 
 async def enable(call: Call) -> Response:
     """POST /jobs/{jobId}/enable"""
-
-    def unit(tx: Tx, job_id: str, conditions: Conditions, now: int) -> JobRow:
-        job = lookup.open_job(tx, job_id)
-        conditions.check(job.modified)
-        return jobs.enable(tx, job, now)
-
-    job = await call.db.run(unit, call.ids["job_id"], call.conditions(), call.now)
+    job = await _change(call, lambda tx, row: jobs.enable(tx, row, call.now))
     return wire.nothing(202, modified=job.modified, resource=call.url("jobs", job.id, "enable"))
+
+
+async def terminate(call: Call) -> Response:
+    """POST /jobs/{jobId}/terminate"""
+    force = call.flag("force")
+    reason = call.decode(JobTerminate, empty=JobTerminate()).terminate_reason
+    job = await _change(call, lambda tx, row: jobs.terminate(tx, row, reason, call.now, force=force))
+    return wire.nothing(202, modified=job.modified, resource=call.url("jobs", job.id, "terminate"))
+
+
+async def delete(call: Call) -> Response:
+    """DELETE /jobs/{jobId}: the only change that a job takes in every state but deleting."""
+    force = call.flag("force")
+
+    def unit(tx: Tx, job_id: str, conditions: Conditions, now: int) -> None:
+        job = lookup.job(tx, job_id)
+        conditions.check(job.modified)
+        jobs.delete(tx, job, now, force=force)
+
+    await call.db.run(unit, call.ids["job_id"], call.conditions(), call.now)
+    return wire.nothing(202)
 
 
 async def special_task_status(call: Call) -> Response:
@@ -115,7 +118,7 @@ async def special_task_status(call: Call) -> Response:
     after, most = call.page()
 
     def query(reader: Reader, job_id: str) -> tuple[JobRow, list[SpecialTaskRow]]:
-        job = _find(reader, job_id)
+        job = lookup.job(reader, job_id)
         if job.preparation_id is None:
             raise BatchError("JobPreparationTaskOrReleaseTaskNotSpecified")
         return job, special_rows.page(reader, job.pk, after, most + 1)
@@ -128,38 +131,11 @@ async def special_task_status(call: Call) -> Response:
     return wire.listing(call.base, "jobpreparationandreleasetaskstatuslist", items, link)
 
 
-async def terminate(call: Call) -> Response:
-    """POST /jobs/{jobId}/terminate"""
-
-    def unit(tx: Tx, job_id: str, reason: str | None, conditions: Conditions, now: int) -> JobRow:
-        job = lookup.open_job(tx, job_id)
-        conditions.check(job.modified)
-        return jobs.terminate(tx, job, reason, now, force=force)
-
-    force = call.flag("force")
-    reason = call.decode(JobTerminate, empty=JobTerminate()).terminate_reason
-    job = await call.db.run(unit, call.ids["job_id"], reason, call.conditions(), call.now)
-    return wire.nothing(202, modified=job.modified, resource=call.url("jobs", job.id, "terminate"))
-
-
-async def delete(call: Call) -> Response:
-    """DELETE /jobs/{jobId}"""
-
-    def unit(tx: Tx, job_id: str, conditions: Conditions, now: int) -> None:
-        job = lookup.job(tx, job_id)
-        conditions.check(job.modified)
-        jobs.delete(tx, job, now, force=force)
-
-    force = call.flag("force")
-    await call.db.run(unit, call.ids["job_id"], call.conditions(), call.now)
-    return wire.nothing(202)
-
-
 async def task_counts(call: Call) -> Response:
     """GET /jobs/{jobId}/taskcounts"""
 
     def query(reader: Reader, job_id: str) -> JobCounts:
-        job = _find(reader, job_id)
+        job = lookup.job(reader, job_id)
         if job.state == JobState.DELETING:
             raise BatchError("JobBeingDeleted")
         return rows.counts(reader, job.pk)

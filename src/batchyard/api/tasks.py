@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeVar
 
 import msgspec
 from starlette.responses import Response
 
 from batchyard.api import views, wire
 from batchyard.api.call import Call, decode
-from batchyard.engine import tasks
+from batchyard.engine import lookup, tasks
 from batchyard.model import times
 from batchyard.model.errors import BatchError, invalid_property
 from batchyard.model.task import TaskAddCollection, TaskAddResult, TaskCreateContent, TaskUpdate
 from batchyard.model.words import TaskAddStatus
 from batchyard.rules.conditions import Conditions
-from batchyard.store import jobs as job_rows
 from batchyard.store import tasks as rows
 from batchyard.store.jobs import JobRow
 from batchyard.store.reader import Reader
-from batchyard.store.tasks import TaskRow, TaskView
+from batchyard.store.tasks import TaskView
 from batchyard.store.tx import Tx
+
+T = TypeVar("T")
 
 MOST_PER_COLLECTION = 100
 
@@ -87,7 +90,7 @@ async def list_(call: Call) -> Response:
     after, most = call.page()
 
     def query(reader: Reader, job_id: str) -> tuple[JobRow, list[TaskView]]:
-        job = _job(reader, job_id)
+        job = lookup.job(reader, job_id)
         return job, rows.page(reader, job.pk, after, most + 1)
 
     job, page = await call.db.read(query, call.ids["job_id"])
@@ -103,55 +106,45 @@ async def get(call: Call) -> Response:
     return wire.tag(answer, task.modified, call.url("jobs", job.id, "tasks", task.id))
 
 
-def _job(reader: Reader, job_id: str) -> JobRow:
-    job = job_rows.find(reader, job_id)
-    if job is None:
-        raise BatchError("JobNotFound")
-    return job
-
-
 def find(reader: Reader, job_id: str, task_id: str) -> tuple[JobRow, TaskView]:
     """Job and task with its body. Raises JobNotFound, TaskNotFound."""
-    job = _job(reader, job_id)
+    job = lookup.job(reader, job_id)
     task = rows.view(reader, job.pk, task_id)
     if task is None:
         raise BatchError("TaskNotFound")
     return job, task
 
 
+async def _change(call: Call, use: Callable[[Tx, str, str, int], T]) -> T:
+    """What a use case makes of a task, which must be as the conditional headers want it."""
+
+    def unit(tx: Tx, job_id: str, task_id: str, conditions: Conditions) -> T:
+        conditions.check(tasks.find(tx, job_id, task_id)[1].modified)
+        return use(tx, job_id, task_id, call.now)
+
+    return await call.db.run(unit, call.ids["job_id"], call.ids["task_id"], call.conditions())
+
+
+def _url(call: Call, *more: str) -> str:
+    return call.url("jobs", call.ids["job_id"], "tasks", call.ids["task_id"], *more)
+
+
 async def terminate(call: Call) -> Response:
     """POST /jobs/{jobId}/tasks/{taskId}/terminate"""
-
-    def unit(tx: Tx, job_id: str, task_id: str, conditions: Conditions, now: int) -> TaskRow:
-        conditions.check(tasks.find(tx, job_id, task_id)[1].modified)
-        return tasks.terminate(tx, job_id, task_id, now)
-
-    job_id, task_id = call.ids["job_id"], call.ids["task_id"]
-    task = await call.db.run(unit, job_id, task_id, call.conditions(), call.now)
-    return wire.nothing(204, modified=task.modified, resource=call.url("jobs", job_id, "tasks", task_id, "terminate"))
+    task = await _change(call, tasks.terminate)
+    return wire.nothing(204, modified=task.modified, resource=_url(call, "terminate"))
 
 
 async def update(call: Call) -> Response:
     """PUT /jobs/{jobId}/tasks/{taskId}"""
-
-    def unit(tx: Tx, job_id: str, task_id: str, given: TaskUpdate, conditions: Conditions, now: int) -> TaskRow:
-        conditions.check(tasks.find(tx, job_id, task_id)[1].modified)
-        return tasks.update(tx, job_id, task_id, given.constraints, now)
-
-    job_id, task_id = call.ids["job_id"], call.ids["task_id"]
-    task = await call.db.run(unit, job_id, task_id, call.decode(TaskUpdate, empty=TaskUpdate()), call.conditions(), call.now)
-    return wire.nothing(200, modified=task.modified, resource=call.url("jobs", job_id, "tasks", task_id))
+    constraints = call.decode(TaskUpdate, empty=TaskUpdate()).constraints
+    task = await _change(call, lambda tx, job_id, task_id, now: tasks.update(tx, job_id, task_id, constraints, now))
+    return wire.nothing(200, modified=task.modified, resource=_url(call))
 
 
 async def reactivate(call: Call) -> Response:
     """POST /jobs/{jobId}/tasks/{taskId}/reactivate"""
-
-    def unit(tx: Tx, job_id: str, task_id: str, conditions: Conditions, now: int) -> TaskRow:
-        conditions.check(tasks.find(tx, job_id, task_id)[1].modified)
-        return tasks.reactivate(tx, job_id, task_id, now)
-
-    task = await call.db.run(unit, call.ids["job_id"], call.ids["task_id"], call.conditions(), call.now)
-    return wire.nothing(204, modified=task.modified)
+    return wire.nothing(204, modified=(await _change(call, tasks.reactivate)).modified)
 
 
 async def subtasks(call: Call) -> Response:
@@ -162,10 +155,5 @@ async def subtasks(call: Call) -> Response:
 
 async def delete(call: Call) -> Response:
     """DELETE /jobs/{jobId}/tasks/{taskId}"""
-
-    def unit(tx: Tx, job_id: str, task_id: str, conditions: Conditions, now: int) -> None:
-        conditions.check(tasks.find(tx, job_id, task_id)[1].modified)
-        tasks.delete(tx, job_id, task_id, now)
-
-    await call.db.run(unit, call.ids["job_id"], call.ids["task_id"], call.conditions(), call.now)
+    await _change(call, tasks.delete)
     return wire.nothing(200)
