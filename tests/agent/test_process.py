@@ -217,3 +217,21 @@ async def test_the_spawner_stays_small(run: Run, spawners: Spawners) -> None:
     status = Path(f"/proc/{(await spawners._spawner(0)).pid}/status").read_text()
     kilobytes = int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
     assert kilobytes < 16_000
+
+
+def test_a_process_that_cannot_move_on_goes_home(any_control: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    name, base, _ = any_control
+    own = Path("/proc/self/cgroup")
+    found = control.make(*any_control)
+    before = own.read_text()
+    group = found.take("")
+    assert name == "session" or f"{os.path.basename(base)}/1" in own.read_text()
+    with monkeypatch.context() as full:
+        full.setattr(os, "mkdir", lambda *_: os.rmdir("/no/such"))
+        found.advance()
+    assert own.read_text() == before
+    assert group.gone()
+    found.advance()
+    found.leave()
+    found.sweep()
+    assert own.read_text() == before

@@ -2,6 +2,9 @@
 
 Standard library only and light on imports, because the spawner is made of this and has to stay small.
 Every attempt has a group. Invariant: `gone` answers True only when no process of the group is left.
+
+The first move of a process between cgroups after a pause waits some 10 ms for the kernel. So the one who starts
+processes always stands in the group of the next attempt already, and moves on after each start, not before it.
 """
 
 from __future__ import annotations
@@ -24,12 +27,6 @@ _FREEZE_S = 0.05
 class Group(Protocol):
     """All processes of one attempt."""
 
-    def enter(self) -> None:
-        """Move the calling process in, so that what it spawns is born inside. Raises OSError."""
-
-    def leave(self) -> None:
-        """Move the calling process back. Raises OSError."""
-
     def kill(self, main: int | None) -> None:
         """Kill every process; may be repeated. `main` is the first process unless it was already waited for."""
 
@@ -42,8 +39,17 @@ class Control(Protocol):
 
     name: str
 
-    def group(self, key: str, mark: str) -> Group:
-        """New empty group; `mark` is the value of MARK in the attempt's environment. Raises OSError."""
+    def take(self, mark: str) -> Group:
+        """New group that holds what the caller spawns until it advances; nobody may kill it before. Raises OSError.
+
+        `mark` is the value of MARK in the attempt's environment.
+        """
+
+    def advance(self) -> None:
+        """Move the caller out of the group that was taken, to where the next one will be. Raises OSError."""
+
+    def leave(self) -> None:
+        """Move the caller back to where it came from. Raises OSError."""
 
     def sweep(self) -> None:
         """Kill what an earlier life left behind and forget it."""
@@ -59,15 +65,16 @@ def write(path: str, data: bytes) -> None:
 
 
 class _CgroupGroup:
-    def __init__(self, path: str, home: int, end: Callable[[str], None]) -> None:
-        self.path, self._home, self._end = path, home, end
+    """Made by the caller, who stands in it from then on. Raises OSError, and is not there then."""
+
+    def __init__(self, path: str, end: Callable[[str], None]) -> None:
+        self.path, self._end = path, end
         os.mkdir(path)
-
-    def enter(self) -> None:
-        write(self.path + "/cgroup.procs", b"0")
-
-    def leave(self) -> None:
-        os.write(self._home, b"0")
+        try:
+            write(path + "/cgroup.procs", b"0")
+        except OSError:
+            os.rmdir(path)
+            raise
 
     def kill(self, main: int | None) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -104,12 +111,33 @@ class _Cgroups:
     def __init__(self, base: str, home: str) -> None:
         self.base, self.home = base, home
         self._home_fd = -1
+        self._made = 0
+        self._next: _CgroupGroup | None = None
+        """The empty group that the caller stands in."""
 
-    def group(self, key: str, mark: str) -> Group:
-        os.makedirs(self.base, exist_ok=True)
+    def take(self, mark: str) -> Group:
+        group, self._next = self._next or self._new(), None
+        return group
+
+    def advance(self) -> None:
+        try:
+            self._next = self._new()
+        except OSError:
+            self.leave()  # the next attempt tries again, and tells why it fails
+
+    def leave(self) -> None:
+        if self._home_fd >= 0:
+            os.write(self._home_fd, b"0")
+        if self._next is not None:
+            self._next.gone()
+            self._next = None
+
+    def _new(self) -> _CgroupGroup:
         if self._home_fd < 0:
+            os.makedirs(self.base, exist_ok=True)
             self._home_fd = os.open(self.home + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
-        return _CgroupGroup(f"{self.base}/{key}", self._home_fd, self.end)
+        self._made += 1
+        return _CgroupGroup(f"{self.base}/{self._made}", self.end)
 
     def sweep(self) -> None:
         deadline = time.monotonic() + 5
@@ -177,10 +205,16 @@ class Session:
         self.groups: set[_SessionGroup] = set()
         self._children = f"/proc/self/task/{os.getpid()}/children"
 
-    def group(self, key: str, mark: str) -> Group:
+    def take(self, mark: str) -> _SessionGroup:
         group = _SessionGroup(self, mark)
         self.groups.add(group)
         return group
+
+    def advance(self) -> None:
+        """Nothing to do: the session is the group."""
+
+    def leave(self) -> None:
+        """Nothing to do."""
 
     def sweep(self) -> None:
         """Nothing is written down, so nothing is known; the spawner of the earlier life ends its own."""
@@ -201,12 +235,6 @@ class _SessionGroup:
         self._mark = f"{MARK}={mark}".encode()
         self.main: int | None = None
         self.session: int | None = None
-
-    def enter(self) -> None:
-        """Nothing to do: the session is the group."""
-
-    def leave(self) -> None:
-        """Nothing to do."""
 
     def started(self, main: int) -> None:
         """Note the first process, which leads the session."""
@@ -311,11 +339,10 @@ def _works(kind: type[_Cgroups], base: str, home: str) -> bool:
     control = kind(base, home)
     try:
         control.sweep()
-        group = control.group("probe", "")
         try:
-            group.enter()
+            group = control.take("")
         finally:
-            group.leave()
+            control.leave()
         group.kill(None)
         return group.gone() and _remove(base)
     except OSError:

@@ -8,7 +8,7 @@ children. Frames on the socket are a length (4 bytes, little endian) and a marsh
     from it:  ("ended", key, code, started_us, ended_us, user_us, kernel_us, overdue)    ("failed", key, found, text)
 
 An end is told once everything that the attempt started is gone. When the socket closes, everything is killed.
-Invariant: outside of `_launch` the process is itself again, in its own cgroup and with its own credentials.
+Invariant: outside of `_launch` the process has its own credentials, and stands in no group that may be killed.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class Spawner:
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
+        self._control.advance()
         try:
             while True:
                 ready = [fd for fd, _ in poll.poll(self._timeout_ms())]
@@ -140,7 +141,7 @@ class Spawner:
     def _start(self, message: Start) -> None:
         _, key, argv, environment, directory, stdout, stderr, uid, limit_s = message
         try:
-            group = self._control.group(str(key), environment.get(MARK, ""))
+            group = self._control.take(environment.get(MARK, ""))
         except OSError as error:
             self._tell("failed", key, True, f"no process group: {error.strerror}")
             return
@@ -165,7 +166,6 @@ class Spawner:
 
     def _launch(self, run: Run, argv: list[str], environment: dict[str, str], directory: str, logs: tuple[str, str], uid: int) -> int:
         """Process id of the started command. Raises NotFound, OSError or ValueError, always after becoming itself again."""
-        run.group.enter()
         try:
             if self._root and uid > 0:
                 os.setresgid(uid, uid, 0)
@@ -178,15 +178,15 @@ class Spawner:
                 run.group.started(pid)  # type: ignore[attr-defined]
             return pid
         finally:
-            self._restore(run)
+            self._restore()
 
-    def _restore(self, run: Run) -> None:
+    def _restore(self) -> None:
         try:
             if self._root:
                 os.setresuid(0, 0, 0)
                 os.setresgid(0, 0, 0)
             os.chdir("/")
-            run.group.leave()
+            self._control.advance()
         except BaseException:
             os._exit(70)  # in the wrong place or as the wrong user nothing may be started any more
 
@@ -254,6 +254,7 @@ class Spawner:
             self._see_off()
             time.sleep(0.001)
         with contextlib.suppress(OSError):
+            self._control.leave()
             self._control.sweep()
 
 
