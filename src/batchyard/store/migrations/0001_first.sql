@@ -89,7 +89,7 @@ CREATE INDEX job_changing ON job (pk) WHERE state IN ('terminating', 'deleting')
 
 -- Kept in the transaction of every task transition, so a count never reads tasks.
 CREATE TABLE job_counts (
-    job_pk BIGINT PRIMARY KEY,
+    job_pk ${KEY},
     ready BIGINT NOT NULL DEFAULT 0,
     active BIGINT NOT NULL DEFAULT 0,
     running BIGINT NOT NULL DEFAULT 0,
@@ -104,7 +104,7 @@ CREATE TABLE job_counts (
 );
 
 CREATE TABLE task (
-    pk BIGINT PRIMARY KEY,
+    pk ${KEY},
     job_pk BIGINT NOT NULL,
     id TEXT NOT NULL,
     number INTEGER,
@@ -142,7 +142,7 @@ CREATE INDEX task_running ON task (job_pk) WHERE state IN ('preparing', 'running
 CREATE INDEX task_by_number ON task (job_pk, number) WHERE number IS NOT NULL;
 
 CREATE TABLE task_body (
-    pk BIGINT PRIMARY KEY,
+    pk ${KEY},
     body ${BYTES} NOT NULL
 );
 
