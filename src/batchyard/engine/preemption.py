@@ -3,6 +3,7 @@ higher priority, a task of a more important job those of jobs that allow it."""
 
 from __future__ import annotations
 
+from batchyard.engine import special_tasks
 from batchyard.engine.moves import give_back, requeue
 from batchyard.rules.placement import Room
 from batchyard.rules.preemption import Victim, choose
@@ -23,17 +24,27 @@ def make_room(tx: Tx, pool: PoolView, now: int) -> bool:
         return False
     rooms = [Room(node.pk, node.free, node.slots, bool(node.dedicated)) for node in node_rows.free(tx, pool.id.lower())]
     running = task_rows.running_of_pool(tx, pool.pk)
+    highest = max((job.priority for job in job_rows.demand(tx, pool.id.lower())), default=0)
     for pusher in pushers:
+        if pusher.manager and pusher.priority < highest and not _preempts(pusher, running):
+            continue  # whatever it frees would go to the more important job
+        closed = special_tasks.closed(tx, pusher.job_pk) if pusher.prepares else frozenset[int]()
         needed = pool.slots_per_node if pusher.exclusive else pusher.slots
-        if any(room.free >= needed for room in rooms):
+        open_rooms = [room for room in rooms if room.node not in closed and (room.dedicated or not pusher.dedicated_only)]
+        if any(room.free >= needed for room in open_rooms):
             continue
-        victims = [_victim(task) for task in running if _may_push(pusher, task)]
-        chosen = choose(needed, victims, rooms)
+        within_reach = [task for task in running if task.node_pk not in closed and (task.dedicated or not pusher.dedicated_only)]
+        victims = [_victim(task) for task in within_reach if _may_push(pusher, task)]
+        chosen = choose(needed, victims, open_rooms)
         for victim in chosen:
             _push_off(tx, victim, now)
         if chosen:
             return True
     return False
+
+
+def _preempts(pusher: job_rows.Pusher, running: list[RunningTask]) -> bool:
+    return any(task.preemptible and task.priority < pusher.priority for task in running)
 
 
 def _may_push(pusher: job_rows.Pusher, task: RunningTask) -> bool:

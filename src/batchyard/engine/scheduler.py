@@ -12,7 +12,6 @@ from batchyard.rules.transitions import NodeHappened, TaskHappened
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
-from batchyard.store import special_tasks as special_rows
 from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import JobDemand
 from batchyard.store.pools import PoolView
@@ -43,7 +42,7 @@ def _round(tx: Tx, pool: PoolView, now: int) -> tuple[int, bool]:
     tx.flush()  # what this unit counted before has its say
     rooms = [Room(node.pk, node.free, node.slots, bool(node.dedicated)) for node in nodes]
     by_name = {node.id.lower(): node.pk for node in nodes}
-    free, largest = sum(room.free for room in rooms), max(room.free for room in rooms)
+    free = sum(room.free for room in rooms)
     queues: list[Queue] = []
     job_of: dict[int, JobDemand] = {}
     cut = False
@@ -52,11 +51,13 @@ def _round(tx: Tx, pool: PoolView, now: int) -> tuple[int, bool]:
         if may_start is not None and may_start <= 0:
             continue
         most = free if may_start is None else min(free, may_start)
+        closed = special_tasks.closed(tx, job.pk) if job.prepares else frozenset[int]()
+        largest = max((room.free for room in rooms if room.node not in closed), default=0)
         ready = task_rows.ready(tx, job.pk, largest, most)
         cut = cut or len(ready) == most < job.ready
         job_of.update((task.pk, job) for task in ready)
-        closed = frozenset(special_rows.closed_nodes(tx, job.pk)) if job.prepares else frozenset()
-        queues.append(Queue(job.priority, job.running, [_waiting(task, by_name) for task in ready], may_start, closed))
+        first = bool(ready) and bool(ready[0].restarted)
+        queues.append(Queue(job.priority, job.running, [_waiting(task, by_name) for task in ready], may_start, closed, first))
     placed = list(place(queues, rooms, pack=bool(pool.pack)))
     if placed:
         _start(tx, placed, job_of, pool.id, now)

@@ -26,6 +26,10 @@ RELEASE_PATIENCE_US = 16 * 60 * 1_000_000
 _GIVEN_UP = TaskFailureInformation(
     category=ErrorCategory.SERVER_ERROR, code="TaskEnded", message="The node did not report the end of the task in time"
 )
+_JOB_ENDED = TaskFailureInformation(category=ErrorCategory.USER_ERROR, code="TaskEnded", message="The job ended before the task did")
+_LONGEST_NAME = 18  # both numbers fit a column
+_UNKNOWN = "Unknown"
+"""The node cannot tell how the run ended: it is made again."""
 _job_body = msgspec.json.Decoder(JobCreateContent)
 
 
@@ -53,6 +57,14 @@ def enter(tx: Tx, job_pk: int, node: NodeRow, pool_id: str, now: int) -> TaskSta
     return transitions.TASK.after(TaskState.ACTIVE, happened)
 
 
+def closed(tx: Tx, job_pk: int) -> frozenset[int]:
+    """Nodes that the job cannot use: its preparation task failed there, and its tasks wait for a success."""
+    nodes = rows.failed_on(tx, job_pk)
+    if not nodes or _preparation(job_rows.get(tx, job_pk)).wait_for_success is False:
+        return frozenset()
+    return frozenset(nodes)
+
+
 def order_body(job_body: bytes, kind: str) -> bytes:
     """A special task in the form in which nodes are told of tasks."""
     job = _job_body.decode(job_body)
@@ -76,9 +88,12 @@ def order_body(job_body: bytes, kind: str) -> bytes:
 
 def report(tx: Tx, node: NodeRow, ended: Ended, now: int) -> None:
     """Record how a special task ended on a node; a repeated or late report changes nothing."""
-    key, _, run = ended.attempt[1:].partition(".")
-    row = rows.get(tx, int(key)) if key.isdigit() and run.isdigit() else None
-    if row is None or row.node_pk != node.pk or row.run != int(run) or row.state != SpecialTaskState.RUNNING:
+    row = _current(tx, node, ended.attempt)
+    if row is None:
+        return
+    if ended.failure is not None and ended.failure.code == _UNKNOWN:
+        rows.move(tx, row, run=row.run + 1)
+        tx.wake(wakes.node(node.pk))
         return
     job = job_rows.get(tx, row.job_pk)
     if row.kind == RELEASE:
@@ -103,6 +118,17 @@ def report(tx: Tx, node: NodeRow, ended: Ended, now: int) -> None:
     _complete(tx, row, ended.failure, ended.exit_code, now)
     if spec.wait_for_success is not False:
         _let_tasks_go(tx, job, node, succeeded=ended.failure is None, now=now)
+
+
+def _current(tx: Tx, node: NodeRow, attempt: str) -> SpecialTaskRow | None:
+    """Special task that is in this run on this node now, else None."""
+    key, _, run = attempt[1:].partition(".")
+    if not attempt.isascii() or len(attempt) > _LONGEST_NAME or not key.isdigit() or not run.isdigit():
+        return None
+    row = rows.get(tx, int(key))
+    if row is None or row.node_pk != node.pk or row.run != int(run) or row.state != SpecialTaskState.RUNNING:
+        return None
+    return row
 
 
 def _complete(tx: Tx, row: SpecialTaskRow, failure: TaskFailureInformation | None, exit_code: int | None, now: int) -> None:
@@ -146,12 +172,19 @@ def leave(tx: Tx, node_pk: int, now: int) -> None:
 
 
 def release(tx: Tx, job: JobRow, now: int) -> bool:
-    """Have every prepared node run the release task, once; True while some still does."""
+    """End what still prepares, and have every prepared node run the release task, once; True while some still does."""
+    if job.preparation_id is None:
+        return False
+    preparations = rows.of_job(tx, job.pk, PREPARATION)
+    for prepared in preparations:
+        if prepared.state == SpecialTaskState.RUNNING:
+            _complete(tx, prepared, _JOB_ENDED, None, now)
+            tx.wake(wakes.node(prepared.node_pk))
     if job.release_id is None or job.forced:
         return False
     done = {row.node_pk: row for row in rows.of_job(tx, job.pk, RELEASE)}
     waiting = False
-    for prepared in rows.of_job(tx, job.pk, PREPARATION):
+    for prepared in preparations:
         row = done.get(prepared.node_pk)
         if row is None:
             waiting |= _begin_release(tx, job, prepared, now)
@@ -165,8 +198,6 @@ def release(tx: Tx, job: JobRow, now: int) -> bool:
 
 def _begin_release(tx: Tx, job: JobRow, prepared: SpecialTaskRow, now: int) -> bool:
     """True when the node still exists and was told."""
-    if prepared.state == SpecialTaskState.RUNNING:
-        _complete(tx, prepared, _GIVEN_UP, None, now)  # the job ended before it was prepared
     if node_rows.get(tx, prepared.node_pk) is None:
         return False
     pk = rows.add(

@@ -42,6 +42,8 @@ class Queue(msgspec.Struct):
     """How many more maxParallelTasks permits; None for no limit."""
     closed: frozenset[int] = frozenset()
     """Nodes that the job cannot use, because its preparation task failed there."""
+    first: bool = False
+    """Its first task goes before those of equal jobs: a job manager that is restarted (contract 3.5)."""
 
 
 def place(queues: Iterable[Queue], rooms: Sequence[Room], *, pack: bool) -> Iterator[tuple[Waiting, int, int]]:
@@ -50,23 +52,26 @@ def place(queues: Iterable[Queue], rooms: Sequence[Room], *, pack: bool) -> Iter
     A job of higher priority is served until nothing of it fits, then the next. Jobs of equal priority take turns by
     how much they already run, so none starves the other.
     """
-    order = [(-queue.priority, queue.running, turn, deque(queue.tasks), queue.may_start, queue.closed) for turn, queue in enumerate(queues)]
+    order = [
+        (-queue.priority, not queue.first, queue.running, turn, deque(queue.tasks), queue.may_start, queue.closed)
+        for turn, queue in enumerate(queues)
+    ]
     heapq.heapify(order)
     largest = max((room.free for room in rooms), default=0)
     while order and largest > 0:
-        priority, running, turn, tasks, may_start, closed = heapq.heappop(order)
+        priority, _, running, turn, tasks, may_start, closed = heapq.heappop(order)
         if may_start is not None and may_start <= 0:
             continue
         while tasks:
             task = tasks.popleft()
-            room = _room_for(task, rooms, closed, pack=pack) if task.slots <= largest else None
+            room = _room_for(task, rooms, closed, pack=pack) if task.slots <= largest or task.exclusive else None
             if room is None:
                 continue
             held = room.slots if task.exclusive else task.slots
             room.free -= held
             largest = max(r.free for r in rooms) if room.free + held == largest else largest
             yield task, room.node, held
-            heapq.heappush(order, (priority, running + 1, turn, tasks, None if may_start is None else may_start - 1, closed))
+            heapq.heappush(order, (priority, True, running + 1, turn, tasks, None if may_start is None else may_start - 1, closed))
             break
 
 
@@ -74,7 +79,7 @@ def _room_for(task: Waiting, rooms: Sequence[Room], closed: Collection[int], *, 
     """Room for the task: the preferred node, else the fullest (pack) or emptiest (spread) that fits."""
     best: Room | None = None
     for room in rooms:
-        if room.free < task.slots or (task.exclusive and room.free < room.slots):
+        if room.free < (room.slots if task.exclusive else task.slots):
             continue
         if room.node in closed or (task.dedicated_only and not room.dedicated):
             continue

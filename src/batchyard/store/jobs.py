@@ -78,9 +78,12 @@ class JobDemand(msgspec.Struct):
 class Pusher(msgspec.Struct):
     """The first waiting task of a job, where it may push others off a node."""
 
+    job_pk: int
+    prepares: int
     priority: int
     slots: int
     exclusive: int
+    dedicated_only: int
     manager: int
 
 
@@ -100,9 +103,11 @@ _DEMAND = Statement(
     JobDemand,
 )
 _PUSHERS = Statement(
-    "SELECT job.priority, task.slots, task.exclusive, task.manager FROM job"
+    "SELECT job.pk, job.preparation_id IS NOT NULL, job.priority, task.slots, task.exclusive, task.dedicated_only, task.manager FROM job"
+    " JOIN job_counts AS held ON held.job_pk = job.pk"
     " JOIN task ON task.pk = (SELECT pk FROM task WHERE task.job_pk = job.pk AND ready = 1 ORDER BY manager DESC, pk LIMIT 1)"
-    " WHERE job.state = 'active' AND job.pool_key = :pool_key AND (task.manager = 1 AND task.run > 0 OR EXISTS ("
+    " WHERE job.state = 'active' AND job.pool_key = :pool_key AND (job.max_parallel < 0 OR held.running < job.max_parallel)"
+    " AND (task.manager = 1 AND task.run > 0 OR EXISTS ("
     "SELECT 1 FROM job AS other JOIN job_counts ON job_counts.job_pk = other.pk WHERE other.state = 'active' AND other.pool_key = :pool_key"
     " AND other.preemptible = 1"
     " AND other.priority < job.priority AND job_counts.running > 0)) ORDER BY job.priority DESC, job.pk",

@@ -57,9 +57,10 @@ _PAGE = Statement(
     SpecialTaskRow,
 )
 _RUNNING = Statement(f"SELECT {_COLUMNS} FROM special_task WHERE node_pk = :node_pk AND state = 'running'", SpecialTaskRow)
-_CLOSED = Statement(
+_FAILED_ON = Statement(
     "SELECT node_pk FROM special_task WHERE job_pk = :job_pk AND kind = 'preparation' AND state = 'completed' AND result = 'failure'", int
 )
+_NODES_OF = Statement("SELECT DISTINCT node_pk FROM special_task WHERE job_pk = :job_pk AND node_pk IN (SELECT pk FROM node)", int)
 _ORDER = Statement(
     "SELECT special_task.pk, special_task.run, special_task.kind, job.id, job.environment, job.preparation_id, job.body"
     " FROM special_task JOIN job ON job.pk = special_task.job_pk WHERE special_task.pk = :pk",
@@ -94,9 +95,14 @@ def running(reader: Reader, node_pk: int) -> list[SpecialTaskRow]:
     return reader.all(_RUNNING, node_pk=node_pk)
 
 
-def closed_nodes(reader: Reader, job_pk: int) -> list[int]:
+def failed_on(reader: Reader, job_pk: int) -> list[int]:
     """Nodes on which the preparation task of a job failed for good."""
-    return reader.all(_CLOSED, job_pk=job_pk)
+    return reader.all(_FAILED_ON, job_pk=job_pk)
+
+
+def nodes_of(reader: Reader, job_pk: int) -> list[int]:
+    """Nodes that still exist and ran a special task of a job."""
+    return reader.all(_NODES_OF, job_pk=job_pk)
 
 
 def order(reader: Reader, pk: int) -> SpecialOrder:
@@ -107,8 +113,8 @@ def order(reader: Reader, pk: int) -> SpecialOrder:
 
 
 def add(tx: Tx, **values: Any) -> int:
-    """Insert a running special task; its key."""
-    return tx.insert("special_task", state=SpecialTaskState.RUNNING, **values)
+    """Insert a running special task; its key, which no other ever had: nodes know runs by it."""
+    return tx.insert("special_task", pk=tx.reserve("special_task", 1), state=SpecialTaskState.RUNNING, **values)
 
 
 def move(tx: Tx, row: SpecialTaskRow, **changes: Any) -> None:

@@ -73,6 +73,8 @@ class ReadyTask(msgspec.Struct):
     exclusive: int
     dedicated_only: int
     affinity: str | None
+    restarted: int
+    """True for a job manager that ran before: it is first in line (contract 3.5)."""
 
 
 class RunningTask(msgspec.Struct):
@@ -80,6 +82,7 @@ class RunningTask(msgspec.Struct):
 
     pk: int
     node_pk: int
+    dedicated: int
     held: int
     priority: int
     preemptible: int
@@ -107,10 +110,15 @@ _BY_ID = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE job_pk = :job_pk 
 _BY_PK = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE pk = :pk", TaskRow)
 _VIEW_BY_ID = Statement(f"{_VIEW} WHERE task.job_pk = :job_pk AND lower(task.id) = :key", TaskView)
 _PAGE = Statement(f"{_VIEW} WHERE task.job_pk = :job_pk AND task.pk > :after ORDER BY task.pk LIMIT :n", TaskView)
-_READY = Statement(
-    "SELECT pk, slots, exclusive, dedicated_only, affinity FROM task WHERE job_pk = :job_pk AND ready = 1 AND slots <= :largest"
-    " ORDER BY manager DESC, pk LIMIT :n",
-    ReadyTask,
+_READY_COLUMNS = "SELECT pk, slots, exclusive, dedicated_only, affinity, manager FROM task"
+_READY = Statement(f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND ready = 1 AND slots = :slots ORDER BY pk LIMIT :n", ReadyTask)
+_READY_MANAGER = Statement(f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND manager = 1 AND ready = 1 AND slots <= :largest", ReadyTask)
+# One step through the index for each size that occurs, however many tasks have it.
+_READY_SIZES = Statement(
+    "WITH RECURSIVE size (slots) AS (SELECT min(slots) FROM task WHERE job_pk = :job_pk AND ready = 1 UNION ALL"
+    " SELECT (SELECT min(slots) FROM task WHERE job_pk = :job_pk AND ready = 1 AND slots > size.slots) FROM size WHERE size.slots < :largest)"
+    " SELECT slots FROM size WHERE slots <= :largest",
+    int,
 )
 _ON_NODE = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE node_pk = :node_pk AND state IN ('preparing', 'running')", TaskRow)
 _RUNNING_OF_JOB = Statement(
@@ -157,10 +165,16 @@ _OLD = Statement(
     TaskRow,
 )
 _RUNNING_OF_POOL = Statement(
-    "SELECT task.pk, task.node_pk, task.held, job.priority, job.preemptible, task.manager, task.started FROM task"
+    "SELECT task.pk, task.node_pk, node.dedicated, task.held, job.priority, job.preemptible, task.manager, task.started FROM task"
     " JOIN node ON node.pk = task.node_pk JOIN job ON job.pk = task.job_pk"
-    " WHERE node.pool_pk = :pool_pk AND task.state IN ('preparing', 'running')",
+    " WHERE node.pool_pk = :pool_pk AND task.state IN ('preparing', 'running') AND node.state = 'running'"
+    " AND node.scheduling_state = 'enabled' AND job.state NOT IN ('terminating', 'deleting')",
     RunningTask,
+)
+_MANAGERS = Statement(
+    "SELECT task.node_pk FROM node JOIN task ON task.node_pk = node.pk AND task.state IN ('preparing', 'running')"
+    " WHERE node.pool_pk = :pool_pk AND task.manager = 1",
+    int,
 )
 _DELETE = Change("DELETE FROM task WHERE pk = :pk")
 _DELETE_BODY = Change("DELETE FROM task_body WHERE pk = :pk")
@@ -201,8 +215,20 @@ def exists(reader: Reader, job_pk: int, task_id: str) -> bool:
 
 
 def ready(reader: Reader, job_pk: int, largest: int, n: int) -> list[ReadyTask]:
-    """The first `n` tasks of a job that may start and need at most `largest` slots."""
-    return reader.all(_READY, job_pk=job_pk, largest=largest, n=n)
+    """The first `n` tasks of a job that may start and need at most `largest` slots, its manager before all others.
+
+    Costs the same however many tasks wait, those that are too large included: each size is read from its own beginning.
+    """
+    sizes = reader.all(_READY_SIZES, job_pk=job_pk, largest=largest)
+    found = [task for slots in sizes for task in reader.all(_READY, job_pk=job_pk, slots=slots, n=n)]
+    if len(sizes) > 1:
+        found.sort(key=_by_key)
+    managers = reader.all(_READY_MANAGER, job_pk=job_pk, largest=largest) if found else []
+    return (managers + [task for task in found if not task.manager])[:n] if managers else found[:n]
+
+
+def _by_key(task: ReadyTask) -> int:
+    return task.pk
 
 
 def on_node(reader: Reader, node_pk: int) -> list[TaskRow]:
@@ -236,8 +262,13 @@ def open_since(reader: Reader, job_pk: int, before: int, n: int) -> list[TaskRow
 
 
 def running_of_pool(reader: Reader, pool_pk: int) -> list[RunningTask]:
-    """Everything that holds slots in a pool."""
+    """What holds slots in a pool, on nodes that take further tasks; what ends with its job is left out."""
     return reader.all(_RUNNING_OF_POOL, pool_pk=pool_pk)
+
+
+def nodes_with_managers(reader: Reader, pool_pk: int) -> set[int]:
+    """Nodes of a pool that run a job manager."""
+    return set(reader.all(_MANAGERS, pool_pk=pool_pk))
 
 
 def attempts(reader: Reader, node_pk: int) -> list[tuple[int, int]]:
