@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from batchyard.engine import wakes
-from batchyard.model.states import JobState
 from batchyard.model.words import DisableJobOption
 from batchyard.rules import transitions
 from batchyard.rules.transitions import JobHappened
@@ -40,7 +39,7 @@ def end_job(tx: Tx, job: JobRow, reason: str, now: int, modified: int | None = N
 def end_when_complete(tx: Tx, job_pk: int, now: int) -> None:
     """End a job that wishes so and has no task left to run; a job without tasks counts as complete (contract 3.9)."""
     job = job_rows.get(tx, job_pk)
-    if not job.ends_when_complete or job.state != JobState.ACTIVE:
+    if not job.ends_when_complete or not transitions.JOB.allows(job.state, JobHappened.TERMINATE_REQUESTED):
         return
     tx.flush()
     counts = job_rows.counts(tx, job_pk)

@@ -139,5 +139,6 @@ def delete(tx: Tx, row: JobRow, now: int, *, force: bool = False) -> None:
         raise BatchError("JobBeingDeleted")
     # The release task runs only for a job that was still open, never a second time (contract 3.6).
     released = row.state == JobState.COMPLETED
-    change(tx, row, JobHappened.DELETE_REQUESTED, now, deadline=None, forced=int(force or released))
+    forced = int(force or released or bool(row.forced))
+    change(tx, row, JobHappened.DELETE_REQUESTED, now, deadline=None, forced=forced)
     tx.wake(wakes.UPKEEP)

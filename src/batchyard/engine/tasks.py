@@ -12,7 +12,7 @@ from batchyard.engine import lookup, task_checks, wakes
 from batchyard.engine.dependencies import wait_for
 from batchyard.engine.ends import TASK_ENDED_BY_USER, complete
 from batchyard.engine.job_ends import end_when_complete
-from batchyard.engine.moves import give_back
+from batchyard.engine.moves import give_back, stir
 from batchyard.model import ids, times
 from batchyard.model.errors import BatchError
 from batchyard.model.job import JobManagerTask
@@ -144,6 +144,7 @@ def reactivate(tx: Tx, job_id: str, task_id: str, now: int) -> TaskRow:
         raise BatchError("TaskSucceeded")
     lookup.open_job(tx, job_id)
     state = transitions.TASK.after(task.state, TaskHappened.REACTIVATED)
+    task_rows.withdraw(tx, task)  # a failure may have satisfied; dependants that were let go stay so
     ready = int(task.unmet == 0)
     task_rows.move(
         tx, task, state=state, ready=ready, state_time=now, previous_state=task.state, previous_time=task.state_time, satisfied=0,
@@ -179,7 +180,7 @@ def delete(tx: Tx, job_id: str, task_id: str, now: int) -> None:
     tx.log(now, "task", task.pk, "deleted", old=task.state)
     if job.ends_when_complete:
         end_when_complete(tx, job.pk, now)
-    tx.wake(wakes.pool(job.pool_key))
+    stir(tx, job)
 
 
 def find(tx: Tx, job_id: str, task_id: str) -> tuple[JobRow, TaskRow]:

@@ -8,7 +8,7 @@ from batchyard.engine import nodes as node_cases
 from batchyard.engine import special_tasks, wakes
 from batchyard.engine.clock import Clock
 from batchyard.engine.ends import TASK_ENDED_BY_USER, complete
-from batchyard.engine.job_ends import change, end_job
+from batchyard.engine.job_ends import change, end_job, end_when_complete
 from batchyard.engine.moves import give_back, requeue
 from batchyard.engine.tasks import directory, job_directory
 from batchyard.model.states import ErrorCategory, JobState
@@ -102,6 +102,7 @@ def _advance(tx: Tx, job: JobRow, now: int) -> bool:
     """End what runs, then complete or remove the job."""
     if job.state == JobState.ENABLING:
         change(tx, job, JobHappened.ENABLED, now)
+        end_when_complete(tx, job.pk, now)
         tx.wake(wakes.pool(job.pool_key))
         return False
     running = task_rows.running_of_job(tx, job.pk, TASKS_PER_UNIT)
@@ -139,6 +140,9 @@ def _remove(tx: Tx, job: JobRow, now: int) -> bool:
             tx.wake(wakes.node(node_pk))
         task_rows.delete(tx, keys)
         return True
+    for node_pk in special_rows.nodes_of(tx, job.pk):
+        node_rows.add_removals(tx, [{"node_pk": node_pk, "directory": job_directory(job.id)}])
+        tx.wake(wakes.node(node_pk))
     special_rows.delete_of_job(tx, job.pk)
     job_rows.delete(tx, job.pk)
     tx.log(now, "job", job.pk, "gone", old=job.state)
