@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 import msgspec
 import structlog
@@ -26,6 +26,7 @@ from batchyard.rules import transitions
 from batchyard.rules.transitions import AllocationHappened, NodeHappened
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
+from batchyard.store import tasks as task_rows
 from batchyard.store.db import Database
 from batchyard.store.nodes import NodeRow
 from batchyard.store.pools import PoolView
@@ -150,7 +151,8 @@ def _resize(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int) -> None:
         staying = [node for node in nodes if node.dedicated == dedicated and node.state != NodeState.LEAVING_POOL]
         for _ in range(min(target - len(staying), NODES_PER_ROUND)):
             _add_node(tx, pool, dedicated, now)
-        for node in sorted(staying, key=_last_to_go)[: max(0, len(staying) - target)]:
+        managers = task_rows.nodes_with_managers(tx, pool.pk) if len(staying) > target else set[int]()
+        for node in sorted(staying, key=lambda node: _last_to_go(node, managers))[: max(0, len(staying) - target)]:
             _let_go(tx, node, pool.deallocation_option or NodeDeallocationOption.REQUEUE, now)
         missing = missing or len(staying) < target or any(node.handle is None for node in staying)
         waiting = waiting or len(staying) > target
@@ -165,9 +167,9 @@ def _resize(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int) -> None:
         steady(tx, pool, ResizeError(code="AllocationTimedOut", message="The nodes could not be had within the resize timeout"), now)
 
 
-def _last_to_go(node: NodeRow) -> tuple[bool, int, int]:
-    """Those leave first that take no tasks any more, then idle ones, among these the youngest."""
-    return (node.scheduling_state == SchedulingState.ENABLED, node.tasks_running, -node.pk)
+def _last_to_go(node: NodeRow, managers: Set[int]) -> tuple[bool, bool, int, int]:
+    """Those leave first that run no job manager (contract 3.5), then those that take no tasks any more, idle ones, the youngest."""
+    return (node.pk in managers, node.scheduling_state == SchedulingState.ENABLED, node.tasks_running, -node.pk)
 
 
 def _add_node(tx: Tx, pool: PoolView, dedicated: int, now: int) -> None:
