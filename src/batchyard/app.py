@@ -11,7 +11,7 @@ import secrets
 import signal
 import socket
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -156,19 +156,14 @@ async def _serve(config: Config) -> None:
         api.close()
         server.should_exit = True
 
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, end)
     lease = Lease(db, clock, EMBEDDED)
     await lease.renew()
     capacity, upkeep = Capacity(db, provider, clock, node_key), Upkeep(db, clock, int(config.node_silence_s * 1e6))
     loops = [*_loops(services, lease, capacity, upkeep), every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), asyncio.Event())]
     try:
-        async with asyncio.TaskGroup() as group:
-            running = [group.create_task(loop) for loop in loops]
-            group.create_task(_announce(server, config.directory, url))
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, end)
-            await server.serve(sockets=[listener])
-            for loop_task in running:
-                loop_task.cancel()
+        await _answer(server, listener, [*loops, _announce(server, config.directory, url)])
     finally:
         (config.directory / "server.json").unlink(missing_ok=True)
         await provider.stop_all()
@@ -176,6 +171,15 @@ async def _serve(config: Config) -> None:
         db.close()
         store.close()
         log.info("server ended", url=url)
+
+
+async def _answer(server: _HttpServer, listener: socket.socket, background: Sequence[Coroutine[None, None, None]]) -> None:
+    """Serve until told to end, with the background work beside it."""
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(work) for work in background]
+        await server.serve(sockets=[listener])
+        for work in running:
+            work.cancel()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -118,3 +118,16 @@ async def test_an_agent_gets_little_of_the_servers_environment(provider: LocalPr
     handle = await provider.launch(order())
     variables = Path(f"/proc/{pid_of(handle)}/environ").read_bytes().split(b"\0")
     assert not any(variable.startswith(b"SECRET") for variable in variables)
+
+
+async def test_an_agent_that_speaks_to_another_address_is_started_anew(provider: LocalProvider) -> None:
+    """A server that was killed and comes back on another port would never hear of its old agents."""
+    wanted = order()
+    handle = await provider.launch(wanted)
+    old = pid_of(handle)
+    moved = LocalProvider(directory(provider), "http://127.0.0.1:10", LIMIT)
+    assert await moved.observe([handle]) == {handle: Seen.GONE}
+    assert await moved.launch(wanted) == handle
+    assert pid_of(handle) != old
+    assert processes.start_time(old) is None
+    assert await moved.observe([handle]) == {handle: Seen.ALIVE}

@@ -25,6 +25,7 @@ log = structlog.get_logger()
 
 UIDS_PER_NODE = 1000
 FIRST_UID = 70_000
+_UID_BLOCKS = 1_000_000  # so that the highest uid fits 32 bits
 _AGENT = "batchyard.agent.main"
 _GRACE_S = 5.0
 
@@ -34,6 +35,8 @@ class _Process(msgspec.Struct):
 
     pid: int
     started: int
+    server: str = ""
+    """URL that it speaks to; a server that listens elsewhere now has to start it anew."""
 
 
 class LocalProvider:
@@ -53,8 +56,10 @@ class LocalProvider:
                 raise NoCapacity(f"this machine is set to run {self._max_nodes} nodes at most")
             self._directory.mkdir(mode=0o711, exist_ok=True)
             home.mkdir(mode=0o711)  # at once, so that launches at the same time count each other
-        elif await asyncio.to_thread(_agent, home) is not None:
-            return str(home)
+        elif (process := await asyncio.to_thread(_agent, home)) is not None:
+            if process.server == self._server_url:
+                return str(home)
+            await self._stop(home)
         await asyncio.to_thread(self._start, home, order)
         return str(home)
 
@@ -69,14 +74,14 @@ class LocalProvider:
         token.write_text(order.token)
         command = [
             sys.executable, "-m", _AGENT, "--server", self._server_url, "--root", str(root), "--token-file", str(token),
-            "--uid-base", str(FIRST_UID + order.number * UIDS_PER_NODE),
+            "--uid-base", str(FIRST_UID + order.number % _UID_BLOCKS * UIDS_PER_NODE),
         ]  # fmt: skip
         with (home / "agent.log").open("ab") as output:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=home, env=_environment()
             )
         self._children[child.pid] = child
-        _write(home, _Process(child.pid, _start_time(child.pid) or 0))
+        _write(home, _Process(child.pid, _start_time(child.pid) or 0, self._server_url))
         log.info("node launched", node=order.node_id, pid=child.pid)
 
     async def observe(self, handles: Sequence[Handle]) -> Mapping[Handle, Seen]:
@@ -85,7 +90,8 @@ class LocalProvider:
         seen: dict[Handle, Seen] = {}
         for handle in handles:
             process = _read(Path(handle))
-            seen[handle] = Seen.ALIVE if process is not None and _alive(process) else Seen.GONE
+            ours = process is not None and process.server == self._server_url and _alive(process)
+            seen[handle] = Seen.ALIVE if ours else Seen.GONE
         return seen
 
     async def release(self, handles: Sequence[Handle]) -> None:
@@ -149,7 +155,8 @@ def _agent(home: Path) -> _Process | None:
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdecimal() else []
             if _AGENT.encode() in words and root in words and (started := _start_time(int(entry.name))) is not None:
-                process = _Process(int(entry.name), started)
+                server = words[words.index(b"--server") + 1].decode() if b"--server" in words else ""
+                process = _Process(int(entry.name), started, server)
                 _write(home, process)
                 return process
     return None
