@@ -17,10 +17,13 @@ from batchyard.store.tx import guarded_sql
 MODULES = (jobs, leases, nodes, pools, tasks, tx)
 WALKED = {  # few rows, and read as a whole
     "jobs._PAGE": set(), "jobs._POOLS_WITH_DEMAND": {"job"}, "jobs._CHANGING": {"job"}, "nodes._ALL": {"node"}, "nodes._SILENT": {"node"},
-    "pools._ALL": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"},
+    "pools._ALL": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"}, "tasks._READY_SIZES": {"size"},
 }  # fmt: skip
 HOT = {
     "tasks._READY": ["task_ready"],
+    "tasks._READY_SIZES": ["task_ready"],
+    "tasks._READY_MANAGER": ["task_manager"],
+    "jobs._MAY_PUSH": ["job_by_pool", "task_manager"],
     "tasks._ON_NODE": ["task_on_node"],
     "tasks._ATTEMPTS": ["task_on_node"],
     "tasks._RUNNING_OF_JOB": ["task_running"],

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from batchyard.model.states import JobState
+from batchyard.store import tasks
 from batchyard.store.reader import Change, Reader, Statement, columns
 from batchyard.store.tx import Tx
 
@@ -87,6 +88,7 @@ class Pusher(msgspec.Struct):
     manager: int
 
 
+_ANY_SIZE = 2**31
 _COLUMNS = columns(JobRow)
 _BY_ID = Statement(f"SELECT {_COLUMNS} FROM job WHERE lower(id) = :key", JobRow)
 _BY_PK = Statement(f"SELECT {_COLUMNS} FROM job WHERE pk = :pk", JobRow)
@@ -102,16 +104,15 @@ _DEMAND = Statement(
     " WHERE job.state = 'active' AND job.pool_key = :pool_key AND job_counts.ready > 0 ORDER BY job.priority DESC, job.pk",
     JobDemand,
 )
-_PUSHERS = Statement(
-    "SELECT job.pk, job.preparation_id IS NOT NULL, job.priority, task.slots, task.exclusive, task.dedicated_only, task.manager FROM job"
-    " JOIN job_counts AS held ON held.job_pk = job.pk"
-    " JOIN task ON task.pk = (SELECT pk FROM task WHERE task.job_pk = job.pk AND ready = 1 ORDER BY manager DESC, pk LIMIT 1)"
-    " WHERE job.state = 'active' AND job.pool_key = :pool_key AND (job.max_parallel < 0 OR held.running < job.max_parallel)"
-    " AND (task.manager = 1 AND task.run > 0 OR EXISTS ("
+_MAY_PUSH = Statement(
+    "SELECT job.pk, job.preparation_id IS NOT NULL, job.priority FROM job JOIN job_counts AS held ON held.job_pk = job.pk"
+    " WHERE job.state = 'active' AND job.pool_key = :pool_key AND held.ready > 0"
+    " AND (job.max_parallel < 0 OR held.running < job.max_parallel)"
+    " AND (EXISTS (SELECT 1 FROM task WHERE task.job_pk = job.pk AND manager = 1 AND ready = 1 AND run > 0) OR EXISTS ("
     "SELECT 1 FROM job AS other JOIN job_counts ON job_counts.job_pk = other.pk WHERE other.state = 'active' AND other.pool_key = :pool_key"
     " AND other.preemptible = 1"
     " AND other.priority < job.priority AND job_counts.running > 0)) ORDER BY job.priority DESC, job.pk",
-    Pusher,
+    lambda pk, prepares, priority: (int(pk), int(prepares), int(priority)),
 )
 _POOLS_WITH_DEMAND = Statement(
     "SELECT DISTINCT job.pool_key FROM job JOIN job_counts ON job_counts.job_pk = job.pk"
@@ -169,7 +170,11 @@ def demand(reader: Reader, pool_key: str) -> list[JobDemand]:
 
 def pushers(reader: Reader, pool_key: str) -> list[Pusher]:
     """First waiting tasks of the jobs of a pool that may push others off, the most important first."""
-    return reader.all(_PUSHERS, pool_key=pool_key)
+    return [
+        Pusher(pk, prepares, priority, task.slots, task.exclusive, task.dedicated_only, task.manager)
+        for pk, prepares, priority in reader.all(_MAY_PUSH, pool_key=pool_key)
+        for task in tasks.ready(reader, pk, _ANY_SIZE, 1)
+    ]
 
 
 def pools_with_demand(reader: Reader) -> list[str]:

@@ -75,6 +75,7 @@ class ReadyTask(msgspec.Struct):
     affinity: str | None
     restarted: int
     """True for a job manager that ran before: it is first in line (contract 3.5)."""
+    manager: int
 
 
 class RunningTask(msgspec.Struct):
@@ -110,13 +111,15 @@ _BY_ID = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE job_pk = :job_pk 
 _BY_PK = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE pk = :pk", TaskRow)
 _VIEW_BY_ID = Statement(f"{_VIEW} WHERE task.job_pk = :job_pk AND lower(task.id) = :key", TaskView)
 _PAGE = Statement(f"{_VIEW} WHERE task.job_pk = :job_pk AND task.pk > :after ORDER BY task.pk LIMIT :n", TaskView)
-_READY_COLUMNS = "SELECT pk, slots, exclusive, dedicated_only, affinity, manager FROM task"
+_READY_COLUMNS = "SELECT pk, slots, exclusive, dedicated_only, affinity, manager = 1 AND run > 0, manager FROM task"
 _READY = Statement(f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND ready = 1 AND slots = :slots ORDER BY pk LIMIT :n", ReadyTask)
-_READY_MANAGER = Statement(f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND manager = 1 AND ready = 1 AND slots <= :largest", ReadyTask)
+_READY_MANAGER = Statement(f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND manager = 1 AND ready = 1 AND +slots <= :largest", ReadyTask)
 # One step through the index for each size that occurs, however many tasks have it.
 _READY_SIZES = Statement(
-    "WITH RECURSIVE size (slots) AS (SELECT min(slots) FROM task WHERE job_pk = :job_pk AND ready = 1 UNION ALL"
-    " SELECT (SELECT min(slots) FROM task WHERE job_pk = :job_pk AND ready = 1 AND slots > size.slots) FROM size WHERE size.slots < :largest)"
+    "WITH RECURSIVE size (slots) AS ("
+    "SELECT min(slots) FROM task WHERE job_pk = :job_pk AND ready = 1 UNION ALL"
+    " SELECT (SELECT min(slots) FROM task WHERE job_pk = :job_pk AND ready = 1 AND slots > size.slots) FROM size"
+    " WHERE size.slots < :largest)"
     " SELECT slots FROM size WHERE slots <= :largest",
     int,
 )

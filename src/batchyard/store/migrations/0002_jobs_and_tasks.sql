@@ -28,7 +28,8 @@ DROP INDEX job_changing;
 CREATE INDEX job_changing ON job (pk) WHERE state IN ('disabling', 'enabling', 'terminating', 'deleting');
 CREATE INDEX job_by_creation ON job (created);
 DROP INDEX task_ready;
-CREATE INDEX task_ready ON task (job_pk, manager DESC, pk) WHERE ready = 1;
+CREATE INDEX task_ready ON task (job_pk, slots, pk) WHERE ready = 1;
+CREATE INDEX task_manager ON task (job_pk, manager) WHERE manager = 1;
 CREATE INDEX task_expiring ON task (expires) WHERE expires IS NOT NULL;
 
 -- One row per node and special task: job preparation and job release tasks.
