@@ -29,8 +29,9 @@ class Account:
     key: str
 
     def request(self, method: str, path: str, body: bytes = b"") -> bytes:
-        """A signed request, ready to be sent."""
-        query = f"api-version={VERSION}"
+        """A signed request, ready to be sent; the path may bring options of its own behind a `?`."""
+        path, _, options = path.partition("?")
+        query = f"{options}&api-version={VERSION}" if options else f"api-version={VERSION}"
         headers = {"ocp-date": formatdate(time.time(), usegmt=True), "host": f"{self.host}:{self.port}"}
         if body:
             headers |= {"content-length": str(len(body)), "content-type": _JSON}

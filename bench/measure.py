@@ -16,12 +16,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import meter
+import million as queue
 import rounds
 import table
 from server import NOBODY, Broken, Server
 from table import Line
 
 PARTS = ("start", "idle", "latency", "no-op", "add", "unisolated")
+LONG_PARTS = ("release", "graph", "million")
+"""Measured only when they are named."""
 SLOTS = 16
 
 
@@ -35,9 +38,12 @@ class Size:
     singles: int = 150
     no_ops: int = 1_000
     adds: int = 20_000
+    pairs_of_tasks: int = 100
+    graph: int = 100_000
+    queued: int = 1_000_000
 
 
-QUICK = Size(pairs=2, starts=1, idle_s=4.0, singles=60, no_ops=500, adds=8_000)
+QUICK = Size(pairs=2, starts=1, idle_s=4.0, singles=60, no_ops=500, adds=8_000, pairs_of_tasks=40, graph=10_000, queued=100_000)
 
 
 def main() -> None:
@@ -45,7 +51,9 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--quick", action="store_true", help="two pairs of short rounds: under a minute, and rough")
     options.add_argument("--pairs", type=int, help="pairs of rounds")
-    options.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=f"some of: {', '.join(PARTS)}")
+    options.add_argument("--only", nargs="+", choices=(*PARTS, *LONG_PARTS), default=PARTS, metavar="PART",
+        help=f"some of: {', '.join(PARTS)}; and only when they are named: {', '.join(LONG_PARTS)}",
+    )  # fmt: skip
     chosen = options.parse_args()
     size = QUICK if chosen.quick else Size()
     if chosen.pairs:
@@ -65,6 +73,13 @@ def main() -> None:
 
 def measure(size: Size, parts: set[str]) -> Iterator[Line]:
     """Every figure of the parts."""
+    if "graph" in parts:
+        say(f"a graph of {size.graph:,} tasks on simulated nodes")
+        yield from table.of_graph(rounds.child("graph.py", size.graph))
+    if "million" in parts:
+        yield from million(size)
+    if not parts - {"graph", "million"}:
+        return
     starts: list[float] = []
     for _ in range(size.starts - 1 if "start" in parts else 0):
         say("start-up")
@@ -93,11 +108,28 @@ def busy(server: Server, size: Size, parts: set[str]) -> Iterator[Line]:
         yield from table.of_starting(rounds.starting(server, "pool", size.singles))
     if "no-op" in parts:
         yield no_ops(server, size)
+    if "release" in parts:
+        say(f"parent's exit to child's first instruction, {size.pairs_of_tasks} times")
+        yield table.of_releasing(rounds.releasing(server, "pool", size.pairs_of_tasks))
     if "add" in parts:
         for kind in ("sequential", "random"):
             say(f"adding {size.adds:,} tasks with {kind} ids")
             yield table.of_adding(kind, rounds.adding(server, kind, size.pairs, size.adds))
     yield memory("after the runs", server)
+
+
+def million(size: Size) -> Iterator[Line]:
+    """The figures of a server with a long queue."""
+    full = Server()
+    try:
+        say(f"a job of {size.queued:,} tasks")
+        queue.fill(full.directory, size.queued)
+    except BaseException:
+        full.__exit__()
+        raise
+    with full, Server() as empty:
+        say(f"its pages and counts; {size.no_ops:,} no-op tasks beside it and on an empty server")
+        yield from queue.lines(full, empty, size.queued, size.pairs, size.no_ops)
 
 
 def no_ops(server: Server, size: Size) -> Line:

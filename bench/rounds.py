@@ -18,7 +18,6 @@ import bodies
 import meter
 from server import Broken, Server, wait_for
 
-_CHILD = Path(__file__).with_name("children.py")
 DATE = ["/usr/bin/date", "+%s.%N"]
 """The cheapest program of every system that writes CLOCK_REALTIME; its own start is inside the figure and in its yardstick."""
 
@@ -43,8 +42,12 @@ class Rounds:
 
 
 def _child(*arguments: object) -> dict[str, float]:
-    """Run one of `children.py`. Raises Broken."""
-    command = [sys.executable, "-B", str(_CHILD), *map(str, arguments)]
+    return child("children.py", *arguments)
+
+
+def child(program: str, *arguments: object) -> dict[str, float]:
+    """What a program beside this one measures in a process of its own. Raises Broken."""
+    command = [sys.executable, "-B", str(Path(__file__).with_name(program)), *map(str, arguments)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
         raise Broken(done.stderr[-2000:])
@@ -73,15 +76,15 @@ def adding(server: Server, kind: str, pairs: int, n: int) -> Rounds:
     return seen
 
 
-def completing(server: Server, pool: str, pairs: int, n: int) -> Rounds:
+def completing(server: Server, pool: str, pairs: int, n: int, prefix: str = "") -> Rounds:
     """No-op tasks from the first request to the last completed one, against a bare loop of posix_spawn."""
     seen = Rounds()
-    _run_no_ops(server, pool, "warm-up", 100)
+    _run_no_ops(server, pool, f"{prefix}warm-up", 100)
     node = server.node_processes()
     for turn in range(pairs):
         bare = _child("spawn", n)
         before = meter.cpu(server.pid), meter.cpu_of(node), meter.cpu_of_waited(node)
-        seconds = _run_no_ops(server, pool, f"no-op-{turn + 1}", n)
+        seconds = _run_no_ops(server, pool, f"{prefix}no-op-{turn + 1}", n)
         after = meter.cpu(server.pid), meter.cpu_of(node), meter.cpu_of_waited(node)
         seen.yard_rates.append(n / bare["seconds"])
         seen.yard_cpu.append(bare["cpu"] / n)
@@ -139,6 +142,26 @@ def starting(server: Server, pool: str, n: int) -> Latencies:
         text = wait_for(_reader(root / f"workitems/latency/job-1/{name}/stdout.txt"), "a task", every=0.005)
         if turn >= 0:
             seen.ours.append((float(text) - sent) * 1000)
+            seen.bare.append(bare)
+    return seen
+
+
+def releasing(server: Server, pool: str, n: int) -> Latencies:
+    """Pairs of a task and one that waits for it: from the time that the first read as its last act to the time that the other read."""
+    server.call("POST", "/jobs", {"id": "release", "poolInfo": {"poolId": pool}, "usesTaskDependencies": True})
+    [root] = server.directory.glob("nodes/*/root")
+    seen = Latencies()
+    for turn in range(-5, n):
+        names = [f"parent-{turn + 5}", f"child-{turn + 5}"]
+        parent, child = ({"id": name, "commandLine": " ".join(DATE)} for name in names)
+        child["dependsOn"] = {"taskIds": [parent["id"]]}
+        bare = _bare_start()
+        server.call("POST", "/jobs/release/addtaskcollection", {"value": [child, parent]})
+        time.sleep(0.025)
+        files = [root / f"workitems/release/job-1/{name}/stdout.txt" for name in (names[1], names[0])]
+        late, early = (float(wait_for(_reader(file), "a task", every=0.005)) for file in files)
+        if turn >= 0:
+            seen.ours.append((late - early) * 1000)
             seen.bare.append(bare)
     return seen
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rounds import Latencies, Rounds, percentile
@@ -64,6 +64,31 @@ def of_starting(seen: Latencies) -> list[Line]:
         lines.append(Line(f"add to first instruction, {name}", f"{ours:.1f} ms", yard, ours / bare, ours, (goal,), " ms", floor=False))
     lines[1] = Line(**{**vars(lines[1]), "cpu": f"of {len(seen.ours)}; worst {max(seen.ours):.1f} ms"})
     return lines
+
+
+def of_releasing(seen: Latencies) -> Line:
+    """A parent's exit to its child's first instruction."""
+    ours, bare = percentile(seen.ours, 0.5), percentile(seen.bare, 0.5)
+    cpu = f"of {len(seen.ours)}; p99 {percentile(seen.ours, 0.99):.1f} ms"
+    name = "parent's exit to child's first instruction, median"
+    return Line(name, f"{ours:.1f} ms", f"bare spawn {bare:.1f} ms", ours / bare, ours, (20.0, 8.0), " ms", floor=False, cpu=cpu)
+
+
+def of_graph(seen: Mapping[str, float]) -> list[Line]:
+    """A graph on simulated nodes: CPU of the server's side, and how its memory grew."""
+    tasks, cpu = seen["tasks"], seen["add_cpu"] + seen["run_cpu"]
+    name = f"graph of {tasks:,.0f} tasks, {seen['edges']:,.0f} edges"
+    parts = f"add {seen['add_cpu'] / tasks * 1e6:.0f}, run {seen['run_cpu'] / tasks * 1e6:.0f} µs/task"
+    grown = seen["after_mb"] - seen["early_mb"]
+    memory = (
+        f"before {seen['before_mb']:.0f}, added {seen['added_mb']:.0f}, a tenth done {seen['early_mb']:.0f}, all {seen['after_mb']:.0f} MB"
+    )
+    return [
+        Line(f"{name}, CPU", f"{cpu:.1f} s", value=cpu, goals=(60.0,), unit=" s", floor=False, cpu=parts),
+        Line(
+            "its memory (RSS) from a tenth to the end", f"{grown:+.0f} MB", value=grown, goals=(32.0,), unit=" MB", floor=False, cpu=memory
+        ),
+    ]
 
 
 def text(lines: Sequence[Line]) -> str:

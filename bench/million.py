@@ -1,0 +1,113 @@
+"""A job with a million waiting tasks: its pages and counts, the server's start and memory, and what is left of the rate of no-op tasks."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import bodies
+import meter
+import msgspec
+import rounds
+from server import Broken, Server
+from table import Line
+
+from batchyard.engine import jobs, tasks
+from batchyard.engine.clock import Clock
+from batchyard.model.job import JobCreateContent
+from batchyard.model.task import TaskCreateContent
+from batchyard.store.db import Database
+
+SLOTS = 16
+PAGE = 1_000
+_PER_UNIT = 5_000
+_READS = 31
+_decoder = msgspec.json.Decoder(TaskCreateContent)
+
+
+def fill(directory: Path, n: int) -> float:
+    """Add n tasks to job `queued` of pool `pool`, which is not there yet, without a server; seconds that it took.
+
+    They are ready, but each needs one slot more than a node has, so they are still there when it is measured beside them.
+    """
+    clock, db = Clock(), Database(directory / "batchyard.db")
+    begun = time.monotonic()
+    try:
+        db.call(jobs.add, msgspec.convert({"id": "queued", "poolInfo": {"poolId": "pool"}}, JobCreateContent), clock.now())
+        for first in range(0, n, _PER_UNIT):
+            some = [_decoder.decode(bodies.body(f"task-{number:07}")) for number in range(first, min(first + _PER_UNIT, n))]
+            for task in some:
+                task.required_slots = SLOTS + 1
+            db.call(tasks.add, "queued", some, clock.now())
+    finally:
+        db.close()
+    return time.monotonic() - begun
+
+
+def lines(server: Server, empty: Server, n: int, pairs: int, no_ops: int) -> Iterator[Line]:
+    """The figures of a server with n waiting tasks, beside an empty one."""
+    yield Line(f"start with {n:,} tasks queued", f"{server.start_s:.2f} s", value=server.start_s, goals=(2.0,), unit=" s", floor=False)
+    yield from _pages(server, n)
+    yield _counts(server, n)
+    for each in (server, empty):
+        each.add_pool("pool", 1, SLOTS)
+    full, bare = rounds.Rounds(), rounds.Rounds()
+    for _ in range(pairs):
+        for each, seen in ((empty, bare), (server, full)):
+            one = rounds.completing(each, "pool", 1, no_ops, prefix=f"round-{len(seen.rates)}-")
+            seen.rates += one.rates
+            seen.server_cpu += one.server_cpu
+    yield _no_ops(full, bare)
+    with_them, without = (meter.memory_mb([each.pid]) for each in (server, empty))
+    grown, text = (with_them - without) * 1e6 / n, f"{with_them:.0f} MB, empty {without:.0f} MB"
+    yield Line("memory (PSS) for a million queued", f"{grown:.0f} MB", value=grown, goals=(60.0,), unit=" MB", floor=False, cpu=text)
+
+
+def _median_ms(read: Callable[[], object], times: int) -> float:
+    taken = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        read()
+        taken.append(time.perf_counter() - begun)
+    return statistics.median(taken) * 1e3
+
+
+def _pages(server: Server, n: int) -> Iterator[Line]:
+    """Pages of the list as it is served: by key, so that each costs the same. `$filter` is not served yet, so none is measured."""
+    first = 0.0
+    for where, after in (("first", 0), ("middle", n // 2), ("last", n - PAGE)):
+        request = server.account.request("GET", f"/jobs/queued/tasks?$skiptoken={after:x}")
+
+        def read(request: bytes = request) -> bytes:
+            server.connection.send(request)
+            return server.connection.receive()
+
+        if (found := read().count(b'"id":')) != PAGE:
+            raise Broken(f"the {where} page has {found} tasks")
+        before = meter.cpu(server.pid)
+        took = _median_ms(read, _READS)
+        cpu = (meter.cpu(server.pid) - before) / _READS * 1e3
+        first = first or took
+        name = f"page of {PAGE:,} of {n:,} tasks, {where}"
+        yield Line(name, f"{took:.1f} ms", value=took, goals=(10.0,), unit=" ms", floor=False, cpu=f"server {cpu:.1f} ms")
+    ratio = took / first
+    yield Line("last page by the first", f"{ratio:.2f}", value=ratio, goals=(1.5,), floor=False)
+
+
+def _counts(server: Server, n: int) -> Line:
+    if server.counts("queued")["active"] != n:
+        raise Broken(f"not all of {n:,} tasks are there: {server.counts('queued')}")
+    took = _median_ms(lambda: server.counts("queued"), 201)
+    return Line(f"task counts of {n:,} tasks", f"{took:.2f} ms", value=took, goals=(2.0,), unit=" ms", floor=False)
+
+
+def _no_ops(full: rounds.Rounds, bare: rounds.Rounds) -> Line:
+    ratio = statistics.median(ours / theirs for ours, theirs in zip(full.rates, bare.rates, strict=True))
+    rates = [statistics.median(each.rates) for each in (full, bare)]
+    cpu = [statistics.median(each.server_cpu) * 1e3 for each in (full, bare)]
+    return Line(
+        "no-op tasks while they are queued", f"{rates[0]:,.0f}/s", f"empty {rates[1]:,.0f}/s", ratio, ratio, (0.7,),
+        cpu=f"server {cpu[0]:.2f} ms/task, empty {cpu[1]:.2f}",
+    )  # fmt: skip
