@@ -40,7 +40,7 @@ class Upkeep:
 
     def __init__(self, db: Database, clock: Clock, node_silence_us: int) -> None:
         self._db, self._clock, self._node_silence_us = db, clock, node_silence_us
-        self._since = clock.now()
+        self._since, self._ahead = clock.now(), clock.ahead
 
     async def run_once(self) -> None:
         """One round of everything."""
@@ -58,7 +58,10 @@ class Upkeep:
             pass
 
     async def _silent_nodes(self, now: int) -> None:
-        """Time in which the server itself was down does not count as silence."""
+        """Time in which the server itself was down, or that its clock skipped, does not count as silence."""
+        if self._clock.ahead != self._ahead:
+            self._ahead, self._since = self._clock.ahead, self._clock.now()
+            return
         before = now - self._node_silence_us
         if before >= self._since:
             for node_pk in await self._db.read(node_rows.silent, before):
