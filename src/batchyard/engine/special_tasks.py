@@ -18,6 +18,7 @@ from batchyard.store import special_tasks as rows
 from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import JobRow
 from batchyard.store.nodes import NodeRow
+from batchyard.store.reader import Reader
 from batchyard.store.special_tasks import PREPARATION, RELEASE, SpecialTaskRow
 from batchyard.store.tx import Tx
 
@@ -57,9 +58,9 @@ def enter(tx: Tx, job_pk: int, node: NodeRow, pool_id: str, now: int) -> TaskSta
     return transitions.TASK.after(TaskState.ACTIVE, happened)
 
 
-def closed(tx: Tx, job_pk: int) -> frozenset[int]:
+def closed(tx: Reader, job_pk: int) -> frozenset[int]:
     """Nodes that the job cannot use: its preparation task failed there, and its tasks wait for a success."""
-    nodes = rows.failed_on(tx, job_pk)
+    nodes = rows.closed_nodes(tx, job_pk)
     if not nodes or _preparation(job_rows.get(tx, job_pk)).wait_for_success is False:
         return frozenset()
     return frozenset(nodes)

@@ -57,7 +57,7 @@ _PAGE = Statement(
     SpecialTaskRow,
 )
 _RUNNING = Statement(f"SELECT {_COLUMNS} FROM special_task WHERE node_pk = :node_pk AND state = 'running'", SpecialTaskRow)
-_FAILED_ON = Statement(
+_CLOSED = Statement(
     "SELECT node_pk FROM special_task WHERE job_pk = :job_pk AND kind = 'preparation' AND state = 'completed' AND result = 'failure'", int
 )
 _NODES_OF = Statement("SELECT DISTINCT node_pk FROM special_task WHERE job_pk = :job_pk AND node_pk IN (SELECT pk FROM node)", int)
@@ -95,9 +95,9 @@ def running(reader: Reader, node_pk: int) -> list[SpecialTaskRow]:
     return reader.all(_RUNNING, node_pk=node_pk)
 
 
-def failed_on(reader: Reader, job_pk: int) -> list[int]:
-    """Nodes on which the preparation task of a job failed for good."""
-    return reader.all(_FAILED_ON, job_pk=job_pk)
+def closed_nodes(reader: Reader, job_pk: int) -> list[int]:
+    """Nodes on which the preparation task of a job failed for good; closed unless its tasks do not wait for success."""
+    return reader.all(_CLOSED, job_pk=job_pk)
 
 
 def nodes_of(reader: Reader, job_pk: int) -> list[int]:
