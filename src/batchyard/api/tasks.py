@@ -95,7 +95,7 @@ async def list_(call: Call) -> Response:
 
     job, page = await call.db.read(query, call.ids["job_id"])
     link = call.next_link(page[most - 1].pk) if len(page) > most else None
-    return wire.listing(call.base, "tasks", [views.task(row, job.id, call) for row in page[:most]], link)
+    return wire.listing(call.base, "tasks", views.tasks(page[:most], job.id, call), link)
 
 
 async def get(call: Call) -> Response:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from batchyard.api import statistics
 from batchyard.api.call import Call
 from batchyard.api.wire import encode, splice
-from batchyard.engine.tasks import directory
+from batchyard.engine.tasks import directory, job_directory
 from batchyard.model import times
 from batchyard.model.ids import NODE_AFFINITY_PREFIX
 from batchyard.model.job import (
@@ -30,6 +30,7 @@ from batchyard.model.task import (
     TaskFailureInformation,
     TaskServed,
     TaskSlotCounts,
+    TaskStatistics,
 )
 from batchyard.store.jobs import JobCounts, JobRow
 from batchyard.store.nodes import NodeView
@@ -37,6 +38,7 @@ from batchyard.store.pools import PoolView
 from batchyard.store.special_tasks import PREPARATION, RELEASE, SpecialTaskRow
 from batchyard.store.tasks import TaskView
 
+_encode = msgspec.json.Encoder().encode
 _failure = msgspec.json.Decoder(TaskFailureInformation)
 _resize_errors = msgspec.json.Decoder(list[ResizeError])
 _facts = msgspec.json.Decoder(NodeFacts)
@@ -133,13 +135,39 @@ def _pool_id(row: JobRow) -> str | None:
 
 def task(row: TaskView, job_id: str, call: Call) -> bytes:
     """A task."""
-    served = TaskServed(
-        url=call.url("jobs", job_id, "tasks", row.id),
+    [view] = tasks([row], job_id, call)
+    return view
+
+
+def tasks(rows: Iterable[TaskView], job_id: str, call: Call) -> list[bytes]:
+    """Tasks of one job; what they have in common is made once, because a page has a thousand."""
+    urls, stats = call.url("jobs", job_id, "tasks"), call.expands_stats()
+    root, node_urls = job_directory(job_id), dict[tuple[str, str], str]()
+
+    def where(row: TaskView) -> ComputeNodeInformation | None:
+        """Node of a task; an ended task that never ran, or whose node is gone, shows an empty object (contract B.3)."""
+        if row.node_id is None or row.pool_id is None:
+            return None if row.ended is None else ComputeNodeInformation()
+        url = node_urls.get((row.pool_id, row.node_id)) or call.url("pools", row.pool_id, "nodes", row.node_id)
+        node_urls[row.pool_id, row.node_id] = url
+        return _where(row, url, f"{root}/{row.id}")
+
+    return [
+        splice(row.body, _encode(_task(row, url, where(row), statistics.of_task(row, url, call) if stats else None)))
+        for row in rows
+        for url in (f"{urls}/{row.id}",)  # an id needs no quoting
+    ]
+
+
+def _task(row: TaskView, url: str, where: ComputeNodeInformation | None, stats: TaskStatistics | None) -> TaskServed:
+    modified = times.iso(row.modified)
+    return TaskServed(
+        url=url,
         e_tag=times.etag(row.modified),
-        last_modified=times.iso(row.modified),
-        creation_time=times.iso(row.created),
+        last_modified=modified,
+        creation_time=modified if row.created == row.modified else times.iso(row.created),
         state=row.state,
-        state_transition_time=times.iso(row.state_time),
+        state_transition_time=modified if row.state_time == row.modified else times.iso(row.state_time),
         previous_state=row.previous_state,
         previous_state_transition_time=_time(row.previous_time),
         execution_info=TaskExecutionInformation(
@@ -153,20 +181,14 @@ def task(row: TaskView, job_id: str, call: Call) -> bytes:
             last_requeue_time=_time(row.last_requeue),
             result=row.result,
         ),
-        node_info=_where(row, job_id, call),
-        stats=statistics.of_task(row, call.url("jobs", job_id, "tasks", row.id), call) if call.expands_stats() else None,
+        node_info=where,
+        stats=stats,
     )
-    return splice(row.body, encode(served))
 
 
-def _where(row: TaskView, job_id: str, call: Call) -> ComputeNodeInformation | None:
-    """Node of a task; an ended task that never ran, or whose node is gone, shows an empty object (contract B.3)."""
-    if row.node_id is None or row.pool_id is None:
-        return None if row.ended is None else ComputeNodeInformation()
-    path = directory(job_id, row.id)
-    node_url = call.url("pools", row.pool_id, "nodes", row.node_id)
+def _where(row: TaskView, node_url: str, path: str) -> ComputeNodeInformation:
     return ComputeNodeInformation(
-        affinity_id=NODE_AFFINITY_PREFIX + row.node_id,
+        affinity_id=f"{NODE_AFFINITY_PREFIX}{row.node_id}",
         node_url=node_url,
         pool_id=row.pool_id,
         node_id=row.node_id,

@@ -40,9 +40,9 @@ def element(base: str, kind: str, *objects: bytes) -> Response:
 
 def listing(base: str, kind: str, items: Sequence[bytes], next_link: str | None) -> Response:
     """200 with a page of objects."""
-    head = encode({"odata.metadata": f"{base}/$metadata#{kind}"})[:-1]
-    tail = b"" if next_link is None else b',"odata.nextLink":' + encode(next_link)
-    return Response(head + b',"value":[' + b",".join(items) + b"]" + tail + b"}", media_type=JSON)
+    head = encode({"odata.metadata": f"{base}/$metadata#{kind}"})[:-1] + b',"value":['
+    tail = b"]}" if next_link is None else b'],"odata.nextLink":' + encode(next_link) + b"}"
+    return Response(b"".join((head, b",".join(items), tail)), media_type=JSON)
 
 
 def nothing(status: int, *, modified: int | None = None, resource: str | None = None, location: bool = False) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
+from functools import lru_cache
 
 INFINITE = "P10675199DT2H48M5.4775807S"
 _INFINITE_DAYS = 10_675_199
@@ -32,8 +33,15 @@ def moment(us: int) -> datetime:
 
 def iso(us: int) -> str:
     """ISO 8601 in UTC with `Z`, trailing zeros of the fraction trimmed: `2020-03-21T02:14:17.451Z`."""
-    text = (_EPOCH + timedelta(microseconds=us)).isoformat()[:-6]
-    return (text.rstrip("0") if "." in text else text) + "Z"
+    seconds, fraction = divmod(us, 1_000_000)
+    whole = _iso_seconds(seconds)
+    return f"{whole}.{fraction:06d}".rstrip("0") + "Z" if fraction else f"{whole}Z"
+
+
+@lru_cache(maxsize=4096)
+def _iso_seconds(seconds: int) -> str:
+    """Remembered, because the times of a page lie close together and a page has thousands."""
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat()[:-6]
 
 
 def from_iso(text: str) -> int:

@@ -57,7 +57,35 @@ class TaskRow(msgspec.Struct):
     wall_us: int
 
 
-class TaskView(TaskRow):
+class ShownTask(msgspec.Struct, gc=False):
+    """What is shown of a task, and no more, because a page has a thousand."""
+
+    pk: int
+    id: str
+    state: TaskState
+    run: int
+    retries: int
+    requeues: int
+    created: int
+    modified: int
+    state_time: int
+    previous_state: TaskState | None
+    previous_time: int | None
+    node_pk: int | None
+    started: int | None
+    ended: int | None
+    last_retry: int | None
+    last_requeue: int | None
+    exit_code: int | None
+    result: TaskResult | None
+    failure: bytes | None
+    retention: int | None
+    user_us: int
+    kernel_us: int
+    wall_us: int
+
+
+class TaskView(ShownTask, gc=False):
     """A task with its body and the names that its node goes by."""
 
     body: bytes
@@ -104,7 +132,7 @@ class OrderRow(msgspec.Struct):
 
 
 _VIEW = (
-    f"SELECT {columns(TaskRow, 'task.')}, task_body.body, node.id, pool.id FROM task JOIN task_body ON task_body.pk = task.pk"
+    f"SELECT {columns(ShownTask, 'task.')}, task_body.body, node.id, pool.id FROM task JOIN task_body ON task_body.pk = task.pk"
     " LEFT JOIN node ON node.pk = task.node_pk LEFT JOIN pool ON pool.pk = node.pool_pk"
 )
 _BY_ID = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE job_pk = :job_pk AND lower(id) = :key", TaskRow)
