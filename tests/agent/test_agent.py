@@ -182,7 +182,7 @@ async def test_tasks_run_on_while_the_server_is_away(pipe: Any, node: Any, place
     node.order("task", f"sh -c 'read line < {pipe}; exit $line'")
     await node.until(lambda: "task" in node.syncs[-1].has)
     node.fail = [500, 500]
-    pipe.path.write_text("9\n")
+    await asyncio.to_thread(pipe.path.write_text, "9\n")  # waits until the task reads
     assert (await node.end_of("task")).exit_code == 9
 
 
@@ -295,7 +295,9 @@ def as_nobody() -> list[str]:
         pytest.skip("only root with setpriv can become nobody")
     drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env"]
     for python in (sys.executable, "/usr/bin/python3.11", "/usr/bin/python3"):
-        if not subprocess.run([*drop, python, "-c", "import httpx, msgspec, structlog"], env=PATHS, capture_output=True).returncode:
+        if not subprocess.run(
+            [*drop, python, "-c", "import httptools, httpx, msgspec, structlog"], env=PATHS, capture_output=True
+        ).returncode:
             return [*drop, python]
     pytest.skip("no Python here that nobody can run with the packages of these tests")
 

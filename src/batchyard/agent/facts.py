@@ -70,6 +70,12 @@ def _address(server: str) -> str:
         return "127.0.0.1"
 
 
-def trust(ca_file: str) -> ssl.SSLContext:
-    """Context that trusts the certificates in a PEM file. Raises OSError."""
-    return ssl.create_default_context(cafile=ca_file)
+def trust(server: str, ca_file: str | None) -> ssl.SSLContext | None:
+    """Context that trusts the certificates in a PEM file, or the usual ones; None for plain HTTP. Raises OSError."""
+    if not server.startswith("https:"):
+        return None
+    if ca_file is not None:
+        return ssl.create_default_context(cafile=ca_file)
+    import httpx  # large; it knows which certificates are the usual ones
+
+    return httpx.create_ssl_context()

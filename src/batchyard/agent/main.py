@@ -19,13 +19,14 @@ import time
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import httpx
 import msgspec
 import structlog
 
 from batchyard.agent import beneath, facts
 from batchyard.agent.layout import Layout
+from batchyard.agent.link import Broken, Link
 from batchyard.agent.process import Spawners
 from batchyard.agent.removals import Directories, Remover
 from batchyard.agent.replies import Replies
@@ -34,13 +35,21 @@ from batchyard.agent.state import State
 from batchyard.agent.users import Users
 from batchyard.model.sync import SYNC_PATH, NodeSetup, Orders, Removal, Sync
 
+if TYPE_CHECKING:
+    import httpx
+
 log = structlog.get_logger()
 
 _THREADS = 16
 _BREATH_S = 0.2
 """Pause after a poll that came back at once and brought nothing, so that it cannot spin."""
+_ANSWER_S = 30.0
+"""How long a sync may take beyond what the server was asked to wait."""
 _LEAVE_S = 15.0
 """How long the end of all attempts is waited for before the agent joins again or exits."""
+
+
+_ORDERS = msgspec.json.Decoder(Orders)
 
 
 class NodeGone(Exception):
@@ -73,10 +82,10 @@ class Fenced(Exception):
 
 
 class Agent:
-    """The conversation; `client` is bound to the server and carries the token."""
+    """The conversation over `link`; `token` is for the answers to file requests."""
 
-    def __init__(self, settings: AgentSettings, layout: Layout, found: facts.Found, client: httpx.AsyncClient) -> None:
-        self._settings, self._layout, self._found, self._client = settings, layout, found, client
+    def __init__(self, settings: AgentSettings, layout: Layout, found: facts.Found, link: Link, token: str) -> None:
+        self._settings, self._layout, self._found, self._link = settings, layout, found, link
         self._threads = ThreadPoolExecutor(_THREADS, "transfer")
         self._users = Users(settings.uid_base, found.facts.switches_users)
         self._state = State()
@@ -86,7 +95,7 @@ class Agent:
         self._polls: dict[asyncio.Task[bool], None] = {}
         self._news = asyncio.Event()
         self._node: Node | None = None
-        self._replies = Replies(client, layout.root, self._threads)
+        self._replies = Replies(lambda: _client(settings, token), layout.root, self._threads)
         self._directories = Directories()
         self._remover = Remover(layout, self._directories, self._threads)
 
@@ -101,19 +110,19 @@ class Agent:
                 except Fenced:
                     log.warning("fenced off: ending everything and joining again", session=self._state.session)
                     await self._start_over()
-                except (httpx.HTTPError, msgspec.DecodeError, OSError) as error:
+                except (msgspec.DecodeError, OSError) as error:
                     log.warning("sync failed", reason=str(error) or type(error).__name__)
                     await pause.next()
         finally:
             await self._end_all()
-            self._replies.close()
+            await self._replies.close()
             self._remover.stop.set()
             if self._node is not None:
                 await self._node.spawners.close()
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _turn(self) -> None:
-        """One exchange: join, report, or wait for news. Raises NodeGone and what httpx raises."""
+        """One exchange: join, report, or wait for news. Raises NodeGone, Fenced, DecodeError or OSError."""
         if self._state.session == 0:
             await self._exchange(self._state.say(facts=self._found.facts))
             return
@@ -155,22 +164,20 @@ class Agent:
 
     async def _drop(self, poll: asyncio.Task[bool]) -> None:
         poll.cancel()
-        with contextlib.suppress(asyncio.CancelledError, NodeGone, Fenced, httpx.HTTPError, msgspec.DecodeError, OSError):
+        with contextlib.suppress(asyncio.CancelledError, NodeGone, Fenced, msgspec.DecodeError, OSError):
             await poll
         self._polls.pop(poll, None)
 
     async def _exchange(self, said: Sync) -> bool:
         """Send a sync and do what the answer says; False when it says nothing new."""
-        timeout = httpx.Timeout(15.0, read=said.wait_s + 15.0)
-        content = msgspec.json.encode(said)
-        answer = await self._client.post(SYNC_PATH, content=content, headers={"content-type": "application/json"}, timeout=timeout)
-        if answer.status_code in (401, 403):
-            raise NodeGone(f"the server answered {answer.status_code}")
-        if answer.status_code == 204:
+        answer = await self._link.post(SYNC_PATH, msgspec.json.encode(said), said.wait_s + _ANSWER_S)
+        if answer.status in (401, 403):
+            raise NodeGone(f"the server answered {answer.status}")
+        if answer.status == 204:
             return False
-        if answer.status_code != 200:
-            raise httpx.HTTPStatusError(f"the server answered {answer.status_code}", request=answer.request, response=answer)
-        return await self._apply(said, msgspec.json.decode(answer.content, type=Orders))
+        if answer.status != 200:
+            raise Broken(f"the server answered {answer.status}")
+        return await self._apply(said, _ORDERS.decode(answer.body))
 
     async def _apply(self, said: Sync, answer: Orders) -> bool:
         if said.session == 0 and answer.setup is not None and not answer.fenced:
@@ -258,15 +265,21 @@ async def run(settings: AgentSettings) -> None:
         token = file.read().strip()
     with _only_one(layout):
         found = facts.find(layout, settings.server, settings.uid_base, settings.control)
-        verify = settings.ca_file or settings.server.startswith("https:")
-        async with httpx.AsyncClient(
-            base_url=settings.server.rstrip("/"),
-            headers={"authorization": f"Bearer {token}"},
-            trust_env=False,
-            verify=verify if isinstance(verify, bool) else facts.trust(verify),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=10),
-        ) as client:
-            await _until_stopped(Agent(settings, layout, found, client))
+        async with Link(settings.server, token, facts.trust(settings.server, settings.ca_file)) as link:
+            await _until_stopped(Agent(settings, layout, found, link, token))
+
+
+def _client(settings: AgentSettings, token: str) -> httpx.AsyncClient:
+    """Client for the answers to file requests; imported when the first one comes, because it is large."""
+    import httpx
+
+    return httpx.AsyncClient(
+        base_url=settings.server.rstrip("/"),
+        headers={"authorization": f"Bearer {token}"},
+        trust_env=False,
+        verify=facts.trust(settings.server, settings.ca_file) or False,
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=10),
+    )
 
 
 async def _until_stopped(agent: Agent) -> None:

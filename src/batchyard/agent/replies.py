@@ -10,15 +10,17 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
-import httpx
 import msgspec
 import structlog
 
 from batchyard.agent import files
 from batchyard.model.sync import FILE_HEADER, FILES_PATH, FileHead, FileRequest
+
+if TYPE_CHECKING:
+    import httpx
 
 _T = TypeVar("_T")
 log = structlog.get_logger()
@@ -30,10 +32,12 @@ _ENTRIES = 500
 
 
 class Replies:
-    """Answers requests, a few at a time; the same request is answered once."""
+    """Answers requests, a few at a time; the same request is answered once. `connect` is called for the first."""
 
-    def __init__(self, client: httpx.AsyncClient, root: str, threads: Executor) -> None:
-        self._client, self._root, self._threads = client, root, threads
+    def __init__(self, connect: Callable[[], httpx.AsyncClient], root: str, threads: Executor) -> None:
+        self._connect, self._root, self._threads = connect, root, threads
+        self._connecting = asyncio.Lock()
+        self._client: httpx.AsyncClient | None = None
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._answered: OrderedDict[str, None] = OrderedDict()
@@ -43,10 +47,12 @@ class Replies:
         if request.id not in self._tasks and request.id not in self._answered:
             self._tasks[request.id] = asyncio.create_task(self._reply(request))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Drop what is under way."""
         for task in self._tasks.values():
             task.cancel()
+        if self._client is not None:
+            await self._client.aclose()
 
     async def _reply(self, request: FileRequest) -> None:
         try:
@@ -60,7 +66,7 @@ class Replies:
             self._answered[request.id] = None
             if len(self._answered) > _REMEMBERED:
                 self._answered.popitem(last=False)
-        except (httpx.HTTPError, httpx.StreamError, OSError) as error:
+        except OSError as error:
             log.warning("file request not answered", request=request.id, reason=str(error) or type(error).__name__)
         finally:
             del self._tasks[request.id]
@@ -75,7 +81,18 @@ class Replies:
             body = self._pieces(_list(files.entries(self._root, request)))
             headers["content-type"] = "application/json"
         path = FILES_PATH.format(request_id=request.id)
-        await self._client.post(path, content=body, headers=headers, timeout=httpx.Timeout(30.0, read=60.0))
+        await self._send(path, body, headers)
+
+    async def _send(self, path: str, body: AsyncIterator[bytes] | bytes, headers: dict[str, str]) -> None:
+        async with self._connecting:
+            if self._client is None:
+                self._client = await self._in_thread(self._connect)
+        import httpx
+
+        try:
+            await self._client.post(path, content=body, headers=headers, timeout=httpx.Timeout(30.0, read=60.0))
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            raise OSError(str(error) or type(error).__name__) from error
 
     async def _pieces(self, source: Iterator[bytes]) -> AsyncIterator[bytes]:
         while (piece := await self._in_thread(next, source, b"")) != b"":

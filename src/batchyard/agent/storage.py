@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import httpx
-
 if TYPE_CHECKING:
+    import httpx
     from azure.storage.blob import ContainerClient
 
 CHUNK = 1 << 20
@@ -37,12 +36,16 @@ class Unreachable(Exception):
 
 @lru_cache(maxsize=1)
 def web() -> httpx.Client:
-    """The client for plain URLs; made when first needed, shared by all threads."""
+    """The client for plain URLs; made when first needed, shared by all threads. Imports httpx, which is large."""
+    import httpx
+
     return httpx.Client(timeout=httpx.Timeout(_READ_S, connect=_CONNECT_S), follow_redirects=True)
 
 
 def read_url(url: str) -> Iterator[bytes]:
     """Content of a URL in pieces. Raises Unreachable."""
+    import httpx
+
     try:
         with web().stream("GET", url) as answer:
             if answer.status_code != 200:
