@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
@@ -12,7 +11,6 @@ from starlette.responses import Response
 from batchyard.api import views, wire
 from batchyard.api.call import Call, decode
 from batchyard.engine import lookup, tasks
-from batchyard.model import times
 from batchyard.model.errors import BatchError, invalid_property
 from batchyard.model.task import TaskAddCollection, TaskAddResult, TaskCreateContent, TaskUpdate
 from batchyard.model.words import TaskAddStatus
@@ -68,16 +66,10 @@ def _name(raw: msgspec.Raw) -> str:
 
 
 def _added(name: str, at: int, urls: str) -> bytes:
-    tag, modified = _version(at)
+    tag, modified = views.version(at)
     return wire.encode(
         TaskAddResult(status=TaskAddStatus.SUCCESS, task_id=name, e_tag=tag, last_modified=modified, location=f"{urls}/{name}")
     )
-
-
-@lru_cache(maxsize=16)
-def _version(at: int) -> tuple[str, str]:
-    """Tag and time that all tasks of a collection have in common."""
-    return times.etag(at), times.iso(at)
 
 
 def _refused(name: str, error: BatchError, call: Call) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -43,6 +44,12 @@ _failure = msgspec.json.Decoder(TaskFailureInformation)
 _resize_errors = msgspec.json.Decoder(list[ResizeError])
 _facts = msgspec.json.Decoder(NodeFacts)
 _pool_body = msgspec.json.Decoder(PoolCreateContent)
+
+
+@lru_cache(maxsize=256)
+def version(modified: int) -> tuple[str, str]:
+    """Tag and time that all tasks of a collection have in common."""
+    return times.etag(modified), times.iso(modified)
 
 
 def _time(us: int | None) -> str | None:
@@ -153,17 +160,17 @@ def tasks(rows: Iterable[TaskView], job_id: str, call: Call) -> list[bytes]:
         return _where(row, url, f"{root}/{row.id}")
 
     return [
-        splice(row.body, _encode(_task(row, url, where(row), statistics.of_task(row, url, call) if stats else None)))
+        b"%b,%b" % (row.body[:-1], _encode(_task(row, url, where(row), statistics.of_task(row, url, call) if stats else None))[1:])
         for row in rows
         for url in (f"{urls}/{row.id}",)  # an id needs no quoting
     ]
 
 
 def _task(row: TaskView, url: str, where: ComputeNodeInformation | None, stats: TaskStatistics | None) -> TaskServed:
-    modified = times.iso(row.modified)
+    tag, modified = version(row.modified)
     return TaskServed(
         url=url,
-        e_tag=times.etag(row.modified),
+        e_tag=tag,
         last_modified=modified,
         creation_time=modified if row.created == row.modified else times.iso(row.created),
         state=row.state,
