@@ -123,6 +123,7 @@ class OrderRow(msgspec.Struct):
     """What a node has to be told of an attempt."""
 
     pk: int
+    id: str
     run: int
     wants_token: int
     job_id: str
@@ -141,7 +142,9 @@ _VIEW_BY_ID = Statement(f"{_VIEW} WHERE task.job_pk = :job_pk AND lower(task.id)
 _PAGE = Statement(f"{_VIEW} WHERE task.job_pk = :job_pk AND task.pk > :after ORDER BY task.pk LIMIT :n", TaskView)
 _READY_COLUMNS = "SELECT pk, slots, exclusive, dedicated_only, affinity, manager = 1 AND run > 0, manager FROM task"
 _READY = Statement(f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND ready = 1 AND slots = :slots ORDER BY pk LIMIT :n", ReadyTask)
-_READY_MANAGER = Statement(f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND manager = 1 AND ready = 1 AND +slots <= :largest", ReadyTask)
+_READY_MANAGER = Statement(
+    f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND manager = 1 AND ready = 1 AND (+slots <= :largest OR exclusive = 1)", ReadyTask
+)
 # One step through the index for each size that occurs, however many tasks have it.
 _READY_SIZES = Statement(
     "WITH RECURSIVE size (slots) AS ("
@@ -160,7 +163,7 @@ _ATTEMPTS = Statement(
     lambda pk, run: (int(pk), int(run)),
 )
 _ORDER = Statement(
-    "SELECT task.pk, task.run, task.wants_token, job.id, job.environment, job.preparation_id, task_body.body FROM task"
+    "SELECT task.pk, task.id, task.run, task.wants_token, job.id, job.environment, job.preparation_id, task_body.body FROM task"
     " JOIN job ON job.pk = task.job_pk"
     " JOIN task_body ON task_body.pk = task.pk WHERE task.pk = :pk",
     OrderRow,
@@ -254,7 +257,7 @@ def ready(reader: Reader, job_pk: int, largest: int, n: int) -> list[ReadyTask]:
     found = [task for slots in sizes for task in reader.all(_READY, job_pk=job_pk, slots=slots, n=n)]
     if len(sizes) > 1:
         found.sort(key=_by_key)
-    managers = reader.all(_READY_MANAGER, job_pk=job_pk, largest=largest) if found else []
+    managers = reader.all(_READY_MANAGER, job_pk=job_pk, largest=largest)
     return (managers + [task for task in found if not task.manager])[:n] if managers else found[:n]
 
 
