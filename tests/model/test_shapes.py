@@ -19,9 +19,11 @@ from batchyard import model as package
 from batchyard.model.common import Duration, Shape, Timestamp
 from batchyard.model.states import Word
 
-# sync holds what server and agent say to each other, which no SDK sees.
+# sync holds what server and agent say to each other, explain what Batchyard alone answers: no SDK sees them.
 MODULES = [
-    importlib.import_module(f"batchyard.model.{found.name}") for found in pkgutil.iter_modules(package.__path__) if found.name != "sync"
+    importlib.import_module(f"batchyard.model.{found.name}")
+    for found in pkgutil.iter_modules(package.__path__)
+    if found.name not in ("sync", "explain")
 ]
 SHAPES: dict[str, type[Shape]] = {
     name: found

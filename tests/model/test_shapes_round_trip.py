@@ -19,7 +19,9 @@ from batchyard.model.states import Word
 
 # sync holds what server and agent say to each other; its readers ignore unknown members.
 MODULES = [
-    importlib.import_module(f"batchyard.model.{found.name}") for found in pkgutil.iter_modules(package.__path__) if found.name != "sync"
+    importlib.import_module(f"batchyard.model.{found.name}")
+    for found in pkgutil.iter_modules(package.__path__)
+    if found.name not in ("sync", "explain")  # explanations hold each other without end, and are never read
 ]
 SHAPES = sorted(
     {

@@ -9,15 +9,16 @@ from types import ModuleType
 
 import pytest
 
-from batchyard.store import jobs, leases, nodes, pools, tasks, tx
+from batchyard.store import explain, jobs, leases, nodes, pools, tasks, tx
 from batchyard.store.migrate import migrate
 from batchyard.store.reader import Change, Statement
 from batchyard.store.tx import guarded_sql
 
-MODULES = (jobs, leases, nodes, pools, tasks, tx)
+MODULES = (explain, jobs, leases, nodes, pools, tasks, tx)
 WALKED = {  # few rows, and read as a whole
     "jobs._PAGE": set(), "jobs._POOLS_WITH_DEMAND": {"job"}, "jobs._CHANGING": {"job"}, "nodes._ALL": {"node"}, "nodes._SILENT": {"node"},
     "pools._ALL": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"}, "tasks._READY_SIZES": {"size"},
+    "explain._BLOCKERS": {"edge"},
 }  # fmt: skip
 HOT = {
     "tasks._READY": ["task_ready"],
@@ -50,6 +51,17 @@ HOT = {
     "nodes._OF_POOL": ["node_by_id"],
     "nodes._REMOVALS": ["removal_by_node"],
     "pools._BY_ID": ["pool_by_id"],
+    "explain._NODE_GROUPS": ["node_by_id"],
+    "explain._LAUNCH_FAILURE": ["node_by_id", "event_by_subject"],
+    "explain._WAITING_JOBS": ["job_by_pool"],
+    "explain._PARENTS": ["dependency_by_child"],
+    "explain._BLOCKERS": ["dependency_by_child", "task_by_id"],
+    "explain._RANGES": ["dependency_range_by_child"],
+    "explain._BY_NUMBER": ["task_by_number"],
+    "explain._CHILDREN": ["sqlite_autoindex_dependency_1"],
+    "explain._RANGE_CHILDREN": ["dependency_range_by_low"],
+    "explain._CLOSED_WORKING": ["special_task_by_job"],
+    "explain._PREPARATION_FAILURE": ["special_task_by_job"],
 }
 
 

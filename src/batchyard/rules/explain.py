@@ -1,0 +1,198 @@
+"""Why is it not running? The answer of the same facts that placement decides on, the deciding reason first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+
+import msgspec
+
+from batchyard.model import times
+from batchyard.model.explain import Code, Reason, ReasonGroup
+from batchyard.model.states import JobState, NodeState, TaskState
+from batchyard.rules.facts import MOST_AHEAD, JobFacts, PoolFacts, Snapshot, TaskFacts
+from batchyard.rules.placement import Room, place
+from batchyard.rules.reasons import counted, reason
+from batchyard.rules.supply import fewer_nodes, no_pool, working
+from batchyard.rules.waits import Waits, how
+
+_JOB_STATES: Mapping[JobState, Code] = MappingProxyType(
+    {
+        JobState.DISABLED: Code.JOB_DISABLED,
+        JobState.DISABLING: Code.JOB_DISABLING,
+        JobState.ENABLING: Code.JOB_ENABLING,
+        JobState.TERMINATING: Code.JOB_TERMINATING,
+        JobState.COMPLETED: Code.JOB_COMPLETED,
+        JobState.DELETING: Code.JOB_DELETING,
+    }
+)
+_ENDED = (Code.JOB_TERMINATING, Code.JOB_COMPLETED, Code.JOB_DELETING)
+
+
+class Why:
+    """The answers of one snapshot."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._job, self._pool, self._tasks = snapshot.job, snapshot.pool, snapshot.tasks
+        self._placed, self._left, self._started = _next_round(snapshot.job, snapshot.pool)
+        self._waits = Waits(snapshot.tasks, lambda task: self._unblocked(task)[0])
+
+    def task(self, key: str) -> list[Reason]:
+        """Why a task is where it is."""
+        task = self._tasks[key]
+        if task.state != TaskState.ACTIVE:
+            return [_settled(task)]
+        state = _job_state(self._job)
+        if state and state[0].code in _ENDED:
+            return state
+        waits = self._unblocked(task) if task.ready else self._waits.reasons(key)
+        return state + [one for one in waits if not (state and one.code == Code.READY)]
+
+    def job(self, looked_at: Iterable[str]) -> tuple[list[Reason], list[ReasonGroup]]:
+        """Why a job is where it is, and what the tasks that were looked at wait for, the ready ones before the blocked."""
+        job = self._job
+        groups = grouped((job.id, self._tasks[key], self.task(key)[0]) for key in looked_at)
+        state = _job_state(job)
+        if state:
+            return state, groups
+        if job.running:
+            where = f" {counted(job.running, 'task')} of {job.running + job.active} that are not completed,"
+            return [reason(Code.RUNNING, it=f"job {job.id}", where=where, since=times.iso(job.since))], groups
+        if not job.active:
+            done = counted(job.completed, "task")
+            return [reason(Code.ALL_TASKS_COMPLETED if job.completed else Code.NO_TASKS, job_id=job.id, n=done)], groups
+        return [group.reason for group in groups], groups
+
+    def _unblocked(self, task: TaskFacts) -> list[Reason]:
+        """Why a task that waits for no other is where it is."""
+        job = self._job
+        if task.state != TaskState.ACTIVE:
+            return [_settled(task)]
+        if self._pool is None or self._pool.deleting:
+            return [no_pool(job.pool_id, self._pool)]
+        space = self._space(task, self._pool)
+        if job.limit is None or job.running < job.limit:
+            return space
+        full = reason(Code.MAX_PARALLEL_TASKS, job_id=job.id, running=counted(job.running, "task"), limit=job.limit)
+        return [full, *(one for one in space if one.code not in (Code.READY, Code.BEHIND_OTHERS))]
+
+    def _space(self, task: TaskFacts, pool: PoolFacts) -> list[Reason]:
+        """What stands between a task and a node of its pool."""
+        it, nodes = f"task {task.id}", [group for group in pool.groups if group.working]
+        largest = max([pool.slots_per_node, *(group.largest for group in pool.groups)])
+        if task.slots > largest:
+            return [reason(Code.TOO_BIG, it=it, slots=counted(task.slots, "slot"), pool_id=pool.id, largest=largest)]
+        shortage = fewer_nodes(pool)
+        if not nodes:
+            return shortage
+        closed = self._closed(working(pool))
+        if self._job.closed_working >= working(pool):
+            return [*closed, *shortage]
+        if task.dedicated_only and not any(group.dedicated for group in nodes):
+            return [reason(Code.WANTS_DEDICATED_NODE, it=it, pool_id=pool.id), *shortage]
+        if self._starts(task):
+            return [reason(Code.READY, it=it)]
+        return [*self._crowd(task, pool), *closed, *shortage]
+
+    def _closed(self, nodes: int) -> list[Reason]:
+        job = self._job
+        if not job.closed_working:
+            return []
+        told = f": {job.preparation_failure}" if job.preparation_failure else ""
+        n = job.closed_working
+        return [reason(Code.PREPARATION_FAILED, job_id=job.id, n=n, nodes=counted(nodes, "node"), how=told)]
+
+    def _starts(self, task: TaskFacts) -> bool:
+        """True when the next round gives it a node, or leaves room that a later one can give it."""
+        if task.pk in self._placed:
+            return True
+        free = self._job.limit is None or self._job.running + self._started < self._job.limit
+        return free and any(_fits(task, room, self._job.closed) for room in self._left)
+
+    def _crowd(self, task: TaskFacts, pool: PoolFacts) -> list[Reason]:
+        """Who has the room that the task needs."""
+        above = [rival for rival in pool.rivals if rival.priority > self._job.priority]
+        first = _higher(pool, self._job) if above else []
+        ahead = counted(task.ahead, "task", more=task.ahead >= MOST_AHEAD)
+        free = max((room.free for room in pool.rooms if room.node not in self._job.closed), default=0)
+        if any(_fits(task, room, self._job.closed) for room in pool.rooms):
+            turns = counted(len(pool.rivals) - len(above), "other job")
+            return [*first, reason(Code.BEHIND_OTHERS, pool_id=pool.id, ahead=ahead, turns=turns)]
+        if task.exclusive:
+            return [reason(Code.WANTS_EMPTY_NODE, it=f"task {task.id}", pool_id=pool.id), *first]
+        if free:
+            return [reason(Code.NOT_ENOUGH_FREE, pool_id=pool.id, slots=counted(task.slots, "slot"), largest=free), *first]
+        nodes = [group for group in pool.groups if group.working]
+        slots = counted(sum(group.slots for group in nodes), "slot")
+        return [*first, reason(Code.NODES_BUSY, pool_id=pool.id, busy=sum(group.used for group in nodes), slots=slots, ahead=ahead)]
+
+
+def pool(facts: PoolFacts, groups: Sequence[ReasonGroup], waiting: int) -> list[Reason]:
+    """Why a pool has not the nodes that it asks for, and why nodes are idle while tasks wait."""
+    if facts.deleting:
+        return [no_pool(facts.id, facts)]
+    reasons = fewer_nodes(facts)
+    idle = sum(group.count for group in facts.groups if group.working and group.state == NodeState.IDLE)
+    held = [group.reason for group in groups if group.code != Code.READY]
+    if idle and waiting and held:
+        because = reason(
+            Code.IDLE_WHILE_TASKS_WAIT, held, n=counted(idle, "node"), pool_id=facts.id, waiting=counted(waiting, "task"),
+            are="is" if idle == 1 else "are",
+        )  # fmt: skip
+        reasons = [because, *reasons]
+    if not reasons and not waiting:
+        reasons = [reason(Code.NOTHING_WAITS, pool_id=facts.id)]
+    return reasons or [reason(Code.POOL_WORKS, pool_id=facts.id, n=counted(working(facts), "node"))]
+
+
+def grouped(found: Iterable[tuple[str, TaskFacts, Reason]]) -> list[ReasonGroup]:
+    """Tasks of jobs by the code of their first reason, in the order in which the codes come."""
+    groups: dict[Code, ReasonGroup] = {}
+    for job_id, task, first in found:
+        group = groups.get(first.code)
+        if group is None:
+            groups[first.code] = ReasonGroup(code=first.code, tasks=1, job_id=job_id, example=task.id, reason=first)
+        else:
+            group.tasks += 1
+    return list(groups.values())
+
+
+def _next_round(job: JobFacts, pool: PoolFacts | None) -> tuple[frozenset[int], list[Room], int]:
+    """What placement does next: the tasks that it starts, the room that it leaves to a further round, how many of the job it starts."""
+    if pool is None or pool.deleting or job.state != JobState.ACTIVE:
+        return frozenset(), [], 0
+    rooms = [msgspec.structs.replace(room) for room in pool.rooms]
+    placed = frozenset(task.key for task, _, _ in place(pool.queues, rooms, pack=pool.pack))
+    return placed, rooms if placed and pool.cut else [], len(placed & pool.own)
+
+
+def _fits(task: TaskFacts, room: Room, closed: frozenset[int]) -> bool:
+    if room.free < task.slots or room.node in closed or (task.exclusive and room.free < room.slots):
+        return False
+    return room.dedicated or not task.dedicated_only
+
+
+def _higher(pool: PoolFacts, job: JobFacts) -> list[Reason]:
+    """The jobs of higher priority, the first of them by name."""
+    first, *others = [rival for rival in pool.rivals if rival.priority > job.priority]
+    more = f" (and {counted(sum(rival.ready for rival in others), 'task')} of {counted(len(others), 'more job')})" if others else ""
+    n = counted(first.ready, "task")
+    return [reason(Code.HIGHER_PRIORITY, n=n, job_id=first.job_id, priority=first.priority, more=more)]
+
+
+def _settled(task: TaskFacts) -> Reason:
+    """A task that runs or has run."""
+    it, since, node = f"task {task.id}", times.iso(task.since), task.node_id or "that is gone"
+    if task.state == TaskState.RUNNING:
+        return reason(Code.RUNNING, it=it, where=f" on node {node}", since=since)
+    if task.state == TaskState.PREPARING:
+        return reason(Code.PREPARING, it=it, node_id=node, since=since)
+    return reason(Code.COMPLETED if task.succeeded else Code.FAILED, it=it, since=since, how=how(task))
+
+
+def _job_state(job: JobFacts) -> list[Reason]:
+    """Why a job that is not active starts nothing."""
+    if job.state not in _JOB_STATES:
+        return []
+    told = f" ({job.ended_by})" if job.ended_by else ""
+    return [reason(_JOB_STATES[job.state], job_id=job.id, since=times.iso(job.since), how=told)]

@@ -1,0 +1,140 @@
+"""The snapshot that explanations are made of: what placement looks at, and what tasks wait for. Times are microseconds since 1970."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from batchyard.model.states import JobState, NodeState, TaskState
+from batchyard.rules.placement import Queue, Room
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Something that a task still waits for: a named task, or numbers of a range."""
+
+    task: str | None = None
+    """Key (id in lower case) of the task."""
+    low: int = 0
+    high: int = 0
+    left: int = 0
+    """Numbers of the range that are not satisfied."""
+    missing: tuple[tuple[int, str | None], ...] = ()
+    """The first of these, each with the key of the task that has the number."""
+
+
+class TaskFacts(msgspec.Struct, kw_only=True):
+    """A task; one that is completed without being satisfied blocks what depends on it."""
+
+    pk: int
+    id: str
+    state: TaskState
+    since: int
+    ready: bool = False
+    slots: int = 1
+    exclusive: bool = False
+    dedicated_only: bool = False
+    node_id: str | None = None
+    exit_code: int | None = None
+    succeeded: bool = False
+    satisfied: bool = False
+    failure: str | None = None
+    """Code and message of the failure, when an exit code alone does not tell."""
+    waits: Sequence[Wait] = ()
+    ahead: int = 0
+    """Ready tasks of the job that come before it, at most `MOST_AHEAD`."""
+
+
+MOST_AHEAD = 1000
+"""Tasks ahead are counted up to here."""
+
+
+class JobFacts(msgspec.Struct, kw_only=True):
+    """A job with its counters; `limit` is maxParallelTasks, None for none."""
+
+    pk: int
+    id: str
+    state: JobState
+    since: int
+    pool_id: str
+    priority: int = 0
+    limit: int | None = None
+    ready: int = 0
+    active: int = 0
+    running: int = 0
+    completed: int = 0
+    ended_by: str | None = None
+    closed: frozenset[int] = frozenset()
+    """Nodes on which the preparation task failed for good."""
+    closed_working: int = 0
+    """How many of these take tasks now."""
+    preparation_failure: str | None = None
+
+
+class NodeGroup(msgspec.Struct, frozen=True):
+    """Nodes of a pool that are alike."""
+
+    state: NodeState
+    enabled: bool
+    dedicated: bool
+    count: int
+    largest: int
+    """Slots of the largest node."""
+    slots: int
+    """Slots of all of them."""
+    used: int
+    since: int
+    """When the first of them came to its state."""
+
+    @property
+    def working(self) -> bool:
+        """True when placement gives them tasks."""
+        return self.enabled and self.state in (NodeState.IDLE, NodeState.RUNNING)
+
+
+class LaunchFailure(msgspec.Struct, frozen=True):
+    """A node that its provider could not start."""
+
+    node_id: str
+    times: int
+    message: str
+
+
+class Rival(msgspec.Struct, frozen=True):
+    """A job of the pool with ready tasks and at least the same priority."""
+
+    job_id: str
+    priority: int
+    ready: int
+
+
+class PoolFacts(msgspec.Struct, kw_only=True):
+    """A pool with its nodes and the queues before it, as placement sees them."""
+
+    id: str
+    since: int
+    deleting: bool = False
+    resizing: bool = False
+    target: int = 0
+    slots_per_node: int = 1
+    pack: bool = False
+    failure: str | None = None
+    """Why the last resize did not reach its target."""
+    groups: Sequence[NodeGroup] = ()
+    rooms: Sequence[Room] = ()
+    queues: Sequence[Queue] = ()
+    own: frozenset[int] = frozenset()
+    """Keys of the tasks in these queues that are of the job that is asked about."""
+    cut: bool = False
+    """True when some queue goes on behind what was read of it."""
+    rivals: Sequence[Rival] = ()
+    """Those other than the job that is asked about."""
+    launch_failure: LaunchFailure | None = None
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A job, its pool if there is one, and tasks by key: those asked about and, transitively, those that they wait for."""
+
+    job: JobFacts
+    pool: PoolFacts | None
+    tasks: Mapping[str, TaskFacts]

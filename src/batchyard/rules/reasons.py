@@ -1,0 +1,140 @@
+"""The words of every reason: a sentence and what the user can do, with the places that facts fill in.
+
+docs/explain.md shows this table; a test holds one against the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import msgspec
+
+from batchyard.model.explain import Code, Reason
+
+
+class Words(msgspec.Struct, frozen=True):
+    """A sentence and the next action, with `{places}`."""
+
+    sentence: str
+    action: str
+
+
+WORDS: Mapping[Code, Words] = MappingProxyType({
+    Code.RUNNING: Words("{it} runs{where} since {since}", "Nothing has to be done; batchyard top shows what runs"),
+    Code.PREPARING: Words(
+        "{it} waits for the job preparation task, which runs on node {node_id} since {since}",
+        "Wait; if it hangs, look at its stdout.txt and stderr.txt on the node",
+    ),
+    Code.COMPLETED: Words("{it} is completed since {since}{how}", "Nothing has to be done; what is completed does not run again"),
+    Code.FAILED: Words("{it} failed at {since}{how}", "Mend the cause, then reactivate the task (batchyard retry)"),
+    Code.READY: Words("{it} may start: a node has room for it", "Wait; the scheduler is about to start it"),
+    Code.JOB_DISABLED: Words("Job {job_id} is disabled since {since}", "Enable the job"),
+    Code.JOB_DISABLING: Words("Job {job_id} is being disabled since {since}", "Wait until it is disabled, then enable it"),
+    Code.JOB_ENABLING: Words("Job {job_id} is being enabled since {since}", "Wait; its tasks may start in a moment"),
+    Code.JOB_TERMINATING: Words(
+        "Job {job_id} is being terminated since {since}{how}; its active tasks never run", "Add the tasks to another job"
+    ),
+    Code.JOB_COMPLETED: Words("Job {job_id} is completed since {since}{how}; its active tasks never run", "Add the tasks to another job"),
+    Code.JOB_DELETING: Words("Job {job_id} is being deleted since {since}; its active tasks never run", "Add the tasks to another job"),
+    Code.NO_TASKS: Words("Job {job_id} has no tasks", "Add tasks (batchyard submit --job), or terminate the job"),
+    Code.ALL_TASKS_COMPLETED: Words(
+        "All {n} of job {job_id} are completed", "Add more, or terminate the job; onAllTasksComplete=terminatejob does so by itself"
+    ),
+    Code.BLOCKED_BY_FAILURE: Words(
+        "{it} waits for task {task_id}, which {how} and blocks what depends on it",
+        "Mend {task_id} and reactivate it (batchyard retry), or terminate what depends on it; dependencyAction=satisfy lets that run",
+    ),
+    Code.DEPENDENCY_CYCLE: Words(
+        "{it} waits for itself: {cycle}", "Terminate or delete one of these tasks and add it again without the dependency"
+    ),
+    Code.WAITS_FOR_MISSING_TASK: Words(
+        "{it} waits for task {task_id}, which does not exist (yet)", "Add {task_id}, or delete the task and add it with another dependency"
+    ),
+    Code.WAITS_FOR_TASK: Words(
+        "{it} waits for task {task_id}, which is {state}", "Wait for {task_id}; what follows says why it is not done"
+    ),
+    Code.WAITS_FOR_RANGE: Words(
+        "{it} waits for {left} of the tasks {low} to {high}; the first missing is {first}",
+        "Wait for them, or add what is missing; what follows says what holds them up",
+    ),
+    Code.MAX_PARALLEL_TASKS: Words(
+        "Job {job_id} runs {running}, as many as its maxParallelTasks of {limit} allows", "Wait for one to end, or raise maxParallelTasks"
+    ),
+    Code.POOL_NOT_FOUND: Words("Pool {pool_id} does not exist", "Create the pool, or disable the job and move it to another pool"),
+    Code.POOL_DELETING: Words("Pool {pool_id} is being deleted", "Create it anew when it is gone, or move the job to another pool"),
+    Code.POOL_EMPTY: Words("Pool {pool_id} has no nodes and asks for none", "Resize the pool"),
+    Code.POOL_RESIZING: Words(
+        "Pool {pool_id} is resizing since {since}: {ready} of {target} take tasks{states}", "Wait; nodes are on their way"
+    ),
+    Code.ALLOCATION_FAILED: Words(
+        "Pool {pool_id} has {current} of {target}; allocation failed: {failure}",
+        "Make room (quota, or batchyard up --nodes) and resize the pool again, or ask for fewer nodes",
+    ),
+    Code.LAUNCH_FAILS: Words(
+        "Node {node_id} could not be launched, {times} by now: {failure}", "See the server's log; it is tried again, later each time"
+    ),
+    Code.NODES_STARTING: Words("{n} of pool {pool_id} start since {since}{states}", "Wait; if it takes long, see the logs of the nodes"),
+    Code.NODES_UNUSABLE: Words(
+        "{n} of pool {pool_id} cannot take tasks{states}", "See the logs of the nodes; let them go and resize the pool again"
+    ),
+    Code.SCHEDULING_DISABLED: Words(
+        "{n} of pool {pool_id} are told to take no tasks{states}", "Enable scheduling on the nodes, or resize the pool"
+    ),
+    Code.TOO_BIG: Words(
+        "{it} needs {slots}, no node of pool {pool_id} has more than {largest}",
+        "Add the task with fewer requiredSlots, or move the job to a pool with more taskSlotsPerNode",
+    ),
+    Code.PREPARATION_FAILED: Words(
+        "The job preparation task of job {job_id} failed on {n} of {nodes} that take tasks{how}",
+        "Mend the preparation task and add the job anew, or add nodes to the pool",
+    ),
+    Code.WANTS_DEDICATED_NODE: Words(
+        "{it} takes only a dedicated node, pool {pool_id} has none that takes tasks",
+        "Resize the pool to a dedicated node, or set allowLowPriorityNode",
+    ),
+    Code.WANTS_EMPTY_NODE: Words(
+        "{it} is a job manager that wants a whole node, none of pool {pool_id} is empty",
+        "Wait for a node to become empty, add nodes, or add the job with runExclusive=false",
+    ),
+    Code.NOT_ENOUGH_FREE: Words(
+        "No node of pool {pool_id} has {slots} free, the largest room is {largest}",
+        "Wait for tasks to end, add nodes, or pack the pool (nodeFillType) so that whole nodes stay free",
+    ),
+    Code.NODES_BUSY: Words(
+        "All nodes of pool {pool_id} are busy: {busy} of {slots} in use, {ahead} of the same job ahead",
+        "Wait for tasks to end, or add nodes to the pool",
+    ),
+    Code.HIGHER_PRIORITY: Words(
+        "{n} of job {job_id} with the higher priority {priority} go first{more}", "Wait, raise the priority of the job, or add nodes"
+    ),
+    Code.BEHIND_OTHERS: Words(
+        "What is free in pool {pool_id} goes to others first: {ahead} of the same job ahead, {turns} of the same priority take turns",
+        "Wait for tasks to end, raise the priority of the job, or add nodes",
+    ),
+    Code.IDLE_WHILE_TASKS_WAIT: Words(
+        "{n} of pool {pool_id} {are} idle while {waiting} wait", "What follows says what the tasks wait for"
+    ),
+    Code.NOTHING_WAITS: Words(
+        "No task waits for pool {pool_id}; those of disabled and ended jobs do not count", "Add tasks, or resize the pool to no nodes"
+    ),
+    Code.POOL_WORKS: Words("Pool {pool_id} has the {n} that it asks for and works", "Nothing has to be done"),
+})  # fmt: skip
+
+_SHOWN = ("job_id", "task_id", "node_id", "since")
+
+
+def reason(code: Code, because: Sequence[Reason] = (), **facts: object) -> Reason:
+    """A reason in words; facts that name something stand in its fields too."""
+    words = WORDS[code]
+    sentence = words.sentence.format_map(facts)
+    shown = {name: str(facts[name]) for name in _SHOWN if facts.get(name) is not None and "{" + name + "}" in words.sentence}
+    return Reason(
+        code=code, sentence=f"{sentence[:1].upper()}{sentence[1:]}.", action=words.action.format_map(facts) + ".",
+        because=list(because) or None, **shown,
+    )  # fmt: skip
+
+
+def counted(n: int, what: str, *, more: bool = False) -> str:
+    """`1 slot`, `3 slots`, `1000 or more tasks`."""
+    return f"{n}{' or more' if more else ''} {what}{'' if n == 1 and not more else 's'}"
