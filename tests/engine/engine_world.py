@@ -20,21 +20,24 @@ from batchyard.engine.capacity import Capacity
 from batchyard.engine.clock import Clock
 from batchyard.engine.upkeep import Upkeep
 from batchyard.model.errors import BatchError
-from batchyard.model.job import JobCreateContent
+from batchyard.model.job import JobCreateContent, JobPatch
 from batchyard.model.pool import PoolCreateContent, PoolResize
 from batchyard.model.states import NodeState, TaskState
 from batchyard.model.sync import Ended, Orders, Sync
-from batchyard.model.task import TaskCreateContent, TaskFailureInformation
+from batchyard.model.task import TaskConstraints, TaskCreateContent, TaskFailureInformation
+from batchyard.model.words import DisableJobOption
 from batchyard.providers.base import Handle, NodeOrder, NodeProvider, Seen
 from batchyard.rules.transitions import TABLES
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
+from batchyard.store import special_tasks as special_rows
 from batchyard.store.db import MEMORY, Database
 from batchyard.store.jobs import JobCounts, JobRow
 from batchyard.store.nodes import NodeRow
 from batchyard.store.pools import PoolView
 from batchyard.store.reader import Statement
+from batchyard.store.special_tasks import SpecialTaskRow
 from batchyard.store.tasks import TaskRow
 from batchyard.store.tx import Tx
 
@@ -231,6 +234,10 @@ class World:
         raise AssertionError(f"it never ends: {before}")
 
     def _id_of(self, attempt: str) -> str:
+        """Id of a task; special tasks go by their kind and succeed."""
+        if attempt.startswith("s"):
+            ((kind,),) = self.rows("SELECT kind FROM special_task WHERE pk = :pk", pk=int(attempt[1:].partition(".")[0]))
+            return str(kind)
         ((name,),) = self.rows("SELECT id FROM task WHERE pk = :pk", pk=int(attempt.partition(".")[0]))
         return str(name)
 
@@ -243,6 +250,10 @@ class World:
                 " JOIN job ON job.pk = job_pk ORDER BY 1, 2"
             ),
             "pools": self.rows("SELECT id, state, allocation_state, target_dedicated, resize_errors FROM pool ORDER BY id"),
+            "special": self.rows(
+                "SELECT job.id, kind, special_task.state, result, count(*) FROM special_task"
+                " JOIN job ON job.pk = job_pk GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"
+            ),
             "nodes": self.rows("SELECT pool_pk, state, slots_used, count(*) FROM node GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"),
         }
 
@@ -323,14 +334,35 @@ class World:
     def terminate(self, task_id: str, job_id: str = "job") -> TaskRow:
         return self.run(tasks.terminate, job_id, task_id, self.now)
 
+    def reactivate(self, task_id: str, job_id: str = "job") -> TaskRow:
+        return self.run(tasks.reactivate, job_id, task_id, self.now)
+
+    def update(self, task_id: str, job_id: str = "job", **constraints: Any) -> TaskRow:
+        return self.run(tasks.update, job_id, task_id, msgspec.convert(constraints, TaskConstraints), self.now)
+
+    def patch(self, job_id: str = "job", **changes: Any) -> None:
+        sent = msgspec.convert(changes, JobPatch)
+        self.run(lambda tx: jobs.patch(tx, lookup.open_job(tx, job_id), sent, self.now))
+
+    def disable(self, option: str = "requeue", job_id: str = "job") -> None:
+        self.run(lambda tx: jobs.disable(tx, lookup.open_job(tx, job_id), DisableJobOption(option), self.now))
+
+    def enable(self, job_id: str = "job") -> None:
+        self.run(lambda tx: jobs.enable(tx, lookup.open_job(tx, job_id), self.now))
+
+    def special(self, kind: str = "preparation", job_id: str = "job") -> list[SpecialTaskRow]:
+        job = self.job_row(job_id)
+        assert job is not None
+        return self.run(special_rows.of_job, job.pk, kind)
+
     def delete(self, task_id: str, job_id: str = "job") -> None:
         self.run(tasks.delete, job_id, task_id, self.now)
 
-    def end_job(self, job_id: str = "job", reason: str | None = None) -> None:
-        self.run(lambda tx: jobs.terminate(tx, lookup.open_job(tx, job_id), reason, self.now))
+    def end_job(self, job_id: str = "job", reason: str | None = None, *, force: bool = False) -> None:
+        self.run(lambda tx: jobs.terminate(tx, lookup.open_job(tx, job_id), reason, self.now, force=force))
 
-    def delete_job(self, job_id: str = "job") -> None:
-        self.run(lambda tx: jobs.delete(tx, lookup.job(tx, job_id), self.now))
+    def delete_job(self, job_id: str = "job", *, force: bool = False) -> None:
+        self.run(lambda tx: jobs.delete(tx, lookup.job(tx, job_id), self.now, force=force))
 
     # what happened
 
@@ -353,6 +385,7 @@ class World:
         self._check_nodes()
         self._check_events()
         self._check_waiting()
+        self._check_special()
 
     def _check_counts(self) -> None:
         sums = (
@@ -400,6 +433,30 @@ class World:
         for pk, state, ready, unmet in self.rows("SELECT pk, state, ready, unmet FROM task"):
             assert bool(ready) == (state == TaskState.ACTIVE and unmet == 0), f"task {pk}"
             assert self.rows(waits, pk=pk) == [(unmet,)], f"task {pk}"
+
+    def _check_special(self) -> None:
+        """Tasks prepare beside a preparation task that runs, run behind one that succeeded; nothing of an ended job runs on."""
+        assert self.rows("SELECT pk FROM special_task WHERE state = 'running' AND node_pk NOT IN (SELECT pk FROM node)") == []
+        ended = "SELECT special_task.pk FROM special_task JOIN job ON job.pk = job_pk"
+        assert self.rows(f"{ended} WHERE job.state = 'completed' AND special_task.state = 'running'") == []
+        assert self.rows(f"{ended} WHERE kind = 'release' AND job.state NOT IN ('terminating', 'completed', 'deleting')") == []
+        assert self.rows("SELECT special_task.pk FROM special_task WHERE job_pk NOT IN (SELECT pk FROM job)") == []
+        on_node = (
+            "SELECT task.pk, task.state, prep.state, prep.result, job.body FROM task JOIN job ON job.pk = task.job_pk"
+            " LEFT JOIN special_task AS prep ON prep.job_pk = job.pk AND prep.kind = 'preparation' AND prep.node_pk = task.node_pk"
+            " WHERE task.state IN ('preparing', 'running') AND job.preparation_id IS NOT NULL AND job.state IN ('active', 'disabling')"
+        )
+        for pk, state, preparation, result, body in self.rows(on_node):
+            waits = msgspec.json.decode(body)["jobPreparationTask"]["waitForSuccess"]
+            if state == TaskState.PREPARING:
+                assert waits, f"task {pk} waits for what it need not"
+                assert preparation == "running", f"task {pk} waits for nothing"
+            else:
+                assert preparation is not None, f"task {pk} runs on a node that was never prepared"
+                assert result == "success" or not waits, f"task {pk} runs on a node that is not prepared"
+        whole = "SELECT task.pk, held, task.slots, exclusive, node.slots FROM task JOIN node ON node.pk = node_pk"
+        for pk, held, slots, exclusive, all_slots in self.rows(f"{whole} WHERE task.state IN ('preparing', 'running')"):
+            assert held == (all_slots if exclusive else slots), f"task {pk} holds {held}"
 
 
 def refused(outcome: int | BatchError) -> str | None:

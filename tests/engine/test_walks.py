@@ -17,30 +17,55 @@ names = st.sampled_from(NAMES)
 some = st.lists(names, max_size=3)
 spans = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 2)).map(lambda span: (span[0], span[0] + span[1])), max_size=2)
 picks = st.integers(0, 100)
+JOBS: dict[str, dict[str, Any]] = {
+    "job": {"constraints": {"maxTaskRetryCount": 1}},
+    "managed": {
+        "jobManagerTask": {"id": "boss", "commandLine": "true", "constraints": {"maxTaskRetryCount": 1}, "killJobOnCompletion": False},
+        "jobPreparationTask": {"commandLine": "true", "constraints": {"maxTaskRetryCount": 1}},
+        "jobReleaseTask": {"commandLine": "true"},
+        "allowTaskPreemption": True,
+    },
+    "urgent": {
+        "priority": 2, "jobManagerTask": {"id": "boss", "commandLine": "true", "runExclusive": False}, "allowTaskPreemption": True,
+        "jobPreparationTask": {"commandLine": "true", "waitForSuccess": False}, "onTaskFailure": "performexitoptionsjobaction",
+    },
+}  # fmt: skip
+job_ids = st.sampled_from(list(JOBS))
+CLOSED = {"JobNotFound", "JobBeingTerminated", "JobCompleted", "JobBeingDeleted"}
+REFUSALS = CLOSED | {
+    "JobExists", "OperationInvalidForCurrentState", "TaskNotFound", "TaskCompleted", "TaskNotCompleted", "TaskSucceeded",
+    "InvalidPropertyValue",
+}  # fmt: skip
 
 
 class Walk(RuleBasedStateMachine):
-    """Two nodes with three slots, one job, and whatever can happen to them."""
+    """Two nodes with three slots, three jobs, and whatever can happen to them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
         self.agents = {agent.node_pk: agent for agent in self.world.working_pool(nodes=2, slots=3)}
-        self.world.job(constraints={"maxTaskRetryCount": 1})
+        for job_id in JOBS:
+            self.world.job(job_id, **JOBS[job_id])
         self.done: dict[int, tuple[Any, ...]] = {}
         self.parents: dict[int, tuple[list[str], list[tuple[int, int]]]] = {}
-        self.satisfied: set[str] = set()
+        self.satisfied: set[tuple[int, str]] = set()
         self.reported: list[tuple[int, str]] = []
 
     def _agent(self, pick: int) -> Agent:
         return self.agents[sorted(self.agents)[pick % len(self.agents)]]
 
-    @rule(name=names, ids=some, ranges=spans, slots=st.integers(1, 3))
-    def add(self, name: str, ids: list[str], ranges: list[tuple[int, int]], slots: int) -> None:
+    @rule(name=names, ids=some, ranges=spans, slots=st.integers(1, 3), job_id=job_ids)
+    def add(self, name: str, ids: list[str], ranges: list[tuple[int, int]], slots: int, job_id: str) -> None:
         spec = {"taskIds": ids, "taskIdRanges": [{"start": low, "end": high} for low, high in ranges]}
-        [(_, outcome)] = self.world.add({"id": name, "dependsOn": spec, "requiredSlots": slots})
+        try:
+            [(_, outcome)] = self.world.add({"id": name, "dependsOn": spec, "requiredSlots": slots}, job_id=job_id)
+        except BatchError as error:
+            if error.code not in CLOSED:
+                raise
+            return
         if not isinstance(outcome, BatchError):
-            self.parents[self.world.task(name).pk] = (ids, ranges)
+            self.parents[self.world.task(name, job_id).pk] = (ids, ranges)
 
     @rule()
     def schedule(self) -> None:
@@ -73,20 +98,65 @@ class Walk(RuleBasedStateMachine):
         provider.gone.add(node.handle or "")
         self.world.capacity()
 
-    @rule(name=names)
-    def terminate(self, name: str) -> None:
-        self._try(self.world.terminate, name)
+    @rule(name=names, job_id=job_ids)
+    def terminate(self, name: str, job_id: str) -> None:
+        self._try(self.world.terminate, name, job_id)
 
-    @rule(name=names)
-    def delete(self, name: str) -> None:
-        self._try(self.world.delete, name)
+    @rule(name=names, job_id=job_ids)
+    def delete(self, name: str, job_id: str) -> None:
+        self._try(self.world.delete, name, job_id)
 
-    def _try(self, what: Any, name: str) -> None:
+    @rule(name=names, job_id=job_ids)
+    def reactivate(self, name: str, job_id: str) -> None:
+        if self._try(self.world.reactivate, name, job_id):
+            self.done.pop(self.world.task(name, job_id).pk, None)
+
+    @rule(name=names, job_id=job_ids, retries=st.integers(0, 2))
+    def update(self, name: str, job_id: str, retries: int) -> None:
+        self._try(lambda: self.world.update(name, job_id, maxTaskRetryCount=retries))
+
+    @rule(job_id=job_ids, option=st.sampled_from(["requeue", "terminate", "wait"]))
+    def disable(self, job_id: str, option: str) -> None:
+        self._try(self.world.disable, option, job_id)
+
+    @rule(job_id=job_ids)
+    def enable(self, job_id: str) -> None:
+        self._try(self.world.enable, job_id)
+
+    @rule(job_id=job_ids, priority=st.integers(-1, 2), at_once=st.sampled_from([-1, 1, 2]), ends=st.booleans())
+    def patch(self, job_id: str, priority: int, at_once: int, ends: bool) -> None:
+        more = {"onAllTasksComplete": "terminatejob"} if ends else {}
+        self._try(lambda: self.world.patch(job_id, priority=priority, maxParallelTasks=at_once, **more))
+
+    @rule(job_id=job_ids, force=st.booleans())
+    def end_job(self, job_id: str, force: bool) -> None:
+        self._try(lambda: self.world.end_job(job_id, force=force))
+
+    @rule(job_id=job_ids, force=st.booleans())
+    def delete_job(self, job_id: str, force: bool) -> None:
+        self._try(lambda: self.world.delete_job(job_id, force=force))
+
+    @rule(job_id=job_ids)
+    def add_job(self, job_id: str) -> None:
+        self._try(lambda: self.world.job(job_id, **JOBS[job_id]))
+
+    @rule(seconds=st.sampled_from([1, 3_600, 8 * 86_400]))
+    def move_the_clock(self, seconds: int) -> None:
+        self.world.advance(seconds)
+
+    @rule()
+    def upkeep(self) -> None:
+        self.world.upkeep()
+
+    def _try(self, what: Any, *args: Any) -> bool:
+        """True when it was not refused."""
         try:
-            what(name)
+            what(*args)
         except BatchError as error:
-            if error.code not in ("TaskNotFound", "TaskCompleted"):
+            if error.code not in REFUSALS:
                 raise
+            return False
+        return True
 
     @invariant()
     def all_rows_agree(self) -> None:
@@ -94,7 +164,8 @@ class Walk(RuleBasedStateMachine):
 
     @invariant()
     def what_is_completed_stays_so(self) -> None:
-        now = {row[0]: row for row in self.world.rows("SELECT * FROM task WHERE state = 'completed'")}
+        seen = "pk, run, result, exit_code, failure, retries, requeues, started, ended, node_pk, satisfied, modified"
+        now = {row[0]: row for row in self.world.rows(f"SELECT {seen} FROM task WHERE state = 'completed'")}
         alive = {pk for (pk,) in self.world.rows("SELECT pk FROM task")}
         for pk, row in self.done.items():
             assert pk not in alive or now.get(pk) == row
@@ -102,22 +173,37 @@ class Walk(RuleBasedStateMachine):
 
     @invariant()
     def nothing_runs_before_what_it_depends_on(self) -> None:
-        for name, number in self.world.rows("SELECT lower(id), number FROM task WHERE satisfied = 1"):
-            self.satisfied |= {name, f"#{number}"}
-        for (pk,) in self.world.rows("SELECT pk FROM task WHERE run > 0"):
+        for job, name, number in self.world.rows("SELECT job_pk, lower(id), number FROM task WHERE satisfied = 1"):
+            self.satisfied |= {(job, name), (job, f"#{number}")}
+        for job, pk in self.world.rows("SELECT job_pk, pk FROM task WHERE run > 0 AND manager = 0"):
             ids, ranges = self.parents[pk]
-            needed = {name.lower() for name in ids} | {f"#{number}" for low, high in ranges for number in range(low, high + 1)}
+            names = {name.lower() for name in ids} | {f"#{number}" for low, high in ranges for number in range(low, high + 1)}
+            needed = {(job, name) for name in names}
             assert needed <= self.satisfied, f"task {pk} ran before {needed - self.satisfied}"
 
     def teardown(self) -> None:
         try:
             self.world.finish()
+            for (job_id,) in self.world.rows("SELECT id FROM job WHERE state = 'disabled'"):
+                self.world.enable(job_id)
+            self.world.finish()
             self.world.check()
-            left = self.world.rows("SELECT id, state, unmet FROM task WHERE state <> 'completed'")
-            assert all(state == TaskState.ACTIVE and unmet > 0 for _, state, unmet in left), left
-            assert {node.state for node in self.world.nodes()} == {NodeState.IDLE}
+            self._check_all_ended()
         finally:
             self.world.close()
+
+    def _check_all_ended(self) -> None:
+        """Only what is blocked, belongs to a job that ended, or has all nodes closed to it is left."""
+        assert {state for (state,) in self.world.rows("SELECT state FROM job")} <= {"active", "completed"}
+        assert {node.state for node in self.world.nodes()} == {NodeState.IDLE}
+        failed = "SELECT count(*) FROM special_task WHERE job_pk = job.pk AND kind = 'preparation' AND result = 'failure'"
+        left = self.world.rows(
+            f"SELECT task.id, task.state, unmet, job.state, ({failed}) FROM task JOIN job ON job.pk = job_pk"
+            " WHERE task.state <> 'completed'"
+        )
+        for name, state, unmet, job_state, closed in left:
+            assert state == TaskState.ACTIVE, name
+            assert unmet > 0 or job_state == "completed" or closed == len(self.agents), (name, unmet, job_state, closed)
 
 
 def test_random_walks() -> None:
