@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pytest
 from engine_world import EXIT_1, Agent, Steady, World
 
-from batchyard.engine import capacity, jobs, lookup, nodes, scheduler, upkeep
-from batchyard.model.job import JobPatch
+from batchyard.engine import capacity, nodes, scheduler, upkeep
 
 Step = Callable[[World], object]
 
@@ -23,25 +21,66 @@ def prepare(world: World) -> None:
     world.add("r1", "r2", {"id": "f1", "constraints": {"maxTaskRetryCount": 2}})
     world.add("o1", job_id="other")
     world.schedule()
+    world.job(
+        "special", priority=1, allowTaskPreemption=True, onTaskFailure="performexitoptionsjobaction",
+        jobManagerTask={"id": "boss", "commandLine": "true", "runExclusive": False, "constraints": {"maxTaskRetryCount": 1}},
+        jobPreparationTask={"commandLine": "true"}, jobReleaseTask={"commandLine": "true"},
+    )  # fmt: skip
+    world.add("s1", {"id": "f2", "exitConditions": {"default": {"jobAction": "none"}}}, job_id="special")
     world.add("w1", "w2", {"id": "child", "dependsOn": {"taskIds": ["r1"], "taskIdRanges": [{"start": 1, "end": 120}]}}, "7")
 
 
-def agent_of(world: World, task_id: str) -> Agent:
-    pk = world.task(task_id).node_pk
+def agent_of(world: World, task_id: str, job_id: str = "job") -> Agent:
+    pk = world.task(task_id, job_id).node_pk
     assert pk is not None
+    return agent_on(world, pk)
+
+
+def agent_on(world: World, pk: int) -> Agent:
     agent = Agent(world, pk)
     agent.session = world.node(pk).session
     return agent
 
 
-def patch(world: World, **changes: object) -> None:
-    sent = msgspec.convert(changes, JobPatch)
-    world.run(lambda tx: jobs.patch(tx, lookup.open_job(tx, "job"), sent, world.now))
+def boss_runs(world: World) -> None:
+    """The manager's node has room and is prepared."""
+    for name in ("r1", "r2"):
+        agent_of(world, name).end(world.attempt(name))
+    world.run(scheduler.run_once, "pool", world.now)
+    for row in world.special(job_id="special"):
+        agent_on(world, row.node_pk).end(f"s{row.pk}.{row.run}")
+
+
+def prepare_fails(world: World) -> None:
+    boss_starts(world)
+    row = world.special(job_id="special")[0]
+    agent_on(world, row.node_pk).end(f"s{row.pk}.{row.run}", **EXIT_1)
+
+
+def boss_starts(world: World) -> None:
+    agent_of(world, "r1").end(world.attempt("r1"))
+    world.run(scheduler.run_once, "pool", world.now)
+
+
+def upkeep_step(world: World) -> None:
+    world.run(upkeep.advance_jobs, world.now)
+
+
+def ends_while_released(world: World, end: Step) -> None:
+    """The job is on its way out and its release tasks run."""
+    boss_runs(world)
+    end(world)
+    upkeep_step(world)
+    upkeep_step(world)
 
 
 def lose(world: World, task_id: str) -> None:
     """The machine of the node that runs a task vanishes, and only this much is noted."""
-    node = world.node(world.task(task_id).node_pk or 0)
+    lose_node(world, world.task(task_id).node_pk or 0)
+
+
+def lose_node(world: World, node_pk: int) -> None:
+    node = world.node(node_pk)
     assert isinstance(world.provider, Steady)
     world.provider.gone.add(node.handle or "")
     world.run(nodes.gone, node.pk, world.now)
@@ -52,7 +91,7 @@ STEPS: dict[str, Step] = {
     "add a task with dependencies": lambda world: world.add({"id": "late", "dependsOn": {"taskIds": ["r1", "r2"]}}),
     "add a job": lambda world: world.job("new", onAllTasksComplete="terminatejob"),
     "add a pool": lambda world: world.pool("new", 2),
-    "patch a job": lambda world: patch(world, onAllTasksComplete="terminatejob", priority=7),
+    "patch a job": lambda world: world.patch(onAllTasksComplete="terminatejob", priority=7),
     "terminate a running task": lambda world: world.terminate("r1"),
     "terminate a waiting task": lambda world: world.terminate("child"),
     "delete a running task": lambda world: world.delete("r2"),
@@ -68,14 +107,52 @@ STEPS: dict[str, Step] = {
     "report an end": lambda world: agent_of(world, "r1").end(world.attempt("r1")),
     "report a failure": lambda world: agent_of(world, "f1").end(world.attempt("f1"), **EXIT_1),
     "lose a node": lambda world: lose(world, "r1"),
+    "disable, requeue": lambda world: world.disable("requeue"),
+    "disable, terminate": lambda world: world.disable("terminate"),
+    "disable, wait": lambda world: world.disable("wait"),
+    "terminate a disabled job": lambda world: (world.disable(), world.end_job()),
+    "reactivate": lambda world: (world.terminate("r1"), world.reactivate("r1")),
+    "reactivate what waits": lambda world: (world.terminate("child"), world.reactivate("child")),
+    "update a task": lambda world: world.update("f1", maxTaskRetryCount=0),
+    "move a job": lambda world: (world.disable(), upkeep_step(world), upkeep_step(world), world.patch(poolInfo={"poolId": "elsewhere"})),
+    "begin to prepare": boss_starts,
+    "prepared": boss_runs,
+    "preparation fails": prepare_fails,
+    "the manager fails": lambda world: (
+        boss_runs(world),
+        agent_of(world, "boss", "special").end(world.attempt("boss", "special"), **EXIT_1),
+    ),
+    "the manager ends": lambda world: (boss_runs(world), agent_of(world, "boss", "special").end(world.attempt("boss", "special"))),
+    "terminate a prepared job": lambda world: (boss_runs(world), world.end_job("special")),
+    "terminate a prepared job by force": lambda world: (boss_runs(world), world.end_job("special", force=True)),
+    "terminate while it prepares": lambda world: (boss_starts(world), world.end_job("special")),
+    "delete a prepared job": lambda world: (boss_runs(world), world.delete_job("special")),
+    "release": lambda world: ends_while_released(world, lambda world: world.end_job("special")),
+    "release, then delete": lambda world: (ends_while_released(world, lambda world: world.end_job("special")), world.delete_job("special")),
+    "delete and release": lambda world: ends_while_released(world, lambda world: world.delete_job("special")),
+    "lose a node that prepares": lambda world: (boss_starts(world), lose_node(world, world.special(job_id="special")[0].node_pk)),
+    "preempt": lambda world: (
+        boss_runs(world),
+        world.job("urgent", priority=9),
+        world.add("u1", "u2", "u3", job_id="urgent"),
+        world.run(scheduler.run_once, "pool", world.now),
+    ),
+    "retention": lambda world: (
+        agent_of(world, "r1").end(world.attempt("r1")),
+        world.advance(8 * 86_400),
+        world.run(upkeep.remove_expired, world.now),
+    ),
+    "lifetime": lambda world: world.run(upkeep.end_old_tasks, 1, world.now + upkeep.TASK_LIFETIME_US + 1),
     "a silent node": lambda world: world.run(nodes.silent, world.task("r1").node_pk or 0, world.now),
 }
 HALVES: dict[str, tuple[Step, Step]] = {  # a use case, and the one step of a loop that came through before the kill
     "planning a bigger pool": (STEPS["resize up"], lambda world: world.run(capacity.make_plan, b"key", world.now)),
     "planning a smaller pool": (STEPS["resize down, requeue"], lambda world: world.run(capacity.make_plan, b"key", world.now)),
     "planning a pool's end": (STEPS["delete a pool"], lambda world: world.run(capacity.make_plan, b"key", world.now)),
-    "ending a job's tasks": (STEPS["terminate a job"], lambda world: world.run(upkeep.advance_jobs, world.now)),
-    "removing a job's tasks": (STEPS["delete a job"], lambda world: world.run(upkeep.advance_jobs, world.now)),
+    "ending a job's tasks": (STEPS["terminate a job"], upkeep_step),
+    "disabling a job's tasks": (STEPS["disable, requeue"], upkeep_step),
+    "enabling a job": (lambda world: (world.disable(), upkeep_step(world), upkeep_step(world), world.enable()), upkeep_step),
+    "removing a job's tasks": (STEPS["delete a job"], upkeep_step),
 }
 ALL = {**{name: (step,) for name, step in STEPS.items()}, **HALVES}
 
