@@ -29,10 +29,12 @@ MEMORY = Path(":memory:")
 _UNITS_PER_COMMIT = 500
 _READERS = 3
 _CHECKPOINT_BYTES = 4_000_000
+_WRITER_CACHE_KIB = 65_536
+_READER_CACHE_KIB = 8_192
+"""What a page of a list touches, several times over; each reader has a cache of its own."""
 _PRAGMAS = (
     "PRAGMA journal_mode = wal",
     "PRAGMA synchronous = full",
-    "PRAGMA cache_size = -65536",
     "PRAGMA busy_timeout = 10000",
     "PRAGMA journal_size_limit = 67108864",
     # Upkeep checkpoints from its own thread; this is the bound should it ever stand still.
@@ -68,7 +70,7 @@ class Database:
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._closed = False
-        self._connection = self._connect()
+        self._connection = self._connect(_WRITER_CACHE_KIB)
         try:
             migrate(self._connection)
         except BaseException:
@@ -80,10 +82,11 @@ class Database:
         self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
         self._writer.start()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, cache_kib: int = _READER_CACHE_KIB) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, cached_statements=512)
         for pragma in _PRAGMAS:
             connection.execute(pragma)
+        connection.execute(f"PRAGMA cache_size = -{cache_kib}")
         return connection
 
     def close(self) -> None:
