@@ -1,4 +1,4 @@
-"""Which operation is allowed in which state: the matrices of contract 2.9, as far as the operations exist.
+"""Which operation is allowed in which state: the matrices of contract 2.9, all of jobs and tasks, of others what is served yet.
 
 The API is called in process, on a store in memory and without loops, so that a passing state (resizing, terminating,
 deleting) stays as the test wrote it.
@@ -42,6 +42,13 @@ JOB: Mapping[tuple[str, str, str], tuple[Json | None, list[str]]] = {
     ("patch", "PATCH", "/jobs/j"): ({"priority": 1}, _OPEN + _CLOSED),
     ("patch with its pool", "PATCH", "/jobs/j"): ({"poolInfo": {"poolId": "p"}}, _OPEN + _CLOSED),
     ("patch with another pool", "PATCH", "/jobs/j"): ({"poolInfo": {"poolId": "q"}}, [_INVALID, _INVALID, OK, _INVALID, *_CLOSED]),
+    ("put with its pool", "PUT", "/jobs/j"): ({"poolInfo": {"poolId": "P"}, "priority": 1}, _OPEN + _CLOSED),
+    ("put with another pool", "PUT", "/jobs/j"): ({"poolInfo": {"poolId": "q"}}, [_INVALID, _INVALID, OK, _INVALID, *_CLOSED]),
+    ("disable, requeue", "POST", "/jobs/j/disable"): ({"disableTasks": "requeue"}, [OK, OK, OK, _INVALID, *_CLOSED]),
+    ("disable, terminate", "POST", "/jobs/j/disable"): ({"disableTasks": "terminate"}, [OK, OK, OK, _INVALID, *_CLOSED]),
+    ("disable, wait", "POST", "/jobs/j/disable"): ({"disableTasks": "wait"}, [OK, OK, OK, _INVALID, *_CLOSED]),
+    ("enable", "POST", "/jobs/j/enable"): (None, [_INVALID, _INVALID, OK, _INVALID, *_CLOSED]),
+    ("special tasks", "GET", "/jobs/j/jobpreparationandreleasetaskstatus"): (None, ["JobPreparationTaskOrReleaseTaskNotSpecified"] * 7),
     ("terminate", "POST", "/jobs/j/terminate"): (None, _OPEN + _CLOSED),
     ("delete", "DELETE", "/jobs/j"): (None, [OK] * 6 + ["JobBeingDeleted"]),
     ("add again", "POST", "/jobs"): ({"id": "J", "poolInfo": {"poolId": "p"}}, ["JobExists"] * 7),
@@ -84,6 +91,9 @@ async def test_pools(still: Still, operation: tuple[str, str, str], state: tuple
 TASK_STATES = ("active", "preparing", "running", "failed", "succeeded")
 TASK: Mapping[tuple[str, str, str], list[str]] = {
     ("get", "GET", "/jobs/j/tasks/t"): [OK] * 5,
+    ("put", "PUT", "/jobs/j/tasks/t"): [OK] * 3 + ["TaskCompleted"] * 2,
+    ("reactivate", "POST", "/jobs/j/tasks/t/reactivate"): ["TaskNotCompleted"] * 3 + [OK, "TaskSucceeded"],
+    ("subtasks", "GET", "/jobs/j/tasks/t/subtasksinfo"): [OK] * 5,
     ("terminate", "POST", "/jobs/j/tasks/t/terminate"): [OK] * 3 + ["TaskCompleted"] * 2,
     ("delete", "DELETE", "/jobs/j/tasks/t"): [OK] * 5,
 }
@@ -111,15 +121,20 @@ async def put_task(still: Still, state: str) -> None:
 @pytest.mark.parametrize("state", TASK_STATES)
 @pytest.mark.parametrize("operation", TASK, ids=lambda operation: operation[0])
 async def test_tasks(still: Still, operation: tuple[str, str, str], state: str, job_state: str) -> None:
-    """The state of the job plays no part (contract 2.4 names none)."""
+    """The state of the job plays a part for reactivate alone (contract 2.4 names no other)."""
     await put_task(still, state)
     await still.put("job", state=job_state)
-    _, method, path = operation
-    found = await outcome(still, (method, path, None), "/jobs/j/tasks/t")
-    assert found == TASK[operation][TASK_STATES.index(state)]
+    name, method, path = operation
+    found = await outcome(still, (method, path, {} if method == "PUT" else None), "/jobs/j/tasks/t")
+    expected = TASK[operation][TASK_STATES.index(state)]
+    if name == "reactivate" and expected == OK and job_state in ("terminating", "completed", "deleting"):
+        expected = _CLOSED[JOB_STATES.index(job_state) - len(_OPEN)]
+    assert found == expected
     counts = {"active": 0, "running": 0, "completed": 0, "succeeded": 0, "failed": 0}
     if operation[0] == "terminate" and found == OK:
         counts |= {"completed": 1, "failed": 1}
+    elif operation[0] == "reactivate" and found == OK:
+        counts |= {"active": 1}
     elif operation[0] != "delete":
         word = {"active": "active", "preparing": "running", "running": "running"}.get(state)
         counts |= {word: 1} if word else {"completed": 1, state: 1}
