@@ -10,6 +10,7 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from urllib.parse import parse_qsl, quote, unquote
 
 import msgspec
@@ -65,19 +66,23 @@ def verify(account: Account, request: Signed, now: int) -> None:
         shown = base64.b64decode(signature, validate=True)
     except ValueError:
         raise _failed("The signature is not base64.") from None
-    keys = [base64.b64decode(key) for key in account.keys]
     for text in string_candidates(name, request):
-        for key in keys:
-            if hmac.compare_digest(hmac.digest(key, text.encode("utf-8", "surrogateescape"), hashlib.sha256), shown):
+        for key in account.keys:
+            if hmac.compare_digest(hmac.digest(_secret(key), text.encode("utf-8", "surrogateescape"), hashlib.sha256), shown):
                 return
     first = next(string_candidates(name, request))
     raise _failed(f"The MAC signature found in the HTTP request is not the same as any computed signature. String to sign: '{first}'")
 
 
+@lru_cache(maxsize=8)
+def _secret(key: str) -> bytes:
+    return base64.b64decode(key)
+
+
 def sign(account: str, key: str, request: Signed) -> str:
     """Authorization header for a request of our own."""
     text = next(string_candidates(account, request))
-    mac = hmac.digest(base64.b64decode(key), text.encode(), hashlib.sha256)
+    mac = hmac.digest(_secret(key), text.encode(), hashlib.sha256)
     return f"SharedKey {account}:{base64.b64encode(mac).decode()}"
 
 
