@@ -14,6 +14,7 @@ import rounds
 from server import Broken, Server
 from table import Line
 
+from batchyard.app import open_account
 from batchyard.engine import jobs, tasks
 from batchyard.engine.clock import Clock
 from batchyard.model.job import JobCreateContent
@@ -32,6 +33,7 @@ def fill(directory: Path, n: int) -> float:
 
     They are ready, but each needs one slot more than a node has, so they are still there when it is measured beside them.
     """
+    open_account(directory)
     clock, db = Clock(), Database(directory / "batchyard.db")
     begun = time.monotonic()
     try:
