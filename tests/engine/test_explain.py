@@ -285,7 +285,7 @@ def test_nodes_that_nobody_hears_of(world: World) -> None:
     for agent in agents:
         world.run(node_cases.silent, agent.node_pk, world.now)
     assert first(world, "a").code == pool(world).reasons[0].code == Code.NODES_UNUSABLE
-    assert "2 nodes of pool pool cannot take tasks (2 unknown)" in first(world, "a").sentence
+    assert "Pool pool has 2 nodes unable to take tasks (2 unknown)" in first(world, "a").sentence
 
 
 def test_nodes_whose_scheduling_is_disabled(world: World) -> None:
@@ -323,7 +323,7 @@ def test_a_job_of_higher_priority_goes_first(world: World) -> None:
     world.schedule()
     reason = first(world, "a")
     assert codes(task(world, "a")) == [Code.HIGHER_PRIORITY, Code.NODES_BUSY]
-    assert (reason.job_id, reason.sentence) == ("urgent", "2 tasks of job urgent with the higher priority 5 go first.")
+    assert (reason.job_id, reason.sentence) == ("urgent", "Behind 2 tasks of job urgent, which has the higher priority 5.")
 
 
 def test_others_of_the_same_job_go_first(world: World) -> None:
@@ -380,7 +380,7 @@ def test_a_preparation_task_runs_and_then_fails_everywhere(world: World) -> None
     agent.end_all(exit_code=7, failure=EXIT_1["failure"])
     reason = first(world, "a")
     assert reason.code == job(world).reasons[0].code == Code.PREPARATION_FAILED
-    assert reason.sentence.endswith("failed on 1 of 1 node that take tasks: exit code 7.")
+    assert reason.sentence.endswith("failed on 1 of 1 node in service: exit code 7.")
 
 
 def test_a_retry_that_is_due_is_no_reason(world: World) -> None:
@@ -436,7 +436,7 @@ def test_a_pool_in_sum(world: World) -> None:
     world.add(after("a", "none"))
     explained = pool(world)
     assert chain(explained.reasons[0]) == [Code.IDLE_WHILE_TASKS_WAIT, Code.WAITS_FOR_MISSING_TASK]
-    assert explained.reasons[0].sentence == "2 nodes of pool pool are idle while 1 task wait."
+    assert explained.reasons[0].sentence == "Pool pool has 2 nodes idle while 1 task cannot start."
     world.add("b", "c", "d")
     world.schedule()
     assert codes(pool(world).reasons) == [Code.POOL_WORKS]
@@ -472,7 +472,12 @@ def grow(world: World, dice: random.Random) -> None:
     for number in range(dice.randint(1, 4)):
         more: dict[str, Any] = {"priority": dice.choice([0, 0, 5]), "maxParallelTasks": dice.choice([-1, -1, 1, 3])}
         if dice.random() < 0.4:
-            more["jobManagerTask"] = {**MANAGER, "runExclusive": dice.random() < 0.7, "allowLowPriorityNode": dice.random() < 0.5}
+            more["jobManagerTask"] = {
+                **MANAGER,
+                "requiredSlots": dice.randint(1, 4),
+                "runExclusive": dice.random() < 0.7,
+                "allowLowPriorityNode": dice.random() < 0.5,
+            }
         if dice.random() < 0.3:
             more["jobPreparationTask"] = {"commandLine": "prepare"}
         world.job(f"job{number}", **more)

@@ -80,7 +80,7 @@ class Why:
         """What stands between a task and a node of its pool."""
         it, nodes = f"task {task.id}", [group for group in pool.groups if group.working]
         largest = max([pool.slots_per_node, *(group.largest for group in pool.groups)])
-        if task.slots > largest:
+        if task.slots > largest and not task.exclusive:
             return [reason(Code.TOO_BIG, it=it, slots=counted(task.slots, "slot"), pool_id=pool.id, largest=largest)]
         shortage = fewer_nodes(pool)
         if not nodes:
@@ -135,10 +135,8 @@ def pool(facts: PoolFacts, groups: Sequence[ReasonGroup], waiting: int) -> list[
     idle = sum(group.count for group in facts.groups if group.working and group.state == NodeState.IDLE)
     held = [group.reason for group in groups if group.code != Code.READY]
     if idle and waiting and held:
-        because = reason(
-            Code.IDLE_WHILE_TASKS_WAIT, held, n=counted(idle, "node"), pool_id=facts.id, waiting=counted(waiting, "task"),
-            are="is" if idle == 1 else "are",
-        )  # fmt: skip
+        n, many = counted(idle, "node"), counted(waiting, "task")
+        because = reason(Code.IDLE_WHILE_TASKS_WAIT, held, n=n, pool_id=facts.id, waiting=many)
         reasons = [because, *reasons]
     if not reasons and not waiting:
         reasons = [reason(Code.NOTHING_WAITS, pool_id=facts.id)]
@@ -167,9 +165,9 @@ def _next_round(job: JobFacts, pool: PoolFacts | None) -> tuple[frozenset[int], 
 
 
 def _fits(task: TaskFacts, room: Room, closed: frozenset[int]) -> bool:
-    if room.free < task.slots or room.node in closed or (task.exclusive and room.free < room.slots):
+    if room.free < (room.slots if task.exclusive else task.slots):
         return False
-    return room.dedicated or not task.dedicated_only
+    return room.node not in closed and (room.dedicated or not task.dedicated_only)
 
 
 def _higher(pool: PoolFacts, job: JobFacts) -> list[Reason]:

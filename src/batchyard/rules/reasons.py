@@ -39,7 +39,8 @@ WORDS: Mapping[Code, Words] = MappingProxyType({
     Code.JOB_DELETING: Words("Job {job_id} is being deleted since {since}; its active tasks never run", "Add the tasks to another job"),
     Code.NO_TASKS: Words("Job {job_id} has no tasks", "Add tasks (batchyard submit --job), or terminate the job"),
     Code.ALL_TASKS_COMPLETED: Words(
-        "All {n} of job {job_id} are completed", "Add more, or terminate the job; onAllTasksComplete=terminatejob does so by itself"
+        "Job {job_id} has completed all of its tasks ({n})",
+        "Add more, or terminate the job; onAllTasksComplete=terminatejob does so by itself",
     ),
     Code.BLOCKED_BY_FAILURE: Words(
         "{it} waits for task {task_id}, which {how} and blocks what depends on it",
@@ -74,19 +75,21 @@ WORDS: Mapping[Code, Words] = MappingProxyType({
     Code.LAUNCH_FAILS: Words(
         "Node {node_id} could not be launched, {times} by now: {failure}", "See the server's log; it is tried again, later each time"
     ),
-    Code.NODES_STARTING: Words("{n} of pool {pool_id} start since {since}{states}", "Wait; if it takes long, see the logs of the nodes"),
+    Code.NODES_STARTING: Words(
+        "Pool {pool_id} waits for {n} to start since {since}{states}", "Wait; if it takes long, see the logs of the nodes"
+    ),
     Code.NODES_UNUSABLE: Words(
-        "{n} of pool {pool_id} cannot take tasks{states}", "See the logs of the nodes; let them go and resize the pool again"
+        "Pool {pool_id} has {n} unable to take tasks{states}", "See the logs of the nodes; let them go and resize the pool again"
     ),
     Code.SCHEDULING_DISABLED: Words(
-        "{n} of pool {pool_id} are told to take no tasks{states}", "Enable scheduling on the nodes, or resize the pool"
+        "Pool {pool_id} has {n} with scheduling disabled{states}", "Enable scheduling on the nodes, or resize the pool"
     ),
     Code.TOO_BIG: Words(
         "{it} needs {slots}, no node of pool {pool_id} has more than {largest}",
         "Add the task with fewer requiredSlots, or move the job to a pool with more taskSlotsPerNode",
     ),
     Code.PREPARATION_FAILED: Words(
-        "The job preparation task of job {job_id} failed on {n} of {nodes} that take tasks{how}",
+        "The job preparation task of job {job_id} failed on {n} of {nodes} in service{how}",
         "Mend the preparation task and add the job anew, or add nodes to the pool",
     ),
     Code.WANTS_DEDICATED_NODE: Words(
@@ -106,14 +109,14 @@ WORDS: Mapping[Code, Words] = MappingProxyType({
         "Wait for tasks to end, or add nodes to the pool",
     ),
     Code.HIGHER_PRIORITY: Words(
-        "{n} of job {job_id} with the higher priority {priority} go first{more}", "Wait, raise the priority of the job, or add nodes"
+        "Behind {n} of job {job_id}, which has the higher priority {priority}{more}", "Wait, raise the priority of the job, or add nodes"
     ),
     Code.BEHIND_OTHERS: Words(
-        "What is free in pool {pool_id} goes to others first: {ahead} of the same job ahead, {turns} of the same priority take turns",
+        "What is free in pool {pool_id} goes to others first: {ahead} of the same job ahead, {turns} to take turns with",
         "Wait for tasks to end, raise the priority of the job, or add nodes",
     ),
     Code.IDLE_WHILE_TASKS_WAIT: Words(
-        "{n} of pool {pool_id} {are} idle while {waiting} wait", "What follows says what the tasks wait for"
+        "Pool {pool_id} has {n} idle while {waiting} cannot start", "What follows says what the tasks wait for"
     ),
     Code.NOTHING_WAITS: Words(
         "No task waits for pool {pool_id}; those of disabled and ended jobs do not count", "Add tasks, or resize the pool to no nodes"

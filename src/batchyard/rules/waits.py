@@ -25,25 +25,24 @@ class Waits:
         self._tasks, self._unblocked = tasks, unblocked
         self._severity = _severities(tasks)
 
-    def reasons(self, key: str, links: int = MOST_LINKS) -> list[Reason]:
-        """All that a blocked task waits for, a cycle first, then what is blocked for good, then what is missing."""
+    def reasons(self, key: str, links: int = MOST_LINKS, most: int = MOST_REASONS) -> list[Reason]:
+        """What a blocked task waits for, at most so many: a cycle first, then what is blocked for good, then what is missing."""
         task = self._tasks[key]
-        cycle = _cycle(self._tasks, key)
+        cycle = [] if key in self._severity else _cycle(self._tasks, key)
         if cycle:
             names = " → ".join(self._tasks[one].id for one in cycle)
             return [reason(Code.DEPENDENCY_CYCLE, it=f"task {task.id}", cycle=names)]
         waits = sorted(task.waits, key=lambda wait: -_severity(self._tasks, self._severity, wait))
-        return [self._wait(task, wait, links) for wait in waits[:MOST_REASONS]]
+        return [self._wait(task, wait, links, most) for wait in waits[:most]]
 
-    def _wait(self, task: TaskFacts, wait: Wait, links: int) -> Reason:
+    def _wait(self, task: TaskFacts, wait: Wait, links: int, most: int) -> Reason:
         if wait.task is not None:
             return self._on(task, wait.task, links)
         first, _ = wait.missing[0] if wait.missing else (wait.low, None)
         numbers = sorted(wait.missing, key=lambda number: -_severity_of(self._tasks, self._severity, number[1]))
-        because = [self._on(task, key or str(number), links - 1) for number, key in numbers[:MOST_REASONS]] if links > 0 else []
-        return reason(
-            Code.WAITS_FOR_RANGE, because, it=f"task {task.id}", left=wait.left, low=wait.low, high=wait.high, first=first
-        )  # fmt: skip
+        because = [self._on(task, key or str(number), links - 1) for number, key in numbers[:most]] if links > 0 else []
+        it = f"task {task.id}"
+        return reason(Code.WAITS_FOR_RANGE, because, it=it, left=wait.left, low=wait.low, high=wait.high, first=first)
 
     def _on(self, task: TaskFacts, key: str, links: int) -> Reason:
         parent, it = self._tasks.get(key), f"task {task.id}"
@@ -58,7 +57,7 @@ class Waits:
         if links <= 0 or parent.state == TaskState.RUNNING:
             return []
         if parent.state == TaskState.ACTIVE and not parent.ready:
-            return self.reasons(key, links)[:1]
+            return self.reasons(key, links, 1)
         return [self._unblocked(parent)]
 
 
