@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,14 @@ def test_a_growing_file_is_read_up_to_its_size_when_asked(root: Path) -> None:
 @pytest.mark.parametrize("path", ["", "wd", "pipe", "wd/sub/"])
 def test_directories_and_pipes_are_no_files(root: Path, path: str) -> None:
     assert ask(root, "get", path).head.error == "FileNotFound"
+
+
+def test_pipes_sockets_and_links_have_no_properties_either(root: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(root / "base/socket"))
+    for path in ("pipe", "socket", "absolute"):
+        for operation in ("get", "properties"):
+            assert ask(root, operation, path).head.error in ("FileNotFound", "IOError" if operation == "get" and path == "socket" else "")
 
 
 def test_properties(root: Path) -> None:

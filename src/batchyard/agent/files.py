@@ -80,8 +80,8 @@ def _properties(base: str, path: str) -> FileEntry:
     names = beneath.resolve(base, path)
     with beneath.directory(os.path.realpath(base), names[:-1]) as fd:
         seen = os.stat(names[-1], dir_fd=fd, follow_symlinks=False) if names else os.fstat(fd)
-    if stat.S_ISLNK(seen.st_mode):
-        raise Refused("FileNotFound")
+    if not (stat.S_ISREG(seen.st_mode) or stat.S_ISDIR(seen.st_mode)):
+        raise Refused("FileNotFound")  # as for `get` and `list`: a link, pipe or socket is no file
     return entry_of(path, seen)
 
 
