@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import os
+import signal
 import socket
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,13 +27,17 @@ from azure.storage.blob import BlobServiceClient, ContainerClient
 from batchyard.agent import beneath, storage
 from batchyard.agent.failures import Failed
 from batchyard.agent.layout import TaskPlace
-from batchyard.agent.staging import Cancelled, Staging
+from batchyard.agent.main import AgentSettings
+from batchyard.agent.staging import Staging
+from batchyard.agent.stop import Cancelled
+from batchyard.agent.storage import Unreachable
 from batchyard.agent.upload import Upload
 from batchyard.blobs.local import LocalBlobStore
 from batchyard.blobs.sas import container_sas
 from batchyard.blobs.server import application
 from batchyard.model.common import OutputFile, ResourceFile
 
+ALL_PAUSES_S = storage.PAUSES_S
 KEY = base64.b64encode(b"key").decode()
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
 
@@ -77,11 +84,16 @@ def container(endpoint: str) -> Iterator[Container]:
 
 @dataclass
 class Web:
-    """A web server that answers each path with the next of its statuses; 200 brings the path as content."""
+    """A web server that answers each path with the next of its statuses; 200 brings the path as content, 1 waits for `go`."""
 
     url: str = ""
     plan: dict[str, list[int]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    go: threading.Event = field(default_factory=threading.Event)
+
+    async def until_asked(self) -> None:
+        while not self.asked:
+            await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -97,6 +109,9 @@ def web() -> Iterator[Web]:
             if status == 0:
                 self.close_connection = True
                 return
+            if status == 1:
+                found.go.wait(30)
+                status = 200
             self.send_response(status)
             body = path.encode() * 10
             self.send_header("content-length", str(len(body) + (status == 206) * 5))
@@ -111,6 +126,7 @@ def web() -> Iterator[Web]:
     thread.start()
     found.url = f"http://127.0.0.1:{server.server_port}"
     yield found
+    found.go.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -134,7 +150,7 @@ Stage = Callable[..., Awaitable[None]]
 
 @pytest.fixture
 def stage(task: TaskPlace, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    monkeypatch.setattr(storage, "TRIES", 2)
+    monkeypatch.setattr(storage, "PAUSES_S", (0.01,))
 
     async def stage(*files: dict[str, Any], uid: int = -1) -> None:
         await Staging(task.working, uid, threads).all(msgspec.convert(list(files), list[ResourceFile]))
@@ -196,6 +212,83 @@ async def test_passing_errors_are_tried_again(stage: Stage, web: Web, task: Task
     assert Path(task.working, "a").exists()
 
 
+async def test_a_server_that_is_started_anew_fails_no_task(
+    stage: Stage, send: Send, web: Web, task: TaskPlace, container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 25 <= sum(ALL_PAUSES_S) <= 30
+    monkeypatch.setattr(storage, "PAUSES_S", (0.01,) * len(ALL_PAUSES_S))
+    away = [503, 0] * 4 + [500]
+    web.plan["/a"] = [*away, 200]
+    await stage({"httpUrl": web.url + "/a", "filePath": "a"})
+    assert len(web.asked) == 10
+    for name in ("write_blob", "page", "read_blob"):
+        monkeypatch.setattr(storage, name, failing(getattr(storage, name), list(away)))
+    await send("a")
+    await stage({"storageContainerUrl": container.sas("rl"), "filePath": "again"})
+    assert Path(task.working, "again/a").read_bytes() == b"/a" * 10
+
+
+def failing(call: Callable[..., Any], statuses: list[int]) -> Callable[..., Any]:
+    def fail(*arguments: Any) -> Any:
+        if statuses:
+            raise Unreachable(statuses.pop(), "away")
+        return call(*arguments)
+
+    return fail
+
+
+async def test_a_download_that_hangs_is_given_up_and_writes_nothing_later(web: Web, task: TaskPlace) -> None:
+    web.plan["/a"] = [1]
+    threads = ThreadPoolExecutor(2)
+    staging = Staging(task.working, -1, threads)
+    file = ResourceFile(http_url=web.url + "/a", file_path="in/a")
+    work = asyncio.create_task(staging.all([file]))
+    await web.until_asked()
+    staging.stop.set()
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    web.go.set()
+    await asyncio.to_thread(threads.shutdown)
+    assert [path.name for path in Path(task.working).rglob("*")] == ["in"]
+
+
+def test_a_kill_behind_the_last_piece_still_keeps_the_file_out(task: TaskPlace, threads: ThreadPoolExecutor) -> None:
+    staging = Staging(task.working, -1, threads)
+
+    def pieces() -> Iterator[bytes]:
+        yield b"all"
+        staging.stop.set()
+
+    with pytest.raises(Cancelled):
+        staging._write(pieces, "a", 0o600, "a")
+    assert os.listdir(task.working) == []
+
+
+async def test_a_kill_does_not_wait_for_a_transfer(node: Any, web: Web, place: Path) -> None:
+    web.plan["/a"] = [1]
+    node.order("task.1", "true", resourceFiles=[{"httpUrl": web.url + "/a", "filePath": "a"}])
+    await web.until_asked()
+    del node.wanted["task.1"]
+    node.change()
+    async with asyncio.timeout(10):  # the server holds the answer for longer
+        assert (await node.end_of("task.1")).failure.code == "TaskEnded"
+        assert (await node.result("task.2", "true")).exit_code == 0
+    assert not web.go.is_set()
+
+
+async def test_sigterm_does_not_wait_for_a_transfer(server: Any, settings: AgentSettings, web: Web) -> None:
+    web.plan["/a"] = [1]
+    command = [sys.executable, "-m", "batchyard.agent.main", "--server", server.url]
+    command += ["--root", str(settings.root), "--token-file", str(settings.token_file)]
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    server.order("task", "true", resourceFiles=[{"httpUrl": web.url + "/a", "filePath": "a"}])
+    await web.until_asked()
+    process.send_signal(signal.SIGTERM)
+    _, log = await asyncio.wait_for(process.communicate(), 10)
+    assert (process.returncode, b"agent stopped" in log) == (0, True)
+
+
 async def test_nobody_listening_and_silence(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -245,7 +338,7 @@ async def test_a_full_disk_and_a_wrong_mode(stage: Stage, web: Web, monkeypatch:
 
 async def test_a_killed_attempt_fetches_nothing_more(task: TaskPlace, threads: ThreadPoolExecutor, web: Web) -> None:
     staging = Staging(task.working, -1, threads)
-    staging.cancelled.set()
+    staging.stop.set()
     with pytest.raises(Cancelled):
         await staging.all([ResourceFile(http_url=web.url, file_path="a")])
     assert web.asked == []

@@ -15,6 +15,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_THREADS = 16
+_THREADS, _TRANSFER = 16, "transfer"
 _BREATH_S = 0.2
 """Pause after a poll that came back at once and brought nothing, so that it cannot spin."""
 _ANSWER_S = 30.0
@@ -86,7 +87,7 @@ class Agent:
 
     def __init__(self, settings: AgentSettings, layout: Layout, found: facts.Found, link: Link, token: str) -> None:
         self._settings, self._layout, self._found, self._link = settings, layout, found, link
-        self._threads = ThreadPoolExecutor(_THREADS, "transfer")
+        self._threads = ThreadPoolExecutor(_THREADS, _TRANSFER)
         self._users = Users(settings.uid_base, found.facts.switches_users)
         self._state = State()
         self._attempts: dict[str, Attempt] = {}
@@ -343,6 +344,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         log.error("the agent cannot start", reason=str(error))
         return 1
+    if any(thread.name.startswith(_TRANSFER) for thread in threading.enumerate()):
+        sys.stderr.flush()
+        os._exit(0)  # Python would wait for the transfers that were given up
     return 0
 
 

@@ -6,13 +6,14 @@ not running a command ends as soon as that can be told, and never begins a furth
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import itertools
 import os
 import re
 import shlex
-import threading
 import time
+from collections.abc import Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,8 @@ from batchyard.agent.failures import SERVER, USER, Failed, Stage, exit_code_fail
 from batchyard.agent.layout import Layout, TaskPlace
 from batchyard.agent.process import Command, Exit, NotLaunched, SpawnerLost, Spawners
 from batchyard.agent.removals import Directories
-from batchyard.agent.staging import Cancelled, Staging
+from batchyard.agent.staging import Staging
+from batchyard.agent.stop import Cancelled, Stop
 from batchyard.agent.upload import Upload
 from batchyard.agent.users import NoSuchUser, User, Users
 from batchyard.model.common import EnvironmentSetting, OutputFile, ResourceFile, UserIdentity
@@ -78,14 +80,17 @@ class Attempt:
     def __init__(self, node: Node, order: Order) -> None:
         self._node, self._order = node, order
         self._key = next(_KEYS)
-        self._killed = threading.Event()
+        self._stop = Stop()
+        self._transfer: asyncio.Task[None] | None = None
         self._stage: Stage = "preprocessing"
         self._exit: Exit | None = None
 
     def kill(self) -> None:
         """End it, whatever it is doing; may be repeated."""
-        self._killed.set()
+        self._stop.set()
         self._node.spawners.kill(self._key)
+        if self._transfer is not None:
+            self._transfer.cancel()
 
     async def run(self) -> Ended:
         """Make the attempt and tell how it went; raises nothing."""
@@ -101,7 +106,7 @@ class Attempt:
         except Exception as error:
             log.exception("attempt failed for a reason inside the agent", attempt=self._order.attempt)
             reason = failure("Unknown", f"The agent failed: {type(error).__name__}", SERVER)
-        if self._killed.is_set():
+        if self._stop.is_set():
             reason = failure("TaskEnded", "Task Was Ended by User Request")
         return self._report(reason)
 
@@ -125,7 +130,7 @@ class Attempt:
         if self._order.after_others:
             await self._node.directories.quiet(os.path.dirname(place.directory))
         async with self._node.directories.use(place.directory):
-            if self._killed.is_set():
+            if self._stop.is_set():
                 raise Cancelled
             await self._in_directory(work, place)
 
@@ -144,20 +149,23 @@ class Attempt:
 
     async def _in_stages(self, work: Work, place: TaskPlace, user: User) -> None:
         if work.resource_files:
-            await Staging(place.working, user.uid, self._node.threads, self._killed).all(work.resource_files)
-        if self._killed.is_set():
+            await self._do(Staging(place.working, user.uid, self._node.threads, self._stop).all(work.resource_files))
+        if self._stop.is_set():
             raise Cancelled
         common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
         variables = environment.of_task(self._node.variables, place, user, common, work.environment_settings or [], **self._extras())
         self._exit = done = await self._command(work, place, user, variables)
         self._stage = "run"
-        if self._killed.is_set():
+        if self._stop.is_set():
             raise Cancelled
         try:
             if work.output_files:
                 self._stage = "upload"
-                upload = Upload(place, self._node.layout.shared, user.uid, variables, self._node.threads, self._killed)
-                await upload.all(work.output_files, done.code)
+                upload = Upload(place, self._node.layout.shared, user.uid, variables, self._node.threads, self._stop)
+                await self._do(upload.all(work.output_files, done.code))
+        except Cancelled:
+            self._stage = "run"
+            raise
         except Failed:
             if not done.overdue and (done.code == 0 or not _may_run_again(work)):
                 raise
@@ -166,6 +174,14 @@ class Attempt:
             raise Failed("run", failure("TaskEnded", "The task was ended because it ran longer than its maximum wall clock time", SERVER))
         if done.code != 0:
             raise Failed("run", exit_code_failure())
+
+    async def _do(self, transfer: Coroutine[None, None, None]) -> None:
+        """Do a transfer; a kill abandons it at once, with its threads, which `Stop` keeps from doing harm. Raises Cancelled."""
+        self._transfer = asyncio.create_task(transfer)
+        await asyncio.wait({self._transfer})
+        if self._transfer.cancelled():
+            raise Cancelled
+        self._transfer.result()
 
     def _extras(self) -> dict[str, Any]:
         """What the attempt is told beyond what all are told."""

@@ -7,10 +7,10 @@ belongs to the task's user, who may plant links there: every step below it refus
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import secrets
-import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from batchyard.agent import beneath, storage
 from batchyard.agent.failures import SERVER, USER, Failed, failure, plain
+from batchyard.agent.stop import Stop
 from batchyard.agent.storage import Unreachable
 from batchyard.model.common import ResourceFile
 from batchyard.model.states import ErrorCategory
@@ -33,10 +34,6 @@ _AT_ONCE = 8
 _DEFAULT_MODE = 0o770
 
 
-class Cancelled(Exception):
-    """The attempt was killed meanwhile."""
-
-
 @dataclass(slots=True)
 class Staging:
     """Brings files into one working directory for one user (-1: the agent's own)."""
@@ -44,7 +41,7 @@ class Staging:
     directory: str
     uid: int
     threads: Executor
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    stop: Stop = field(default_factory=Stop)
 
     async def all(self, files: Sequence[ResourceFile]) -> None:
         """Bring all files, several at once. Raises Failed for the first that cannot be had, or Cancelled."""
@@ -68,7 +65,7 @@ class Staging:
         try:
             client = await self._job(room, storage.container, url)
             listing = storage.pages(client, file.blob_prefix)
-            while (page := await self._job(room, _following, listing)) is not None:
+            while (page := await self._job(room, self.stop.patiently, partial(storage.page, listing))) is not None:
                 await _together([self._blob(client, name, file.file_path, mode, f"{plain(url)}/{name}", room) for name in page])
         except Unreachable as error:
             raise _download_failed(error, plain(url)) from error
@@ -80,19 +77,14 @@ class Staging:
 
     async def _job(self, room: asyncio.Semaphore, call: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs) -> _T:
         async with room:
-            if self.cancelled.is_set():
-                raise Cancelled
+            self.stop.check()
             return await asyncio.get_running_loop().run_in_executor(self.threads, partial(call, *arguments, **named))
 
     def _bring(self, source: Callable[[], Iterator[bytes]], path: str, mode: int, shown: str) -> None:
-        for attempt in range(1, storage.TRIES + 1):
-            try:
-                return self._write(source, path, mode, shown)
-            except Unreachable as error:
-                if not error.passing or attempt == storage.TRIES:
-                    raise _download_failed(error, shown) from error
-            if self.cancelled.wait(0.2 * 2**attempt):
-                raise Cancelled
+        try:
+            self.stop.patiently(lambda: self._write(source, path, mode, shown))
+        except Unreachable as error:
+            raise _download_failed(error, shown) from error
 
     def _write(self, source: Callable[[], Iterator[bytes]], path: str, mode: int, shown: str) -> None:
         """Write one file. Raises Failed, Unreachable or Cancelled; leaves no half file behind."""
@@ -106,10 +98,12 @@ class Staging:
             )
         step = "ResourceDirectoryCreateFailed"
         try:
-            with beneath.directory(self.directory, names[:-1], self.uid) as fd:
-                step = "ResourceFileCreateFailed"
-                temporary = f".{secrets.token_hex(8)}.part"
-                file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
+            with contextlib.ExitStack() as stack:
+                with self.stop.going():
+                    fd = stack.enter_context(beneath.directory(self.directory, names[:-1], self.uid))
+                    step = "ResourceFileCreateFailed"
+                    temporary = f".{secrets.token_hex(8)}.part"
+                    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
                 try:
                     step = "ResourceFileWriteFailed"
                     self._fill(file, source)
@@ -117,7 +111,8 @@ class Staging:
                     if self.uid >= 0:
                         os.fchown(file, self.uid, self.uid)
                     step = "ResourceFileCreateFailed"
-                    os.rename(temporary, names[-1], src_dir_fd=fd, dst_dir_fd=fd)
+                    with self.stop.going():
+                        os.rename(temporary, names[-1], src_dir_fd=fd, dst_dir_fd=fd)
                 except BaseException:
                     os.unlink(temporary, dir_fd=fd)
                     raise
@@ -128,8 +123,7 @@ class Staging:
 
     def _fill(self, file: int, source: Callable[[], Iterator[bytes]]) -> None:
         for chunk in source():
-            if self.cancelled.is_set():
-                raise Cancelled
+            self.stop.check()
             rest = memoryview(chunk)
             while rest:
                 rest = rest[os.write(file, rest) :]
@@ -143,10 +137,6 @@ async def _together(jobs: Sequence[Coroutine[None, None, None]]) -> None:
                 group.create_task(job)
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from errors.exceptions[0].__cause__
-
-
-def _following(listing: Iterator[list[str]]) -> list[str] | None:
-    return next(listing, None)
 
 
 def _mode(file: ResourceFile) -> int:

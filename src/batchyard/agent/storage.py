@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20
 _PART = 4 << 20
 _CONNECT_S, _READ_S = 20, 60
-TRIES = 4
-"""How often a request is made that fails for a passing reason."""
+PAUSES_S = (0.25, 0.5, 1, 2, 4, 5, 5, 5, 5)
+"""Pauses before a request is made again that failed for a passing reason: 28 s in all."""
+SLOW_TRIES = 3
+"""How often a request is made whose time ran out."""
 
 for noisy in ("httpx", "httpcore", "azure"):
     logging.getLogger(noisy).setLevel(logging.WARNING)  # at INFO they log whole URLs, signatures included
@@ -64,9 +67,7 @@ def container(url: str) -> ContainerClient:
     try:
         return ContainerClient.from_container_url(
             url,
-            retry_total=TRIES - 1,
-            initial_backoff=0.3,
-            increment_base=2,
+            retry_total=0,  # what fails is tried again by us, in pauses that a kill ends
             connection_timeout=_CONNECT_S,
             read_timeout=_READ_S,
             max_single_get_size=_PART,
@@ -78,11 +79,16 @@ def container(url: str) -> ContainerClient:
         raise Unreachable(400, "not the URL of a container") from error
 
 
-def pages(client: ContainerClient, prefix: str | None) -> Iterator[list[str]]:
-    """Names of a container's blobs, page by page. Raises Unreachable."""
+def pages(client: ContainerClient, prefix: str | None) -> Iterator[Iterator[str]]:
+    """The listing of a container's blobs, for `page`."""
+    return client.list_blob_names(name_starts_with=prefix or None).by_page()
+
+
+def page(listing: Iterator[Iterator[str]]) -> list[str] | None:
+    """Names on the next page, None behind the last. Raises Unreachable, and may then be called again."""
     try:
-        for page in client.list_blob_names(name_starts_with=prefix or None).by_page():
-            yield list(page)
+        found = next(listing, None)
+        return None if found is None else list(found)
     except Exception as error:
         raise _translated(error) from error
 
@@ -98,12 +104,13 @@ def read_blob(client: ContainerClient, name: str) -> Iterator[bytes]:
 
 
 def write_blob(client: ContainerClient, name: str, fd: int, headers: dict[str, str]) -> None:
-    """Upload an open file, replacing the blob. Raises Unreachable, or OSError when reading fails."""
+    """Upload an open file from its start, replacing the blob. Raises Unreachable, or OSError when reading fails."""
     from azure.storage.blob import ContentSettings
 
     settings, metadata, other = sort_headers(headers)
     content = ContentSettings(**settings)  # type: ignore[arg-type]
     try:
+        os.lseek(fd, 0, os.SEEK_SET)
         with open(fd, "rb", closefd=False) as file:
             client.upload_blob(name, file, overwrite=True, content_settings=content, metadata=metadata or None, headers=other)
     except Exception as error:

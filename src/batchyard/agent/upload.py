@@ -14,7 +14,6 @@ import contextlib
 import os
 import secrets
 import stat
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING
 from batchyard.agent import beneath, patterns, storage
 from batchyard.agent.failures import SERVER, USER, Failed, failure, plain
 from batchyard.agent.layout import TaskPlace
+from batchyard.agent.stop import Stop
 from batchyard.agent.storage import Unreachable
 from batchyard.model.common import OutputFile, OutputFileBlobContainerDestination
 from batchyard.model.words import OutputFileUploadCondition
@@ -48,12 +48,12 @@ class Upload:
     uid: int
     variables: dict[str, str]
     threads: Executor
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    stop: Stop = field(default_factory=Stop)
     _out: list[str] = field(default_factory=list)
     _err: list[str] = field(default_factory=list)
 
     async def all(self, files: Sequence[OutputFile], exit_code: int) -> None:
-        """Upload what fits the exit code, in order; all is tried before the first failure is raised as Failed."""
+        """Upload what fits the exit code, in order; all is tried before the first failure is raised as Failed. Raises Cancelled."""
         due = [file for file in files if (exit_code == 0) in _CONDITIONS[file.upload_options.upload_condition]]
         if due:
             await asyncio.get_running_loop().run_in_executor(self.threads, self._all, due)
@@ -61,8 +61,6 @@ class Upload:
     def _all(self, due: list[OutputFile]) -> None:
         failures = []
         for file in due:
-            if self.cancelled.is_set():
-                break
             try:
                 self._one(file)
             except Failed as failed:
@@ -94,11 +92,10 @@ class Upload:
             self._say(self._err, f"no file matches {file.file_pattern!r}")
 
     def _send(self, client: ContainerClient, path: str, name: str, headers: dict[str, str], shown: str) -> None:
-        if self.cancelled.is_set():
-            return
+        self.stop.check()
         try:
             with self._open(path) as fd:
-                storage.write_blob(client, name, fd, headers)
+                self.stop.patiently(lambda: storage.write_blob(client, name, fd, headers))
         except (OSError, beneath.Outside) as error:
             raise Unreachable(
                 400, f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not a file of the task'}"
@@ -152,7 +149,7 @@ class Upload:
     def _write_log(self, name: str, lines: list[str]) -> None:
         """Put a new file in the place of whatever is there, a link perhaps."""
         temporary = f".{secrets.token_hex(8)}.part"
-        with contextlib.suppress(OSError), beneath.directory(self.place.directory, []) as fd:
+        with self.stop.going(), contextlib.suppress(OSError), beneath.directory(self.place.directory, []) as fd:
             file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=fd)
             with open(file, "w", encoding="utf-8", errors="replace") as out:
                 out.writelines(lines)
