@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from urllib.parse import parse_qsl, quote, unquote
@@ -104,26 +105,28 @@ def _check_date(request: Signed, now: int) -> None:
 
 
 def string_candidates(account: str, request: Signed) -> Iterator[str]:
-    """Strings that a client may have signed for this request, the likeliest first."""
+    """Strings that a client may have signed for this request, the likeliest first; the others are made only when it does not fit."""
     head = [request.headers.get(name, "") for name in _SIGNED]
     if "ocp-date" in request.headers:
         head[_SIGNED.index("date")] = ""
     ocp = sorted((name, value) for name, value in request.headers.items() if name.startswith("ocp-"))
     ocp_lines = "".join(f"{name}:{value}\n" for name, value in ocp)
-    length = head[_CONTENT_LENGTH]
-    lengths = dict.fromkeys((length, "0", "") if length in ("", "0") else (length,))
     pairs = parse_qsl(request.raw_query.replace("+", "%2B"), keep_blank_values=True)
+
+    def text(length: str, name: str, path: str, query: str) -> str:
+        head[_CONTENT_LENGTH] = length
+        top = "\n".join((request.method, *head))
+        return f"{top}\n{ocp_lines}/{name}{path}{query}"
+
+    length = head[_CONTENT_LENGTH]
+    yield text(length, account, request.raw_path, _query_lines(pairs, lower=False, blank=False))
+    lengths = dict.fromkeys((length, "0", "") if length in ("", "0") else (length,))
     queries = dict.fromkeys(_query_lines(pairs, lower=lower, blank=blank) for lower in (False, True) for blank in (False, True))
     again = "/".join(quote(unquote(segment), safe="-._~") for segment in request.raw_path.split("/"))
     paths = dict.fromkeys((request.raw_path, again, "/" + request.raw_path.lstrip("/")))
-    accounts = dict.fromkeys((account, account.lower()))
-    for path in paths:
-        for query in queries:
-            for content_length in lengths:
-                head[_CONTENT_LENGTH] = content_length
-                top = "\n".join((request.method, *head))
-                for name in accounts:
-                    yield f"{top}\n{ocp_lines}/{name}{path}{query}"
+    names = dict.fromkeys((account, account.lower()))
+    for path, query, size, name in itertools.islice(itertools.product(paths, queries, lengths, names), 1, None):
+        yield text(size, name, path, query)
 
 
 def _query_lines(pairs: Sequence[tuple[str, str]], *, lower: bool, blank: bool) -> str:
