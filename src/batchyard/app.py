@@ -23,6 +23,7 @@ import uvloop
 from batchyard.api.app import Api
 from batchyard.api.auth import Account
 from batchyard.api.call import Services
+from batchyard.api.protocol import BoundedHttp
 from batchyard.api.relay import Relay
 from batchyard.blobs.local import LocalBlobStore
 from batchyard.blobs.server import application as storage_endpoint
@@ -36,6 +37,7 @@ from batchyard.engine.wakes import Wakes
 from batchyard.model import times
 from batchyard.providers.local import LocalProvider
 from batchyard.store import jobs as job_rows
+from batchyard.store import nodes as node_rows
 from batchyard.store.db import Database
 
 log = structlog.get_logger()
@@ -102,6 +104,8 @@ def open_account(directory: Path) -> AccountFile:
     path = directory / "account.json"
     if path.exists():
         return msgspec.json.decode(path.read_bytes(), type=AccountFile)
+    if (directory / "batchyard.db").exists():
+        raise Refused(f"{path} is missing although there is a database: put it back, or every client and node would lose its key")
     account = AccountFile(
         name="batchyard",
         keys=[_key(64), _key(64)],
@@ -125,6 +129,11 @@ def _write_private(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def _keep_private(database: Path) -> Path:
@@ -161,6 +170,7 @@ async def _serve(config: Config) -> None:
         asyncio.get_running_loop().add_signal_handler(number, end)
     lease = Lease(db, clock, EMBEDDED)
     await lease.renew()
+    await provider.sweep({node.id for node in await db.read(node_rows.every)})
     capacity, upkeep = Capacity(db, provider, clock, node_key), Upkeep(db, clock, int(config.node_silence_s * 1e6))
     loops = [*_loops(services, lease, capacity, upkeep), every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), asyncio.Event())]
     _settle_memory()
@@ -212,7 +222,7 @@ class _HttpServer(uvicorn.Server):
 def _http_server(app: Api) -> _HttpServer:
     return _HttpServer(
         uvicorn.Config(
-            app, http="httptools", ws="none", lifespan="off", access_log=False, server_header=False, log_config=None,
+            app, http=BoundedHttp, ws="none", lifespan="off", access_log=False, server_header=False, log_config=None,
             timeout_graceful_shutdown=_GRACE_S, timeout_keep_alive=75, backlog=2048,
         )
     )  # fmt: skip

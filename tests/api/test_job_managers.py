@@ -22,6 +22,8 @@ def call(method, path, body=None):
 tasks = [{"id": "t" + str(n), "commandLine": "true"} for n in range(3)]
 print(call("POST", "/jobs/" + job + "/addtaskcollection", {"value": tasks}))
 print(call("POST", "/jobs/" + job + "/tasks", {"id": "single", "commandLine": "true"}))
+admin = {"autoUser": {"elevationLevel": "admin"}}
+print(call("POST", "/jobs/" + job + "/tasks", {"id": "root", "commandLine": "id -u", "userIdentity": admin}))
 print(call("GET", "/jobs/" + job))
 print(call("GET", "/jobs/" + os.environ["OTHER"]))
 print(call("GET", "/jobs"))
@@ -45,7 +47,7 @@ def test_a_real_manager_adds_the_tasks_with_its_token(raw: Raw, yard: Yard, serv
     done = yard.reached(job_id, "manager")
     said = raw("GET", f"/jobs/{job_id}/tasks/manager/files/stdout.txt").body.decode().split()
     refused = "InsufficientAccountPermissions"
-    assert said == ["200", "201", "200", *[refused] * 5], raw("GET", f"/jobs/{job_id}/tasks/manager/files/stderr.txt").body
+    assert said == ["200", "201", "Forbidden", "200", *[refused] * 5], raw("GET", f"/jobs/{job_id}/tasks/manager/files/stderr.txt").body
     for name in ("t0", "t1", "t2", "single"):
         assert yard.reached(job_id, name)["executionInfo"]["result"] == "success"
     token = raw("GET", f"/jobs/{job_id}/tasks/manager/files/wd%2Ftoken").body.decode()

@@ -268,17 +268,6 @@ def test_retries_show_as_new_attempts(run: Run, batch: Client, job: str, tmp_pat
     assert (task["executionInfo"]["retryCount"], task["requiredSlots"]) == (1, 2)
 
 
-def served(method: str, path: str) -> bool:
-    """Does the API serve it?"""
-    from batchyard.api.operations import OPERATIONS
-
-    return any((op.method, op.path) == (method, path) for op in OPERATIONS)
-
-
-REACTIVATE = ("POST", "/jobs/{job_id}/tasks/{task_id}/reactivate")
-
-
-@pytest.mark.skipif(not served(*REACTIVATE), reason="the API does not serve reactivate yet")
 def test_retry_runs_failed_tasks_again(run: Run, batch: Client, job: str, gate: Path) -> None:
     run("submit", "--job", job, "--id", "t", "--array", "1-3", "--wait", "--", "sh", "-c", f"test {{}} = 2 || test -e {gate}")
     gate.touch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from engine_world import EXIT_1, NO_PROGRAM, NO_UPLOAD, SETTING, START, Agent, World, ended
 
@@ -285,3 +286,29 @@ def test_orders_are_repeated_until_they_are_held_and_in_full(world: World) -> No
     assert says() == ([a, b], {a, b}), "the first answer was lost"
     assert says(a) == ([b], {a, b})
     assert says(a, b, "7.7") == ([], {a, b}), "7.7 is to be ended"
+
+
+def test_a_task_waits_until_its_node_has_removed_what_an_earlier_one_left(world: World) -> None:
+    """More directories than one answer names: nothing of a new task may lie where an old removal is still to come."""
+    names = [f"t{number}" for number in range(nodes.REMOVALS_PER_SYNC + 2)]
+    [agent] = world.working_pool(slots=200)
+    world.job()
+    world.add(*names)
+    world.schedule()
+    agent.sync()
+    agent.end_all()
+    for name in names:
+        world.delete(name)
+    world.add(*names)
+    world.schedule()
+    told: set[str] = set()
+    while len(told) < len(names):
+        agent.has = sorted(told)
+        answer = agent.sync()
+        assert answer is not None
+        told |= {order.attempt for order in answer.orders}
+        waiting = {removal.directory.rpartition("/")[2] for removal in answer.removals}
+        assert not waiting & {msgspec.json.decode(order.task)["id"] for order in answer.orders}
+        agent.has = sorted(told)
+        agent.sync(removed=[removal.number for removal in answer.removals])
+    assert told == {world.attempt(name) for name in names}

@@ -47,6 +47,21 @@ def test_the_servers_own_absence_is_no_silence_of_its_nodes(lasting: World) -> N
     assert agent.join().session > 1
 
 
+def test_a_machine_that_slept_gives_its_nodes_time_to_speak(world: World) -> None:
+    [agent] = world.working_pool()
+    world.job()
+    world.add("a")
+    world.schedule()
+    world.upkeep()
+    world.advance(20 * SILENCE_S)
+    world.upkeep()
+    assert (world.node(agent.node_pk).state, world.state("a")) == ("running", "running")
+    for _ in range(8):
+        world.advance(5)
+        world.upkeep()
+    assert (world.node(agent.node_pk).state, world.state("a")) == ("unknown", "active")
+
+
 def test_a_node_that_never_spoke_is_not_silent(world: World) -> None:
     world.pool("pool", 1)
     world.capacity(2)

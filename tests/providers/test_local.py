@@ -131,3 +131,25 @@ async def test_an_agent_that_speaks_to_another_address_is_started_anew(provider:
     assert pid_of(handle) != old
     assert processes.start_time(old) is None
     assert await moved.observe([handle]) == {handle: Seen.ALIVE}
+
+
+async def test_a_first_start_that_fails_leaves_nothing_behind(provider: LocalProvider, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(self: LocalProvider, home: Path, order: object) -> None:
+        (home / "root").mkdir()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalProvider, "_start", full_disk)
+        for _ in range(LIMIT + 1):
+            with pytest.raises(OSError, match="No space"):
+                await provider.launch(order())
+    assert list(directory(provider).iterdir()) == []
+    await provider.launch(order())
+
+
+async def test_a_new_server_releases_nodes_that_nobody_noted(provider: LocalProvider) -> None:
+    kept, forgotten = order(), order()
+    handle, other = await provider.launch(kept), await provider.launch(forgotten)
+    await provider.sweep({kept.node_id})
+    assert await provider.observe([handle, other]) == {handle: Seen.ALIVE, other: Seen.GONE}
+    assert [home.name for home in directory(provider).iterdir()] == [kept.node_id]

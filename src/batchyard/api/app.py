@@ -96,7 +96,7 @@ class Api:
             raise BatchError("InsufficientAccountPermissions")
         operations.check_query(op, query)
         body = await _read(request, headers)
-        return await op.handler(Call(self._services, signed, base, ids, query, body, now, identifier))
+        return await op.handler(Call(self._services, signed, base, ids, query, body, now, identifier, by_task=job_id is not None))
 
 
 def _check_version(version: str | None) -> None:

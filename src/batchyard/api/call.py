@@ -50,6 +50,8 @@ class Call(msgspec.Struct):
     body: bytes
     now: int
     request_id: str
+    by_task: bool = False
+    """True when a task's token was shown and not an account key."""
 
     @property
     def db(self) -> Database:

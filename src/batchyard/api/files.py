@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from urllib.parse import quote
 
 import msgspec
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from batchyard.api import nodes, tasks, wire
 from batchyard.api.call import Call
@@ -115,12 +116,22 @@ async def _get(call: Call, place: Place) -> Response:
         exchange.close()
         raise
     headers = _headers(head.entry, place) | {"Content-Length": str(head.length)}
-    return StreamingResponse(_stream(exchange), headers=headers, media_type=_CONTENT_TYPE)
+    return _FileResponse(exchange, headers)
 
 
-async def _stream(exchange: Exchange) -> AsyncIterator[bytes]:
-    async for chunk in exchange.chunks():
-        yield chunk
+class _FileResponse(StreamingResponse):
+    """The bytes of an exchange, which is over when the response is, even if the client went before the first byte."""
+
+    def __init__(self, exchange: Exchange, headers: Mapping[str, str]) -> None:
+        super().__init__(exchange.chunks(), headers=headers, media_type=_CONTENT_TYPE)
+        self._exchange = exchange
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send, then let the node's answer go."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._exchange.close()
 
 
 async def task_file_properties(call: Call) -> Response:

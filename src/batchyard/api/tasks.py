@@ -13,7 +13,7 @@ from batchyard.api.call import Call, decode
 from batchyard.engine import lookup, tasks
 from batchyard.model.errors import BatchError, invalid_property
 from batchyard.model.task import TaskAddCollection, TaskAddResult, TaskCreateContent, TaskUpdate
-from batchyard.model.words import TaskAddStatus
+from batchyard.model.words import ElevationLevel, TaskAddStatus
 from batchyard.rules.conditions import Conditions
 from batchyard.store import tasks as rows
 from batchyard.store.jobs import JobRow
@@ -28,10 +28,19 @@ MOST_PER_COLLECTION = 100
 
 async def add(call: Call) -> Response:
     """POST /jobs/{jobId}/tasks"""
-    [(name, outcome)] = await call.db.run(tasks.add, call.ids["job_id"], [call.decode(TaskCreateContent)], call.now)
+    [(name, outcome)] = await call.db.run(tasks.add, call.ids["job_id"], [_wanted(call.body, call)], call.now)
     if isinstance(outcome, BatchError):
         raise outcome
     return wire.nothing(201, modified=outcome, resource=call.url("jobs", call.ids["job_id"], "tasks", name), location=True)
+
+
+def _wanted(body: bytes | msgspec.Raw, call: Call) -> TaskCreateContent:
+    """A task that the caller may add. Raises Forbidden for a task's token that asks for more rights than its task may have."""
+    task = decode(body, TaskCreateContent)
+    user = task.user_identity.auto_user if task.user_identity is not None else None
+    if call.by_task and user is not None and user.elevation_level is ElevationLevel.ADMIN:
+        raise BatchError("Forbidden", Reason="A task's token does not allow tasks with admin elevation")
+    return task
 
 
 class _Named(msgspec.Struct):
@@ -49,7 +58,7 @@ async def add_collection(call: Call) -> Response:
     results: list[bytes] = []
     for raw in sent:
         try:
-            wanted.append(decode(raw, TaskCreateContent))
+            wanted.append(_wanted(raw, call))
         except BatchError as error:
             results.append(_refused(_name(raw), error, call))
     urls = call.url("jobs", call.ids["job_id"], "tasks")

@@ -9,6 +9,7 @@ import msgspec
 
 from batchyard.engine import scheduler, special_tasks, wakes
 from batchyard.engine.ends import attempt_name, lose, report
+from batchyard.engine.tasks import directory, job_directory
 from batchyard.model.states import NodeState, TaskState
 from batchyard.model.sync import NodeSetup, Order, Orders, Removal, Sync
 from batchyard.rules import transitions
@@ -137,24 +138,27 @@ def present_orders(reader: Reader, node_pk: int, sync: Sync, key: bytes) -> Orde
 def orders(reader: Reader, node_pk: int, sync: Sync, key: bytes) -> Orders:
     """All that a node should run, with the orders that it does not have yet."""
     has = set(sync.has)
+    removals = [Removal(number=number, directory=path) for number, path in node_rows.removals(reader, node_pk, REMOVALS_PER_SYNC)]
     wanted: list[str] = []
     fresh: list[Order] = []
     for pk, run in task_rows.attempts(reader, node_pk):
         name = attempt_name(pk, run)
         wanted.append(name)
-        if name not in has:
-            fresh.append(_order(reader, pk, name, key))
+        if name not in has and (order := _order(reader, pk, name, key, node_pk if removals else None)) is not None:
+            fresh.append(order)
     for special in special_rows.running(reader, node_pk):
         name = special_tasks.attempt_name(special.pk, special.run)
         wanted.append(name)
         if name not in has:
             fresh.append(_special_order(reader, special.pk, name))
-    removals = [Removal(number=number, directory=path) for number, path in node_rows.removals(reader, node_pk, REMOVALS_PER_SYNC)]
     return Orders(session=sync.session, number=sync.number, wanted=wanted, orders=fresh, removals=removals)
 
 
-def _order(reader: Reader, pk: int, name: str, key: bytes) -> Order:
+def _order(reader: Reader, pk: int, name: str, key: bytes, clearing: int | None) -> Order | None:
+    """The order to run a task; None while node `clearing` has yet to remove what an earlier task left in its directory."""
     row = task_rows.order(reader, pk)
+    if clearing is not None and node_rows.must_remove(reader, clearing, [job_directory(row.job_id), directory(row.job_id, row.id)]):
+        return None
     return Order(
         attempt=name,
         job_id=row.job_id,

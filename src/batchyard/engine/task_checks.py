@@ -93,11 +93,6 @@ def _check_conditions(conditions: ExitConditions, job: JobRow) -> None:
     for span in conditions.exit_code_ranges or ():
         demands.a_number("start", span.start)
         demands.a_number("end", span.end)
-    for code in conditions.exit_codes or ():
-        demands.a_number("code", code.code)
-    for span in conditions.exit_code_ranges or ():
-        demands.a_number("start", span.start)
-        demands.a_number("end", span.end)
     mappings = [*(conditions.exit_codes or ()), *(conditions.exit_code_ranges or ())]
     stages = (conditions.pre_processing_error, conditions.file_upload_error, conditions.default)
     for option in (*(mapping.exit_options for mapping in mappings), *stages):

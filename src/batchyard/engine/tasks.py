@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ from batchyard.store import pools as pool_rows
 from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import JobRow
 from batchyard.store.tasks import TaskRow
-from batchyard.store.tx import Tx
+from batchyard.store.tx import Taken, Tx
 
 _decoder = msgspec.json.Decoder(TaskCreateContent)
 
@@ -62,7 +61,7 @@ def _insert(tx: Tx, job: JobRow, tasks: list[TaskCreateContent], now: int) -> se
     tx.mark("tasks")
     try:
         _insert_all(tx, job, tasks, now)
-    except sqlite3.IntegrityError:
+    except Taken:
         tx.back_to("tasks")
         taken = {task.id.lower() for task in tasks if task_rows.exists(tx, job.pk, task.id)}
         _insert_all(tx, job, [task for task in tasks if task.id.lower() not in taken], now)

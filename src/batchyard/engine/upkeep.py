@@ -32,6 +32,8 @@ TASK_LIFETIME_US = 180 * 86_400_000_000
 _TOO_OLD = TaskFailureInformation(
     category=ErrorCategory.SERVER_ERROR, code="TaskEnded", message="The task was ended because it was added more than 180 days ago"
 )
+LONGEST_GAP_US = 30 * 1_000_000
+"""Upkeep runs every few seconds; after a longer gap the machine slept or its clock was set."""
 MAX_WALL_CLOCK = "MaxWallClockTimeExpiry"
 
 
@@ -41,6 +43,7 @@ class Upkeep:
     def __init__(self, db: Database, clock: Clock, node_silence_us: int) -> None:
         self._db, self._clock, self._node_silence_us = db, clock, node_silence_us
         self._since, self._ahead = clock.now(), clock.ahead
+        self._last_round = clock.now()
 
     async def run_once(self) -> None:
         """One round of everything."""
@@ -58,9 +61,11 @@ class Upkeep:
             pass
 
     async def _silent_nodes(self, now: int) -> None:
-        """Time in which the server itself was down, or that its clock skipped, does not count as silence."""
-        if self._clock.ahead != self._ahead:
-            self._ahead, self._since = self._clock.ahead, self._clock.now()
+        """Time in which the server itself did not run, asleep or down, or that its clock skipped, does not count as silence."""
+        slept = not self._last_round <= now <= self._last_round + LONGEST_GAP_US
+        self._last_round = now
+        if slept or self._clock.ahead != self._ahead:
+            self._ahead, self._since = self._clock.ahead, now
             return
         before = now - self._node_silence_us
         if before >= self._since:

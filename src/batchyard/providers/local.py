@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -60,8 +60,24 @@ class LocalProvider:
             if process.server == self._server_url:
                 return str(home)
             await self._stop(home)
-        await asyncio.to_thread(self._start, home, order)
+        await self._start_or_clear(home, order)
         return str(home)
+
+    async def _start_or_clear(self, home: Path, order: NodeOrder) -> None:
+        """Start the agent; a node whose first start fails leaves nothing behind."""
+        known = (home / "token").exists()
+        try:
+            await asyncio.to_thread(self._start, home, order)
+        except BaseException:
+            if not known:
+                await self._release(home)
+            raise
+
+    async def sweep(self, known: Collection[str]) -> None:
+        """Release what an earlier server launched and never noted: directories that are no known node's."""
+        if self._directory.exists():
+            homes = [home for home in self._directory.iterdir() if home.is_dir() and home.name not in known]
+            await asyncio.gather(*(self._release(home) for home in homes))
 
     def _count(self) -> int:
         return sum(1 for home in self._directory.iterdir() if home.is_dir()) if self._directory.exists() else 0
@@ -76,7 +92,9 @@ class LocalProvider:
             sys.executable, "-m", _AGENT, "--server", self._server_url, "--root", str(root), "--token-file", str(token),
             "--uid-base", str(FIRST_UID + order.number % _UID_BLOCKS * UIDS_PER_NODE),
         ]  # fmt: skip
-        with (home / "agent.log").open("ab") as output:
+        log_file = home / "agent.log"
+        log_file.touch(mode=0o600)
+        with log_file.open("ab") as output:
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=home, env=_environment()
             )

@@ -86,6 +86,7 @@ _ADD_REMOVAL = Change(
     " WHERE NOT EXISTS (SELECT 1 FROM removal WHERE node_pk = :node_pk AND directory = :directory)"
 )
 _REMOVALS = Statement("SELECT pk, directory FROM removal WHERE node_pk = :node_pk ORDER BY pk LIMIT :n", _number_and_path)
+_MUST_REMOVE = Statement("SELECT 1 FROM removal WHERE node_pk = :node_pk AND directory = :directory LIMIT 1", int)
 _DONE_REMOVAL = Change("DELETE FROM removal WHERE pk = :pk AND node_pk = :node_pk")
 _DROP_REMOVALS = Change("DELETE FROM removal WHERE node_pk = :pk")
 _SILENT = Statement(
@@ -174,6 +175,11 @@ def add_removals(tx: Tx, rows: Sequence[Params]) -> None:
 def removals(reader: Reader, node_pk: int, n: int) -> list[tuple[int, str]]:
     """The next `n` directories that a node has to remove, each with its number."""
     return reader.all(_REMOVALS, node_pk=node_pk, n=n)
+
+
+def must_remove(reader: Reader, node_pk: int, directories: Sequence[str]) -> bool:
+    """True when the node has yet to remove one of these directories."""
+    return any(reader.first(_MUST_REMOVE, node_pk=node_pk, directory=directory) is not None for directory in directories)
 
 
 def removed(tx: Tx, node_pk: int, numbers: Sequence[int]) -> None:

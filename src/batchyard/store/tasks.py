@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,7 +10,10 @@ import msgspec
 
 from batchyard.model.states import TaskResult, TaskState
 from batchyard.store.reader import Change, Params, Reader, Statement, columns
-from batchyard.store.tx import Tx
+from batchyard.store.tx import Taken, Tx
+
+ALL = 2**62
+"""A limit that limits nothing."""
 
 
 class TaskRow(msgspec.Struct):
@@ -270,8 +274,8 @@ def on_node(reader: Reader, node_pk: int) -> list[TaskRow]:
     return reader.all(_ON_NODE, node_pk=node_pk)
 
 
-def running_of_job(reader: Reader, job_pk: int, n: int = -1) -> list[TaskRow]:
-    """Tasks of a job that run or prepare, at most `n` when it is not negative."""
+def running_of_job(reader: Reader, job_pk: int, n: int = ALL) -> list[TaskRow]:
+    """Tasks of a job that run or prepare, at most `n`."""
     return reader.all(_RUNNING_OF_JOB, job_pk=job_pk, n=n)
 
 
@@ -318,8 +322,11 @@ def order(reader: Reader, pk: int) -> OrderRow:
 
 
 def add(tx: Tx, rows: Sequence[Params], bodies: Sequence[Params]) -> None:
-    """Insert tasks in state active."""
-    tx.change_many(_ADD, rows)
+    """Insert tasks in state active. Raises Taken when the job has one of that id."""
+    try:
+        tx.change_many(_ADD, rows)
+    except sqlite3.IntegrityError as error:
+        raise Taken from error
     tx.change_many(_ADD_BODY, bodies)
 
 

@@ -25,6 +25,10 @@ class Conflict(Exception):
     """A guarded change met another version of the row; the unit is undone and may be run again."""
 
 
+class Taken(Exception):
+    """A row of that name is there already."""
+
+
 class Tx(Reader):
     """A running transaction. Counts and events are gathered and written once, when the unit ends."""
 
@@ -46,7 +50,8 @@ class Tx(Reader):
 
     def insert(self, table: str, **values: Any) -> int:
         """Insert a row; its key."""
-        return self._connection.execute(insert_sql(table, tuple(values)), values).lastrowid or 0
+        (pk,) = self._connection.execute(insert_sql(table, tuple(values)), values).fetchone()
+        return int(pk)
 
     def guarded(self, table: str, pk: int, seen: int, **values: Any) -> None:
         """Change a row that still has the version `seen`, or Conflict."""
@@ -108,8 +113,8 @@ class Tx(Reader):
 
 @lru_cache
 def insert_sql(table: str, names: tuple[str, ...]) -> str:
-    """INSERT of these columns."""
-    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(':' + name for name in names)})"
+    """INSERT of these columns that answers the key."""
+    return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(':' + name for name in names)}) RETURNING pk"
 
 
 @lru_cache
