@@ -118,6 +118,48 @@ def jobs():
     results["job_not_found"] = error_of(batch.job.get, PREFIX + "-never")
 
 
+def managed():
+    """A job manager with a token of its own, preparation and release on a node, the job's disabled time."""
+    job_id = PREFIX + "-managed"
+    token = models.AuthenticationTokenSettings(access=[models.AccessScope.job])
+    manager = models.JobManagerTask(
+        id="manager",
+        command_line="/bin/sh -c 'test -n \"$AZ_BATCH_AUTHENTICATION_TOKEN\"'",
+        kill_job_on_completion=False,
+        run_exclusive=False,
+        authentication_token_settings=token,
+    )
+    preparation = models.JobPreparationTask(id="before", command_line="true", constraints=models.TaskConstraints(max_task_retry_count=1))
+    release = models.JobReleaseTask(id="after", command_line="true", max_wall_clock_time="PT10M")
+    batch.job.add(
+        models.JobAddParameter(
+            id=job_id,
+            pool_info=models.PoolInformation(pool_id=POOL),
+            job_manager_task=manager,
+            job_preparation_task=preparation,
+            job_release_task=release,
+            on_all_tasks_complete="noAction",
+        )
+    )
+    until(lambda: batch.task.get(job_id, "manager").state == models.TaskState.completed)
+    results["manager"] = plain(batch.task.get(job_id, "manager"))
+    results["id_taken"] = error_of(batch.task.add, job_id, models.TaskAddParameter(id="Before", command_line="true"))
+    batch.task.add(job_id, models.TaskAddParameter(id="long", command_line="sleep 300"))
+    until(lambda: batch.task.get(job_id, "long").state == models.TaskState.running)
+    batch.job.disable(job_id, models.DisableJobOption.requeue)
+    until(lambda: batch.job.get(job_id).state == models.JobState.disabled)
+    results["requeued"] = plain(batch.task.get(job_id, "long"))
+    results["enabled_twice"] = [batch.job.enable(job_id), error_of(batch.job.disable, PREFIX + "-never", "wait")]
+    until(lambda: batch.task.get(job_id, "long").state == models.TaskState.running)
+    stats = models.JobGetOptions(expand="stats")
+    results["statistics"] = plain(batch.job.get(job_id, stats))["stats"]
+    batch.job.terminate(job_id)
+    until(lambda: batch.job.get(job_id).state == models.JobState.completed)
+    results["prepared"] = [plain(item) for item in batch.job.list_preparation_and_release_task_status(job_id)]
+    results["not_reactivated"] = error_of(batch.task.reactivate, job_id, "long")
+    batch.job.delete(job_id)
+
+
 def add_many(job_id):
     """250 tasks at once, a wrong one among others, one that is too large."""
     tasks = [models.TaskAddParameter(id=f"t{number}", command_line="true") for number in range(250)]
@@ -190,6 +232,7 @@ def node_files(job_id):
 
 pools()
 jobs()
+managed()
 tasks()
 files()
 print(json.dumps({"calls": calls, "results": results}))

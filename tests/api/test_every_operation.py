@@ -149,6 +149,22 @@ class TestOlderSdk:
         assert (results["job_terminated_again"]["status"], results["job_terminated_again"]["code"]) == (409, "JobCompleted")
         assert (results["job_not_found"]["status"], results["job_not_found"]["code"]) == (404, "JobNotFound")
 
+    def test_managers_and_special_tasks(self, tour14: Json) -> None:
+        results = tour14["results"]
+        assert results["manager"]["execution_info"]["exit_code"] == 0, "it has a token"
+        assert results["manager"]["authentication_token_settings"] == {"access": ["job"]}
+        assert results["id_taken"]["code"] == "TaskIdSameAsJobPreparationTask"
+        requeued = results["requeued"]
+        assert (requeued["state"], requeued["execution_info"]["requeue_count"]) == ("active", 1)
+        assert results["enabled_twice"][1]["code"] == "JobNotFound"
+        assert results["statistics"]["num_succeeded_tasks"] == 1
+        [item] = results["prepared"]
+        before, after = item["job_preparation_task_execution_info"], item["job_release_task_execution_info"]
+        assert (before["state"], before["result"], before["retry_count"]) == ("completed", "success", 0)
+        assert (after["state"], after["result"]) == ("completed", "success")
+        assert after["task_root_directory"].endswith("/after")
+        assert results["not_reactivated"]["code"] == "JobCompleted"
+
     def test_many_tasks(self, tour14: Json) -> None:
         results = tour14["results"]
         assert results["added"] == [["success"], 250]
@@ -164,6 +180,9 @@ class TestOlderSdk:
         ended = results["task_ended"]
         assert (ended["state"], ended["previous_state"], ended["execution_info"]["result"]) == ("completed", "active", "failure")
         assert ended["execution_info"]["failure_info"]["code"] == "TaskEnded"
+        again = results["task_again"]
+        assert (again["state"], again["previous_state"], again["constraints"]["max_task_retry_count"]) == ("active", "completed", 4)
+        assert results["subtasks"] == {"value": []}
         assert (results["task_not_found"]["status"], results["task_not_found"]["code"]) == (404, "TaskNotFound")
 
     def test_files(self, tour14: Json) -> None:

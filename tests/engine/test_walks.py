@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine_world import EXIT_1, Agent, Steady, World, ended
+from engine_world import EXIT_1, START, Agent, Steady, World, ended
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -17,6 +17,7 @@ names = st.sampled_from(NAMES)
 some = st.lists(names, max_size=3)
 spans = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 2)).map(lambda span: (span[0], span[0] + span[1])), max_size=2)
 picks = st.integers(0, 100)
+DAY_US = 86_400_000_000
 JOBS: dict[str, dict[str, Any]] = {
     "job": {"constraints": {"maxTaskRetryCount": 1}},
     "managed": {
@@ -140,6 +141,7 @@ class Walk(RuleBasedStateMachine):
     def add_job(self, job_id: str) -> None:
         self._try(lambda: self.world.job(job_id, **JOBS[job_id]))
 
+    @precondition(lambda self: self.world.now < START + 20 * DAY_US)  # after 30 days there are no events to check
     @rule(seconds=st.sampled_from([1, 3_600, 8 * 86_400]))
     def move_the_clock(self, seconds: int) -> None:
         self.world.advance(seconds)
