@@ -133,7 +133,7 @@ class Agent:
 
 def world(db: Database, clock: Clock) -> list[Agent]:
     """A pool whose nodes have joined, and an empty job for it."""
-    pool = {"id": "pool", "vmSize": "small", "virtualMachineConfiguration": _MACHINE}
+    pool: dict[str, Any] = {"id": "pool", "vmSize": "small", "virtualMachineConfiguration": _MACHINE}
     pool |= {"targetDedicatedNodes": NODES, "taskSlotsPerNode": SLOTS}
     db.call(pools.add, msgspec.convert(pool, PoolCreateContent), clock.now())
     capacity = Capacity(db, Always(), clock, b"key")
