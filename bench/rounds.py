@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import bodies
 import meter
@@ -153,10 +154,10 @@ def releasing(server: Server, pool: str, n: int) -> Latencies:
     seen = Latencies()
     for turn in range(-5, n):
         names = [f"parent-{turn + 5}", f"child-{turn + 5}"]
-        parent, child = ({"id": name, "commandLine": " ".join(DATE)} for name in names)
-        child["dependsOn"] = {"taskIds": [parent["id"]]}
+        both: list[dict[str, Any]] = [{"id": name, "commandLine": " ".join(DATE)} for name in names]
+        both[1]["dependsOn"] = {"taskIds": names[:1]}
         bare = _bare_start()
-        server.call("POST", "/jobs/release/addtaskcollection", {"value": [child, parent]})
+        server.call("POST", "/jobs/release/addtaskcollection", {"value": both})
         time.sleep(0.025)
         files = [root / f"workitems/release/job-1/{name}/stdout.txt" for name in (names[1], names[0])]
         late, early = (float(wait_for(_reader(file), "a task", every=0.005)) for file in files)
