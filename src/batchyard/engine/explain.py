@@ -9,6 +9,7 @@ from batchyard.model.errors import BatchError
 from batchyard.model.explain import Code, Explanation, ReasonGroup
 from batchyard.model.states import TaskState
 from batchyard.rules import explain as rules
+from batchyard.rules.facts import MOST_JOBS
 from batchyard.store import explain as rows
 from batchyard.store import jobs as job_rows
 from batchyard.store import pools as pool_rows
@@ -49,7 +50,7 @@ def pool(reader: Reader, pool_id: str) -> Explanation:
     found = pool_rows.find(reader, pool_id)
     if found is None:
         raise BatchError("PoolNotFound")
-    waiting = rows.waiting_jobs(reader, found.id.lower(), facts.MOST_JOBS)
+    waiting = rows.waiting_jobs(reader, found.id.lower(), MOST_JOBS)
     groups: dict[Code, ReasonGroup] = {}
     looked_at = 0
     for one in waiting[:_JOBS_OF_POOL]:

@@ -12,7 +12,7 @@ from batchyard.model import ids
 from batchyard.model.pool import ResizeError
 from batchyard.model.states import AllocationState, PoolState, TaskResult, TaskState
 from batchyard.model.task import TaskCreateContent, TaskFailureInformation
-from batchyard.rules.facts import MOST_AHEAD, JobFacts, PoolFacts, Rival, Snapshot, TaskFacts, Wait
+from batchyard.rules.facts import MOST_AHEAD, MOST_JOBS, JobFacts, PoolFacts, Rival, Snapshot, TaskFacts, Wait
 from batchyard.rules.placement import Queue, Room, Waiting
 from batchyard.store import explain as rows
 from batchyard.store import jobs as job_rows
@@ -28,8 +28,6 @@ from batchyard.store.reader import Reader
 from batchyard.store.tasks import TaskRow
 
 ANY_SLOTS = 2**31 - 1
-MOST_JOBS = 200
-"""Jobs of a pool whose queues are looked at."""
 _MOST_EXPANDED = 200
 """Blocked tasks whose waits are followed."""
 _MOST_PARENTS = 100

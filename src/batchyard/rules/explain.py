@@ -10,7 +10,7 @@ import msgspec
 from batchyard.model import times
 from batchyard.model.explain import Code, Reason, ReasonGroup
 from batchyard.model.states import JobState, NodeState, TaskState
-from batchyard.rules.facts import MOST_AHEAD, JobFacts, PoolFacts, Snapshot, TaskFacts
+from batchyard.rules.facts import MOST_AHEAD, MOST_JOBS, JobFacts, PoolFacts, Snapshot, TaskFacts
 from batchyard.rules.placement import Room, place
 from batchyard.rules.reasons import counted, reason
 from batchyard.rules.supply import fewer_nodes, no_pool, working
@@ -116,7 +116,7 @@ class Why:
         ahead = counted(task.ahead, "task", more=task.ahead >= MOST_AHEAD)
         free = max((room.free for room in pool.rooms if room.node not in self._job.closed), default=0)
         if any(_fits(task, room, self._job.closed) for room in pool.rooms):
-            turns = counted(len(pool.rivals) - len(above), "other job")
+            turns = counted(len(pool.rivals) - len(above), "other job", more=len(pool.rivals) >= MOST_JOBS - 1)
             return [*first, reason(Code.BEHIND_OTHERS, pool_id=pool.id, ahead=ahead, turns=turns)]
         if task.exclusive:
             return [reason(Code.WANTS_EMPTY_NODE, it=f"task {task.id}", pool_id=pool.id), *first]
@@ -173,7 +173,9 @@ def _fits(task: TaskFacts, room: Room, closed: frozenset[int]) -> bool:
 def _higher(pool: PoolFacts, job: JobFacts) -> list[Reason]:
     """The jobs of higher priority, the first of them by name."""
     first, *others = [rival for rival in pool.rivals if rival.priority > job.priority]
-    more = f" (and {counted(sum(rival.ready for rival in others), 'task')} of {counted(len(others), 'more job')})" if others else ""
+    cut = len(pool.rivals) >= MOST_JOBS - 1
+    behind, jobs = counted(sum(rival.ready for rival in others), "task", more=cut), counted(len(others), "other job", more=cut)
+    more = f" (and {behind} of {jobs})" if others else ""
     n = counted(first.ready, "task")
     return [reason(Code.HIGHER_PRIORITY, n=n, job_id=first.job_id, priority=first.priority, more=more)]
 

@@ -47,6 +47,8 @@ class TaskFacts(msgspec.Struct, kw_only=True):
 
 MOST_AHEAD = 1000
 """Tasks ahead are counted up to here."""
+MOST_JOBS = 200
+"""Jobs of a pool whose queues are looked at."""
 
 
 class JobFacts(msgspec.Struct, kw_only=True):
