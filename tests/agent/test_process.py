@@ -155,6 +155,17 @@ async def test_a_kill_ends_the_whole_tree(pipe: Any, run: Run, spawners: Spawner
         assert not text or not alive(int(text))
 
 
+async def test_a_kill_while_the_spawner_is_being_started_is_not_lost(run: Run, spawners: Spawners, place: Path) -> None:
+    key = next(keys)
+    task = asyncio.create_task(run("touch", "ran", key=key))
+    await asyncio.sleep(0)  # it waits for the first spawner now
+    spawners.kill(key)
+    with pytest.raises(NotLaunched):
+        await task
+    assert (await run("true")).code == 0
+    assert not (place / "wd" / "ran").exists()
+
+
 async def test_the_time_limit_ends_everything(run: Run) -> None:
     done = await run("sh", "-c", "trap '' TERM; sleep 1000 & wait", limit_s=0.05)
     assert (done.code, done.overdue) == (137, True)

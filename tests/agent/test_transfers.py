@@ -253,6 +253,18 @@ async def test_a_download_that_hangs_is_given_up_and_writes_nothing_later(web: W
     assert [path.name for path in Path(task.working).rglob("*")] == ["in"]
 
 
+async def test_a_download_that_fails_stops_the_others(web: Web, task: TaskPlace) -> None:
+    web.plan |= {"/slow": [1], "/wrong": [404]}
+    threads = ThreadPoolExecutor(2)
+    staging = Staging(task.working, -1, threads)
+    files = [ResourceFile(http_url=f"{web.url}/{name}", file_path=name) for name in ("slow", "wrong")]
+    with pytest.raises(Failed, match="does not exist"):
+        await staging.all(files)
+    web.go.set()
+    await asyncio.to_thread(threads.shutdown)
+    assert [path.name for path in Path(task.working).rglob("*")] == []
+
+
 def test_a_kill_behind_the_last_piece_still_keeps_the_file_out(task: TaskPlace, threads: ThreadPoolExecutor) -> None:
     staging = Staging(task.working, -1, threads)
 

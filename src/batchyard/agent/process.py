@@ -144,12 +144,19 @@ class Spawners:
         self._endings: set[asyncio.Task[None]] = set()
         self._where: dict[int, _Spawner] = {}
         self._marks: dict[int, str] = {}
+        self._beginning: set[int] = set()
         self._next = self._life = 0
 
     async def run(self, key: int, command: Command) -> Exit:
         """Start, wait for the end, end all that is left of it. Raises NotLaunched or SpawnerLost."""
         self._next = (self._next + 1) % self.count
-        one = await self._spawner(self._next)
+        self._beginning.add(key)
+        try:
+            one = await self._spawner(self._next)
+            if key not in self._beginning:
+                raise NotLaunched(True, "killed before its start")
+        finally:
+            self._beginning.discard(key)
         future: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         one.waiting[key] = future
         self._where[key] = one
@@ -164,6 +171,7 @@ class Spawners:
 
     def kill(self, key: int) -> None:
         """End a run; its Exit follows. Nothing happens when there is none."""
+        self._beginning.discard(key)
         one = self._where.get(key)
         if one is not None:
             one.send("kill", key)

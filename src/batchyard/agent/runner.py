@@ -149,7 +149,7 @@ class Attempt:
 
     async def _in_stages(self, work: Work, place: TaskPlace, user: User) -> None:
         if work.resource_files:
-            await self._do(Staging(place.working, user.uid, self._node.threads, self._stop).all(work.resource_files))
+            await self._do(Staging(place.working, user.uid, self._node.threads, self._stop.part()).all(work.resource_files))
         if self._stop.is_set():
             raise Cancelled
         common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []

@@ -46,7 +46,11 @@ class Staging:
     async def all(self, files: Sequence[ResourceFile]) -> None:
         """Bring all files, several at once. Raises Failed for the first that cannot be had, or Cancelled."""
         room = asyncio.Semaphore(_AT_ONCE)
-        await _together([self._one(file, room) for file in files])
+        try:
+            await _together([self._one(file, room) for file in files])
+        except BaseException:
+            self.stop.set()  # downloads that are under way in threads must not change the directory any more
+            raise
 
     async def _one(self, file: ResourceFile, room: asyncio.Semaphore) -> None:
         mode = _mode(file)

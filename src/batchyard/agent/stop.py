@@ -26,11 +26,23 @@ class Stop:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._set = threading.Event()
+        self._parts: list[Stop] = []
+
+    def part(self) -> Stop:
+        """A stop of something within: it can be set alone, and is set with the whole."""
+        one = Stop()
+        with self._lock:
+            self._parts.append(one)
+            if self._set.is_set():
+                one.set()
+        return one
 
     def set(self) -> None:
         """Stop; may be repeated."""
         with self._lock:
             self._set.set()
+            for part in self._parts:
+                part.set()
 
     def is_set(self) -> bool:
         """True once stopped."""
