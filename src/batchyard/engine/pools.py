@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from batchyard.engine import demands, wakes
@@ -19,6 +21,7 @@ from batchyard.store.tx import Tx
 RESIZE_TIMEOUT = "PT15M"
 _SHORTEST_RESIZE_US = 5 * 60 * 1_000_000
 _MOST_SLOTS = 256
+_VM_SIZE = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _MOST_NODES = 100_000
 _REQUIRED = "The property is required"
 _NO_TARGET = "At least one of targetDedicatedNodes and targetLowPriorityNodes must be given"
@@ -65,8 +68,8 @@ def _check(pool: PoolCreateContent) -> None:
     if pool.virtual_machine_configuration is None:
         raise BatchError("MissingRequiredProperty", PropertyName="virtualMachineConfiguration", Reason=_REQUIRED)
     demands.not_served(containerConfiguration=pool.virtual_machine_configuration.container_configuration)
-    if not pool.vm_size.strip():
-        raise invalid_property("vmSize", pool.vm_size, "A size must be named")
+    if _VM_SIZE.fullmatch(pool.vm_size) is None:
+        raise invalid_property("vmSize", pool.vm_size[:100], "A size is 1 to 64 letters, digits, hyphens, dots and underscores")
     pool.vm_size = pool.vm_size.lower()
     if pool.target_dedicated_nodes is None and pool.target_low_priority_nodes is None:
         raise BatchError("MissingRequiredProperty", PropertyName="targetDedicatedNodes", Reason=_NO_TARGET)
