@@ -17,6 +17,8 @@ from batchyard.model.sync import FILE_HEADER, FileHead, Orders, Sync
 from batchyard.store.db import StoreUnavailable
 
 LONGEST_WAIT_S = 30.0
+LARGEST_SYNC = 16 << 20
+"""A node with 256 slots says some ten thousand bytes; failures with long details may add to that."""
 _SUPERSEDED = Response(status_code=204)
 _encoder = msgspec.json.Encoder()
 
@@ -61,6 +63,9 @@ class Agents:
         return Response(status_code=404)
 
     async def _sync(self, request: Request, node_pk: int) -> Response:
+        length = request.headers.get("content-length", "")
+        if not (length.isascii() and length.isdigit() and len(length) < 12) or int(length) > LARGEST_SYNC:
+            return Response(status_code=413)
         sync = decode(await request.body(), Sync)
         services = self._services
         order = self._newest[node_pk] = self._newest.get(node_pk, 0) + 1
