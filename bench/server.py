@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -114,7 +115,8 @@ class Server:
                 self._process.wait()
         for pid, started in list(processes.agents_below(self.directory)):
             processes.end(pid, started, 5)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        # At the end of all: ext4 makes files several times as slowly for a while after it removed many.
+        atexit.register(shutil.rmtree, self.directory, ignore_errors=True)
 
     def call(self, method: str, path: str, content: object = None) -> Any:
         """Ask the server something."""
