@@ -220,3 +220,14 @@ class TestPreemption:
         assert ("high", "h") in running(world)
         ends = "SELECT DISTINCT task.state, requeues FROM task JOIN job ON job.pk = job_pk WHERE job.id = 'low'"
         assert world.rows(ends) == [("completed", 0)]
+
+
+def test_a_manager_that_finds_no_node_keeps_nobody_else_from_starting(world: World) -> None:
+    world.working_pool(nodes=1, slots=2)
+    world.job("other", priority=10)
+    world.add("busy", job_id="other")
+    world.schedule()
+    world.job(jobManagerTask={"id": "manager", "commandLine": "true"})
+    world.add("a")
+    assert world.schedule() == 1
+    assert (world.state("a"), world.state("manager")) == ("running", "active")

@@ -54,7 +54,7 @@ def _round(tx: Tx, pool: PoolView, now: int) -> tuple[int, bool]:
         closed = special_tasks.closed(tx, job.pk) if job.prepares else frozenset[int]()
         largest = max((room.free for room in rooms if room.node not in closed), default=0)
         ready = task_rows.ready(tx, job.pk, largest, most)
-        cut = cut or len(ready) == most < job.ready
+        cut = cut or most <= len(ready) < job.ready
         job_of.update((task.pk, job) for task in ready)
         first = bool(ready) and bool(ready[0].restarted)
         queues.append(Queue(job.priority, job.running, [_waiting(task, by_name) for task in ready], may_start, closed, first))

@@ -253,16 +253,17 @@ def exists(reader: Reader, job_pk: int, task_id: str) -> bool:
 
 
 def ready(reader: Reader, job_pk: int, largest: int, n: int) -> list[ReadyTask]:
-    """The first `n` tasks of a job that may start and need at most `largest` slots, its manager before all others.
+    """The first `n` tasks of a job that may start and need at most `largest` slots, behind its manager if that may start too.
 
     Costs the same however many tasks wait, those that are too large included: each size is read from its own beginning.
     """
     sizes = reader.all(_READY_SIZES, job_pk=job_pk, largest=largest)
-    found = [task for slots in sizes for task in reader.all(_READY, job_pk=job_pk, slots=slots, n=n)]
+    found = [task for slots in sizes for task in reader.all(_READY, job_pk=job_pk, slots=slots, n=n + 1)]
     if len(sizes) > 1:
         found.sort(key=_by_key)
     managers = reader.all(_READY_MANAGER, job_pk=job_pk, largest=largest)
-    return (managers + [task for task in found if not task.manager])[:n] if managers else found[:n]
+    # Beyond the `n`, so that a manager that finds no node keeps nobody else from starting.
+    return managers + [task for task in found if not task.manager][:n]
 
 
 def _by_key(task: ReadyTask) -> int:
