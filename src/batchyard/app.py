@@ -39,6 +39,7 @@ from batchyard.providers.local import LocalProvider
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store.db import Database
+from batchyard.store.migrate import NewerSchema
 
 log = structlog.get_logger()
 
@@ -145,6 +146,13 @@ def _keep_private(database: Path) -> Path:
     return database
 
 
+def _open_database(path: Path, hub: Wakes) -> Database:
+    try:
+        return Database(_keep_private(path), hub)
+    except NewerSchema as newer:
+        raise Refused(f"{path} was written by a newer release ({newer}); install that one") from None
+
+
 async def _serve(config: Config) -> None:
     listener = _listen(config.host, config.port)
     host, port = listener.getsockname()[:2]
@@ -153,7 +161,7 @@ async def _serve(config: Config) -> None:
     clock = MovableClock() if config.test_clock else Clock()
     hub = Wakes()
     hub.bind(asyncio.get_running_loop())
-    db = Database(_keep_private(config.directory / "batchyard.db"), hub)
+    db = _open_database(config.directory / "batchyard.db", hub)
     provider = LocalProvider(config.directory / "nodes", url, config.max_nodes)
     node_key = account.node_key.encode()
     services = Services(db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -160,3 +161,24 @@ def test_help_loads_nothing_heavy() -> None:
     code = f"import sys, batchyard.cli.main; print(*[name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_a_server_that_others_can_reach_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    done = batchyard("serve", "--dir", tmp_path / "state", "--host", "0.0.0.0", "--port", "0")
+    assert done.returncode == 1
+    assert "--insecure" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("what", ["account", "schema"])
+def test_a_state_directory_that_does_not_fit_is_refused_in_a_sentence(tmp_path: Path, what: str) -> None:
+    with sqlite3.connect(tmp_path / "batchyard.db") as database:
+        database.execute("PRAGMA user_version = 9999")
+    if what == "schema":
+        key = "a2V5"
+        account = {"name": "a", "keys": [key, key], "storageName": "s", "storageKey": key, "nodeKey": key}
+        (tmp_path / "account.json").write_text(json.dumps(account))
+    done = batchyard("serve", "--dir", tmp_path, "--port", "0")
+    assert done.returncode == 1
+    assert ("newer release" if what == "schema" else "account.json is missing") in done.stderr
+    assert "Traceback" not in done.stderr

@@ -144,7 +144,7 @@ def already_running(directory: Path) -> Problem:
     return Problem(f"a server of {directory} already runs{where}; end it with: batchyard down --dir {directory}")
 
 
-def start(directory: Path, host: str, port: int, nodes: int, *, test_clock: bool) -> Server:
+def start(directory: Path, host: str, port: int, nodes: int, *, test_clock: bool, insecure: bool = False) -> Server:
     """Start a server in the background; returns when it answers. Raises Problem."""
     prepare(directory)
     if running(directory):
@@ -152,8 +152,7 @@ def start(directory: Path, host: str, port: int, nodes: int, *, test_clock: bool
     check_port(host, port)
     command = [sys.executable, "-P", "-m", "batchyard.cli.main", "serve"]
     command += ["--dir", str(directory), "--host", host, "--port", str(port), "--nodes", str(nodes)]
-    if test_clock:
-        command.append("--test-clock")
+    command += ["--test-clock"] * test_clock + ["--insecure"] * insecure
     log = directory / "server.log"
     log.touch(mode=0o600)
     seen = log.stat().st_size

@@ -29,14 +29,22 @@ Directory = Annotated[
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 Nodes = Annotated[int, typer.Option(min=0, help="How many local nodes there may be at once.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain HTTP on an address that others can reach.")]
 TestClock = Annotated[bool, typer.Option("--test-clock", help="Let a test move the server's clock.")]
 
 
 @app.command()
-def up(directory: Directory, host: Host = "127.0.0.1", port: Port = 8777, nodes: Nodes = 8, test_clock: TestClock = False) -> None:
+def up(
+    directory: Directory,
+    host: Host = "127.0.0.1",
+    port: Port = 8777,
+    nodes: Nodes = 8,
+    test_clock: TestClock = False,
+    insecure: Insecure = False,
+) -> None:
     """Start a server in the background."""
     directory = directory.resolve()
-    server = daemon.start(directory, host, port, nodes, test_clock=test_clock)
+    server = daemon.start(directory, host, port, nodes, test_clock=test_clock, insecure=insecure)
     given = _given(directory)
     say(f"Batchyard runs at {server.url} with room for {nodes} local nodes (process {server.pid}).")
     say(f"Its state is in {directory}, its log in {directory / 'server.log'}.")
@@ -100,17 +108,21 @@ def serve(
     port: Port = 8777,
     nodes: Nodes = 8,
     test_clock: TestClock = False,
-    insecure: Annotated[bool, typer.Option("--insecure", help="Allow plain HTTP on an address that others can reach.")] = False,
+    insecure: Insecure = False,
 ) -> None:
     """Run a server in the foreground."""
     directory = directory.resolve()
     daemon.prepare(directory)
     with daemon.sole_server(directory):
         daemon.check_port(host, port)
+        from batchyard.app import Refused
         from batchyard.app import serve as run
         from batchyard.config import Config
 
-        run(Config(directory=directory, host=host, port=port, max_nodes=nodes, test_clock=test_clock, insecure=insecure))
+        try:
+            run(Config(directory=directory, host=host, port=port, max_nodes=nodes, test_clock=test_clock, insecure=insecure))
+        except Refused as refused:
+            raise Problem(str(refused)) from None
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 R = TypeVar("R")
@@ -40,11 +40,6 @@ class Reader:
         """Every row."""
         row = statement.row
         return [row(*values) for values in self._connection.execute(statement.sql, params)]
-
-    def each(self, statement: Statement[R], **params: Any) -> Iterator[R]:
-        """Rows one by one."""
-        row = statement.row
-        return (row(*values) for values in self._connection.execute(statement.sql, params))
 
     def first(self, statement: Statement[R], **params: Any) -> R | None:
         """The first row, None when there is none."""

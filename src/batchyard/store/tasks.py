@@ -191,9 +191,6 @@ _START = Change(
 _PREPARING = Statement(
     f"SELECT {columns(TaskRow)} FROM task WHERE node_pk = :node_pk AND job_pk = :job_pk AND state = 'preparing' ORDER BY pk", TaskRow
 )
-_ON_NODE_OF_JOB = Statement(
-    "SELECT 1 FROM task WHERE node_pk = :node_pk AND job_pk = :job_pk AND state IN ('preparing', 'running') LIMIT 1", int
-)
 _EXPIRED = Statement(
     f"SELECT {columns(TaskRow, 'task.')} FROM task WHERE expires <= :now ORDER BY expires LIMIT :n",
     TaskRow,
@@ -283,11 +280,6 @@ def running_of_job(reader: Reader, job_pk: int, n: int = ALL) -> list[TaskRow]:
 def preparing(reader: Reader, node_pk: int, job_pk: int) -> list[TaskRow]:
     """Tasks of a job that wait for its preparation task on a node."""
     return reader.all(_PREPARING, node_pk=node_pk, job_pk=job_pk)
-
-
-def node_has_job(reader: Reader, node_pk: int, job_pk: int) -> bool:
-    """True when the node holds a task of the job."""
-    return reader.first(_ON_NODE_OF_JOB, node_pk=node_pk, job_pk=job_pk) is not None
 
 
 def expired(reader: Reader, now: int, n: int) -> list[TaskRow]:
