@@ -93,6 +93,9 @@ class Steady(NodeProvider):
     async def observe(self, handles: Sequence[Handle]) -> Mapping[Handle, Seen]:
         return {handle: Seen.ALIVE if handle in self.machines and handle not in self.gone else Seen.GONE for handle in handles}
 
+    async def stop(self, handles: Sequence[Handle]) -> None:
+        self.gone.update(handles)
+
     async def release(self, handles: Sequence[Handle]) -> None:
         self.released += handles
         for handle in handles:

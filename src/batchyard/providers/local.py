@@ -112,6 +112,10 @@ class LocalProvider:
             seen[handle] = Seen.ALIVE if ours else Seen.GONE
         return seen
 
+    async def stop(self, handles: Sequence[Handle]) -> None:
+        """End the agents with all their tasks; the directories stay."""
+        await asyncio.gather(*(self._stop(Path(handle)) for handle in handles))
+
     async def release(self, handles: Sequence[Handle]) -> None:
         """End the agents with all their tasks and remove their directories."""
         await asyncio.gather(*(self._release(Path(handle)) for handle in handles))

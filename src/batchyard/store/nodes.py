@@ -36,6 +36,16 @@ class NodeRow(msgspec.Struct):
     handle: str | None
     facts: bytes | None
     errors: bytes | None
+    action: str | None
+    action_option: str | None
+    action_since: int | None
+    action_after: int | None
+    start_task: bytes | None
+    recent: str
+    cores: int
+    memory: int
+    provider: str
+    launch_error: str | None
 
 
 class NodeView(NodeRow):

@@ -33,6 +33,7 @@ class SpecialTaskRow(msgspec.Struct):
     exit_code: int | None
     result: TaskResult | None
     failure: bytes | None
+    stale: int
 
 
 class SpecialOrder(msgspec.Struct):
