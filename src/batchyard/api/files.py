@@ -13,23 +13,17 @@ from starlette.types import Receive, Scope, Send
 from batchyard.api import nodes, tasks, wire
 from batchyard.api.call import Call
 from batchyard.api.relay import Exchange
+from batchyard.engine import node_changes
 from batchyard.engine.tasks import directory
 from batchyard.model import times
 from batchyard.model.errors import BatchError
 from batchyard.model.file import FileProperties, NodeFile
-from batchyard.model.states import NodeState, TaskState
+from batchyard.model.states import TaskState
 from batchyard.model.sync import FileEntry, FileRequest
 from batchyard.rules.conditions import Conditions
 
 _entries = msgspec.json.Decoder(list[FileEntry])
 _CONTENT_TYPE = "application/octet-stream"
-_REACHABLE = (
-    NodeState.IDLE,
-    NodeState.RUNNING,
-    NodeState.OFFLINE,
-    NodeState.WAITING_FOR_START_TASK,
-    NodeState.START_TASK_FAILED,
-)
 
 
 class Place(msgspec.Struct):
@@ -51,10 +45,10 @@ async def of_task(call: Call) -> Place:
 
 
 async def of_node(call: Call) -> Place:
-    """The root of a node. Raises OperationInvalidForCurrentState."""
+    """The root of a node. Raises what its state forbids."""
     node = await call.db.read(nodes.find, call.ids["pool_id"], call.ids["node_id"])
-    if node.state not in _REACHABLE:
-        raise BatchError("OperationInvalidForCurrentState")
+    if node.state not in nodes.REACHABLE:
+        raise node_changes.refused(node.state)
     return Place(node.pk, "", call.url("pools", node.pool_id, "nodes", node.id, "files"))
 
 

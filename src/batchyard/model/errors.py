@@ -93,6 +93,7 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "NodeBeingRebooted": (409, "The specified node is being rebooted."),
         "NodeBeingReimaged": (409, "The specified node is being reimaged."),
         "NodeStateUnusable": (409, "The specified node is unusable."),
+        "NodeAlreadyInTargetSchedulingState": (409, "The specified node is already in the target scheduling state."),
         # files
         "FileNotFound": (404, "The specified file does not exist."),
         "TaskFilesUnavailable": (
