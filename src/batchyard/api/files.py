@@ -13,7 +13,6 @@ from starlette.types import Receive, Scope, Send
 from batchyard.api import nodes, tasks, wire
 from batchyard.api.call import Call
 from batchyard.api.relay import Exchange
-from batchyard.engine import node_changes
 from batchyard.engine.tasks import directory
 from batchyard.model import times
 from batchyard.model.errors import BatchError
@@ -45,10 +44,10 @@ async def of_task(call: Call) -> Place:
 
 
 async def of_node(call: Call) -> Place:
-    """The root of a node. Raises what its state forbids."""
+    """The root of a node. Raises OperationInvalidForCurrentState."""
     node = await call.db.read(nodes.find, call.ids["pool_id"], call.ids["node_id"])
     if node.state not in nodes.REACHABLE:
-        raise node_changes.refused(node.state)
+        raise BatchError("OperationInvalidForCurrentState")
     return Place(node.pk, "", call.url("pools", node.pool_id, "nodes", node.id, "files"))
 
 

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import msgspec
 from starlette.responses import Response
 
-from batchyard.api import clock, explain, files, jobs, nodes, pools, tasks
+from batchyard.api import about, clock, explain, files, jobs, nodes, pools, tasks
 from batchyard.api.call import Call
 from batchyard.model.errors import BatchError
 
@@ -85,6 +85,7 @@ OPERATIONS = (
     Op("HEAD", _TASK_FILE, files.task_file_properties),
     Op("DELETE", _TASK_FILE, files.delete_task_file, _RECURSIVE),
     Op("POST", "/batchyard/clock", clock.advance),
+    Op("GET", "/batchyard" + _NODE, about.node),
     Op("GET", "/batchyard/explain/jobs/{job_id}", explain.job),
     Op("GET", "/batchyard/explain/jobs/{job_id}/tasks/{task_id}", explain.task),
     Op("GET", "/batchyard/explain/pools/{pool_id}", explain.pool),
