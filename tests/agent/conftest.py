@@ -134,12 +134,14 @@ class FakeServer:
                 await self.changed.wait()
         return value
 
-    def order(self, attempt: str, command: str, *, job: str = "job", **members: Any) -> None:
-        """Want an attempt; the task's id is the attempt's name up to a dot."""
+    def order(self, attempt: str, command: str, *, job: str = "job", start: bool = False, **members: Any) -> None:
+        """Want an attempt; the task's id is the attempt's name up to a dot, a start task has none and no job."""
         environment = members.pop("environment", None)
-        task = msgspec.Raw(json.dumps({"id": attempt.partition(".")[0], "commandLine": command, **members}).encode())
+        named = {} if start else {"id": attempt.partition(".")[0]}
+        task = msgspec.Raw(json.dumps({**named, "commandLine": command, **members}).encode())
         common = None if environment is None else msgspec.Raw(json.dumps(environment).encode())
-        self.wanted[attempt] = Order(attempt=attempt, job_id=job, task=task, environment=common)
+        members = {} if common is None else {"environment": common}
+        self.wanted[attempt] = Order(attempt=attempt, job_id="" if start else job, task=task, start=start, **members)
         self.change()
 
     async def end_of(self, attempt: str) -> Ended:
@@ -227,7 +229,11 @@ class FakeServer:
 async def server() -> AsyncIterator[FakeServer]:
     """A running FakeServer."""
     fake = FakeServer()
-    routes = [Route("/agent/sync", fake.sync, methods=["POST"]), Route("/agent/files/{id}", fake.file_answer, methods=["POST"])]
+    routes = [
+        Route("/agent/sync", fake.sync, methods=["POST"]),
+        Route("/agent/files/{id}", fake.file_answer, methods=["POST"]),
+        Route("/agent/file", lambda request: Response("content")),
+    ]
     listener = socket.create_server(("127.0.0.1", 0))
     fake.port = listener.getsockname()[1]
     config = uvicorn.Config(Starlette(routes=routes), log_level="critical", lifespan="off", timeout_graceful_shutdown=1)

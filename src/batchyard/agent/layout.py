@@ -23,8 +23,11 @@ class TaskPlace:
     """Where a task lives on the node."""
 
     job_id: str
+    """Empty for the node's start task, which has no id either."""
     task_id: str
     directory: str
+    mode: int = 0o750
+    """Permissions of both directories."""
 
     @property
     def working(self) -> str:
@@ -58,6 +61,10 @@ class Layout:
             raise ValueError(f"not a job and a task: {job_id!r}, {task_id!r}")
         return TaskPlace(job_id, task_id, f"{self.root}/workitems/{work_item}/job-{number}/{task_id}")
 
+    def start_task(self) -> TaskPlace:
+        """Place of the node's start task: every task may read what it leaves."""
+        return TaskPlace("", "", self.startup, 0o755)
+
 
 def former_user(place: TaskPlace) -> int:
     """Uid that an earlier attempt in this directory ran as; -1 when there was none."""
@@ -80,43 +87,43 @@ def open_to(place: TaskPlace, user: User) -> None:
         return open_to(place, user)
     except FileExistsError:
         return _take_over(place, user)
-    os.mkdir(place.working, 0o750)
+    os.mkdir(place.working, place.mode)
     if user.uid >= 0:
-        os.chown(place.working, user.uid, user.uid)
-        os.chown(place.directory, user.uid, user.uid)
-    os.chmod(place.directory, 0o750)
+        os.chown(place.working, user.uid, user.group)
+        os.chown(place.directory, user.uid, user.group)
+    os.chmod(place.directory, place.mode)
 
 
 def _take_over(place: TaskPlace, user: User) -> None:
     """Open an earlier attempt's directories to this one's user; links in there are not followed."""
     former = former_user(place)
     with beneath.directory(place.directory, []) as fd:
-        _working_directory(fd)
+        _working_directory(fd, place.mode)
         if user.uid >= 0:
             if former not in (-1, user.uid):
-                _hand_over(fd, former, user.uid)
-            os.chown("wd", user.uid, user.uid, dir_fd=fd, follow_symlinks=False)
-            os.fchown(fd, user.uid, user.uid)
-        os.fchmod(fd, 0o750)
+                _hand_over(fd, former, user)
+            os.chown("wd", user.uid, user.group, dir_fd=fd, follow_symlinks=False)
+            os.fchown(fd, user.uid, user.group)
+        os.fchmod(fd, place.mode)
 
 
-def _working_directory(fd: int) -> None:
+def _working_directory(fd: int, mode: int) -> None:
     """Make `wd` anew when the earlier attempt removed it or put something else in its place."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISDIR(os.stat("wd", dir_fd=fd, follow_symlinks=False).st_mode):
             os.unlink("wd", dir_fd=fd)
     with contextlib.suppress(FileExistsError):
-        os.mkdir("wd", 0o750, dir_fd=fd)
+        os.mkdir("wd", mode, dir_fd=fd)
 
 
-def _hand_over(top: int, former: int, uid: int) -> None:
+def _hand_over(top: int, former: int, user: User) -> None:
     """Give what belonged to the former user to the new one; files with other names elsewhere (hard links) stay."""
     for _, directories, files, fd in os.fwalk(".", dir_fd=top, follow_symlinks=False):
         for name in directories + files:
             with contextlib.suppress(FileNotFoundError):
                 seen = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 if seen.st_uid == former and (stat.S_ISDIR(seen.st_mode) or seen.st_nlink == 1):
-                    os.chown(name, uid, uid, dir_fd=fd, follow_symlinks=False)
+                    os.chown(name, user.uid, user.group, dir_fd=fd, follow_symlinks=False)
 
 
 def close(place: TaskPlace, user: User) -> None:

@@ -32,6 +32,8 @@ class Command:
     stderr: str
     uid: int = -1
     limit_s: float | None = None
+    gid: int | None = None
+    """None for the group with the user's number."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -163,7 +165,8 @@ class Spawners:
         self._marks[key] = command.environment.get(control.MARK, "")
         limit = -1.0 if command.limit_s is None else command.limit_s
         log_paths = command.stdout, command.stderr
-        one.send("start", key, command.argv, command.environment, command.directory, *log_paths, command.uid, limit)
+        who = command.uid, command.uid if command.gid is None else command.gid
+        one.send("start", key, command.argv, command.environment, command.directory, *log_paths, *who, limit)
         try:
             return await future
         finally:

@@ -42,6 +42,12 @@ class Staging:
     uid: int
     threads: Executor
     stop: Stop = field(default_factory=Stop)
+    gid: int | None = None
+    """Group of the files; None for the one with the user's number."""
+
+    @property
+    def _owner(self) -> tuple[int, int]:
+        return self.uid, self.uid if self.gid is None else self.gid
 
     async def all(self, files: Sequence[ResourceFile]) -> None:
         """Bring all files, several at once. Raises Failed for the first that cannot be had, or Cancelled."""
@@ -104,7 +110,7 @@ class Staging:
         try:
             with contextlib.ExitStack() as stack:
                 with self.stop.going():
-                    fd = stack.enter_context(beneath.directory(self.directory, names[:-1], self.uid))
+                    fd = stack.enter_context(beneath.directory(self.directory, names[:-1], self._owner))
                     step = "ResourceFileCreateFailed"
                     temporary = f".{secrets.token_hex(8)}.part"
                     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
@@ -113,7 +119,7 @@ class Staging:
                     self._fill(file, source)
                     os.fchmod(file, mode)
                     if self.uid >= 0:
-                        os.fchown(file, self.uid, self.uid)
+                        os.fchown(file, *self._owner)
                     step = "ResourceFileCreateFailed"
                     with self.stop.going():
                         os.rename(temporary, names[-1], src_dir_fd=fd, dst_dir_fd=fd)
