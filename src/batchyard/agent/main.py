@@ -216,9 +216,10 @@ class Agent:
 
     def _set_up(self, setup: NodeSetup) -> None:
         log.info("joined", pool=setup.pool_id, node=setup.node_id, slots=setup.slots)
+        self._found.limits.learn(setup, self._found.facts.cores)
         if self._node is None:
             many = self._found.facts.cores > 1 and setup.slots > 4
-            spawners = Spawners(self._found.place, self._settings.spawners or (2 if many else 1))
+            spawners = Spawners(self._found.place, self._settings.spawners or (2 if many else 1), self._found.limits)
         else:
             spawners = self._node.spawners
         self._node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories)

@@ -1,8 +1,9 @@
 """The small process that starts tasks, waits for them and ends all that they started.
 
-It runs alone as a script (`python -I -S spawner.py FD CONTROL BASE HOME`) on the standard library, so that it stays
-small: starting a process from a grown one costs many times as much. One thread, one loop over its socket and its
-children. Frames on the socket are a length (4 bytes, little endian) and a marshalled tuple:
+It runs alone as a script (`python -I -S spawner.py FD CONTROL BASE HOME [GROUP …]`; the groups hold it and its tasks
+to the node's limits) on the standard library, so that it stays small: starting a process from a grown one costs many
+times as much. One thread, one loop over its socket and its children. Frames on the socket are a length (4 bytes,
+little endian) and a marshalled tuple:
 
     to it:    ("start", key, argv, environment, directory, stdout, stderr, uid, gid, limit_s)    ("kill", key)
     from it:  ("ended", key, code, started_us, ended_us, user_us, kernel_us, overdue)    ("failed", key, found, text)
@@ -29,7 +30,7 @@ from collections.abc import Sequence
 if __name__ == "__main__":
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from batchyard.agent.control import MARK, Control, Group, Session, make
+from batchyard.agent.control import MARK, Control, Group, Session, enter, leave, make, write
 
 Start = tuple[str, int, list[str], dict[str, str], str, str, str, int, int, float]
 
@@ -37,6 +38,8 @@ _RESET = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _TRUNCATED = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NOCTTY
 _PATIENCE_S = 5.0
 """How long an end is held back while a killed process does not go away (uninterruptible I/O)."""
+_FIRST_TO_GO = b"500"
+"""Tasks' oom_score_adj: where memory runs out, the kernel ends a task and not what watches it."""
 
 
 class NotFound(Exception):
@@ -176,6 +179,8 @@ class Spawner:
             program = find(argv[0], environment.get("PATH", ""))
             run.started = time.time_ns() // 1000
             pid = spawn(program, argv, environment, logs)
+            with contextlib.suppress(OSError):  # it may be over already
+                write(f"/proc/{pid}/oom_score_adj", _FIRST_TO_GO)
             if isinstance(self._control, Session):
                 run.group.started(pid)  # type: ignore[attr-defined]
             return pid
@@ -319,7 +324,7 @@ def become_subreaper() -> None:
 
 def main() -> None:
     """Serve the socket that is given by its number."""
-    fd, control, base, home = sys.argv[1:5]
+    fd, control, base, home, *groups = sys.argv[1:]
     close_all_but(int(fd))
     os.chdir("/")
     os.umask(0o022)
@@ -328,7 +333,11 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     become_subreaper()
-    Spawner(int(fd), make(control, base, home)).serve()
+    enter(groups)
+    try:
+        Spawner(int(fd), make(control, base, home)).serve()
+    finally:
+        leave(groups)
 
 
 if __name__ == "__main__":
