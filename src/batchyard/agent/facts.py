@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import socket
@@ -33,8 +32,7 @@ class Found:
 
 def find(layout: Layout, server: str, uid_base: int, only: str = "") -> Found:
     """Probe the machine, end what an earlier agent on this root left behind, and log what was found."""
-    tag = hashlib.sha256(layout.root.encode()).hexdigest()[:12]
-    place = control.probe(tag, only)
+    place = control.probe(layout.tag, only)
     if place[0] == control.Session.name:
         control.hunt([f"AZ_BATCH_NODE_ROOT_DIR={layout.root}"])
     missing = []
@@ -43,7 +41,7 @@ def find(layout: Layout, server: str, uid_base: int, only: str = "") -> Found:
             "A process that leaves its session and changes its environment may outlive its task: "
             "there is no cgroup that the agent may write to."
         )
-    limits = limits_.probe(tag, place)
+    limits = limits_.probe(layout.tag, place)
     missing += limits.obstacles
     obstacle = users.obstacle(layout.root, uid_base)
     if obstacle is not None:

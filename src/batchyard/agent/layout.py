@@ -7,6 +7,7 @@ server asks for files under the spelling that the order carried, so the two neve
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ class TaskPlace:
         return self.directory + "/wd"
 
 
+def tag_of(root: str) -> str:
+    """Short name of a node on its machine, the same in every life: its root directory's."""
+    return hashlib.sha256(root.encode()).hexdigest()[:12]
+
+
 class Layout:
     """Paths below a root directory, which is made when missing."""
 
@@ -44,6 +50,7 @@ class Layout:
         self.startup = self.root + "/startup"
         self.mounts = self.root + "/fsmounts"
         self.volatile = self.root + "/volatile"
+        self.tag = tag_of(self.root)
 
     def make(self) -> None:
         """Make the directories that every node has. Raises OSError."""
