@@ -18,9 +18,17 @@ GROWS = "sh -c 'x=0123456789; while :; do x=$x$x; done'"
 SPINS = """sh -c 'timeout 1 sh -c "while :; do :; done" & timeout 1 sh -c "while :; do :; done"; wait'"""
 
 
+MEMORY = ("/memory.max", "/memory.limit_in_bytes")
+
+
+def content(path: str) -> str:
+    """Content of a control file; empty when it is not there."""
+    return Path(path).read_text().strip() if os.path.exists(path) else ""
+
+
 @pytest.fixture
 def found(place: Path) -> Limits:
-    return limits.probe(place.name, control.probe(place.name))
+    return limits.probe(place.name, control.probe(place.name))[0]
 
 
 @pytest.fixture
@@ -69,6 +77,11 @@ async def test_groups_are_there_while_the_agent_is_and_gone_afterwards(server: A
     assert text.count(control.PREFIX + tag) >= len(server.facts.limits)
     places = [f"{home}/{control.PREFIX}{tag}" for name in ("memory", "cpu", "cgroup2", "freezer") for home in control.places(name)]
     assert any(os.path.isdir(place) for place in places) or not server.facts.limits
+    quotas = [content(place + name) for place in places for name in ("/cpu.max", "/cpu.cfs_quota_us")]
+    assert {"100000", "100000 100000"} & set(quotas) or "cpu" not in server.facts.limits
+    assert "96" in {str(int(size) >> 20) for place in places for name in MEMORY if (size := content(place + name)).isdigit()} or (
+        "memory" not in server.facts.limits
+    )
     agent.cancel()
     await asyncio.wait({agent})
     assert not any(os.path.isdir(place) for place in places)

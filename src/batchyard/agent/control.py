@@ -346,13 +346,13 @@ def probe(tag: str, only: str = "") -> tuple[str, str, str]:
         if only in ("", kind.name):
             for home in places(kind.name):
                 base = f"{home}/{PREFIX}{tag}"
-                if _works(kind, base, home):
+                if works(kind, base, home):
                     return kind.name, base, home
     return Session.name, "", ""
 
 
-def _works(kind: type[_Cgroups], base: str, home: str) -> bool:
-    """Try it: make a group, go in and out, remove it."""
+def works(kind: type[_Cgroups], base: str, home: str) -> bool:
+    """Try a way of ending everything: make a group, go in and out, remove it."""
     control = kind(base, home)
     try:
         control.sweep()
@@ -372,10 +372,15 @@ def places(name: str) -> Iterator[str]:
     for line in read("/proc/self/cgroup").decode().splitlines():
         _, controllers, path = line.split(":", 2)
         own[controllers] = path
+    for mount in mounts(name):
+        path = own.get("", "") if name == Cgroup2.name else next((path for names, path in own.items() if name in names.split(",")), "")
+        home = mount + path.rstrip("/")
+        yield home if os.path.exists(home + "/cgroup.procs") else mount
+
+
+def mounts(name: str) -> Iterator[str]:
+    """Where the hierarchy is mounted: `cgroup2`, or a controller of v1."""
     for line in read("/proc/self/mounts").decode().splitlines():
         _, mount, kind, options = line.split(" ")[:4]
-        two = kind == "cgroup2" and name == Cgroup2.name
-        if two or (kind == "cgroup" and name in options.split(",")):
-            path = own.get("", "") if two else next((path for names, path in own.items() if name in names.split(",")), "")
-            home = mount + path.rstrip("/")
-            yield home if os.path.exists(home + "/cgroup.procs") else mount
+        if kind == "cgroup2" if name == Cgroup2.name else kind == "cgroup" and name in options.split(","):
+            yield mount

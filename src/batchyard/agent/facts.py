@@ -41,7 +41,7 @@ def find(layout: Layout, server: str, uid_base: int, only: str = "") -> Found:
             "A process that leaves its session and changes its environment may outlive its task: "
             "there is no cgroup that the agent may write to."
         )
-    limits = limits_.probe(layout.tag, place)
+    limits, place = limits_.probe(layout.tag, place)
     missing += limits.obstacles
     obstacle = users.obstacle(layout.root, uid_base)
     if obstacle is not None:

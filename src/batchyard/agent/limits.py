@@ -20,12 +20,6 @@ from batchyard.model.sync import NodeSetup
 log = structlog.get_logger()
 
 _PERIOD_US = 100_000
-_FILES = {
-    ("memory", 2): "memory.max",
-    ("memory", 1): "memory.limit_in_bytes",
-    ("cpu", 2): "cpu.max",
-    ("cpu", 1): "cpu.cfs_quota_us",
-}
 _WHAT = {"memory": "memory", "cpu": "cores"}
 
 
@@ -107,39 +101,46 @@ def _hold_cores(place: Place, wanted: int) -> None:
     control.write(place.directory + "/cpu.cfs_quota_us", b"%d" % (wanted * _PERIOD_US if wanted else -1))
 
 
-def probe(tag: str, place: tuple[str, str, str]) -> Limits:
-    """What the agent can hold tasks to, tried out; `place` is how everything is ended, `tag` names the groups of this node."""
-    found, obstacles = [], []
+def probe(tag: str, place: tuple[str, str, str]) -> tuple[Limits, tuple[str, str, str]]:
+    """What the agent can hold tasks to, tried out, and the place that `control` has to use for it.
+
+    `place` is where everything can be ended, `tag` names the groups of this node.
+    """
+    bases = [place[1]] if place[0] == control.Cgroup2.name else []
+    if bases:  # a cgroup with processes in it passes no controller on, but the hierarchy's root does
+        bases += [base for mount in control.mounts(place[0]) if (base := f"{mount}/{control.PREFIX}{tag}") != place[1]]
+    tried = {base: found for base in bases if (found := _version_2(base)) and _can_end(base, place)}
+    best = max(tried, key=lambda base: len(tried[base]), default=place[1])
+    found = dict(tried.get(best, {}))
+    for controller in set(_WHAT) - found.keys():
+        places = [Place(controller, 1, f"{home}/{control.PREFIX}{tag}") for home in control.places(controller)]
+        found |= {each.controller: each for each in places if _works(each)}
+    obstacles = [
+        f"Tasks are not held to the node's {what}: there is no {controller} cgroup that the agent may write to; "
+        f"start it as root, or in a cgroup of its own that passes the {controller} controller on."
+        for controller, what in _WHAT.items()
+        if controller not in found
+    ]
+    return Limits([found[controller] for controller in _WHAT if controller in found], obstacles), (place[0], best, place[2])
+
+
+def _version_2(base: str) -> dict[str, Place]:
+    """The controllers that work in a directory above the attempts', because its parent passes them on."""
+    parent = os.path.dirname(base)
+    found = {}
     for controller in _WHAT:
-        candidates = _version_2(controller, place) + _version_1(controller, tag)
-        works = next((candidate for candidate in candidates if _works(candidate)), None)
-        if works is not None:
-            found.append(works)
-        else:
-            obstacles.append(
-                f"Tasks are not held to the node's {_WHAT[controller]}: there is no {controller} cgroup that the agent may write to; "
-                f"start it as root or delegate the controller to its cgroup."
-            )
-    return Limits(found, obstacles)
+        with contextlib.suppress(OSError):
+            if controller in control.read(parent + "/cgroup.controllers").decode().split():
+                if controller not in control.read(parent + "/cgroup.subtree_control").decode().split():
+                    control.write(parent + "/cgroup.subtree_control", f"+{controller}".encode())
+                place = Place(controller, 2, base)
+                if _works(place):
+                    found[controller] = place
+    return found
 
 
-def _version_2(controller: str, place: tuple[str, str, str]) -> list[Place]:
-    """The directory above the attempts', once its parent passes the controller on."""
-    name, base, home = place
-    if name != control.Cgroup2.name:
-        return []
-    try:
-        if controller not in control.read(home + "/cgroup.controllers").decode().split():
-            return []
-        if controller not in control.read(home + "/cgroup.subtree_control").decode().split():
-            control.write(home + "/cgroup.subtree_control", f"+{controller}".encode())
-    except OSError:
-        return []  # processes stand in the parent itself
-    return [Place(controller, 2, base)]
-
-
-def _version_1(controller: str, tag: str) -> list[Place]:
-    return [Place(controller, 1, f"{home}/{control.PREFIX}{tag}") for home in control.places(controller)]
+def _can_end(base: str, place: tuple[str, str, str]) -> bool:
+    return base == place[1] or control.works(control.Cgroup2, base, place[2])
 
 
 def _works(place: Place) -> bool:
