@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchyard.agent import logins
+from batchyard.agent import accounts, logins
 from batchyard.agent.files import Refused
 from batchyard.agent.layout import Layout
 from batchyard.agent.logins import Logins
@@ -80,7 +80,7 @@ def exists(name: str) -> bool:
 def test_an_account_has_its_password_key_home_and_expiry(node_logins: Logins, root: Path, name: str) -> None:
     node_logins.add(NodeUserCreate(name=name, password="se:cret ü", ssh_public_key=KEY), now())
     account = pwd.getpwnam(name)
-    assert (account.pw_dir, account.pw_gecos) == (f"{root}/home/{name}", logins.mark_of(str(root)))
+    assert (account.pw_dir, account.pw_gecos) == (f"{root}/home/{name}", accounts.mark_of(str(root)))
     assert account.pw_uid >= 1000
     assert os.getgrouplist(name, account.pw_gid) == [account.pw_gid]
     home = root / "home" / name
@@ -202,7 +202,7 @@ def test_administrators_need_sudo(node_logins: Logins, root: Path, name: str) ->
         return
     node_logins.add(NodeUserCreate(name=name, is_admin=True), now())
     uid = pwd.getpwnam(name).pw_uid
-    rule = Path("/etc/sudoers.d") / f"{logins.mark_of(str(root)).replace(' ', '-')}-{uid}"
+    rule = Path("/etc/sudoers.d") / f"{accounts.mark_of(str(root)).replace(' ', '-')}-{uid}"
     assert (rule.read_text(), mode(rule)) == (f"#{uid} ALL=(ALL:ALL) NOPASSWD: ALL\n", (0, 0o440))
     assert subprocess.run(["setpriv", f"--reuid={uid}", "--clear-groups", "sudo", "-n", "id", "-u"], capture_output=True).stdout == b"0\n"
     node_logins.delete(name)
@@ -243,7 +243,7 @@ def test_a_sweep_removes_accounts_of_nodes_whose_root_is_gone(place: Path, node_
 
 @pytest.mark.parametrize(("expires", "day"), [(0, "1970-01-01"), (1, "1970-01-02"), (DAY_US, "1970-01-02"), (10**18, "9999-01-01")])
 def test_linux_knows_whole_days(expires: int, day: str) -> None:
-    assert logins.expiry_day(expires) == day
+    assert accounts.expiry_day(expires) == day
 
 
 def test_due() -> None:
@@ -280,6 +280,21 @@ async def test_an_operation_that_the_agent_does_not_know_touches_no_file(node: A
     head, _ = await node.file("chaos", "shared/file")
     assert head.error == "OperationNotValidOnNode"
     assert (place / "root/shared/file").exists()
+
+
+@needs_root
+async def test_nobody_logs_in_while_the_agent_is_away(server: Any, settings: AgentSettings, root: Path, name: str) -> None:
+    agent = asyncio.create_task(run(settings))
+    assert (await ask(server, "add_user", name=name, expiryTime="2100-01-01T00:00:00Z")).error is None
+    agent.cancel()
+    await asyncio.wait({agent})
+    assert (exists(name), int(shadow(name)[7])) == (True, 1)
+    agent = asyncio.create_task(run(settings))
+    await server.until(lambda: server.session == 2)
+    assert (await ask(server, "add_user", name=name)).error == "NodeUserExists"  # which comes after the accounts were opened
+    assert int(shadow(name)[7]) == 47_482
+    agent.cancel()
+    await asyncio.wait({agent})
 
 
 @needs_root

@@ -50,10 +50,12 @@ async def test_a_missing_resource_file_fails_it_before_it_runs(node: Any) -> Non
 async def test_it_has_its_directory_full_and_others_read_it(
     node: Any, place: Path, settings: AgentSettings, identity: dict[str, Any], offset: int | None
 ) -> None:
-    end = await node.result("start", "sh -c 'id -u; echo made > made; touch ../beside'", start=True, **identity)
+    files = [{"httpUrl": node.url + "/agent/file", "filePath": "sub/brought"}]
+    end = await node.result("start", "sh -c 'id -u; echo made > made; touch ../beside'", start=True, resourceFiles=files, **identity)
     assert end.exit_code == 0
     assert int(stdout(place)) == (0 if offset is None else settings.uid_base + offset)
-    assert (await node.result("reads", "cat ../../../../../startup/wd/made ../../../../../startup/stdout.txt", **OWN)).exit_code == 0
+    read = "cat ../../../../../startup/wd/made ../../../../../startup/stdout.txt ../../../../../startup/wd/sub/brought"
+    assert (await node.result("reads", read, **OWN)).exit_code == 0
     end = await node.result("writes", "sh -c 'echo x >> ../../../../../startup/wd/made'", **OWN)
     assert end.exit_code != 0
     end = await node.result("plants", "touch ../../../../../startup/planted", **OWN)

@@ -128,6 +128,7 @@ class Agent:
         finally:
             upkeep.cancel()
             self._logs.stop()
+            await self._logins.close()
             await self._end_all()
             await self._replies.close()
             self._remover.stop.set()

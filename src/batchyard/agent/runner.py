@@ -155,7 +155,9 @@ class Attempt:
 
     async def _in_stages(self, work: Work, place: TaskPlace, user: User) -> None:
         if work.resource_files:
-            await self._do(Staging(place.working, user.uid, self._node.threads, self._stop.part(), user.group).all(work.resource_files))
+            mode = 0o775 if self._order.start else 0o770  # every task may read what the start task brings
+            staging = Staging(place.working, user.uid, self._node.threads, self._stop.part(), user.group, mode)
+            await self._do(staging.all(work.resource_files))
         if self._stop.is_set():
             raise Cancelled
         common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
