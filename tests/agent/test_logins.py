@@ -260,8 +260,8 @@ async def ask(node: Any, operation: str, path: str = "", **content: Any) -> File
 
 async def test_the_server_asks_for_users(node: Any, root: Path, name: str) -> None:
     if os.geteuid() != 0:
-        for operation, path in (("add_user", ""), ("update_user", name), ("delete_user", name)):
-            head = await ask(node, operation, path, name=name)
+        for operation, path, content in (("add_user", "", {"name": name}), ("update_user", name, {}), ("delete_user", name, {})):
+            head = await ask(node, operation, path, **content)
             assert (head.error, "root" in (head.reason or "")) == ("OperationNotValidOnNode", True)
         return
     assert (await ask(node, "add_user", name=name, password="x", isAdmin=False)).error is None
