@@ -137,14 +137,29 @@ def test_a_deleted_account_leaves_nothing(node_logins: Logins, root: Path, name:
     assert exists(name)
 
 
+@pytest.fixture
+def foreign(name: str) -> Iterator[str]:
+    """An account that no node made."""
+    subprocess.run(["useradd", "--no-create-home", "--comment", "somebody", name], check=True)
+    yield name
+    subprocess.run(["userdel", "--force", name], check=False, capture_output=True)
+
+
 @needs_root
-@pytest.mark.parametrize("name_", ["root", "daemon", "nobody"])
-def test_accounts_of_the_machine_are_never_touched(node_logins: Logins, name_: str) -> None:
-    before = pwd.getpwnam(name_), shadow(name_)
-    assert refused(lambda: node_logins.add(NodeUserCreate(name=name_, password="x"), now()))[0] == "NodeUserExists"
-    assert refused(lambda: node_logins.update(name_, NodeUserUpdate(password="x"), now()))[0] == "NodeUserNotFound"
-    assert refused(lambda: node_logins.delete(name_))[0] == "NodeUserNotFound"
-    assert (pwd.getpwnam(name_), shadow(name_)) == before
+def test_accounts_that_no_node_made_are_never_touched(node_logins: Logins, foreign: str) -> None:
+    before = pwd.getpwnam(foreign), shadow(foreign)
+    assert refused(lambda: node_logins.add(NodeUserCreate(name=foreign, password="x"), now()))[0] == "NodeUserExists"
+    assert refused(lambda: node_logins.update(foreign, NodeUserUpdate(password="x"), now()))[0] == "NodeUserNotFound"
+    assert refused(lambda: node_logins.delete(foreign))[0] == "NodeUserNotFound"
+    node_logins.sweep()
+    node_logins.remove_all()
+    assert (pwd.getpwnam(foreign), shadow(foreign)) == before
+
+
+@needs_root
+@pytest.mark.parametrize("name_", ["root", "daemon"])
+def test_names_of_the_system_are_taken(node_logins: Logins, name_: str) -> None:
+    assert refused(lambda: node_logins.add(NodeUserCreate(name=name_), now()))[0] == "NodeUserExists"
 
 
 @needs_root
@@ -179,7 +194,7 @@ def test_other_nodes_accounts_are_theirs(node_logins: Logins, place: Path, name:
         ("a\n", None),
         ("$(id)", None),
         ("ü", None),
-        ("fine", {"password": "x\nroot:owned"}),
+        ("fine", {"password": "x\nno_such_account:y"}),
         ("fine", {"password": "x\0"}),
         ("fine", {"ssh_public_key": "x\0"}),
         ("fine", {"expiry_time": "2026-99-01T00:00:00Z"}),
