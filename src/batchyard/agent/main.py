@@ -28,6 +28,8 @@ import structlog
 from batchyard.agent import beneath, facts
 from batchyard.agent.layout import Layout
 from batchyard.agent.link import Broken, Link
+from batchyard.agent.logins import Logins, LoginService
+from batchyard.agent.logs import ServiceLogs
 from batchyard.agent.process import Spawners
 from batchyard.agent.removals import Directories, Remover
 from batchyard.agent.replies import Replies
@@ -76,6 +78,8 @@ class AgentSettings:
     """Restricts the way of ending everything to `cgroup2`, `freezer` or `session`."""
     ca_file: str | None = None
     """Certificates to trust instead of the usual ones, as PEM."""
+    log_file: str | None = None
+    """File that the agent's log goes to, for clients who ask for it; whoever starts the agent sends its output there."""
 
 
 class Fenced(Exception):
@@ -96,12 +100,16 @@ class Agent:
         self._polls: dict[asyncio.Task[bool], None] = {}
         self._news = asyncio.Event()
         self._node: Node | None = None
-        self._replies = Replies(lambda: _client(settings, token), layout.root, self._threads)
+        self._logins = LoginService(Logins(layout, found.facts.switches_users), self._threads)
+        self._logs = ServiceLogs(settings.log_file, layout, self._threads)
+        services = {**self._logins.services, "upload_logs": self._logs.answer}
+        self._replies = Replies(lambda: _client(settings, token), layout.root, self._threads, services)
         self._directories = Directories()
         self._remover = Remover(layout, self._directories, self._threads)
 
     async def run(self) -> None:
         """Converse until the node is gone; ends all attempts on the way out, however it leaves."""
+        upkeep = asyncio.create_task(self._logins.upkeep())
         try:
             pause = _Pause()
             while True:
@@ -114,7 +122,13 @@ class Agent:
                 except (msgspec.DecodeError, OSError) as error:
                     log.warning("sync failed", reason=str(error) or type(error).__name__)
                     await pause.next()
+        except NodeGone:
+            await self._logins.leave()
+            raise
         finally:
+            upkeep.cancel()
+            self._logs.stop()
+            await self._logins.close()
             await self._end_all()
             await self._replies.close()
             self._remover.stop.set()
@@ -216,9 +230,10 @@ class Agent:
 
     def _set_up(self, setup: NodeSetup) -> None:
         log.info("joined", pool=setup.pool_id, node=setup.node_id, slots=setup.slots)
+        self._found.limits.learn(setup, self._found.facts.cores)
         if self._node is None:
             many = self._found.facts.cores > 1 and setup.slots > 4
-            spawners = Spawners(self._found.place, self._settings.spawners or (2 if many else 1))
+            spawners = Spawners(self._found.place, self._settings.spawners or (2 if many else 1), self._found.limits)
         else:
             spawners = self._node.spawners
         self._node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories)
@@ -329,6 +344,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--wait-s", type=float, default=20.0, help="how long a poll waits, in seconds")
     parser.add_argument("--control", default="", choices=["", "cgroup2", "freezer", "session"])
     parser.add_argument("--ca-file", help="certificates to trust, as PEM")
+    parser.add_argument("--log-file", help="where this agent's output goes, so that it can be uploaded when a client asks for it")
     settings = AgentSettings(**vars(parser.parse_args(argv)))
     structlog.configure(
         processors=[

@@ -147,6 +147,8 @@ class FileHead(Message):
 
     error: str | None = None
     """Code of the contract's catalogue: FileNotFound, IOError, InvalidRange …"""
+    reason: str | None = None
+    """What a client is told beyond the code."""
     entry: FileEntry | None = None
     offset: int = 0
     length: int = 0
