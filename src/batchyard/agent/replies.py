@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from batchyard.agent import files
+from batchyard.agent.chaos import Disturbances
 from batchyard.model.sync import FILE_HEADER, FILES_PATH, FileHead, FileRequest
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ _ENTRIES = 500
 class Replies:
     """Answers requests, a few at a time; the same request is answered once. `connect` is called for the first."""
 
-    def __init__(self, connect: Callable[[], httpx.AsyncClient], root: str, threads: Executor) -> None:
-        self._connect, self._root, self._threads = connect, root, threads
+    def __init__(self, connect: Callable[[], httpx.AsyncClient], root: str, threads: Executor, chaos: Disturbances) -> None:
+        self._connect, self._root, self._threads, self._chaos = connect, root, threads, chaos
         self._connecting = asyncio.Lock()
         self._client: httpx.AsyncClient | None = None
         self._room = asyncio.Semaphore(_AT_ONCE)
@@ -57,6 +58,8 @@ class Replies:
     async def _reply(self, request: FileRequest) -> None:
         try:
             async with self._room:
+                if request.operation == "chaos":
+                    return await self._disturb(request)
                 found = await self._in_thread(files.answer, self._root, request)
                 try:
                     await self._post(request, found)
@@ -70,6 +73,12 @@ class Replies:
             log.warning("file request not answered", request=request.id, reason=str(error) or type(error).__name__)
         finally:
             del self._tasks[request.id]
+
+    async def _disturb(self, request: FileRequest) -> None:
+        head = self._chaos.obey(request)
+        await self._post(request, files.Found(head))
+        if head.error is None:
+            self._chaos.answered(request)
 
     async def _post(self, request: FileRequest, found: files.Found) -> None:
         headers = {FILE_HEADER: _ascii(found.head), "content-type": "application/octet-stream"}
