@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,13 @@ def test_only_programs_are_probes(probe: Callable[..., Path], place: Path) -> No
     probe("notes", "no program", 0o644)
     (path.parent / "directory").mkdir()
     assert health.programs(str(path.parent)) == ["a", "b"]
-    assert health.programs(str(place / "missing")) == []
+
+
+async def test_a_directory_of_probes_that_cannot_be_read_is_a_problem(place: Path) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        found = await health.Health(str(place), str(place / "missing"), threads, list, asyncio.Event()).look()
+    [failed] = [problem for problem in found if problem.code == FAILED]
+    assert failed.message == f"The probe missing gave no verdict: {place}/missing: No such file or directory"
 
 
 async def test_problems_are_told_at_the_join_and_then_only_when_they_change(

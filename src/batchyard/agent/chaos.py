@@ -62,7 +62,8 @@ class Slowed:
     async def run(self) -> Ended:
         """Wait, then make it."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._killed.wait(), self._seconds)
+            async with asyncio.timeout(self._seconds):
+                await self._killed.wait()
         return await self._attempt.run()
 
 

@@ -121,10 +121,9 @@ def sample(root: str) -> Disk:
 
 
 def programs(directory: str) -> list[str]:
-    """Names of the executable files in a directory, sorted; none when it is not there."""
-    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+    """Names of the executable files in a directory, sorted. Raises OSError."""
+    with os.scandir(directory) as entries:
         return sorted(entry.name for entry in entries if entry.is_file() and os.access(entry.path, os.X_OK))
-    return []
 
 
 def run_probe(directory: str, name: str, root: str, seconds: float = _PROBE_S) -> Probe:
@@ -206,7 +205,8 @@ class Health:
                 log.exception("the node could not be looked at")
             self.looked.set()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), every_s)
+                async with asyncio.timeout(every_s):
+                    await self._changed.wait()
 
     async def look(self) -> list[NodeProblem]:
         """All that is wrong now. Probes run at the first look and then more rarely than the disk is looked at."""
@@ -224,5 +224,8 @@ class Health:
 
     async def _run(self, directory: str) -> Sequence[Probe]:
         loop = asyncio.get_running_loop()
-        names = await loop.run_in_executor(self._threads, programs, directory)
+        try:
+            names = await loop.run_in_executor(self._threads, programs, directory)
+        except OSError as error:
+            return [Probe(os.path.basename(directory), None, f"{directory}: {error.strerror}")]
         return await asyncio.gather(*(loop.run_in_executor(self._threads, run_probe, directory, name, self._root) for name in names))

@@ -50,6 +50,8 @@ _BREATH_S = 0.2
 """Pause after a poll that came back at once and brought nothing, so that it cannot spin."""
 _ANSWER_S = 30.0
 """How long a sync may take beyond what the server was asked to wait."""
+_LOOK_S = 20.0
+"""How long the first look at the node is waited for: a disk that hangs must not keep the agent from saying so."""
 _LEAVE_S = 15.0
 """How long the end of all attempts is waited for before the agent joins again or exits."""
 
@@ -117,7 +119,9 @@ class Agent:
         """Converse until the node is gone; ends all attempts on the way out, however it leaves."""
         watch = asyncio.create_task(self._health.watch(self._settings.health_s, self._note_problems))
         try:
-            await self._health.looked.wait()  # so that the first word tells of all that is wrong
+            with contextlib.suppress(TimeoutError):  # so that the first word tells of all that is wrong
+                async with asyncio.timeout(_LOOK_S):
+                    await self._health.looked.wait()
             pause = _Pause()
             while True:
                 try:
