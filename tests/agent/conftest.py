@@ -125,6 +125,9 @@ class FakeServer:
     answers: dict[str, tuple[FileHead, bytes]] = field(default_factory=dict)
     fail: list[int] = field(default_factory=list)
     """Statuses that the next syncs get; 0 breaks the connection, after the sync was taken in."""
+    notice_s: float | None = None
+    noticed: bool = False
+    """True once an agent was told of the notice."""
     newest: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -223,10 +226,15 @@ class FakeServer:
         answer.orders = [order for name, order in self.wanted.items() if name not in said.has]
         answer.files, self.requests = self.requests, []
         answer.removals = self.removals
+        answer.notice_s, self.noticed = self.notice_s, self.notice_s is not None
         return Response(msgspec.json.encode(answer))
 
     def news(self, said: Sync) -> bool:
-        return bool(set(self.wanted) ^ set(said.has)) or bool(self.requests) or bool(self.removals)
+        return (
+            bool(set(self.wanted) ^ set(said.has))
+            or bool(self.requests or self.removals)
+            or (self.notice_s is not None and not self.noticed)
+        )
 
     async def file_answer(self, request: Request) -> Response:
         head = msgspec.json.decode(unquote(request.headers["x-batchyard-file"]).encode(), type=FileHead)

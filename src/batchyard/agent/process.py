@@ -181,6 +181,12 @@ class Spawners:
         if one is not None:
             one.send("kill", key)
 
+    def terminate(self, key: int) -> None:
+        """Send SIGTERM to a run's process group. Nothing happens when there is none."""
+        one = self._where.get(key)
+        if one is not None:
+            one.send("terminate", key)
+
     async def _spawner(self, slot: int) -> _Spawner:
         task = self._slots.get(slot)
         if task is None:

@@ -39,13 +39,19 @@ class Replies:
     """Answers requests, a few at a time; the same request is answered once. `connect` is called for the first.
 
     `services` by operation do what is not about files; each request is done once, however often its answer gets lost.
+    `answered` hears of every request whose answer the server has.
     """
 
     def __init__(
-        self, connect: Callable[[], httpx.AsyncClient], root: str, threads: Executor, services: Mapping[str, Service] | None = None
+        self,
+        connect: Callable[[], httpx.AsyncClient],
+        root: str,
+        threads: Executor,
+        services: Mapping[str, Service],
+        answered: Callable[[FileRequest, FileHead], None],
     ) -> None:
         self._connect, self._root, self._threads = connect, root, threads
-        self._services = services or {}
+        self._services, self._hear_answered = services, answered
         self._done: dict[str, files.Found] = {}
         self._connecting = asyncio.Lock()
         self._client: httpx.AsyncClient | None = None
@@ -74,6 +80,7 @@ class Replies:
                 finally:
                     if found.fd >= 0:
                         os.close(found.fd)
+            self._hear_answered(request, found.head)
             self._done.pop(request.id, None)
             self._answered[request.id] = None
             if len(self._answered) > _REMEMBERED:

@@ -94,6 +94,10 @@ class Attempt:
         if self._transfer is not None:
             self._transfer.cancel()
 
+    def terminate(self) -> None:
+        """Let its command know that the machine goes; it goes on until it ends or is ended."""
+        self._node.spawners.terminate(self._key)
+
     async def run(self) -> Ended:
         """Make the attempt and tell how it went; raises nothing."""
         reason: TaskFailureInformation | None = None

@@ -5,7 +5,7 @@ to the node's limits) on the standard library, so that it stays small: starting 
 times as much. One thread, one loop over its socket and its children. Frames on the socket are a length (4 bytes,
 little endian) and a marshalled tuple:
 
-    to it:    ("start", key, argv, environment, directory, stdout, stderr, uid, gid, limit_s)    ("kill", key)
+    to it:    ("start", key, argv, environment, directory, stdout, stderr, uid, gid, limit_s)    ("kill", key)    ("terminate", key)
     from it:  ("ended", key, code, started_us, ended_us, user_us, kernel_us, overdue)    ("failed", key, found, text)
 
 An end is told once everything that the attempt started is gone. When the socket closes, everything is killed.
@@ -125,6 +125,8 @@ class Spawner:
             at = end
             if message[0] == "start":
                 self._queue.append(message)
+            elif message[0] == "terminate":
+                self._terminate(message[1])
             else:
                 self._kill(message[1])
         if at:
@@ -141,6 +143,13 @@ class Spawner:
                 self._queue.remove(message)
                 self._tell("failed", key, True, "killed before its start")
                 return
+
+    def _terminate(self, key: int) -> None:
+        """SIGTERM to the group that a run's first process leads; until that was waited for nobody else can have its number."""
+        run = self._by_key.get(key)
+        if run is not None and run.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGTERM)
 
     def _start(self, message: Start) -> None:
         _, key, argv, environment, directory, stdout, stderr, uid, gid, limit_s = message

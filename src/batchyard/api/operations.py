@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import msgspec
 from starlette.responses import Response
 
-from batchyard.api import about, clock, explain, files, jobs, nodes, pools, tasks
+from batchyard.api import about, chaos, clock, explain, files, jobs, nodes, pools, tasks
 from batchyard.api.call import Call
 from batchyard.model.errors import BatchError
 
@@ -84,6 +84,7 @@ OPERATIONS = (
     Op("GET", _TASK_FILE, files.get_task_file),
     Op("HEAD", _TASK_FILE, files.task_file_properties),
     Op("DELETE", _TASK_FILE, files.delete_task_file, _RECURSIVE),
+    Op("POST", "/batchyard/chaos/nodes/{node_id}", chaos.disturb),
     Op("POST", "/batchyard/clock", clock.advance),
     Op("GET", "/batchyard" + _NODE, about.node),
     Op("GET", "/batchyard/explain/jobs/{job_id}", explain.job),

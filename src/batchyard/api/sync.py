@@ -46,7 +46,7 @@ class Agents:
             if scheme.lower() != "bearer":
                 raise NotThisNode
             node_pk = nodes.identify(self._services.node_key, token.strip())
-            parts = request.url.path.strip("/").split("/")
+            parts = request.scope["path"].strip("/").split("/")
             if request.method != "POST":
                 return Response(status_code=405)
             if parts[1:] == ["sync"]:
@@ -73,15 +73,15 @@ class Agents:
             sync.clock += services.clock.ahead  # a clock that tests moved is no skew
         order = self._newest[node_pk] = self._newest.get(node_pk, 0) + 1
         topic = wakes.node(node_pk)
-        services.wakes([topic])  # the older poll of this node gives way
+        services.wakes.at_once(topic)  # the older poll of this node gives way, this one must not wake itself
         with services.wakes.listen(topic) as event:
             answer = await services.db.run(nodes.hear_and_refill, node_pk, sync, self._setting, services.clock.now())
             if answer is None:
                 return _json(Orders(session=sync.session, number=sync.number, fenced=True))
             if answer.setup is not None:
                 answer.setup.account_url = str(request.base_url).rstrip("/")
-            deadline = asyncio.get_running_loop().time() + min(max(sync.wait_s, 0.0), LONGEST_WAIT_S)
-            while not self._has_news(answer, sync, node_pk):
+            deadline = asyncio.get_running_loop().time() + min(sync.wait_s, LONGEST_WAIT_S)
+            while sync.wait_s > 0 and not self._has_news(answer, sync, node_pk):
                 if self._closing or not await _woken(event, deadline):
                     break
                 if self._newest[node_pk] != order:

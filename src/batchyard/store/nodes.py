@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from batchyard.model.errors import BatchError
 from batchyard.model.states import NodeState, SchedulingState, SpecialTaskState, TaskResult, TaskState
 from batchyard.store.reader import Change, Params, Reader, Statement, columns
 from batchyard.store.tx import Tx
@@ -110,6 +111,10 @@ _VIEW_BY_PK = Statement(f"{_VIEW} WHERE node.pk = :pk", NodeView)
 _VIEW_BY_ID = Statement(f"{_VIEW} WHERE node.pool_pk = :pool_pk AND lower(node.id) = :key", NodeView)
 _PAGE = Statement(f"{_VIEW} WHERE node.pool_pk = :pool_pk AND node.pk > :after ORDER BY node.pk LIMIT :n", NodeView)
 _OF_POOL = Statement(f"SELECT {_COLUMNS} FROM node WHERE pool_pk = :pool_pk ORDER BY pk", NodeRow)
+_BY_START = Statement(
+    f"{_VIEW} WHERE substr(lower(node.id), 1, :length) = :start ORDER BY length(node.id), node.pk LIMIT 2",
+    NodeView,
+)
 _ALL = Statement(f"SELECT {_COLUMNS} FROM node ORDER BY pk", NodeRow)
 _FREE = Statement(
     "SELECT node.pk, node.id, node.slots - node.slots_used, node.slots, node.dedicated FROM node"
@@ -165,6 +170,16 @@ def view(reader: Reader, pool_pk: int, node_id: str) -> NodeView | None:
 def view_of(reader: Reader, pk: int) -> NodeView | None:
     """Node by key, with what it is shown with."""
     return reader.first(_VIEW_BY_PK, pk=pk)
+
+
+def by_start(reader: Reader, start: str) -> NodeView:
+    """The node of any pool whose id begins so, or is that; case-insensitively. Raises NodeNotFound."""
+    found = reader.all(_BY_START, length=len(start), start=start.lower())
+    if not found:
+        raise BatchError("NodeNotFound")
+    if len(found) > 1 and (found[0].id.lower() != start.lower() or found[1].id.lower() == start.lower()):
+        raise BatchError("NodeNotFound", Reason="More than one node's id begins so")
+    return found[0]
 
 
 def page(reader: Reader, pool_pk: int, after: int, n: int) -> list[NodeView]:
