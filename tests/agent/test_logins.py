@@ -293,7 +293,7 @@ async def test_the_server_asks_for_users(node: Any, root: Path, name: str) -> No
 
 async def test_an_operation_that_the_agent_does_not_know_touches_no_file(node: Any, place: Path) -> None:
     (place / "root/shared/file").write_text("")
-    head, _ = await node.file("chaos", "shared/file")
+    head, _ = await node.file("unheard-of", "shared/file")
     assert head.error == "OperationNotValidOnNode"
     assert (place / "root/shared/file").exists()
 

@@ -207,8 +207,7 @@ async def _ask(call: Call, operation: str, path: str, content: bytes = b"{}") ->
     node = await call.db.read(find, call.ids["pool_id"], call.ids["node_id"])
     if node.state not in _TAKES_USERS:
         raise node_changes.refused(node.state)
-    wanted = msgspec.convert({"id": "", "operation": operation, "path": path}, FileRequest)
-    wanted.content = msgspec.Raw(content)
+    wanted = FileRequest(id="", operation=operation, path=path, content=msgspec.Raw(content))
     (await call.services.relay.ask(node.pk, wanted)).close()
 
 
