@@ -25,3 +25,5 @@ class Config:
     """Listen on another address than loopback without TLS."""
     node_silence_s: float = 60.0
     """How long a node may say nothing before its tasks run elsewhere."""
+    node_join_s: float = 600.0
+    """How long a launched node's agent may take to its first word, before the node is stopped and launched again."""

@@ -47,6 +47,7 @@ T = TypeVar("T")
 SECOND_US = 1_000_000
 SETTING = nodes.Setting("account", b"key")
 SILENCE_US = 30 * SECOND_US
+JOIN_US = 300 * SECOND_US
 START = 1_700_000_000 * SECOND_US
 MACHINE = {
     "imageReference": {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"},
@@ -161,7 +162,7 @@ class World:
     def _open(self) -> None:
         self.db = Database(self.path, self.topics.update)
         self.upkeep_job = Upkeep(self.db, self.clock, SILENCE_US)
-        self.capacity_job = Capacity(self.db, self.provider, self.clock, b"key")
+        self.capacity_job = Capacity(self.db, {"local": self.provider}, self.clock, b"key", JOIN_US)
 
     def reopen(self) -> None:
         """Start over from the file, as after a crash: no word of what was in memory."""
@@ -205,7 +206,12 @@ class World:
 
     def capacity(self, rounds: int = 1) -> None:
         for _ in range(rounds):
-            asyncio.run(self.capacity_job.run_once())
+            asyncio.run(self.capacity_round())
+
+    async def capacity_round(self) -> None:
+        """One round, and whatever it begins."""
+        await self.capacity_job.run_once()
+        await self.capacity_job.settle()
 
     def loops(self) -> None:
         """Every loop, a few rounds."""
