@@ -47,6 +47,19 @@ def pid_of(handle: str) -> int:
     return int(json.loads((Path(handle) / "process").read_bytes())["pid"])
 
 
+def agents(nodes: Path) -> list[int]:
+    """Agents that run; a child of one looks like it until it has become what it shall be."""
+    found = {pid for pid, _ in processes.agents_below(nodes)}
+    return [pid for pid in found if parent(pid) not in found]
+
+
+def parent(pid: int) -> int | None:
+    """Parent of a process, None when it is gone."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return None
+
+
 def end(pid: int) -> None:
     """Kill and see it gone."""
     fd = os.pidfd_open(pid)
@@ -70,7 +83,7 @@ class TestLocal(ProviderSuite):
         end(pid_of(handle))
 
     def machines(self, provider: NodeProvider) -> int:
-        return len(list(processes.agents_below(directory(provider))))
+        return len(agents(directory(provider)))
 
     def remains(self, provider: NodeProvider) -> Sequence[str]:
         return [home.name for home in directory(provider).iterdir()] if directory(provider).exists() else []

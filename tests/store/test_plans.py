@@ -52,7 +52,7 @@ HOT = {
     "nodes._REMOVALS": ["removal_by_node"],
     "pools._BY_ID": ["pool_by_id"],
     "explain._NODE_GROUPS": ["node_by_id"],
-    "explain._LAUNCH_FAILURE": ["node_by_id", "event_by_subject"],
+    "explain._LAUNCH_FAILURE": ["node_by_id"],
     "explain._WAITING_JOBS": ["job_by_pool"],
     "explain._PARENTS": ["dependency_by_child"],
     "explain._BLOCKERS": ["dependency_by_child", "task_by_id"],

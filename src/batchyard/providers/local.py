@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -232,17 +232,26 @@ def _agent(home: Path) -> _Process | None:
     process = _read(home)
     if process is not None and _alive(process):
         return process
-    root = os.fsencode(home / "root")
+    found = dict(_running(os.fsencode(home / "root")))
+    for pid, (parent, server) in found.items():
+        # A child of the agent looks like it until it has become what it shall be.
+        if parent not in found and (started := _start_time(pid)) is not None:
+            process = _Process(pid, started, server)
+            with contextlib.suppress(OSError):
+                _write(home, process)
+            return process
+    return None
+
+
+def _running(root: bytes) -> Iterator[tuple[int, tuple[int, str]]]:
+    """Pid, parent and server of every process that was called as the agent of a root directory."""
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdecimal() else []
-            if _AGENT.encode() in words and root in words and (started := _start_time(int(entry.name))) is not None:
+            if _AGENT.encode() in words and root in words:
                 server = words[words.index(b"--server") + 1].decode() if b"--server" in words else ""
-                process = _Process(int(entry.name), started, server)
-                with contextlib.suppress(OSError):
-                    _write(home, process)
-                return process
-    return None
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                yield int(entry.name), (int(parent), server)
 
 
 def _environment() -> dict[str, str]:
