@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import json
@@ -47,10 +48,12 @@ def pid_of(handle: str) -> int:
     return int(json.loads((Path(handle) / "process").read_bytes())["pid"])
 
 
-def agents(nodes: Path) -> list[int]:
+def agents(nodes: Path) -> set[int]:
     """Agents that run; a child of one looks like it until it has become what it shall be."""
     found = {pid for pid, _ in processes.agents_below(nodes)}
-    return [pid for pid in found if parent(pid) not in found]
+    noted = {int(note["pid"]): note["started"] for note in (json.loads(path.read_bytes()) for path in nodes.glob("*/process"))}
+    begun = {pid for pid, started in noted.items() if processes.start_time(pid) == started}  # /proc may not name them yet
+    return {pid for pid in found if parent(pid) not in found} | begun
 
 
 def parent(pid: int) -> int | None:
@@ -124,6 +127,8 @@ class TestLocal(ProviderSuite):
         home = directory(provider) / wanted.node_id
         if middle == "agent":
             await provider.launch(wanted)
+            while not list(processes.agents_below(directory(provider))):  # until /proc names it
+                await asyncio.sleep(0)
             (home / "process").unlink()
             return
         home.mkdir(mode=0o711, parents=True)
@@ -177,6 +182,8 @@ async def test_an_agent_whose_pid_was_not_noted_is_found(provider: LocalProvider
     wanted = order()
     handle = await provider.launch(wanted)
     pid = pid_of(handle)
+    while not list(processes.agents_below(directory(provider))):  # until /proc names it
+        await asyncio.sleep(0)
     (Path(handle) / "process").write_bytes(note)
     later = LocalProvider(directory(provider), NOBODY, LIMIT)
     assert await later.launch(wanted) == handle
