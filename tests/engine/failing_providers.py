@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from engine_world import Steady
 
@@ -54,6 +54,22 @@ class SlowProvider(Steady):
             self.asked.set()
             await self.go.wait()
         return await super().launch(order)
+
+
+class AnswersLate(Steady):
+    """Has the machine long before it says so, and releases what nobody knows when asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+
+    async def launch(self, order: NodeOrder) -> Handle:
+        handle = await super().launch(order)
+        await self.go.wait()
+        return handle
+
+    async def sweep(self, known: Collection[str]) -> None:
+        await self.release([handle for handle, order in self.machines.items() if order.node_id not in known])
 
 
 class LosesNodes(Steady):

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from engine_world import JOIN_US, SECOND_US, Agent, Steady, World
-from failing_providers import Blind, FailsToLaunch, HoldsOn, LosesNodes, NoRoom, SlowProvider
+from failing_providers import AnswersLate, Blind, FailsToLaunch, HoldsOn, LosesNodes, NoRoom, SlowProvider
 
 from batchyard.engine.capacity import LAUNCHES_AT_ONCE, Capacity
 from batchyard.engine.errands import Errands, delay_us
@@ -117,6 +117,26 @@ def test_a_server_that_is_killed_while_it_launches_launches_the_same_nodes_again
     assert sorted(provider.waiting[:2]) == sorted(provider.waiting[2:])
     assert pool_facts(world, "pool") == ("steady", 2, [])
     assert len(provider.machines) == 2
+
+
+def test_a_machine_whose_server_was_killed_before_it_was_noted_goes_with_its_node(worlds: Any) -> None:
+    provider = AnswersLate()
+    world = worlds(provider)
+    world.pool("pool", 1)
+    world.pool("other", 1)
+
+    async def killed() -> None:
+        await rounds(world, lambda: len(provider.machines) == 2)
+        await world.capacity_job._errands.close(0)
+
+    asyncio.run(killed())
+    world.capacity_job = Capacity(world.db, {"local": world.provider}, world.clock, b"key")
+    world.delete_pool()
+    provider.go.set()
+    world.capacity(4)
+    assert world.pool_row() is None
+    assert [order.pool_id for order in provider.machines.values()] == ["other"]
+    assert pool_facts(world, "other") == ("steady", 1, [])
 
 
 def test_closing_waits_for_what_is_nearly_done(worlds: Any) -> None:

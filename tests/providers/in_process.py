@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -71,3 +71,6 @@ class InProcess(NodeProvider):
         for handle in handles:
             if machine := self.engine.machines.pop(handle, None):
                 machine.runs = False
+
+    async def sweep(self, known: Collection[str]) -> None:
+        await self.release([handle for handle in self.engine.machines if handle.removeprefix("i-") not in known])

@@ -237,3 +237,13 @@ class ProviderSuite(ABC):
         await provider.release([handle])
         assert await provider.observe([handle]) == {handle: Seen.GONE}
         assert (self.machines(provider), list(self.remains(provider))) == (0, [])
+
+    async def test_a_sweep_releases_what_nobody_knows(self, provider: NodeProvider) -> None:
+        await provider.sweep([])
+        kept, forgotten = order(), order()
+        handle, other = await provider.launch(kept), await provider.launch(forgotten)
+        await self.break_off(provider, order(), self.middles[0])
+        for _ in range(2):
+            await self.again(provider).sweep({kept.node_id, "unknown"})
+        assert await provider.observe([handle, other]) == {handle: Seen.ALIVE, other: Seen.GONE}
+        assert len(self.remains(provider)) == 1

@@ -260,11 +260,3 @@ async def test_what_cannot_be_removed_is_no_release(provider: LocalProvider) -> 
         await provider.release([handle])
     await provider.release([handle])
     assert list(directory(provider).iterdir()) == []
-
-
-async def test_a_new_server_releases_nodes_that_nobody_noted(provider: LocalProvider) -> None:
-    kept, forgotten = order(), order()
-    handle, other = await provider.launch(kept), await provider.launch(forgotten)
-    await provider.sweep({kept.node_id})
-    assert await provider.observe([handle, other]) == {handle: Seen.ALIVE, other: Seen.GONE}
-    assert [home.name for home in directory(provider).iterdir()] == [kept.node_id]

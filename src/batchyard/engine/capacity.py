@@ -68,6 +68,8 @@ class Capacity:
     def __init__(self, db: Database, providers: Mapping[str, NodeProvider], clock: Clock, node_key: bytes, join_us: int = JOIN_US) -> None:
         self._db, self._providers, self._clock, self._node_key, self._join_us = db, providers, clock, node_key, join_us
         self._errands = Errands(clock)
+        self._unswept: set[str] = set()
+        """Providers that may have a machine for a node whose launch an earlier server began, and that was let go since."""
         self._since, self._ahead, self._last_round = clock.now(), clock.ahead, clock.now()
 
     async def run_once(self) -> None:
@@ -79,6 +81,9 @@ class Capacity:
         self._watch(plan, {pk for pk, _ in late})
         for name, some in self._batches(plan, late):
             self._errands.start("stop", [pk for pk, _ in some], partial(self._stop, name, some))
+        for name in sorted(self._unswept):
+            if self._errands.due(_sweeping(name)) and not self._errands.under_way(_launching(name)):
+                self._errands.start("sweep", [_sweeping(name)], partial(self._sweep, name))
         for pk, order in plan.launch:
             self._launch(pk, order, plan.rows[pk].provider)
         for name, some in self._batches(plan, plan.release):
@@ -150,9 +155,9 @@ class Capacity:
             self._launch(node.pk, loss.order, node.provider)
 
     def _launch(self, pk: int, order: NodeOrder, name: str) -> None:
-        """Begin a launch, unless one of this node is under way or there are too many; the next round tries again."""
-        kind = f"launch from {name}"
-        if not self._errands.busy(pk) and self._errands.under_way(kind) < LAUNCHES_AT_ONCE:
+        """Begin a launch, unless one of this node is under way, or too many, or a sweep; the next round tries again."""
+        kind = _launching(name)
+        if not self._errands.busy(pk) and not self._errands.busy(_sweeping(name)) and self._errands.under_way(kind) < LAUNCHES_AT_ONCE:
             self._errands.start(kind, [pk], partial(self._launch_now, pk, order, name))
 
     async def _launch_now(self, pk: int, order: NodeOrder, name: str) -> None:
@@ -176,7 +181,26 @@ class Capacity:
     async def _release(self, name: str, some: Sequence[tuple[int, Handle | None]]) -> None:
         if handles := [handle for _, handle in some if handle is not None]:
             await self._provider(name).release(handles)
+        if len(handles) < len(some) and name in self._providers:
+            self._unswept.add(name)
         await self._db.run(left, [pk for pk, _ in some], self._clock.now())
+
+    async def _sweep(self, name: str) -> None:
+        """Release what belongs to no node; nothing is launched meanwhile, so no new machine can be taken for such."""
+        self._unswept.discard(name)
+        try:
+            await self._provider(name).sweep({node.id for node in await self._db.read(node_rows.every)})
+        except Exception:
+            self._unswept.add(name)
+            raise
+
+
+def _launching(provider: str) -> str:
+    return f"launch from {provider}"
+
+
+def _sweeping(provider: str) -> str:
+    return f"sweep {provider}"
 
 
 def make_plan(tx: Tx, node_key: bytes, now: int) -> Plan:

@@ -7,7 +7,7 @@ loops, never makes two calls for one node at once, and repeats what failed, late
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -70,3 +70,7 @@ class NodeProvider(Protocol):
     async def release(self, handles: Sequence[Handle]) -> None:
         """End the nodes with all they run and keep; returns when they are gone."""
         ...
+
+    async def sweep(self, known: Collection[str]) -> None:
+        """Release this server's nodes whose ids are not known: launched, and never noted because the server was killed."""
+        return None
