@@ -20,8 +20,9 @@ import pytest
 
 from batchyard.cli import daemon
 from batchyard.cli.checks import isolation, machine, service, storage
+from batchyard.cli.checks.every import CHECKS, findings
 from batchyard.cli.checks.finding import Finding, Level, Place, size
-from batchyard.cli.doctor import CHECKS, findings, summary
+from batchyard.cli.doctor import summary
 
 OK, NOTE, PROBLEM = Level.OK, Level.NOTE, Level.PROBLEM
 
@@ -244,8 +245,10 @@ def test_a_server_that_was_killed(own_server: Server) -> None:
 
 
 def test_agents_without_their_server(place: Place) -> None:
-    idle = ["-c", "input()", "batchyard.agent.main", "--root", str(place.directory / "nodes" / "n" / "root")]
-    with subprocess.Popen([sys.executable, *idle], stdin=subprocess.PIPE) as agent:
+    idle = ["-c", "print(flush=True); input()", "batchyard.agent.main", "--root", str(place.directory / "nodes" / "n" / "root")]
+    with subprocess.Popen([sys.executable, *idle], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as agent:
+        assert agent.stdout is not None
+        agent.stdout.readline()
         left, none = service.server(place)
         agent.kill()
     assert (left.finding, left.mend) == ("1 agents run without their server", f"batchyard down --dir {place.directory}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,15 +13,8 @@ from typing import Annotated
 import typer
 
 from batchyard.cli import daemon, tables
-from batchyard.cli.checks import isolation, machine, service, storage
-from batchyard.cli.checks.finding import Check, Finding, Level, Place, note
+from batchyard.cli.checks.finding import Finding, Level, Place
 
-CHECKS: Sequence[Check] = (
-    machine.python, machine.kernel, machine.cores, machine.memory, machine.open_files,
-    storage.directory, storage.disk, storage.fsync,
-    isolation.cgroups, isolation.limits, isolation.users, isolation.accounts,
-    service.port, service.server, service.clock, machine.containers,
-)  # fmt: skip
 _COLOURS = {Level.OK: "green", Level.NOTE: "yellow", Level.PROBLEM: "bold red"}
 
 
@@ -42,7 +35,9 @@ def doctor(
     output: Annotated[Output, typer.Option("--output", "-o", help="table or json.")] = Output.TABLE,
 ) -> None:
     """Check this machine and say how to mend what is wrong; exit code 1 when the server cannot work."""
-    found = list(findings(Place(directory.resolve(), host, port)))
+    from batchyard.cli.checks import every
+
+    found = list(every.findings(Place(directory.resolve(), host, port)))
     if output is Output.JSON:
         json.dump([dataclasses.asdict(finding) for finding in found], sys.stdout, indent=2, ensure_ascii=False)
         print()
@@ -50,15 +45,6 @@ def doctor(
         _print(found)
     if any(finding.level is Level.PROBLEM for finding in found):
         raise typer.Exit(1)
-
-
-def findings(place: Place, checks: Iterable[Check] = CHECKS) -> Iterable[Finding]:
-    """What all checks find; one that breaks is a finding itself."""
-    for check in checks:
-        try:
-            yield from check(place)
-        except Exception as error:
-            yield note(check.__name__, f"this could not be looked at ({type(error).__name__}: {error})", "Please report it.")
 
 
 def _print(found: Sequence[Finding]) -> None:
