@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from batchyard.agent.failures import failure
+from batchyard.agent.files import Found
 from batchyard.agent.health import FULL
 from batchyard.model.sync import Chaos, Ended, FileHead, FileRequest, NodeProblem
 
@@ -113,9 +114,13 @@ class Disturbances:
         self.changed.set()
         return FileHead()
 
-    def answered(self, request: FileRequest) -> None:
+    async def answer(self, request: FileRequest) -> Found:
+        """`obey`, as an answer to a request."""
+        return Found(self.obey(request))
+
+    def answered(self, request: FileRequest, head: FileHead) -> None:
         """The server knows that the request was taken; if that was to kill the agent, this does not return."""
-        if self._allowed and _content.decode(request.content).kind == "kill":
+        if request.operation == "chaos" and head.error is None and _content.decode(request.content).kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
 
     def problems(self) -> list[NodeProblem]:

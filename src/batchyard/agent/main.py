@@ -30,6 +30,8 @@ from batchyard.agent.chaos import Disturbances, Making
 from batchyard.agent.health import Health
 from batchyard.agent.layout import Layout
 from batchyard.agent.link import Broken, Link
+from batchyard.agent.logins import Logins, LoginService
+from batchyard.agent.logs import ServiceLogs
 from batchyard.agent.process import Spawners
 from batchyard.agent.removals import Directories, Remover
 from batchyard.agent.replies import Replies
@@ -82,6 +84,8 @@ class AgentSettings:
     """Restricts the way of ending everything to `cgroup2`, `freezer` or `session`."""
     ca_file: str | None = None
     """Certificates to trust instead of the usual ones, as PEM."""
+    log_file: str | None = None
+    """File that the agent's log goes to, for clients who ask for it; whoever starts the agent sends its output there."""
     probes: str | None = None
     """Directory of the operator's programs that say whether the node is fit for tasks."""
     health_s: float = 5.0
@@ -108,15 +112,19 @@ class Agent:
         self._polls: dict[asyncio.Task[bool], None] = {}
         self._news = asyncio.Event()
         self._node: Node | None = None
+        self._logins = LoginService(Logins(layout, found.facts.switches_users), self._threads)
+        self._logs = ServiceLogs(settings.log_file, layout, self._threads)
         self._probers = ThreadPoolExecutor(_PROBES, _TRANSFER)
         self._chaos = Disturbances(settings.chaos)
         self._health = Health(layout.root, settings.probes, self._probers, self._chaos.problems, self._chaos.changed)
-        self._replies = Replies(lambda: _client(settings, token), layout.root, self._threads, self._chaos)
+        services = {**self._logins.services, "upload_logs": self._logs.answer, "chaos": self._chaos.answer}
+        self._replies = Replies(lambda: _client(settings, token), layout.root, self._threads, services, self._chaos.answered)
         self._directories = Directories()
         self._remover = Remover(layout, self._directories, self._threads)
 
     async def run(self) -> None:
         """Converse until the node is gone; ends all attempts on the way out, however it leaves."""
+        upkeep = asyncio.create_task(self._logins.upkeep())
         watch = asyncio.create_task(self._health.watch(self._settings.health_s, self._note_problems))
         try:
             with contextlib.suppress(TimeoutError):  # so that the first word tells of all that is wrong
@@ -133,7 +141,13 @@ class Agent:
                 except (msgspec.DecodeError, OSError) as error:
                     log.warning("sync failed", reason=str(error) or type(error).__name__)
                     await pause.next()
+        except NodeGone:
+            await self._logins.leave()
+            raise
         finally:
+            upkeep.cancel()
+            self._logs.stop()
+            await self._logins.close()
             await self._end_all()
             await self._replies.close()
             self._remover.stop.set()
@@ -246,9 +260,10 @@ class Agent:
 
     def _set_up(self, setup: NodeSetup) -> None:
         log.info("joined", pool=setup.pool_id, node=setup.node_id, slots=setup.slots)
+        self._found.limits.learn(setup, self._found.facts.cores)
         if self._node is None:
             many = self._found.facts.cores > 1 and setup.slots > 4
-            spawners = Spawners(self._found.place, self._settings.spawners or (2 if many else 1))
+            spawners = Spawners(self._found.place, self._settings.spawners or (2 if many else 1), self._found.limits)
         else:
             spawners = self._node.spawners
         self._node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories)
@@ -364,6 +379,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--wait-s", type=float, default=20.0, help="how long a poll waits, in seconds")
     parser.add_argument("--control", default="", choices=["", "cgroup2", "freezer", "session"])
     parser.add_argument("--ca-file", help="certificates to trust, as PEM")
+    parser.add_argument("--log-file", help="where this agent's output goes, so that it can be uploaded when a client asks for it")
     parser.add_argument("--probes", metavar="DIR", help="programs that say by exit code 0 that the node is fit for tasks")
     parser.add_argument("--chaos", action="store_true", help="obey disturbances on demand; for trials only")
     settings = AgentSettings(**vars(parser.parse_args(argv)))

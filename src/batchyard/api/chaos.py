@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from batchyard.api import wire
 from batchyard.api.call import Call
+from batchyard.engine import node_changes
 from batchyard.model.errors import BatchError
 from batchyard.model.states import NodeState
 from batchyard.model.sync import Chaos, FileRequest
@@ -67,9 +68,10 @@ async def disturb(call: Call) -> Response:
 
 
 def preempt(tx: Tx, node_id: str, now: int, notice_s: float) -> NodeView:
-    """Take a node's machine away after a notice. Raises NodeNotFound, OperationNotValidOnNode."""
+    """Take a spot node's machine away after a notice. Raises NodeNotFound, OperationNotValidOnNode, what its state forbids."""
     node = rows.by_start(tx, node_id)
-    raise _not_now(f"This server cannot take {node.id} away")
+    node_changes.preempt(tx, node, int(notice_s * 1e6), now)
+    return node
 
 
 async def _ask(call: Call, node: NodeView, chaos: Chaos) -> None:

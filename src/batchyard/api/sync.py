@@ -31,6 +31,7 @@ class Agents:
         self._setting = Setting(services.account.name, services.node_key)
         self._newest: dict[int, int] = {}
         self._told: dict[int, set[str]] = {}
+        self._warned: set[int] = set()
         self._closing = False
 
     def close(self) -> None:
@@ -68,6 +69,8 @@ class Agents:
             return Response(status_code=413)
         sync = decode(await request.body(), Sync)
         services = self._services
+        if sync.clock is not None:
+            sync.clock += services.clock.ahead  # a clock that tests moved is no skew
         order = self._newest[node_pk] = self._newest.get(node_pk, 0) + 1
         topic = wakes.node(node_pk)
         services.wakes.at_once(topic)  # the older poll of this node gives way, this one must not wake itself
@@ -87,6 +90,7 @@ class Agents:
                 answer = await services.db.read(nodes.present_orders, node_pk, sync, services.node_key)
                 if answer is None:
                     return _json(Orders(session=sync.session, number=sync.number, fenced=True))
+        (self._warned.discard if answer.notice_s is None else self._warned.add)(node_pk)
         answer.files = services.relay.waiting(node_pk)
         self._told[node_pk] = set(sync.has) - set(answer.wanted)
         return _json(answer)
@@ -102,6 +106,7 @@ class Agents:
             or sync.removed
             or answer.orders
             or answer.removals
+            or (answer.notice_s is not None and node_pk not in self._warned)
             or set(sync.has) - set(answer.wanted) - self._told.get(node_pk, set())
             or self._services.relay.waiting(node_pk)
         )

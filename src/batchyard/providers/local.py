@@ -89,11 +89,11 @@ class LocalProvider:
         token = home / "token"
         token.touch(mode=0o600)
         token.write_text(order.token)
+        log_file = home / "agent.log"
         command = [
             sys.executable, "-m", _AGENT, "--server", self._server_url, "--root", str(root), "--token-file", str(token),
-            "--uid-base", str(FIRST_UID + order.number % _UID_BLOCKS * UIDS_PER_NODE), *self._agent_options,
+            "--uid-base", str(FIRST_UID + order.number % _UID_BLOCKS * UIDS_PER_NODE), "--log-file", str(log_file), *self._agent_options,
         ]  # fmt: skip
-        log_file = home / "agent.log"
         log_file.touch(mode=0o600)
         with log_file.open("ab") as output:
             child = subprocess.Popen(
