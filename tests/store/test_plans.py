@@ -16,8 +16,8 @@ from batchyard.store.tx import guarded_sql
 
 MODULES = (events, explain, jobs, leases, nodes, pools, tasks, tx)
 WALKED = {  # few rows, and read as a whole
-    "jobs._PAGE": set(), "jobs._POOLS_WITH_DEMAND": {"job"}, "jobs._CHANGING": {"job"}, "nodes._ALL": {"node"}, "nodes._BY_START": {"node"}, "nodes._SILENT": {"node"},
-    "pools._ALL": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"}, "tasks._READY_SIZES": {"size"},
+    "jobs._PAGE": set(), "jobs._POOLS_WITH_DEMAND": {"job"}, "jobs._CHANGING": {"job"}, "nodes._ALL": {"node"}, "nodes._SILENT": {"node"},
+    "nodes._BY_START": {"node"}, "pools._ALL": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"}, "tasks._READY_SIZES": {"size"},
     "explain._BLOCKERS": {"edge"},
 }  # fmt: skip
 HOT = {
