@@ -27,6 +27,8 @@ class Op(msgspec.Struct, frozen=True):
     query: frozenset[str] = frozenset()
 
 
+_FILTERED = _PAGED | {"$filter"}
+_SELECT = frozenset({"$select"})
 _EXPAND = frozenset({"$expand"})
 _FORCE = frozenset({"force"})
 _RECURSIVE = frozenset({"recursive"})
@@ -35,38 +37,38 @@ _NODE_FILE = "/pools/{pool_id}/nodes/{node_id}/files/{file_path}"
 
 OPERATIONS = (
     Op("POST", "/pools", pools.add),
-    Op("GET", "/pools", pools.list_, _PAGED),
-    Op("GET", "/pools/{pool_id}", pools.get),
+    Op("GET", "/pools", pools.list_, _FILTERED | _SELECT),
+    Op("GET", "/pools/{pool_id}", pools.get, _SELECT),
     Op("HEAD", "/pools/{pool_id}", pools.exists),
     Op("DELETE", "/pools/{pool_id}", pools.delete),
     Op("POST", "/pools/{pool_id}/resize", pools.resize),
-    Op("GET", "/pools/{pool_id}/nodes", nodes.list_, _PAGED),
-    Op("GET", "/pools/{pool_id}/nodes/{node_id}", nodes.get),
-    Op("GET", "/pools/{pool_id}/nodes/{node_id}/files", files.list_node_files, _PAGED | _RECURSIVE),
+    Op("GET", "/pools/{pool_id}/nodes", nodes.list_, _FILTERED | _SELECT),
+    Op("GET", "/pools/{pool_id}/nodes/{node_id}", nodes.get, _SELECT),
+    Op("GET", "/pools/{pool_id}/nodes/{node_id}/files", files.list_node_files, _FILTERED | _RECURSIVE),
     Op("GET", _NODE_FILE, files.get_node_file),
     Op("HEAD", _NODE_FILE, files.node_file_properties),
     Op("DELETE", _NODE_FILE, files.delete_node_file, _RECURSIVE),
     Op("POST", "/jobs", jobs.add),
-    Op("GET", "/jobs", jobs.list_, _PAGED | _EXPAND),
-    Op("GET", "/jobs/{job_id}", jobs.get, _EXPAND),
+    Op("GET", "/jobs", jobs.list_, _FILTERED | _SELECT | _EXPAND),
+    Op("GET", "/jobs/{job_id}", jobs.get, _SELECT | _EXPAND),
     Op("PATCH", "/jobs/{job_id}", jobs.patch),
     Op("PUT", "/jobs/{job_id}", jobs.update),
     Op("DELETE", "/jobs/{job_id}", jobs.delete, _FORCE),
     Op("POST", "/jobs/{job_id}/disable", jobs.disable),
     Op("POST", "/jobs/{job_id}/enable", jobs.enable),
     Op("POST", "/jobs/{job_id}/terminate", jobs.terminate, _FORCE),
-    Op("GET", "/jobs/{job_id}/jobpreparationandreleasetaskstatus", jobs.special_task_status, _PAGED),
+    Op("GET", "/jobs/{job_id}/jobpreparationandreleasetaskstatus", jobs.special_task_status, _FILTERED | _SELECT),
     Op("GET", "/jobs/{job_id}/taskcounts", jobs.task_counts),
     Op("POST", "/jobs/{job_id}/tasks", tasks.add),
     Op("POST", "/jobs/{job_id}/addtaskcollection", tasks.add_collection),
-    Op("GET", "/jobs/{job_id}/tasks", tasks.list_, _PAGED | _EXPAND),
-    Op("GET", "/jobs/{job_id}/tasks/{task_id}", tasks.get, _EXPAND),
+    Op("GET", "/jobs/{job_id}/tasks", tasks.list_, _FILTERED | _SELECT | _EXPAND),
+    Op("GET", "/jobs/{job_id}/tasks/{task_id}", tasks.get, _SELECT | _EXPAND),
     Op("PUT", "/jobs/{job_id}/tasks/{task_id}", tasks.update),
     Op("DELETE", "/jobs/{job_id}/tasks/{task_id}", tasks.delete),
     Op("POST", "/jobs/{job_id}/tasks/{task_id}/reactivate", tasks.reactivate),
-    Op("GET", "/jobs/{job_id}/tasks/{task_id}/subtasksinfo", tasks.subtasks),
+    Op("GET", "/jobs/{job_id}/tasks/{task_id}/subtasksinfo", tasks.subtasks, _SELECT),
     Op("POST", "/jobs/{job_id}/tasks/{task_id}/terminate", tasks.terminate),
-    Op("GET", "/jobs/{job_id}/tasks/{task_id}/files", files.list_task_files, _PAGED | _RECURSIVE),
+    Op("GET", "/jobs/{job_id}/tasks/{task_id}/files", files.list_task_files, _FILTERED | _RECURSIVE),
     Op("GET", _TASK_FILE, files.get_task_file),
     Op("HEAD", _TASK_FILE, files.task_file_properties),
     Op("DELETE", _TASK_FILE, files.delete_task_file, _RECURSIVE),

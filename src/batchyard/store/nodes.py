@@ -8,6 +8,9 @@ from typing import Any
 import msgspec
 
 from batchyard.model.states import NodeState, SchedulingState
+from batchyard.rules.odata import Filter
+from batchyard.store.filters import Page, by_key, condition
+from batchyard.store.filters import page as page_of
 from batchyard.store.reader import Change, Params, Reader, Statement, columns
 from batchyard.store.tx import Tx
 
@@ -71,6 +74,21 @@ def _number_and_path(pk: int, directory: str) -> tuple[int, str]:
 
 _COLUMNS = columns(NodeRow)
 _VIEW = f"SELECT {columns(NodeRow, 'node.')}, pool.id, pool.body FROM node JOIN pool ON pool.pk = node.pool_pk"
+_WITH_START_TASK = (
+    f"{_VIEW} LEFT JOIN special_task AS start ON start.node_pk = node.pk AND start.job_pk = 0 AND start.kind = 'start'"
+    " WHERE node.pool_pk = :pool_pk AND node.pk > :after"
+)
+FILTERED_BY = {
+    "state": "node.state",
+    "stateTransitionTime": "node.state_time",
+    "lastBootTime": "node.booted",
+    "allocationTime": "node.allocated",
+    "startTaskInfo/state": "start.state",
+    "startTaskInfo/startTime": "start.started",
+    "startTaskInfo/endTime": "start.ended",
+    "startTaskInfo/exitCode": "start.exit_code",
+    "startTaskInfo/result": "start.result",
+}
 _BY_PK = Statement(f"SELECT {_COLUMNS} FROM node WHERE pk = :pk", NodeRow)
 _BY_ID = Statement(f"SELECT {_COLUMNS} FROM node WHERE pool_pk = :pool_pk AND lower(id) = :key", NodeRow)
 _VIEW_BY_PK = Statement(f"{_VIEW} WHERE node.pk = :pk", NodeView)
@@ -129,6 +147,15 @@ def view_of(reader: Reader, pk: int) -> NodeView | None:
 def page(reader: Reader, pool_pk: int, after: int, n: int) -> list[NodeView]:
     """The next `n` nodes of a pool behind key `after`."""
     return reader.all(_PAGE, pool_pk=pool_pk, after=after, n=n)
+
+
+def filtered(reader: Reader, pool_pk: int, found: Filter | None, after: int, most: int) -> Page[NodeView]:
+    """At most `most` nodes of a pool behind key `after` that are asked for."""
+    if found is None:
+        return page_of(page(reader, pool_pk, after, most + 1), most, by_key)
+    where, params = condition(found, FILTERED_BY)
+    search = Statement(f"{_WITH_START_TASK} AND {where} ORDER BY node.pk LIMIT :n", NodeView)
+    return page_of(reader.all(search, pool_pk=pool_pk, after=after, n=most + 1, **params), most, by_key)
 
 
 def of_pool(reader: Reader, pool_pk: int) -> list[NodeRow]:

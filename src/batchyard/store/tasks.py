@@ -136,14 +136,14 @@ class OrderRow(msgspec.Struct):
     body: bytes
 
 
-_VIEW = (
+VIEW = (
     f"SELECT {columns(ShownTask, 'task.')}, task_body.body, node.id, pool.id FROM task JOIN task_body ON task_body.pk = task.pk"
     " LEFT JOIN node ON node.pk = task.node_pk LEFT JOIN pool ON pool.pk = node.pool_pk"
 )
 _BY_ID = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE job_pk = :job_pk AND lower(id) = :key", TaskRow)
 _BY_PK = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE pk = :pk", TaskRow)
-_VIEW_BY_ID = Statement(f"{_VIEW} WHERE task.job_pk = :job_pk AND lower(task.id) = :key", TaskView)
-_PAGE = Statement(f"{_VIEW} WHERE task.job_pk = :job_pk AND task.pk > :after ORDER BY task.pk LIMIT :n", TaskView)
+_VIEW_BY_ID = Statement(f"{VIEW} WHERE task.job_pk = :job_pk AND lower(task.id) = :key", TaskView)
+_PAGE = Statement(f"{VIEW} WHERE task.job_pk = :job_pk AND task.pk > :after ORDER BY task.pk LIMIT :n", TaskView)
 _READY_COLUMNS = "SELECT pk, slots, exclusive, dedicated_only, affinity, manager = 1 AND run > 0, manager FROM task"
 _READY = Statement(f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND ready = 1 AND slots = :slots ORDER BY pk LIMIT :n", ReadyTask)
 _READY_MANAGER = Statement(

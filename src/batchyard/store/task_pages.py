@@ -1,0 +1,98 @@
+"""Pages of a job's tasks by `$filter`: found by the index of what they must be, so that `state eq 'x'` never looks at another state.
+
+What no index narrows is looked for among the next LOOKED_AT tasks only; the page then says where to go on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from batchyard.model.states import TaskResult, TaskState
+from batchyard.rules.odata import Comparison, Filter, possible
+from batchyard.store import tasks
+from batchyard.store.filters import ALL, Page, by_key, condition, page, reach
+from batchyard.store.reader import Reader, Statement
+from batchyard.store.tasks import TaskView
+
+LOOKED_AT = 20_000
+"""Index entries that a page looks at for each of its conditions on the state: a few milliseconds."""
+
+COLUMNS = {
+    "id": "task.id",
+    "state": "task.state",
+    "stateTransitionTime": "task.state_time",
+    "creationTime": "task.created",
+    "lastModified": "task.modified",
+    "lastModifiedTime": "task.modified",
+    "executionInfo/startTime": "task.started",
+    "executionInfo/endTime": "task.ended",
+    "executionInfo/exitCode": "task.exit_code",
+    "executionInfo/result": "task.result",
+}
+_STATES = frozenset(TaskState)
+_RUNS = "state IN ('preparing', 'running')"
+_BY_STATE = {
+    TaskState.ACTIVE: "state = 'active'",
+    TaskState.PREPARING: f"{_RUNS} AND state = 'preparing'",
+    TaskState.RUNNING: f"{_RUNS} AND state = 'running'",
+    TaskState.COMPLETED: "state = 'completed'",
+}
+"""Each as the index of that state has it; nothing else is searched by (a planner proves no more than equal words)."""
+
+
+def filtered(reader: Reader, job_pk: int, found: Filter | None, after: int, most: int) -> Page[TaskView]:
+    """At most `most` tasks of a job behind key `after` that are asked for, in the order they were added."""
+    if found is None:
+        return page(tasks.page(reader, job_pk, after, most + 1), most, by_key)
+    ids = possible(found, "id")
+    if ids is not None:
+        keys = reader.all(_keys(len(ids)), job_pk=job_pk, **{f"i{n}": one for n, one in enumerate(ids)})
+        return _read(reader, job_pk, found, [f"pk IN ({', '.join(map(str, keys))})"] if keys else [], after, most, None)
+    ways = _ways(found)
+    until = None if _is_the_way(found) else _until(reader, job_pk, ways, after)
+    return _read(reader, job_pk, found, ways, after, most, until)
+
+
+def _keys(n: int) -> Statement[int]:
+    return Statement(f"SELECT pk FROM task WHERE job_pk = :job_pk AND lower(id) IN ({', '.join(f':i{each}' for each in range(n))})", int)
+
+
+def _ways(found: Filter) -> list[str]:
+    """Conditions with an index each, which between them cover all that is asked for."""
+    if possible(found, "executionInfo/result") == frozenset[str]({TaskResult.FAILURE}):
+        return ["result = 'failure'"]
+    states = possible(found, "state", _STATES)
+    if states is None or states == _STATES:
+        return ["1 = 1"]
+    return [way for state, way in _BY_STATE.items() if state in states]
+
+
+def _is_the_way(found: Filter) -> bool:
+    """True when all that an index finds is asked for, so that no more than a page is looked at."""
+    if not isinstance(found, Comparison) or found.operator != "eq":
+        return False
+    return found.name == "state" or (found.name, found.value) == ("executionInfo/result", TaskResult.FAILURE)
+
+
+def _until(reader: Reader, job_pk: int, ways: list[str], after: int) -> int | None:
+    """Key up to which to look; None for all that is there."""
+    keys = [reach(reader, "task", f"job_pk = :job_pk AND {way}", after, LOOKED_AT, job_pk=job_pk) for way in ways]
+    return min((key for key in keys if key is not None), default=None)
+
+
+def _read(reader: Reader, job_pk: int, found: Filter, ways: list[str], after: int, most: int, until: int | None) -> Page[TaskView]:
+    if not ways:
+        return Page([], None)
+    sql, params = statement(found, ways)
+    limits = {"job_pk": job_pk, "after": after, "until": ALL if until is None else until, "n": most + 1}
+    return page(reader.all(sql, **limits, **params), most, by_key, until)
+
+
+def statement(found: Filter, ways: list[str]) -> tuple[Statement[TaskView], dict[str, Any]]:
+    """The search along these ways with the parameters of the filter; each way gives its keys in order, so they are only merged."""
+    where, params = condition(found, COLUMNS)
+    keys = " UNION ALL ".join(
+        f"SELECT task.pk AS pk FROM task WHERE job_pk = :job_pk AND {way} AND pk > :after AND pk <= :until AND {where}" for way in ways
+    )
+    search = f"{tasks.VIEW} WHERE task.pk IN (SELECT pk FROM ({keys} ORDER BY pk LIMIT :n) AS found) ORDER BY task.pk"
+    return Statement(search, TaskView), params
