@@ -221,9 +221,9 @@ def _parse(text: str, items: tuple[tuple[str, Property], ...]) -> Filter:
     try:
         raw = _parser.parse(text)
     except UnexpectedInput as error:
-        at = error.pos_in_stream
+        at: int | None = getattr(error, "pos_in_stream", None)  # declared as None in the library
         ended = isinstance(error, UnexpectedToken) and error.token.type == "$END"
-        where = "at its end" if ended else f"at character {at + 1}: {text[at : at + 20]!r}"
+        where = "at its end" if ended or at is None else f"at character {at + 1}: {text[at : at + 20]!r}"
         raise _wrong(text, f"The filter cannot be read {where}") from None
     return _Check(text, dict(items)).filter(raw)
 
