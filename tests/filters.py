@@ -35,8 +35,13 @@ def values(known: Property) -> Sequence[Any]:
 
 def trees(properties: Properties) -> st.SearchStrategy[Tree]:
     """Filters on a list."""
-    kinds = [(sign, name, known) for name, known in properties.items() for sign in known.operators]
-    leaves = st.sampled_from(kinds).flatmap(lambda kind: st.tuples(st.just(kind[0]), st.just(kind[1]), st.sampled_from(values(kind[2]))))
+    by_sign = {sign: [name for name, known in properties.items() if sign in known.operators] for sign in _COMPARE}
+
+    def comparison(sign: str) -> st.SearchStrategy[Tree]:
+        names = st.sampled_from(by_sign[sign])
+        return names.flatmap(lambda name: st.tuples(st.just(sign), st.just(name), st.sampled_from(values(properties[name]))))
+
+    leaves = st.sampled_from([sign for sign, names in by_sign.items() if names]).flatmap(comparison)
 
     def joined(parts: st.SearchStrategy[Tree]) -> st.SearchStrategy[Tree]:
         lists = st.lists(parts, min_size=2, max_size=4)

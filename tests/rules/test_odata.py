@@ -108,6 +108,20 @@ def test_the_largest_filter_is_read_in_no_time() -> None:
     assert len(found.parts) == 250
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("executionInfo/exitCode lt 1", False),
+        ("executionInfo/exitCode ge 0 or executionInfo/exitCode lt 0", False),
+        ("executionInfo/result eq 'success'", False),
+        ("executionInfo/result ne 'success'", True),
+        ("executionInfo/result ne 'success' and executionInfo/result ne 'failure'", True),
+    ],
+)
+def test_what_is_absent_is_only_unequal(text: str, meant: bool) -> None:
+    assert odata.matches(odata.parse(text, odata.TASKS), {}.get) == meant
+
+
 @given(st.sampled_from(LISTS).flatmap(lambda name: st.tuples(st.just(odata.LISTS[name]), filters.trees(odata.LISTS[name]))), st.data())
 def test_a_filter_means_what_it_says(case: tuple[Properties, filters.Tree], data: st.DataObject) -> None:
     properties, tree = case
