@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 from starlette.responses import Response
 
-from batchyard.api import selection, views, wire
+from batchyard.api import selection, task_views, wire
 from batchyard.api.call import Call, decode
 from batchyard.engine import lookup, tasks
 from batchyard.model.errors import BatchError, invalid_property
@@ -21,7 +21,7 @@ from batchyard.store import tasks as rows
 from batchyard.store.filters import Page
 from batchyard.store.jobs import JobRow
 from batchyard.store.reader import Reader
-from batchyard.store.tasks import TaskView
+from batchyard.store.tasks import TaskLine, TaskView
 from batchyard.store.tx import Tx
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ def _name(raw: msgspec.Raw) -> str:
 
 
 def _added(name: str, at: int, urls: str) -> bytes:
-    tag, modified = views.version(at)
+    tag, modified = task_views.version(at)
     return wire.encode(
         TaskAddResult(status=TaskAddStatus.SUCCESS, task_id=name, e_tag=tag, last_modified=modified, location=f"{urls}/{name}")
     )
@@ -93,13 +93,14 @@ async def list_(call: Call) -> Response:
     """GET /jobs/{jobId}/tasks"""
     chosen, found = selection.of(call, selection.TASK), call.filter(odata.TASKS)
     after, most = call.page()
+    row = TaskView if call.expands_stats() else TaskLine
 
-    def query(reader: Reader, job_id: str) -> tuple[JobRow, Page[TaskView]]:
+    def query(reader: Reader, job_id: str) -> tuple[JobRow, Page[TaskLine]]:
         job = lookup.job(reader, job_id)
-        return job, task_pages.filtered(reader, job.pk, found, after, most)
+        return job, task_pages.filtered(reader, job.pk, found, after, most, row)
 
     job, page = await call.db.read(query, call.ids["job_id"])
-    items = chosen.all(views.tasks(page.rows, job.id, call))
+    items = chosen.all(task_views.tasks(page.rows, job.id, call))
     return wire.listing(call.base, "tasks", items, call.next_link(page.more))
 
 
@@ -108,7 +109,7 @@ async def get(call: Call) -> Response:
     chosen = selection.of(call, selection.TASK)
     job, task = await call.db.read(find, call.ids["job_id"], call.ids["task_id"])
     call.conditions().check(task.modified, reading=True)
-    answer = wire.element(call.base, "tasks", chosen.one(views.task(task, job.id, call)))
+    answer = wire.element(call.base, "tasks", chosen.one(task_views.task(task, job.id, call)))
     return wire.tag(answer, task.modified, call.url("jobs", job.id, "tasks", task.id))
 
 

@@ -5,6 +5,7 @@ What no index narrows is looked for among the next LOOKED_AT tasks only; the pag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from batchyard.model.states import TaskResult, TaskState
@@ -12,7 +13,7 @@ from batchyard.rules.odata import Comparison, Filter, possible
 from batchyard.store import tasks
 from batchyard.store.filters import ALL, Page, by_key, condition, page, reach
 from batchyard.store.reader import Reader, Statement
-from batchyard.store.tasks import TaskView
+from batchyard.store.tasks import TaskLine
 
 LOOKED_AT = 20_000
 """Index entries that a page looks at for each of its conditions on the state: a few milliseconds."""
@@ -40,17 +41,27 @@ _BY_STATE = {
 """Each as the index of that state has it; nothing else is searched by (a planner proves no more than equal words)."""
 
 
-def filtered(reader: Reader, job_pk: int, found: Filter | None, after: int, most: int) -> Page[TaskView]:
-    """At most `most` tasks of a job behind key `after` that are asked for, in the order they were added."""
+def filtered(reader: Reader, job_pk: int, found: Filter | None, after: int, most: int, row: type[TaskLine] = TaskLine) -> Page[TaskLine]:
+    """At most `most` tasks of a job behind key `after` that are asked for, in the order they were added, as such rows."""
     if found is None:
-        return page(tasks.page(reader, job_pk, after, most + 1), most, by_key)
+        plain: Sequence[TaskLine] = (tasks.page if row is TaskLine else tasks.page_of_views)(reader, job_pk, after, most + 1)
+        return page(plain, most, by_key)
+    ways, until = _search(reader, job_pk, found, after)
+    if not ways:
+        return Page([], None)
+    search, params = statement(found, ways, row)
+    limits = {"job_pk": job_pk, "after": after, "until": ALL if until is None else until, "n": most + 1}
+    return page(reader.all(search, **limits, **params), most, by_key, until)
+
+
+def _search(reader: Reader, job_pk: int, found: Filter, after: int) -> tuple[list[str], int | None]:
+    """The ways to search along, and the key up to which to look; None for all that is there."""
     ids = possible(found, "id")
     if ids is not None:
         keys = reader.all(_keys(len(ids)), job_pk=job_pk, **{f"i{n}": one for n, one in enumerate(ids)})
-        return _read(reader, job_pk, found, [f"pk IN ({', '.join(map(str, keys))})"] if keys else [], after, most, None)
+        return [f"pk IN ({', '.join(map(str, keys))})"] if keys else [], None
     ways = _ways(found)
-    until = None if _is_the_way(found) else _until(reader, job_pk, ways, after)
-    return _read(reader, job_pk, found, ways, after, most, until)
+    return ways, None if _is_the_way(found) else _until(reader, job_pk, ways, after)
 
 
 def _keys(n: int) -> Statement[int]:
@@ -80,19 +91,11 @@ def _until(reader: Reader, job_pk: int, ways: list[str], after: int) -> int | No
     return min((key for key in keys if key is not None), default=None)
 
 
-def _read(reader: Reader, job_pk: int, found: Filter, ways: list[str], after: int, most: int, until: int | None) -> Page[TaskView]:
-    if not ways:
-        return Page([], None)
-    sql, params = statement(found, ways)
-    limits = {"job_pk": job_pk, "after": after, "until": ALL if until is None else until, "n": most + 1}
-    return page(reader.all(sql, **limits, **params), most, by_key, until)
-
-
-def statement(found: Filter, ways: list[str]) -> tuple[Statement[TaskView], dict[str, Any]]:
+def statement(found: Filter, ways: list[str], row: type[TaskLine]) -> tuple[Statement[TaskLine], dict[str, Any]]:
     """The search along these ways with the parameters of the filter; each way gives its keys in order, so they are only merged."""
     where, params = condition(found, COLUMNS)
     keys = " UNION ALL ".join(
         f"SELECT task.pk AS pk FROM task WHERE job_pk = :job_pk AND {way} AND pk > :after AND pk <= :until AND {where}" for way in ways
     )
-    search = f"{tasks.VIEW} WHERE task.pk IN (SELECT pk FROM ({keys} ORDER BY pk LIMIT :n) AS found) ORDER BY task.pk"
-    return Statement(search, TaskView), params
+    near = f"task.pk IN (SELECT pk FROM ({keys} ORDER BY pk LIMIT :n) AS found)"
+    return Statement(f"{tasks.select(row)} WHERE {near} ORDER BY task.pk", row), params
