@@ -46,10 +46,10 @@ def filtered(reader: Reader, job_pk: int, found: Filter | None, after: int, most
     if found is None:
         plain: Sequence[TaskLine] = (tasks.page if row is TaskLine else tasks.page_of_views)(reader, job_pk, after, most + 1)
         return page(plain, most, by_key)
-    ways, until = _search(reader, job_pk, found, after)
-    if not ways:
+    along, until = _search(reader, job_pk, found, after)
+    if not along:
         return Page([], None)
-    search, params = statement(found, ways, row)
+    search, params = statement(found, along, row)
     limits = {"job_pk": job_pk, "after": after, "until": ALL if until is None else until, "n": most + 1}
     return page(reader.all(search, **limits, **params), most, by_key, until)
 
@@ -58,17 +58,18 @@ def _search(reader: Reader, job_pk: int, found: Filter, after: int) -> tuple[lis
     """The ways to search along, and the key up to which to look; None for all that is there."""
     ids = possible(found, "id")
     if ids is not None:
-        keys = reader.all(_keys(len(ids)), job_pk=job_pk, **{f"i{n}": one for n, one in enumerate(ids)})
+        keys = reader.all(keys_of(len(ids)), job_pk=job_pk, **{f"i{n}": one for n, one in enumerate(ids)})
         return [f"pk IN ({', '.join(map(str, keys))})"] if keys else [], None
-    ways = _ways(found)
-    return ways, None if _is_the_way(found) else _until(reader, job_pk, ways, after)
+    along = ways(found)
+    return along, None if _is_the_way(found) else _until(reader, job_pk, along, after)
 
 
-def _keys(n: int) -> Statement[int]:
+def keys_of(n: int) -> Statement[int]:
+    """Keys of tasks by `n` ids, `i0`, `i1`, …"""
     return Statement(f"SELECT pk FROM task WHERE job_pk = :job_pk AND lower(id) IN ({', '.join(f':i{each}' for each in range(n))})", int)
 
 
-def _ways(found: Filter) -> list[str]:
+def ways(found: Filter) -> list[str]:
     """Conditions with an index each, which between them cover all that is asked for."""
     if possible(found, "executionInfo/result") == frozenset[str]({TaskResult.FAILURE}):
         return ["result = 'failure'"]
@@ -85,17 +86,17 @@ def _is_the_way(found: Filter) -> bool:
     return found.name == "state" or (found.name, found.value) == ("executionInfo/result", TaskResult.FAILURE)
 
 
-def _until(reader: Reader, job_pk: int, ways: list[str], after: int) -> int | None:
+def _until(reader: Reader, job_pk: int, along: list[str], after: int) -> int | None:
     """Key up to which to look; None for all that is there."""
-    keys = [reach(reader, "task", f"job_pk = :job_pk AND {way}", after, LOOKED_AT, job_pk=job_pk) for way in ways]
+    keys = [reach(reader, "task", f"job_pk = :job_pk AND {way}", after, LOOKED_AT, job_pk=job_pk) for way in along]
     return min((key for key in keys if key is not None), default=None)
 
 
-def statement(found: Filter, ways: list[str], row: type[TaskLine]) -> tuple[Statement[TaskLine], dict[str, Any]]:
+def statement(found: Filter, along: list[str], row: type[TaskLine]) -> tuple[Statement[TaskLine], dict[str, Any]]:
     """The search along these ways with the parameters of the filter; each way gives its keys in order, so they are only merged."""
     where, params = condition(found, COLUMNS)
     keys = " UNION ALL ".join(
-        f"SELECT task.pk AS pk FROM task WHERE job_pk = :job_pk AND {way} AND pk > :after AND pk <= :until AND {where}" for way in ways
+        f"SELECT task.pk AS pk FROM task WHERE job_pk = :job_pk AND {way} AND pk > :after AND pk <= :until AND {where}" for way in along
     )
     near = f"task.pk IN (SELECT pk FROM ({keys} ORDER BY pk LIMIT :n) AS found)"
     return Statement(f"{tasks.select(row)} WHERE {near} ORDER BY task.pk", row), params
