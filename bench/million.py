@@ -1,6 +1,6 @@
 """A job with a million tasks: its pages and counts, the server's start and memory, and what is left of the rate of no-op tasks.
 
-All wait but a few, spread evenly, that are completed; so neither state's page can be read without skipping others.
+All wait but a block in its third quarter, which is completed: who looks for it, or past it, has to skip what is of the other state.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from batchyard.store.db import Database
 SLOTS = 16
 PAGE = 1_000
 COMPLETED = 2_000
-"""Two pages, so half of the job lies between the first and the last task of the first page of them."""
+"""Two pages of them."""
 _PER_UNIT = 5_000
 _READS = 31
 _decoder = msgspec.json.Decoder(TaskCreateContent)
@@ -49,11 +49,16 @@ def fill(directory: Path, n: int) -> float:
             for task in some:
                 task.required_slots = SLOTS + 1
             db.call(tasks.add, "queued", some, clock.now())
-        for number in range(0, n, n // COMPLETED):
+        for number in range(_block(n), _block(n) + COMPLETED):
             db.call(tasks.terminate, "queued", f"task-{number:07}", clock.now())
     finally:
         db.close()
     return time.monotonic() - begun
+
+
+def _block(n: int) -> int:
+    """Number of the first completed task."""
+    return n * 3 // 4
 
 
 def lines(server: Server, empty: Server, n: int, pairs: int, no_ops: int) -> Iterator[Line]:
@@ -93,10 +98,13 @@ def _pages(server: Server, n: int) -> Iterator[Line]:
         taken.append(line.value)
     ratio = taken[-1] / taken[0]
     yield Line("last page by the first", f"{ratio:.2f}", value=ratio, goals=(1.5,), floor=False)
-    for state, of in (("active", n - COMPLETED), ("completed", COMPLETED)):
-        yield _page(server, f"page of {PAGE:,} of {of:,} {state} tasks", f"$filter=state%20eq%20'{state}'")
-    for state in ("active", "completed"):
-        yield _page(server, f"the same from the middle, {state}", f"$filter=state%20eq%20'{state}'&$skiptoken={n // 2 - n // COMPLETED:x}")
+    for state, after, where in (
+        ("active", 0, "first"),
+        ("active", _block(n) - PAGE // 2, "past the others"),
+        ("completed", 0, "first"),
+        ("completed", _block(n) + PAGE, "last"),
+    ):
+        yield _page(server, f"page of {PAGE:,} {state} tasks of {n:,}, {where}", f"$filter=state%20eq%20'{state}'&$skiptoken={after:x}")
 
 
 def _page(server: Server, name: str, query: str) -> Line:
