@@ -24,6 +24,10 @@ def version(modified: int) -> tuple[str, str]:
     return times.etag(modified), times.iso(modified)
 
 
+_stamp = lru_cache(maxsize=4096)(times.iso)
+"""Remembered, because a task has the same time in several places, and tasks that came together have it in common."""
+
+
 def task(row: TaskLine, job_id: str, call: Call) -> bytes:
     """A task."""
     [view] = tasks([row], job_id, call)
@@ -55,37 +59,33 @@ def _stats(row: TaskView, url: str, call: Call) -> bytes:
 
 
 def _task(row: TaskLine, urls: str) -> str:
-    """The members behind the client's; times that are often the same are written once."""
+    """The members behind the client's."""
     tag, modified = version(row.modified)
-    created = modified if row.created == row.modified else times.iso(row.created)
-    since = modified if row.state_time == row.modified else times.iso(row.state_time)
-    earlier = before = ""
+    before = ""
     if row.previous_state is not None and row.previous_time is not None:
-        earlier = times.iso(row.previous_time)
-        before = f'"previousState":"{row.previous_state}","previousStateTransitionTime":"{earlier}",'
-    runs = ""
-    if row.started is not None:
-        runs = f'"startTime":"{earlier if row.started == row.previous_time else times.iso(row.started)}",'
-    if row.ended is not None:
-        runs += f'"endTime":"{since if row.ended == row.state_time else times.iso(row.ended)}",'
+        before = f'"previousState":"{row.previous_state}","previousStateTransitionTime":"{_stamp(row.previous_time)}",'
     return (
-        f'"url":"{urls}/{row.id}","eTag":"{tag}","lastModified":"{modified}","creationTime":"{created}","state":"{row.state}",'
-        f'"stateTransitionTime":"{since}",{before}"executionInfo":{{{runs}{_outcome(row)}'
+        f'"url":"{urls}/{row.id}","eTag":"{tag}","lastModified":"{modified}","creationTime":"{_stamp(row.created)}","state":"{row.state}",'
+        f'"stateTransitionTime":"{_stamp(row.state_time)}",{before}"executionInfo":{{{_runs(row)}'
         f'"retryCount":{row.retries},"requeueCount":{row.requeues}}}'
     )
 
 
-def _outcome(row: TaskLine) -> str:
-    """What is only there once a run ended or was given up."""
-    text = "" if row.exit_code is None else f'"exitCode":{row.exit_code},'
+def _runs(row: TaskLine) -> str:
+    """What is only there once a task ran or was ended."""
+    text = "" if row.started is None else f'"startTime":"{_stamp(row.started)}",'
+    if row.ended is not None:
+        text += f'"endTime":"{_stamp(row.ended)}",'
+    if row.exit_code is not None:
+        text += f'"exitCode":{row.exit_code},'
     if row.result is not None:
         text += f'"result":"{row.result}",'
     if row.failure is not None:
         text += f'"failureInfo":{row.failure.decode()},'
     if row.last_retry is not None:
-        text += f'"lastRetryTime":"{times.iso(row.last_retry)}",'
+        text += f'"lastRetryTime":"{_stamp(row.last_retry)}",'
     if row.last_requeue is not None:
-        text += f'"lastRequeueTime":"{times.iso(row.last_requeue)}",'
+        text += f'"lastRequeueTime":"{_stamp(row.last_requeue)}",'
     return text
 
 
