@@ -31,12 +31,12 @@ COLUMNS = {
     "executionInfo/result": "task.result",
 }
 _STATES = frozenset(TaskState)
-_RUNS = "state IN ('preparing', 'running')"
+_RUNS = "task.state IN ('preparing', 'running')"
 _BY_STATE = {
-    TaskState.ACTIVE: "state = 'active'",
-    TaskState.PREPARING: f"{_RUNS} AND state = 'preparing'",
-    TaskState.RUNNING: f"{_RUNS} AND state = 'running'",
-    TaskState.COMPLETED: "state = 'completed'",
+    TaskState.ACTIVE: "task.state = 'active'",
+    TaskState.PREPARING: f"{_RUNS} AND task.state = 'preparing'",
+    TaskState.RUNNING: f"{_RUNS} AND task.state = 'running'",
+    TaskState.COMPLETED: "task.state = 'completed'",
 }
 """Each as the index of that state has it; nothing else is searched by (a planner proves no more than equal words)."""
 
@@ -59,7 +59,7 @@ def _search(reader: Reader, job_pk: int, found: Filter, after: int) -> tuple[lis
     ids = possible(found, "id")
     if ids is not None:
         keys = reader.all(keys_of(len(ids)), job_pk=job_pk, **{f"i{n}": one for n, one in enumerate(ids)})
-        return [f"pk IN ({', '.join(map(str, keys))})"] if keys else [], None
+        return [f"task.pk IN ({', '.join(map(str, keys))})"] if keys else [], None
     along = ways(found)
     return along, None if _is_the_way(found) else _until(reader, job_pk, along, after)
 
@@ -72,7 +72,7 @@ def keys_of(n: int) -> Statement[int]:
 def ways(found: Filter) -> list[str]:
     """Conditions with an index each, which between them cover all that is asked for."""
     if possible(found, "executionInfo/result") == frozenset[str]({TaskResult.FAILURE}):
-        return ["result = 'failure'"]
+        return ["task.result = 'failure'"]
     states = possible(found, "state", _STATES)
     if states is None or states == _STATES:
         return ["1 = 1"]
@@ -95,8 +95,9 @@ def _until(reader: Reader, job_pk: int, along: list[str], after: int) -> int | N
 def statement(found: Filter, along: list[str], row: type[TaskLine]) -> tuple[Statement[TaskLine], dict[str, Any]]:
     """The search along these ways with the parameters of the filter; each way gives its keys in order, so they are only merged."""
     where, params = condition(found, COLUMNS)
-    keys = " UNION ALL ".join(
-        f"SELECT task.pk AS pk FROM task WHERE job_pk = :job_pk AND {way} AND pk > :after AND pk <= :until AND {where}" for way in along
-    )
-    near = f"task.pk IN (SELECT pk FROM ({keys} ORDER BY pk LIMIT :n) AS found)"
-    return Statement(f"{tasks.select(row)} WHERE {near} ORDER BY task.pk", row), params
+    near = [f"task.job_pk = :job_pk AND {way} AND task.pk > :after AND task.pk <= :until AND {where}" for way in along]
+    if len(near) == 1:
+        return Statement(f"{tasks.select(row)} WHERE {near[0]} ORDER BY task.pk LIMIT :n", row), params
+    keys = " UNION ALL ".join(f"SELECT task.pk AS pk FROM task WHERE {each}" for each in near)
+    merged = f"task.pk IN (SELECT pk FROM ({keys} ORDER BY pk LIMIT :n) AS found)"
+    return Statement(f"{tasks.select(row)} WHERE {merged} ORDER BY task.pk", row), params
