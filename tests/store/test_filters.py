@@ -81,14 +81,15 @@ def test_tasks(memory: Database, case: tuple[list[dict[str, Any]], filters.Tree,
         keys = []
         for item in items:
             add_tasks(tx, other, f"other-{len(keys)}")
-            keys.append(add_tasks(tx, job, item["id"]))
+            keys.append(add_tasks(tx, job, item["id"], slots=1 + len(keys) * looked_at % 5))
             changes = {column.partition(".")[2]: item[name] for name, column in task_pages.COLUMNS.items()}
-            change(tx, "task", keys[-1], changes | {"ready": item["state"] == "active"})
+            change(tx, "task", keys[-1], changes | {"ready": item["state"] == "active" and len(keys) % 3 > 0})
         return job, keys
 
     job, keys = memory.call(fill)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(task_pages, "LOOKED_AT", looked_at)
+        patch.setattr(task_pages, "MOST_SIZES", 3)
         checked(memory, case, odata.TASKS, keys, lambda reader, found, after, most: task_pages.filtered(reader, job, found, after, most))
 
 
@@ -156,7 +157,7 @@ def test_every_property_has_a_column() -> None:
     assert set(jobs.FILTERED_BY) == set(odata.JOBS)
     assert set(nodes.FILTERED_BY) == set(odata.NODES)
     assert set(task_pages.COLUMNS) == set(odata.TASKS)
-    assert set(task_pages._BY_STATE) == set(TaskState)
+    assert {*task_pages._BY_STATE, TaskState.ACTIVE} == set(TaskState)
 
 
 def test_pools_by_what_only_their_body_has(memory: Database) -> None:

@@ -5,7 +5,7 @@ What no index narrows is looked for among the next LOOKED_AT tasks only; the pag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from batchyard.model.states import TaskResult, TaskState
@@ -31,14 +31,17 @@ COLUMNS = {
     "executionInfo/result": "task.result",
 }
 _STATES = frozenset(TaskState)
+_ALL_TASKS = "1 = 1"
+_BLOCKED = "task.state = 'active' AND task.ready = 0"
 _RUNS = "task.state IN ('preparing', 'running')"
 _BY_STATE = {
-    TaskState.ACTIVE: "task.state = 'active'",
     TaskState.PREPARING: f"{_RUNS} AND task.state = 'preparing'",
     TaskState.RUNNING: f"{_RUNS} AND task.state = 'running'",
     TaskState.COMPLETED: "task.state = 'completed'",
 }
-"""Each as the index of that state has it; nothing else is searched by (a planner proves no more than equal words)."""
+"""Each as the index of that state has it (a planner proves no more than equal words)."""
+MOST_SIZES = 8
+"""More sizes of ready tasks than that are not merged; all tasks are walked then."""
 
 
 def filtered(reader: Reader, job_pk: int, found: Filter | None, after: int, most: int, row: type[TaskLine] = TaskLine) -> Page[TaskLine]:
@@ -60,8 +63,10 @@ def _search(reader: Reader, job_pk: int, found: Filter, after: int) -> tuple[lis
     if ids is not None:
         keys = reader.all(keys_of(len(ids)), job_pk=job_pk, **{f"i{n}": one for n, one in enumerate(ids)})
         return [f"task.pk IN ({', '.join(map(str, keys))})"] if keys else [], None
-    along = ways(found)
-    return along, None if _is_the_way(found) else _until(reader, job_pk, along, after)
+    along = ways(found, lambda: active_ways(tasks.ready_sizes(reader, job_pk), tasks.has_blocked(reader, job_pk)))
+    if _is_the_way(found) and _ALL_TASKS not in along:
+        return along, None
+    return along, _until(reader, job_pk, along, after)
 
 
 def keys_of(n: int) -> Statement[int]:
@@ -69,14 +74,24 @@ def keys_of(n: int) -> Statement[int]:
     return Statement(f"SELECT pk FROM task WHERE job_pk = :job_pk AND lower(id) IN ({', '.join(f':i{each}' for each in range(n))})", int)
 
 
-def ways(found: Filter) -> list[str]:
-    """Conditions with an index each, which between them cover all that is asked for."""
+def ways(found: Filter, active: Callable[[], list[str]]) -> list[str]:
+    """Conditions with an index each, which between them cover all that is asked for; `active` gives those of active tasks."""
     if possible(found, "executionInfo/result") == frozenset[str]({TaskResult.FAILURE}):
         return ["task.result = 'failure'"]
     states = possible(found, "state", _STATES)
     if states is None or states == _STATES:
-        return ["1 = 1"]
-    return [way for state, way in _BY_STATE.items() if state in states]
+        return [_ALL_TASKS]
+    first = active() if TaskState.ACTIVE in states else []
+    if _ALL_TASKS in first:
+        return first
+    return first + [way for state, way in _BY_STATE.items() if state in states]
+
+
+def active_ways(sizes: Sequence[int], blocked: bool) -> list[str]:
+    """The ways to active tasks: of each size of those that are ready, and of those that are not, if there are any."""
+    if len(sizes) > MOST_SIZES:
+        return [_ALL_TASKS]
+    return [f"task.ready = 1 AND task.slots = {size}" for size in sizes] + [_BLOCKED] * blocked
 
 
 def _is_the_way(found: Filter) -> bool:

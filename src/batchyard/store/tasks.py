@@ -154,6 +154,7 @@ _PAGE = Statement(f"{select(TaskLine)} {_IN_ORDER}", TaskLine)
 _PAGE_OF_VIEWS = Statement(f"{select(TaskView)} {_IN_ORDER}", TaskView)
 _READY_COLUMNS = "SELECT pk, slots, exclusive, dedicated_only, affinity, manager = 1 AND run > 0, manager FROM task"
 _READY = Statement(f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND ready = 1 AND slots = :slots ORDER BY pk LIMIT :n", ReadyTask)
+_ANY_BLOCKED = Statement("SELECT 1 FROM task WHERE job_pk = :job_pk AND state = 'active' AND ready = 0 LIMIT 1", int)
 _READY_MANAGER = Statement(
     f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND manager = 1 AND ready = 1 AND (+slots <= :largest OR exclusive = 1)", ReadyTask
 )
@@ -274,6 +275,16 @@ def ready(reader: Reader, job_pk: int, largest: int, n: int) -> list[ReadyTask]:
     managers = reader.all(_READY_MANAGER, job_pk=job_pk, largest=largest)
     # Beyond the `n`, so that a manager that finds no node keeps nobody else from starting.
     return managers + [task for task in found if not task.manager][:n]
+
+
+def ready_sizes(reader: Reader, job_pk: int) -> list[int]:
+    """How many slots the tasks of a job that may start need, each size once; one step through an index for each."""
+    return reader.all(_READY_SIZES, job_pk=job_pk, largest=ALL)
+
+
+def has_blocked(reader: Reader, job_pk: int) -> bool:
+    """True when an active task of the job may not start yet."""
+    return reader.first(_ANY_BLOCKED, job_pk=job_pk) is not None
 
 
 def _by_key(task: ReadyTask) -> int:
