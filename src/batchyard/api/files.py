@@ -19,6 +19,7 @@ from batchyard.model.errors import BatchError
 from batchyard.model.file import FileProperties, NodeFile
 from batchyard.model.states import TaskState
 from batchyard.model.sync import FileEntry, FileRequest
+from batchyard.rules import odata
 from batchyard.rules.conditions import Conditions
 
 _entries = msgspec.json.Decoder(list[FileEntry])
@@ -65,9 +66,10 @@ async def _list(call: Call, place: Place) -> Response:
     """A page of the listing; the token is the number of entries that were shown."""
     recursive = call.query.get("recursive", "false").lower() == "true"
     skip, most = call.page()
+    found = call.filter(odata.FILES)
     exchange = await _ask(call, place, FileRequest(id="", operation="list", base=place.base, path="", recursive=recursive))
     body = b"".join([chunk async for chunk in exchange.chunks()])
-    entries = _entries.decode(body)
+    entries = [entry for entry in _entries.decode(body) if odata.matches(found, {"name": entry.name}.get)]
     page = entries[skip : skip + most]
     link = call.next_link(skip + most) if len(entries) > skip + most else None
     return wire.listing(call.base, "files", [_item(entry, place) for entry in page], link)

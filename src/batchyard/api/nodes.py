@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 from starlette.responses import Response
 
-from batchyard.api import node_views, wire
+from batchyard.api import node_views, selection, wire
 from batchyard.api.call import Call
 from batchyard.engine import node_changes, pools
 from batchyard.model import times
@@ -27,8 +27,10 @@ from batchyard.model.node import (
 )
 from batchyard.model.states import NodeState
 from batchyard.model.sync import FileRequest, LogUpload
+from batchyard.rules import odata
 from batchyard.store import nodes as rows
 from batchyard.store import pools as pool_rows
+from batchyard.store.filters import Page
 from batchyard.store.nodes import NodeRow, NodeView, RecentTask
 from batchyard.store.reader import Reader
 from batchyard.store.tx import Tx
@@ -50,25 +52,28 @@ _TAKES_USERS = (NodeState.IDLE, NodeState.RUNNING)
 
 async def list_(call: Call) -> Response:
     """GET /pools/{poolId}/nodes"""
+    chosen, found = selection.of(call, selection.NODE), call.filter(odata.NODES)
     after, most = call.page()
 
-    def query(reader: Reader, pool_id: str) -> list[tuple[NodeView, list[RecentTask]]]:
-        return [(row, rows.recent_tasks(reader, row)) for row in rows.page(reader, _pool(reader, pool_id), after, most + 1)]
+    def query(reader: Reader, pool_id: str) -> tuple[Page[NodeView], list[list[RecentTask]]]:
+        page = rows.filtered(reader, _pool(reader, pool_id), found, after, most)
+        return page, [rows.recent_tasks(reader, row) for row in page.rows]
 
-    page = await call.db.read(query, call.ids["pool_id"])
-    link = call.next_link(page[most - 1][0].pk) if len(page) > most else None
-    return wire.listing(call.base, "nodes", [node_views.node(row, recent, call) for row, recent in page[:most]], link)
+    page, recent = await call.db.read(query, call.ids["pool_id"])
+    items = chosen.all(node_views.node(row, tasks, call) for row, tasks in zip(page.rows, recent, strict=True))
+    return wire.listing(call.base, "nodes", items, call.next_link(page.more))
 
 
 async def get(call: Call) -> Response:
     """GET /pools/{poolId}/nodes/{nodeId}"""
+    chosen = selection.of(call, selection.NODE)
 
     def query(reader: Reader, pool_id: str, node_id: str) -> tuple[NodeView, list[RecentTask]]:
         row = find(reader, pool_id, node_id)
         return row, rows.recent_tasks(reader, row)
 
     node, recent = await call.db.read(query, call.ids["pool_id"], call.ids["node_id"])
-    return wire.element(call.base, "nodes", node_views.node(node, recent, call))
+    return wire.element(call.base, "nodes", chosen.one(node_views.node(node, recent, call)))
 
 
 def _pool(reader: Reader, pool_id: str) -> int:
@@ -158,18 +163,20 @@ async def remote_login_settings(call: Call) -> Response:
 
 async def list_extensions(call: Call) -> Response:
     """GET /pools/{poolId}/nodes/{nodeId}/extensions"""
+    chosen = selection.of(call, selection.EXTENSION)
     skip, most = call.page()
     found = node_views.extensions(await call.db.read(find, call.ids["pool_id"], call.ids["node_id"]))
     link = call.next_link(skip + most) if len(found) > skip + most else None
-    return wire.listing(call.base, "extensions", [wire.encode(each) for each in found[skip : skip + most]], link)
+    return wire.listing(call.base, "extensions", chosen.all(wire.encode(each) for each in found[skip : skip + most]), link)
 
 
 async def get_extension(call: Call) -> Response:
     """GET /pools/{poolId}/nodes/{nodeId}/extensions/{extensionName}"""
+    chosen = selection.of(call, selection.EXTENSION)
     row = await call.db.read(find, call.ids["pool_id"], call.ids["node_id"])
     for extension in node_views.extensions(row):
         if extension.vm_extension is not None and extension.vm_extension.name.lower() == call.ids["extension_name"].lower():
-            return wire.element(call.base, "extensions", wire.encode(extension))
+            return wire.element(call.base, "extensions", chosen.one(wire.encode(extension)))
     raise BatchError("ResourceNotFound")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from batchyard.api import views, wire
+from batchyard.api import selection, views, wire
 from batchyard.api.call import Call
 from batchyard.engine import pools
 from batchyard.model.errors import BatchError
 from batchyard.model.pool import PoolCreateContent, PoolResize
+from batchyard.rules import odata
 from batchyard.rules.conditions import Conditions
 from batchyard.store import pools as rows
 from batchyard.store.pools import PoolView
@@ -23,16 +24,16 @@ async def add(call: Call) -> Response:
 
 async def list_(call: Call) -> Response:
     """GET /pools"""
-    after, most = call.page()
-    page = await call.db.read(rows.page, after, most + 1)
-    link = call.next_link(page[most - 1].pk) if len(page) > most else None
-    return wire.listing(call.base, "pools", [views.pool(row, call) for row in page[:most]], link)
+    chosen, found = selection.of(call, selection.POOL), call.filter(odata.POOLS)
+    page = await call.db.read(rows.filtered, found, *call.page())
+    items = chosen.all(views.pool(row, call) for row in page.rows)
+    return wire.listing(call.base, "pools", items, call.next_link(page.more))
 
 
 async def get(call: Call) -> Response:
     """GET /pools/{poolId}"""
-    pool = await _find(call)
-    return wire.tag(wire.element(call.base, "pools", views.pool(pool, call)), pool.modified)
+    chosen, pool = selection.of(call, selection.POOL), await _find(call)
+    return wire.tag(wire.element(call.base, "pools", chosen.one(views.pool(pool, call))), pool.modified)
 
 
 async def exists(call: Call) -> Response:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 
 import msgspec
 
 from batchyard.api import statistics
 from batchyard.api.call import Call
 from batchyard.api.wire import encode, splice
-from batchyard.engine.tasks import directory, job_directory
+from batchyard.engine.tasks import directory
 from batchyard.model import times
-from batchyard.model.ids import NODE_AFFINITY_PREFIX
 from batchyard.model.job import (
     JobExecutionInformation,
     JobPreparationAndReleaseTaskExecutionInformation,
@@ -23,31 +21,19 @@ from batchyard.model.job import (
 from batchyard.model.pool import PoolCreateContent, PoolResize, PoolServed, ResizeError
 from batchyard.model.sync import NodeFacts
 from batchyard.model.task import (
-    ComputeNodeInformation,
     TaskCounts,
     TaskCountsResult,
-    TaskExecutionInformation,
     TaskFailureInformation,
-    TaskServed,
     TaskSlotCounts,
-    TaskStatistics,
 )
 from batchyard.store.jobs import JobCounts, JobRow
 from batchyard.store.pools import PoolView
 from batchyard.store.special_tasks import PREPARATION, RELEASE, SpecialTaskRow
-from batchyard.store.tasks import TaskView
 
-_encode = msgspec.json.Encoder().encode
 _failure = msgspec.json.Decoder(TaskFailureInformation)
 _resize_errors = msgspec.json.Decoder(list[ResizeError])
 _facts = msgspec.json.Decoder(NodeFacts)
 _pool_body = msgspec.json.Decoder(PoolCreateContent)
-
-
-@lru_cache(maxsize=256)
-def version(modified: int) -> tuple[str, str]:
-    """Tag and time that all tasks of a collection have in common."""
-    return times.etag(modified), times.iso(modified)
 
 
 def _time(us: int | None) -> str | None:
@@ -105,70 +91,6 @@ _job_pool = msgspec.json.Decoder(_JobPool)
 
 def _pool_id(row: JobRow) -> str | None:
     return _job_pool.decode(row.body).pool_info.pool_id
-
-
-def task(row: TaskView, job_id: str, call: Call) -> bytes:
-    """A task."""
-    [view] = tasks([row], job_id, call)
-    return view
-
-
-def tasks(rows: Iterable[TaskView], job_id: str, call: Call) -> list[bytes]:
-    """Tasks of one job; what they have in common is made once, because a page has a thousand."""
-    urls, stats = call.url("jobs", job_id, "tasks"), call.expands_stats()
-    root, node_urls = job_directory(job_id), dict[tuple[str, str], str]()
-
-    def where(row: TaskView) -> ComputeNodeInformation | None:
-        """Node of a task; an ended task that never ran, or whose node is gone, shows an empty object (contract B.3)."""
-        if row.node_id is None or row.pool_id is None:
-            return None if row.ended is None else ComputeNodeInformation()
-        url = node_urls.get((row.pool_id, row.node_id)) or call.url("pools", row.pool_id, "nodes", row.node_id)
-        node_urls[row.pool_id, row.node_id] = url
-        return _where(row, url, f"{root}/{row.id}")
-
-    return [
-        b"%b,%b" % (row.body[:-1], _encode(_task(row, url, where(row), statistics.of_task(row, url, call) if stats else None))[1:])
-        for row in rows
-        for url in (f"{urls}/{row.id}",)  # an id needs no quoting
-    ]
-
-
-def _task(row: TaskView, url: str, where: ComputeNodeInformation | None, stats: TaskStatistics | None) -> TaskServed:
-    tag, modified = version(row.modified)
-    return TaskServed(
-        url=url,
-        e_tag=tag,
-        last_modified=modified,
-        creation_time=modified if row.created == row.modified else times.iso(row.created),
-        state=row.state,
-        state_transition_time=modified if row.state_time == row.modified else times.iso(row.state_time),
-        previous_state=row.previous_state,
-        previous_state_transition_time=_time(row.previous_time),
-        execution_info=TaskExecutionInformation(
-            start_time=_time(row.started),
-            end_time=_time(row.ended),
-            exit_code=row.exit_code,
-            failure_info=None if row.failure is None else _failure.decode(row.failure),
-            retry_count=row.retries,
-            last_retry_time=_time(row.last_retry),
-            requeue_count=row.requeues,
-            last_requeue_time=_time(row.last_requeue),
-            result=row.result,
-        ),
-        node_info=where,
-        stats=stats,
-    )
-
-
-def _where(row: TaskView, node_url: str, path: str) -> ComputeNodeInformation:
-    return ComputeNodeInformation(
-        affinity_id=f"{NODE_AFFINITY_PREFIX}{row.node_id}",
-        node_url=node_url,
-        pool_id=row.pool_id,
-        node_id=row.node_id,
-        task_root_directory=path,
-        task_root_directory_url=f"{node_url}/files/{path}",
-    )
 
 
 def task_counts(counts: JobCounts) -> bytes:

@@ -9,6 +9,9 @@ import msgspec
 
 from batchyard.model.errors import BatchError
 from batchyard.model.states import NodeState, SchedulingState, SpecialTaskState, TaskResult, TaskState
+from batchyard.rules.odata import Filter
+from batchyard.store.filters import Page, by_key, condition
+from batchyard.store.filters import page as page_of
 from batchyard.store.reader import Change, Params, Reader, Statement, columns
 from batchyard.store.tx import Tx
 
@@ -105,6 +108,18 @@ _VIEW = (
     " begun.failure, begun.retries, begun.last_retry FROM node JOIN pool ON pool.pk = node.pool_pk"
     " LEFT JOIN special_task AS begun ON begun.job_pk = 0 AND begun.kind = 'start' AND begun.node_pk = node.pk"
 )
+_BEHIND = f"{_VIEW} WHERE node.pool_pk = :pool_pk AND node.pk > :after"
+FILTERED_BY = {
+    "state": "node.state",
+    "stateTransitionTime": "node.state_time",
+    "lastBootTime": "node.booted",
+    "allocationTime": "node.allocated",
+    "startTaskInfo/state": "begun.state",
+    "startTaskInfo/startTime": "begun.started",
+    "startTaskInfo/endTime": "begun.ended",
+    "startTaskInfo/exitCode": "begun.exit_code",
+    "startTaskInfo/result": "begun.result",
+}
 _BY_PK = Statement(f"SELECT {_COLUMNS} FROM node WHERE pk = :pk", NodeRow)
 _BY_ID = Statement(f"SELECT {_COLUMNS} FROM node WHERE pool_pk = :pool_pk AND lower(id) = :key", NodeRow)
 _VIEW_BY_PK = Statement(f"{_VIEW} WHERE node.pk = :pk", NodeView)
@@ -185,6 +200,15 @@ def by_start(reader: Reader, start: str) -> NodeView:
 def page(reader: Reader, pool_pk: int, after: int, n: int) -> list[NodeView]:
     """The next `n` nodes of a pool behind key `after`."""
     return reader.all(_PAGE, pool_pk=pool_pk, after=after, n=n)
+
+
+def filtered(reader: Reader, pool_pk: int, found: Filter | None, after: int, most: int) -> Page[NodeView]:
+    """At most `most` nodes of a pool behind key `after` that are asked for."""
+    if found is None:
+        return page_of(page(reader, pool_pk, after, most + 1), most, by_key)
+    where, params = condition(found, FILTERED_BY)
+    search = Statement(f"{_BEHIND} AND {where} ORDER BY node.pk LIMIT :n", NodeView)
+    return page_of(reader.all(search, pool_pk=pool_pk, after=after, n=most + 1, **params), most, by_key)
 
 
 def of_pool(reader: Reader, pool_pk: int) -> list[NodeRow]:

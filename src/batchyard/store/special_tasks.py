@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import msgspec
 
 from batchyard.model.states import SpecialTaskState, TaskResult
+from batchyard.rules.odata import Filter, matches
+from batchyard.store.filters import Page, sift
 from batchyard.store.reader import Change, Reader, Statement, columns
 from batchyard.store.tx import Tx
 
@@ -15,6 +18,8 @@ RELEASE = "release"
 START = "start"
 NO_JOB = 0
 """Key in the place of the job for start tasks, which belong to their node alone."""
+_LOOKED_AT = 2_000
+"""Nodes that a page by `$filter` looks at."""
 
 
 class SpecialTaskRow(msgspec.Struct):
@@ -99,6 +104,37 @@ def of_job(reader: Reader, job_pk: int, kind: str) -> list[SpecialTaskRow]:
 def page(reader: Reader, job_pk: int, after: int, n: int) -> list[SpecialTaskRow]:
     """Both special tasks of the next `n` nodes behind key `after`."""
     return reader.all(_PAGE, job_pk=job_pk, after=after, n=n)
+
+
+def filtered(reader: Reader, job_pk: int, found: Filter | None, after: int, most: int) -> Page[list[SpecialTaskRow]]:
+    """Both special tasks of at most `most` nodes behind key `after` that are asked for."""
+
+    def read(behind: int, n: int) -> list[list[SpecialTaskRow]]:
+        return [list(rows) for _, rows in groupby(page(reader, job_pk, behind, n), key=_node)]
+
+    def keep(runs: list[SpecialTaskRow]) -> bool:
+        return found is None or matches(found, _properties(runs).get)
+
+    return sift(read, keep, lambda runs: runs[0].node_pk, after, most, most + 1 if found is None else _LOOKED_AT)
+
+
+def _node(row: SpecialTaskRow) -> int:
+    return row.node_pk
+
+
+def _properties(runs: list[SpecialTaskRow]) -> dict[str, object]:
+    """What lists are filtered by; a task that did not run there has none of it."""
+    found: dict[str, object] = {"poolId": runs[0].pool_id, "nodeId": runs[0].node_id}
+    for row in runs:
+        info = "jobReleaseTaskExecutionInfo" if row.kind == RELEASE else "jobPreparationTaskExecutionInfo"
+        found |= {
+            f"{info}/state": row.state,
+            f"{info}/startTime": row.started,
+            f"{info}/endTime": row.ended,
+            f"{info}/exitCode": row.exit_code,
+            f"{info}/result": row.result,
+        }
+    return found
 
 
 def running(reader: Reader, node_pk: int) -> list[SpecialTaskRow]:
