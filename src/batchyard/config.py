@@ -25,3 +25,7 @@ class Config:
     """Listen on another address than loopback without TLS."""
     node_silence_s: float = 60.0
     """How long a node may say nothing before its tasks run elsewhere."""
+    autoscale_min_interval_s: float = 300.0
+    """The shortest autoScaleEvaluationInterval that is accepted."""
+    autoscale_on_demand: bool = False
+    """Evaluate autoscale formulas also when the number of pending tasks has changed."""

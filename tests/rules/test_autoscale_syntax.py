@@ -22,7 +22,7 @@ from batchyard.rules.autoscale_values import INTERVALS
 @pytest.mark.parametrize(
     "formula",
     [
-        "", " \n\t", "// nothing", "a=1", "a=1;", "a = 1 ;\n b = 2 // the end", "$a=$b", "a==b", "a?b:c?d:e", "f()", "f(1,2)", "a.b", "a.b()",
+        "", " \n\t", "// nothing", "a=1;", "a = 1 ;\n b = 2 // the end", "$a=$b", "a==b", "a?b:c?d:e", "f()", "f(1,2)", "a.b", "a.b()",
         "a.b(1).c", '"text"', "((((1))))", "--1", "!!1", "-!1", "a\n+\nb", "1;2;3", "(" * 4000 + "1" + ")" * 4000, "1" + "+1" * 4000,
         "a;" * MOST_STATEMENTS, "-" * (DEEPEST - 1) + "1", f"a={'1' * (LONGEST_FORMULA - 2)}", "a=1//b=2;",
     ],
@@ -97,7 +97,8 @@ def test_any_text(text: str) -> None:
 
 
 TOKENS = [
-    *SERIES, *sorted(EMPTY_SERIES)[:2], *sorted(WORDS), *WRITABLE, *sorted(NAMES), *INTERVALS, *"a b $c ( ) , ; . ? : = + - * / < > !".split(),
+    *SERIES, *sorted(EMPTY_SERIES)[:2], *sorted(WORDS), *WRITABLE, *sorted(NAMES), *INTERVALS,
+    *"a b $c ( ) , ; . ? : = + - * / < > !".split(),
     "==", "!=", "<=", ">=", "&&", "||", "0", "1", "70", "0.5", "1" * 320, '"x"', '"2016-10-13"', "\n", "//", ".GetSample(", ".hour", "é",
 ]  # fmt: skip
 
@@ -109,7 +110,20 @@ def test_any_row_of_tokens(tokens: list[str]) -> None:
 
 _NAMES = st.sampled_from([*SERIES, *sorted(EMPTY_SERIES), *sorted(WORDS), *WRITABLE, *INTERVALS, "a", "b", "$c"])
 _ATOMS = _NAMES | st.sampled_from(
-    ["0", "1", "2.5", "70", "1" * 309, "9" * 300, '"x"', '"2016-10-13T00:00:00Z"', "time()", "rand()", "stop()", "$ActiveTasks.GetSample(3)"]
+    [
+        "0",
+        "1",
+        "2.5",
+        "70",
+        "1" * 309,
+        "9" * 300,
+        '"x"',
+        '"2016-10-13T00:00:00Z"',
+        "time()",
+        "rand()",
+        "stop()",
+        "$ActiveTasks.GetSample(3)",
+    ]
 )
 _SERIES = st.sampled_from([*SERIES, *sorted(EMPTY_SERIES), "a"])
 

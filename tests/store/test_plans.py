@@ -9,15 +9,15 @@ from types import ModuleType
 
 import pytest
 
-from batchyard.store import explain, jobs, leases, nodes, pools, tasks, tx
+from batchyard.store import autoscale, explain, jobs, leases, nodes, pools, tasks, tx
 from batchyard.store.migrate import migrate
 from batchyard.store.reader import Change, Statement
 from batchyard.store.tx import guarded_sql
 
-MODULES = (explain, jobs, leases, nodes, pools, tasks, tx)
+MODULES = (autoscale, explain, jobs, leases, nodes, pools, tasks, tx)
 WALKED = {  # few rows, and read as a whole
     "jobs._PAGE": set(), "jobs._POOLS_WITH_DEMAND": {"job"}, "jobs._CHANGING": {"job"}, "nodes._ALL": {"node"}, "nodes._SILENT": {"node"},
-    "pools._ALL": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"}, "tasks._READY_SIZES": {"size"},
+    "pools._ALL": {"pool"}, "pools._SCALED": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"}, "tasks._READY_SIZES": {"size"},
     "explain._BLOCKERS": {"edge"},
 }  # fmt: skip
 HOT = {
@@ -51,6 +51,15 @@ HOT = {
     "nodes._OF_POOL": ["node_by_id"],
     "nodes._REMOVALS": ["removal_by_node"],
     "pools._BY_ID": ["pool_by_id"],
+    "pools._SCALED": ["pool_scaled"],
+    "autoscale._TASKS": ["job_of_pool"],
+    "autoscale._PENDING": ["job_of_pool"],
+    "autoscale._NODES": ["node_by_id"],
+    "autoscale._HISTORY": ["sqlite_autoindex_autoscale_sample_1"],
+    "autoscale._SAMPLED": ["sqlite_autoindex_autoscale_sample_1"],
+    "autoscale._FORGET": ["sqlite_autoindex_autoscale_sample_1"],
+    "autoscale._RUNS": ["autoscale_run_by_pool"],
+    "autoscale._FORGET_RUNS": ["autoscale_run_by_pool"],
     "explain._NODE_GROUPS": ["node_by_id"],
     "explain._LAUNCH_FAILURE": ["node_by_id", "event_by_subject"],
     "explain._WAITING_JOBS": ["job_by_pool"],

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import msgspec
 from starlette.responses import Response
 
-from batchyard.api import clock, explain, files, jobs, nodes, pools, tasks
+from batchyard.api import autoscale, clock, explain, files, jobs, nodes, pools, tasks
 from batchyard.api.call import Call
 from batchyard.model.errors import BatchError
 
@@ -39,6 +39,9 @@ OPERATIONS = (
     Op("GET", "/pools/{pool_id}", pools.get),
     Op("HEAD", "/pools/{pool_id}", pools.exists),
     Op("DELETE", "/pools/{pool_id}", pools.delete),
+    Op("POST", "/pools/{pool_id}/enableautoscale", autoscale.enable),
+    Op("POST", "/pools/{pool_id}/disableautoscale", autoscale.disable),
+    Op("POST", "/pools/{pool_id}/evaluateautoscale", autoscale.evaluate),
     Op("POST", "/pools/{pool_id}/resize", pools.resize),
     Op("GET", "/pools/{pool_id}/nodes", nodes.list_, _PAGED),
     Op("GET", "/pools/{pool_id}/nodes/{node_id}", nodes.get),
@@ -74,6 +77,7 @@ OPERATIONS = (
     Op("GET", "/batchyard/explain/jobs/{job_id}", explain.job),
     Op("GET", "/batchyard/explain/jobs/{job_id}/tasks/{task_id}", explain.task),
     Op("GET", "/batchyard/explain/pools/{pool_id}", explain.pool),
+    Op("GET", "/batchyard/autoscale/pools/{pool_id}", autoscale.report, frozenset({"samples"})),
 )
 
 

@@ -30,6 +30,15 @@ Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 Nodes = Annotated[int, typer.Option(min=0, help="How many local nodes there may be at once.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain HTTP on an address that others can reach.")]
+AutoscaleMinInterval = Annotated[
+    float,
+    typer.Option(
+        "--autoscale-min-interval", min=1, metavar="SECONDS", help="Shortest interval between evaluations that a pool may ask for."
+    ),
+]
+AutoscaleOnDemand = Annotated[
+    bool, typer.Option("--autoscale-on-demand", help="Evaluate autoscale formulas also as soon as tasks come or go.")
+]
 TestClock = Annotated[bool, typer.Option("--test-clock", help="Let a test move the server's clock.")]
 
 
@@ -41,10 +50,13 @@ def up(
     nodes: Nodes = 8,
     test_clock: TestClock = False,
     insecure: Insecure = False,
+    autoscale_min_interval: AutoscaleMinInterval = 300,
+    autoscale_on_demand: AutoscaleOnDemand = False,
 ) -> None:
     """Start a server in the background."""
     directory = directory.resolve()
-    server = daemon.start(directory, host, port, nodes, test_clock=test_clock, insecure=insecure)
+    scaling = ["--autoscale-min-interval", str(autoscale_min_interval), *["--autoscale-on-demand"] * autoscale_on_demand]
+    server = daemon.start(directory, host, port, nodes, test_clock=test_clock, insecure=insecure, more=scaling)
     given = _given(directory)
     say(f"Batchyard runs at {server.url} with room for {nodes} local nodes (process {server.pid}).")
     say(f"Its state is in {directory}, its log in {directory / 'server.log'}.")
@@ -109,6 +121,8 @@ def serve(
     nodes: Nodes = 8,
     test_clock: TestClock = False,
     insecure: Insecure = False,
+    autoscale_min_interval: AutoscaleMinInterval = 300,
+    autoscale_on_demand: AutoscaleOnDemand = False,
 ) -> None:
     """Run a server in the foreground."""
     directory = directory.resolve()
@@ -120,7 +134,12 @@ def serve(
         from batchyard.config import Config
 
         try:
-            run(Config(directory=directory, host=host, port=port, max_nodes=nodes, test_clock=test_clock, insecure=insecure))
+            run(
+                Config(
+                    directory=directory, host=host, port=port, max_nodes=nodes, test_clock=test_clock, insecure=insecure,
+                    autoscale_min_interval_s=autoscale_min_interval, autoscale_on_demand=autoscale_on_demand,
+                )
+            )  # fmt: skip
         except Refused as refused:
             raise Problem(str(refused)) from None
 
