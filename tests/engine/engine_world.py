@@ -59,7 +59,8 @@ NO_UPLOAD = {"exit_code": 0, "failure": {"category": "usererror", "code": "FileU
 
 
 _NO_CHANGE = {
-    "patched", "updated", "launch failed", "resize requested", "resize ended", "autoscale enabled", "autoscale evaluated", "autoscale disabled",
+    "patched", "updated", "launch failed", "resize requested", "resize ended",
+    "autoscale enabled", "autoscale evaluated", "autoscale disabled",
 }  # fmt: skip
 """Events that change no state, or that of the allocation, which has none of its own in the log."""
 
