@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from batchyard.cli import daemon, daily, explain
+from batchyard.cli import autoscale, daemon, daily, explain
 from batchyard.cli.problem import Problem
 
 app = typer.Typer(
@@ -154,6 +154,7 @@ def agent(context: typer.Context) -> None:
 
 daily.add_to(app)
 explain.add_to(app)
+autoscale.add_to(app)
 
 
 def say(text: str, style: str | None = None) -> None:
