@@ -67,7 +67,7 @@ class TestNewPools:
         assert run.timestamp == times.iso(pool.modified) == times.iso(START)
         assert len(settle(world)) == 3
         [trace] = report(world).runs
-        assert (trace.cause, trace.sample_count, trace.samples[0].active_tasks) == ("added", 1, 3)
+        assert (trace.cause, trace.sample_count, trace.samples[0].active_tasks, trace.samples[0].running_tasks) == ("added", 1, 3, None)
 
     def test_a_formula_that_fails_makes_an_empty_pool(self, world: World) -> None:
         pool = world.scaled_pool("$TargetDedicatedNodes=nothing;")

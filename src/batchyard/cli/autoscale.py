@@ -153,8 +153,11 @@ def _samples(path: Path) -> list[Sample]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                counters = msgspec.structs.asdict(msgspec.json.decode(line, type=AutoScaleSample))
-                found.append(Sample(times.from_iso(counters.pop("timestamp")), **counters))
+                given = msgspec.json.decode(line, type=AutoScaleSample)
+                counters = msgspec.structs.asdict(given)
+                del counters["timestamp"]
+                kept = {name: value for name, value in counters.items() if value is not None}
+                found.append(Sample(times.from_iso(given.timestamp), **kept))
             except (msgspec.MsgspecError, ValueError) as error:
                 raise Problem(f"line {number} of {path} is no sample ({error})") from None
     return sorted(found, key=lambda sample: sample.at)

@@ -128,5 +128,5 @@ def _trace(pool: PoolView, found: Evaluation, cause: str) -> AutoScaleTrace:
 
 def shown(sample: Sample) -> AutoScaleSample:
     """A sample as the wire has it."""
-    counters = msgspec.structs.asdict(sample)
-    return AutoScaleSample(timestamp=times.iso(counters.pop("at")), **counters)
+    counters = {name: value for name, value in msgspec.structs.asdict(sample).items() if value and name != "at"}
+    return AutoScaleSample(timestamp=times.iso(sample.at), **counters)

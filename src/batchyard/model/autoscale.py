@@ -40,21 +40,21 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class AutoScaleSample(Shape):
-    """A sample on the wire, and a line of a history file."""
+    """A sample on the wire, and a line of a history file; a counter that is left out is 0, slots per node 1."""
 
     timestamp: Timestamp
-    active_tasks: int = 0
-    running_tasks: int = 0
-    succeeded_tasks: int = 0
-    failed_tasks: int = 0
-    active_task_slots: int = 0
-    running_task_slots: int = 0
-    task_slots_per_node: int = 1
-    current_dedicated_nodes: int = 0
-    current_low_priority_nodes: int = 0
-    preempted_node_count: int = 0
-    usable_node_count: int = 0
-    sample_node_count: int = 0
+    active_tasks: int | None = None
+    running_tasks: int | None = None
+    succeeded_tasks: int | None = None
+    failed_tasks: int | None = None
+    active_task_slots: int | None = None
+    running_task_slots: int | None = None
+    task_slots_per_node: int | None = None
+    current_dedicated_nodes: int | None = None
+    current_low_priority_nodes: int | None = None
+    preempted_node_count: int | None = None
+    usable_node_count: int | None = None
+    sample_node_count: int | None = None
 
 
 class AutoScaleDecision(Shape):
