@@ -157,7 +157,7 @@ class Assignment(Node, frozen=True):
     value: Node
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def parse(formula: str) -> tuple[Node, ...]:
     """Statements of a formula. Raises FormulaTooLong, FormulaSyntaxError."""
     if len(formula) > LONGEST_FORMULA:
