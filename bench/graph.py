@@ -101,6 +101,9 @@ class Always(NodeProvider):
     async def observe(self, handles: Sequence[Handle]) -> Mapping[Handle, Seen]:
         return dict.fromkeys(handles, Seen.ALIVE)
 
+    async def stop(self, handles: Sequence[Handle]) -> None:
+        return None
+
     async def release(self, handles: Sequence[Handle]) -> None:
         return None
 

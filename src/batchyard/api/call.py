@@ -35,6 +35,8 @@ class Services(msgspec.Struct, frozen=True):
     relay: Relay
     account: Account
     node_key: bytes
+    chaos: bool = False
+    """Nodes may be disturbed on demand."""
     shortest_autoscale_us: int = SHORTEST_INTERVAL_US
     """The shortest interval between evaluations of an autoscale formula that a client may ask for."""
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from batchyard.cli import autoscale, daemon, daily, explain
+from batchyard.cli import chaos as disturbances
 from batchyard.cli.problem import Problem
 
 app = typer.Typer(
@@ -40,6 +42,18 @@ AutoscaleOnDemand = Annotated[
     bool, typer.Option("--autoscale-on-demand", help="Evaluate autoscale formulas also as soon as tasks come or go.")
 ]
 TestClock = Annotated[bool, typer.Option("--test-clock", help="Let a test move the server's clock.")]
+Chaos = Annotated[bool, typer.Option("--chaos", help="Let `batchyard chaos` disturb nodes; for trials only.")]
+Probes = Annotated[Path | None, typer.Option(metavar="DIR", help="Programs that say whether a local node is fit for tasks.")]
+
+
+class Provider(StrEnum):
+    """Where nodes come from."""
+
+    LOCAL = "local"
+    EXTERNAL = "external"
+
+
+NodesFrom = Annotated[Provider, typer.Option("--provider", help="local: agents on this machine; external: you start the agents.")]
 
 
 @app.command()
@@ -50,13 +64,19 @@ def up(
     nodes: Nodes = 8,
     test_clock: TestClock = False,
     insecure: Insecure = False,
+    chaos: Chaos = False,
+    probes: Probes = None,
+    provider: NodesFrom = Provider.LOCAL,
     autoscale_min_interval: AutoscaleMinInterval = 300,
     autoscale_on_demand: AutoscaleOnDemand = False,
 ) -> None:
     """Start a server in the background."""
     directory = directory.resolve()
-    scaling = ["--autoscale-min-interval", str(autoscale_min_interval), *["--autoscale-on-demand"] * autoscale_on_demand]
-    server = daemon.start(directory, host, port, nodes, test_clock=test_clock, insecure=insecure, more=scaling)
+    flags = {"--test-clock": test_clock, "--insecure": insecure, "--chaos": chaos, "--autoscale-on-demand": autoscale_on_demand}
+    more = [flag for flag, given in flags.items() if given] + ["--provider", provider]
+    more += ["--probes", str(probes.resolve())] if probes else []
+    more += ["--autoscale-min-interval", str(autoscale_min_interval)]
+    server = daemon.start(directory, host, port, nodes, more)
     given = _given(directory)
     say(f"Batchyard runs at {server.url} with room for {nodes} local nodes (process {server.pid}).")
     say(f"Its state is in {directory}, its log in {directory / 'server.log'}.")
@@ -121,6 +141,9 @@ def serve(
     nodes: Nodes = 8,
     test_clock: TestClock = False,
     insecure: Insecure = False,
+    chaos: Chaos = False,
+    probes: Probes = None,
+    provider: NodesFrom = Provider.LOCAL,
     autoscale_min_interval: AutoscaleMinInterval = 300,
     autoscale_on_demand: AutoscaleOnDemand = False,
 ) -> None:
@@ -133,13 +156,13 @@ def serve(
         from batchyard.app import serve as run
         from batchyard.config import Config
 
+        config = Config(
+            directory=directory, host=host, port=port, max_nodes=nodes, test_clock=test_clock, insecure=insecure, chaos=chaos,
+            probes=None if probes is None else probes.resolve(), external_nodes=provider is Provider.EXTERNAL,
+            autoscale_min_interval_s=autoscale_min_interval, autoscale_on_demand=autoscale_on_demand,
+        )  # fmt: skip
         try:
-            run(
-                Config(
-                    directory=directory, host=host, port=port, max_nodes=nodes, test_clock=test_clock, insecure=insecure,
-                    autoscale_min_interval_s=autoscale_min_interval, autoscale_on_demand=autoscale_on_demand,
-                )
-            )  # fmt: skip
+            run(config)
         except Refused as refused:
             raise Problem(str(refused)) from None
 
@@ -154,6 +177,7 @@ def agent(context: typer.Context) -> None:
 
 daily.add_to(app)
 explain.add_to(app)
+disturbances.add_to(app)
 autoscale.add_to(app)
 
 

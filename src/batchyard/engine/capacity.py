@@ -7,26 +7,24 @@ moment is mended by the next run.
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 import structlog
 
+from batchyard.engine import node_changes, resizing, special_tasks, wakes
 from batchyard.engine import nodes as node_cases
-from batchyard.engine import special_tasks, wakes
 from batchyard.engine.clock import Clock
-from batchyard.engine.ends import vacate
+from batchyard.engine.node_changes import Action
 from batchyard.model.common import NameValuePair
 from batchyard.model.pool import PoolCreateContent, ResizeError
-from batchyard.model.states import AllocationState, NodeState, PoolState, SchedulingState
-from batchyard.model.words import NodeDeallocationOption
+from batchyard.model.states import AllocationState, NodeState, PoolState
 from batchyard.providers.base import Handle, NoCapacity, NodeOrder, NodeProvider, Seen
 from batchyard.rules import transitions
-from batchyard.rules.transitions import AllocationHappened, NodeHappened
+from batchyard.rules.transitions import NodeHappened
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
-from batchyard.store import tasks as task_rows
+from batchyard.store import special_tasks as special_rows
 from batchyard.store.db import Database
 from batchyard.store.nodes import NodeRow
 from batchyard.store.pools import PoolView
@@ -36,8 +34,6 @@ log = structlog.get_logger()
 
 _FIRST_DELAY_US = 250_000
 _LONGEST_DELAY_US = 60_000_000
-NODES_PER_ROUND = 100
-"""Nodes that one round adds to a pool: who asks for more than there is hears so from the first that cannot be had."""
 _pool_body = msgspec.json.Decoder(PoolCreateContent)
 
 
@@ -47,6 +43,10 @@ class Plan(msgspec.Struct):
     launch: list[tuple[int, NodeOrder]] = []
     watch: list[tuple[int, Handle]] = []
     release: list[tuple[int, Handle | None]] = []
+    stop: list[tuple[int, Handle | None]] = []
+    """Machines that stop and start again with what they keep."""
+    clear: list[tuple[int, Handle | None]] = []
+    """Machines that are given back although their node stays."""
 
 
 class Capacity:
@@ -61,13 +61,18 @@ class Capacity:
         lost = await self._watch(plan.watch)
         await asyncio.gather(*(self._launch(pk, order) for pk, order in [*plan.launch, *lost]))
         await self._release(plan.release)
+        await self._change(plan.stop, self._provider.stop)
+        await self._change(plan.clear, self._provider.release)
 
     async def _watch(self, watched: Sequence[tuple[int, Handle]]) -> list[tuple[int, NodeOrder]]:
         """Find out who is gone; the nodes to be launched again."""
         again: list[tuple[int, NodeOrder]] = []
         seen = await self._provider.observe([handle for _, handle in watched])
         for node_pk, handle in watched:
-            if seen.get(handle) == Seen.GONE:
+            if seen.get(handle) == Seen.PREEMPTED:
+                log.warning("node preempted", node=node_pk)
+                await self._db.run(node_changes.preempted, node_pk, self._clock.now())
+            elif seen.get(handle) == Seen.GONE:
                 log.warning("node lost", node=node_pk)
                 order = await self._db.run(lost, node_pk, self._node_key, self._clock.now())
                 if order is not None:
@@ -90,6 +95,13 @@ class Capacity:
             await self._provider.release([handle for _, handle in leaving if handle is not None])
             await self._db.run(left, [node_pk for node_pk, _ in leaving], self._clock.now())
 
+    async def _change(
+        self, nodes: Sequence[tuple[int, Handle | None]], do: Callable[[Sequence[Handle]], Awaitable[None]]
+    ) -> None:  # fmt: skip
+        if nodes:
+            await do([handle for _, handle in nodes if handle is not None])
+            await self._db.run(node_changes.stopped, [node_pk for node_pk, _ in nodes], self._clock.now())
+
 
 def make_plan(tx: Tx, node_key: bytes, now: int) -> Plan:
     """Move pools and nodes as far as the rows alone allow, and say what providers have to be asked."""
@@ -97,13 +109,30 @@ def make_plan(tx: Tx, node_key: bytes, now: int) -> Plan:
     for pool in pool_rows.every(tx):
         nodes = node_rows.of_pool(tx, pool.pk)
         if pool.state == PoolState.DELETING:
-            _empty(tx, pool, nodes, now)
+            resizing.empty(tx, pool, nodes, now)
         elif pool.allocation_state == AllocationState.RESIZING:
-            _resize(tx, pool, nodes, now)
+            resizing.resize(tx, pool, nodes, now)
         body = _pool_body.decode(pool.body)
         for node in node_rows.of_pool(tx, pool.pk):
-            _plan_node(plan, pool, body.vm_size, node, node_key, now)
+            if not _plan_change(tx, plan, node, now):
+                _plan_node(plan, pool, body.vm_size, node, node_key, now)
     return plan
+
+
+def _plan_change(tx: Tx, plan: Plan, node: NodeRow, now: int) -> bool:
+    """What is to happen to a node that is no longer needed as it is; False when nothing is, or not yet."""
+    if node.state == NodeState.DEALLOCATED:
+        return True
+    if node.state == NodeState.PREEMPTED and node.handle is not None:
+        plan.clear.append((node.pk, node.handle))
+        return True
+    if node.action == Action.PREEMPT and node_changes.due(tx, node, now):
+        node_changes.preempted(tx, node.pk, now)
+        return True
+    if node.state in node_changes.CHANGING and node_changes.due(tx, node, now):
+        (plan.stop if node.state == NodeState.REBOOTING else plan.clear).append((node.pk, node.handle))
+        return True
+    return False
 
 
 def _plan_node(plan: Plan, pool: PoolView, vm_size: str, node: NodeRow, node_key: bytes, now: int) -> None:
@@ -117,7 +146,13 @@ def _plan_node(plan: Plan, pool: PoolView, vm_size: str, node: NodeRow, node_key
 
 def _due(node: NodeRow, now: int) -> bool:
     """True unless the node was launched so lately, or so often in vain, that it has to wait."""
-    return node.launches == 0 or now >= node.state_time + min(_LONGEST_DELAY_US, _FIRST_DELAY_US << min(node.launches, 20))
+    if node.state == NodeState.PREEMPTED:
+        return now >= (node.action_after or 0)
+    return node.launches == 0 or now >= node.state_time + _delay(node.launches)
+
+
+def _delay(launches: int) -> int:
+    return min(_LONGEST_DELAY_US, _FIRST_DELAY_US << min(launches, 20))
 
 
 def _order(pool: PoolView, vm_size: str, node: NodeRow, node_key: bytes) -> NodeOrder:
@@ -135,102 +170,17 @@ def lost(tx: Tx, node_pk: int, node_key: bytes, now: int) -> NodeOrder | None:
     return _order(pool, _pool_body.decode(pool.body).vm_size, node, node_key)
 
 
-def _empty(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int) -> None:
-    """Let all nodes of a deleted pool go, then the pool itself."""
-    for node in nodes:
-        leave(tx, node, now)
-    if not nodes:
-        pool_rows.delete(tx, pool.pk)
-        tx.log(now, "pool", pool.pk, "gone", old=pool.state)
-
-
-def _resize(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int) -> None:
-    """Add or let go nodes of both kinds until the targets are met; steady once every node has its machine."""
-    missing = waiting = False
-    for dedicated, target in ((1, pool.target_dedicated), (0, pool.target_low_priority)):
-        staying = [node for node in nodes if node.dedicated == dedicated and node.state != NodeState.LEAVING_POOL]
-        for _ in range(min(target - len(staying), NODES_PER_ROUND)):
-            _add_node(tx, pool, dedicated, now)
-        managers = task_rows.nodes_with_managers(tx, pool.pk) if len(staying) > target else set[int]()
-        for node in sorted(staying, key=lambda node: _last_to_go(node, managers))[: max(0, len(staying) - target)]:
-            _let_go(tx, node, pool.deallocation_option or NodeDeallocationOption.REQUEUE, now)
-        missing = missing or len(staying) < target or any(node.handle is None for node in staying)
-        waiting = waiting or len(staying) > target
-    if waiting or any(node.state == NodeState.LEAVING_POOL for node in nodes):
-        return  # a timeout forces nothing (contract 3.13)
-    if not missing:
-        steady(tx, pool, None, now)
-    elif now >= pool.allocation_time + pool.resize_timeout:
-        for node in nodes:
-            if node.handle is None:
-                leave(tx, node, now)
-        steady(tx, pool, ResizeError(code="AllocationTimedOut", message="The nodes could not be had within the resize timeout"), now)
-
-
-def _last_to_go(node: NodeRow, managers: Set[int]) -> tuple[bool, bool, int, int]:
-    """Those leave first that run no job manager (contract 3.5), then those that take no tasks any more, idle ones, the youngest."""
-    return (node.pk in managers, node.scheduling_state == SchedulingState.ENABLED, node.tasks_running, -node.pk)
-
-
-def _add_node(tx: Tx, pool: PoolView, dedicated: int, now: int) -> None:
-    """A node that is wanted; its id is as the service's (contract 2.2)."""
-    node_id = f"tvmps_{secrets.token_hex(32)}_{'d' if dedicated else 'p'}"
-    pk = node_rows.add(
-        tx, pool_pk=pool.pk, id=node_id, state=NodeState.CREATING, state_time=now, scheduling_state=SchedulingState.ENABLED,
-        dedicated=dedicated, slots=pool.slots_per_node, allocated=now,
-    )  # fmt: skip
-    tx.log(now, "node", pk, "added", new=NodeState.CREATING)
-
-
-def _let_go(tx: Tx, node: NodeRow, option: str, now: int) -> None:
-    """Have a node leave as the option says; taskcompletion takes no new tasks and waits."""
-    waits = option in (NodeDeallocationOption.TASK_COMPLETION, NodeDeallocationOption.RETAINED_DATA)
-    if waits and node.tasks_running:
-        if node.scheduling_state == SchedulingState.ENABLED:
-            node_rows.move(tx, node, scheduling_state=SchedulingState.DISABLED)
-        return
-    leave(tx, node, now, terminate=option == NodeDeallocationOption.TERMINATE)
-
-
-def leave(tx: Tx, node: NodeRow, now: int, *, terminate: bool = False) -> None:
-    """Take the tasks off a node and have it released."""
-    if node.state == NodeState.LEAVING_POOL:
-        return
-    vacate(tx, node, now, terminate=terminate)
-    node = node_rows.get(tx, node.pk) or node
-    state = transitions.NODE.after(node.state, NodeHappened.REMOVE_REQUESTED)
-    node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1)
-    tx.log(now, "node", node.pk, NodeHappened.REMOVE_REQUESTED, old=node.state, new=state)
-    tx.wake(wakes.node(node.pk))
-    tx.wake(wakes.CAPACITY)
-
-
-def steady(tx: Tx, pool: PoolView, error: ResizeError | None, now: int) -> None:
-    """A resize has come to its end, with or without what was asked for."""
-    state = transitions.ALLOCATION.after(pool.allocation_state, AllocationHappened.RESIZE_ENDED)
-    errors, cause = (None, None) if error is None else (msgspec.json.encode([error]), error.code)
-    pool_rows.move(tx, pool, allocation_state=state, allocation_time=now, resize_errors=errors)
-    tx.log(
-        now,
-        "pool",
-        pool.pk,
-        AllocationHappened.RESIZE_ENDED,
-        old=pool.allocation_state,
-        new=state,
-        cause=cause,
-    )
-
-
 def launched(tx: Tx, node_pk: int, handle: Handle, now: int) -> None:
     """The provider has a machine for the node."""
     node = node_rows.get(tx, node_pk)
     if node is None:
         return
     state = node.state
-    if transitions.NODE.allows(state, NodeHappened.LAUNCHED):
-        state = transitions.NODE.after(state, NodeHappened.LAUNCHED)
-        tx.log(now, "node", node_pk, NodeHappened.LAUNCHED, old=node.state, new=state)
-    node_rows.move(tx, node, handle=handle, state=state, state_time=now, launches=node.launches + 1)
+    for happened in (NodeHappened.CAPACITY_RETURNED, NodeHappened.LAUNCHED):
+        if transitions.NODE.allows(state, happened):
+            before, state = state, transitions.NODE.after(state, happened)
+            tx.log(now, "node", node_pk, happened, old=before, new=state)
+    node_rows.move(tx, node, handle=handle, state=state, state_time=now, launches=node.launches + 1, action_after=None)
     tx.wake(wakes.CAPACITY)
 
 
@@ -245,6 +195,10 @@ def launch_failed(tx: Tx, node_pk: int, message: str, now: int) -> None:
 def no_capacity(tx: Tx, node_pk: int, message: str, now: int) -> None:
     """There is no machine for the node: it goes, and the pool says why it is smaller than asked."""
     node = node_rows.get(tx, node_pk)
+    if node is not None and node.state in (NodeState.PREEMPTED, NodeState.STARTING):
+        pause = _delay(node.launches + 1)
+        node_rows.move(tx, node, launches=node.launches + 1, launch_error=message[:500], action_after=now + pause)
+        return
     if node is None or node.state != NodeState.CREATING:
         return
     node_rows.delete(tx, node_pk)
@@ -253,13 +207,14 @@ def no_capacity(tx: Tx, node_pk: int, message: str, now: int) -> None:
     if pool is not None and pool.allocation_state == AllocationState.RESIZING:
         details = [NameValuePair(name="ProviderErrorJson", value=message)]
         error = ResizeError(code="AllocationFailed", message="Desired number of nodes could not be allocated", values=details)
-        steady(tx, pool, error, now)
+        resizing.steady(tx, pool, error, now)
 
 
 def left(tx: Tx, node_pks: Iterable[int], now: int) -> None:
     """The provider has released nodes."""
     for node_pk in node_pks:
         special_tasks.leave(tx, node_pk, now)
+        special_rows.delete_start(tx, node_pk)
         node_rows.delete(tx, node_pk)
         tx.log(now, "node", node_pk, "gone", old=NodeState.LEAVING_POOL)
     tx.wake(wakes.CAPACITY)

@@ -59,7 +59,6 @@ def _check(pool: PoolCreateContent) -> None:
     demands.a_display_name(pool.display_name)
     demands.metadata(pool.metadata)
     demands.not_served(
-        startTask=pool.start_task,
         cloudServiceConfiguration=pool.cloud_service_configuration,
         userAccounts=pool.user_accounts or None,
         mountConfiguration=pool.mount_configuration or None,

@@ -37,6 +37,22 @@ class NodeFacts(Message):
     """True when tasks run as users of their own; False when they share the agent's user."""
     not_isolated: list[str] = []
     """Sentences for the operator: what could not be isolated on this node and why."""
+    disk_bytes: int = 0
+    """Size of the file system that holds the node's root."""
+    system: str = ""
+    """Name and version of the operating system, such as `Debian GNU/Linux 12`."""
+    limits: list[str] = []
+    """What the agent can hold tasks to: `memory`, `cpu`."""
+
+
+class NodeProblem(Message):
+    """Something wrong with the node that its agent found (disk nearly full, a probe that fails)."""
+
+    code: str
+    message: str
+    details: dict[str, str] = {}
+    blocking: bool = False
+    """True when no task should start there: the node is unusable until this is gone."""
 
 
 class Ended(Message, kw_only=True):
@@ -69,6 +85,10 @@ class Sync(Message, kw_only=True):
     removed: list[int] = []
     """Numbers of the removals that are done."""
     facts: NodeFacts | None = None
+    clock: int | None = None
+    """The node's time in microseconds since 1970 as it sends this; the server compares it with its own."""
+    problems: list[NodeProblem] | None = None
+    """All that is wrong now; None says that nothing changed since the last list of the session."""
     wait_s: float = 0
     """How long the server may hold the answer when there is nothing new, in seconds."""
 
@@ -88,17 +108,22 @@ class Order(Message):
     """What the attempt may show to the server as its own; goes into AZ_BATCH_AUTHENTICATION_TOKEN."""
     after_others: bool = False
     """True for a release task: it begins once no other attempt of the job is left on the node."""
+    start: bool = False
+    """True for the node's start task, which has no job: `job_id` is empty, its directory is `startup`."""
 
 
 class FileRequest(Message):
-    """A file operation that a client waits for; answered by a POST to FILES_PATH."""
+    """Something that a client asks of a node and waits for, mostly of its files; answered by a POST to FILES_PATH."""
 
     id: str
-    operation: Literal["get", "properties", "list", "delete"]
-    base: str
+    operation: str
+    """get, properties, list, delete (files); add_user, update_user, delete_user; upload_logs; chaos. A newer server may know others."""
+    base: str = ""
     """Directory below the node's root that the path may not leave, `` for the root itself."""
-    path: str
+    path: str = ""
     """Relative to base; `` is base itself."""
+    content: msgspec.Raw = msgspec.Raw(b"{}")
+    """What the operation needs beyond a path, as JSON: NodeUserCreate, NodeUserUpdate, LogUpload, Chaos."""
     recursive: bool = False
     offset: int = 0
     length: int | None = None
@@ -123,6 +148,8 @@ class FileHead(Message):
 
     error: str | None = None
     """Code of the contract's catalogue: FileNotFound, IOError, InvalidRange …"""
+    reason: str | None = None
+    """What a client is told beyond the code."""
     entry: FileEntry | None = None
     offset: int = 0
     length: int = 0
@@ -136,6 +163,33 @@ class Removal(Message):
     directory: str
 
 
+class NodeAccount(Message):
+    """A named user of the pool that tasks may run as (contract 4.4)."""
+
+    name: str
+    admin: bool = False
+    uid: int | None = None
+    gid: int | None = None
+
+
+class LogUpload(Message):
+    """Which of the agent's logs go where; times are microseconds since 1970."""
+
+    container_url: str
+    directory: str
+    """Prefix of the blobs' names."""
+    start: int
+    end: int | None = None
+
+
+class Chaos(Message):
+    """A disturbance on demand, only on a server that was started with `--chaos`."""
+
+    kind: Literal["kill", "slow", "disk-full", "heal"]
+    seconds: float = 0.0
+    """By how much `slow` delays every start."""
+
+
 class NodeSetup(Message):
     """What an agent has to know about its node, given once when it joins."""
 
@@ -145,6 +199,11 @@ class NodeSetup(Message):
     account_name: str
     account_url: str
     slots: int
+    cores: int = 0
+    """Cores that all tasks of the node may use together; 0 for no limit."""
+    memory_bytes: int = 0
+    """Memory that all tasks of the node may use together; 0 for no limit."""
+    accounts: list[NodeAccount] = []
 
 
 class Orders(Message):
@@ -160,4 +219,6 @@ class Orders(Message):
     """The wanted attempts that `Sync.has` did not name."""
     files: list[FileRequest] = []
     removals: list[Removal] = []
+    notice_s: float | None = None
+    """The machine will be taken away in so many seconds: running tasks get SIGTERM, once (contract 2.2, preempted)."""
     setup: NodeSetup | None = None

@@ -1,6 +1,6 @@
 """The seam between the engine and whatever supplies machines (decision D12).
 
-Three calls, all repeatable: launching the same node twice gives the same node, releasing what is gone is no error,
+Four calls, all repeatable: launching the same node twice gives the same node, releasing what is gone is no error,
 one observation sees many nodes.
 """
 
@@ -28,6 +28,10 @@ class NodeOrder(msgspec.Struct, frozen=True):
     vm_size: str
     slots: int
     dedicated: bool
+    cores: int = 0
+    """Cores that its tasks may use; 0 for no limit."""
+    memory_bytes: int = 0
+    """Memory that its tasks may use; 0 for no limit."""
 
 
 class Seen(StrEnum):
@@ -35,6 +39,8 @@ class Seen(StrEnum):
 
     ALIVE = "alive"
     GONE = "gone"
+    PREEMPTED = "preempted"
+    """The machine was taken away; another launch brings the node back once there is capacity."""
 
 
 class NoCapacity(Exception):
@@ -50,6 +56,10 @@ class NodeProvider(Protocol):
 
     async def observe(self, handles: Sequence[Handle]) -> Mapping[Handle, Seen]:
         """What became of the nodes behind these handles."""
+        ...
+
+    async def stop(self, handles: Sequence[Handle]) -> None:
+        """End the agents with all they run; returns when they have ended. What nodes keep stays where the provider can keep it."""
         ...
 
     async def release(self, handles: Sequence[Handle]) -> None:
