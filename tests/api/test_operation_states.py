@@ -68,12 +68,18 @@ async def test_jobs(still: Still, operation: tuple[str, str, str], state: str) -
 
 
 POOL_STATES = (("active", "steady"), ("active", "resizing"), ("active", "stopping"), ("deleting", "steady"))
-_RESIZED, _DELETED = "PoolBeingResized", "PoolBeingDeleted"
+_RESIZED, _DELETED, _NOT_ON_POOL = "PoolBeingResized", "PoolBeingDeleted", "OperationNotValidOnPool"
 POOL: Mapping[tuple[str, str, str], tuple[Json | None, list[str]]] = {
     ("get", "GET", "/pools/p"): (None, [OK] * 4),
     ("list", "GET", "/pools"): (None, [OK] * 4),
     ("nodes", "GET", "/pools/p/nodes"): (None, [OK] * 4),
     ("resize", "POST", "/pools/p/resize"): ({"targetDedicatedNodes": 1}, [OK, _RESIZED, _RESIZED, _DELETED]),
+    ("enable autoscale", "POST", "/pools/p/enableautoscale"): (
+        {"autoScaleFormula": "$TargetDedicatedNodes=0"},
+        [OK, _RESIZED, _RESIZED, _DELETED],
+    ),
+    ("disable autoscale", "POST", "/pools/p/disableautoscale"): (None, [OK, OK, OK, _DELETED]),
+    ("evaluate without autoscale", "POST", "/pools/p/evaluateautoscale"): ({"autoScaleFormula": "$a=1"}, [_NOT_ON_POOL] * 3 + [_DELETED]),
     ("delete", "DELETE", "/pools/p"): (None, [OK, OK, OK, _DELETED]),
     ("add again", "POST", "/pools"): (pool_body("P"), ["PoolExists"] * 3 + [_DELETED]),
     ("add a job", "POST", "/jobs"): ({"id": "k", "poolInfo": {"poolId": "p"}}, [OK] * 4),
@@ -85,6 +91,29 @@ POOL: Mapping[tuple[str, str, str], tuple[Json | None, list[str]]] = {
 async def test_pools(still: Still, operation: tuple[str, str, str], state: tuple[str, str]) -> None:
     await still.put("pool", state=state[0], allocation_state=state[1])
     body, cells = POOL[operation]
+    assert await outcome(still, (operation[1], operation[2], body), "/pools/p") == cells[POOL_STATES.index(state)]
+
+
+SCALED: Mapping[tuple[str, str, str], tuple[Json | None, list[str]]] = {
+    ("get", "GET", "/pools/p"): (None, [OK] * 4),
+    ("resize", "POST", "/pools/p/resize"): ({"targetDedicatedNodes": 1}, [_NOT_ON_POOL] * 3 + [_DELETED]),
+    ("enable autoscale", "POST", "/pools/p/enableautoscale"): (
+        {"autoScaleEvaluationInterval": "PT6M"},
+        [OK, _RESIZED, _RESIZED, _DELETED],
+    ),
+    ("disable autoscale", "POST", "/pools/p/disableautoscale"): (None, [OK, OK, OK, _DELETED]),
+    ("evaluate", "POST", "/pools/p/evaluateautoscale"): ({"autoScaleFormula": "$a=1"}, [OK, OK, OK, _DELETED]),
+    ("delete", "DELETE", "/pools/p"): (None, [OK, OK, OK, _DELETED]),
+}
+
+
+@pytest.mark.parametrize("state", POOL_STATES, ids="-".join)
+@pytest.mark.parametrize("operation", SCALED, ids=lambda operation: operation[0])
+async def test_pools_with_autoscale(still: Still, operation: tuple[str, str, str], state: tuple[str, str]) -> None:
+    await still.put("pool", allocation_state="steady")
+    assert (await still("POST", "/pools/p/enableautoscale", {"autoScaleFormula": "$TargetDedicatedNodes=0"})).status_code == 200
+    await still.put("pool", state=state[0], allocation_state=state[1], autoscale_enabled=None)
+    body, cells = SCALED[operation]
     assert await outcome(still, (operation[1], operation[2], body), "/pools/p") == cells[POOL_STATES.index(state)]
 
 

@@ -108,7 +108,9 @@ def test_ids_are_compared_without_case_and_kept_with_it(raw: Raw) -> None:
         ({"metadata": {"name": "a"}}, "InvalidRequestBody", "metadata"),
         ({"colour": "red"}, "InvalidRequestBody", "colour"),
         ({"virtualMachineConfiguration": {"imageReference": {}}}, "MissingRequiredProperty", "virtualMachineConfiguration.nodeAgentSKUId"),
-        ({"enableAutoScale": True, "autoScaleFormula": "x"}, "UnsupportedProperty", "enableAutoScale"),
+        ({"enableAutoScale": True, "autoScaleFormula": "x"}, "InvalidAutoScalingSettings", "targetDedicatedNodes"),
+        ({"autoScaleFormula": "$x=1"}, "InvalidAutoScalingSettings", "autoScaleFormula"),
+        ({"autoScaleEvaluationInterval": "PT5M"}, "InvalidAutoScalingSettings", "autoScaleEvaluationInterval"),
         ({"startTask": {"commandLine": "true"}}, "UnsupportedProperty", "startTask"),
     ],
 )

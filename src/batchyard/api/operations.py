@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import msgspec
 from starlette.responses import Response
 
-from batchyard.api import about, chaos, clock, explain, files, jobs, nodes, pools, tasks
+from batchyard.api import about, autoscale, chaos, clock, explain, files, jobs, nodes, pools, tasks
 from batchyard.api.call import Call
 from batchyard.model.errors import BatchError
 
@@ -42,6 +42,9 @@ OPERATIONS = (
     Op("GET", "/pools/{pool_id}", pools.get, _SELECT),
     Op("HEAD", "/pools/{pool_id}", pools.exists),
     Op("DELETE", "/pools/{pool_id}", pools.delete),
+    Op("POST", "/pools/{pool_id}/enableautoscale", autoscale.enable),
+    Op("POST", "/pools/{pool_id}/disableautoscale", autoscale.disable),
+    Op("POST", "/pools/{pool_id}/evaluateautoscale", autoscale.evaluate),
     Op("POST", "/pools/{pool_id}/resize", pools.resize),
     Op("GET", "/pools/{pool_id}/nodes", nodes.list_, _FILTERED | _SELECT),
     Op("GET", "/pools/{pool_id}/nodes/{node_id}", nodes.get, _SELECT),
@@ -92,6 +95,7 @@ OPERATIONS = (
     Op("GET", "/batchyard/explain/jobs/{job_id}", explain.job),
     Op("GET", "/batchyard/explain/jobs/{job_id}/tasks/{task_id}", explain.task),
     Op("GET", "/batchyard/explain/pools/{pool_id}", explain.pool),
+    Op("GET", "/batchyard/autoscale/pools/{pool_id}", autoscale.report, frozenset({"samples"})),
 )
 
 

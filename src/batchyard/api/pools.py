@@ -18,7 +18,7 @@ from batchyard.store.tx import Tx
 
 async def add(call: Call) -> Response:
     """POST /pools"""
-    pool = await call.db.run(pools.add, call.decode(PoolCreateContent), call.now)
+    pool = await call.db.run(pools.add, call.decode(PoolCreateContent), call.now, shortest_interval_us=call.services.shortest_autoscale_us)
     return wire.nothing(201, modified=pool.modified, resource=call.url("pools", pool.id), location=True)
 
 

@@ -18,7 +18,7 @@ from batchyard.model.job import (
     JobReleaseTaskExecutionInformation,
     JobServed,
 )
-from batchyard.model.pool import PoolCreateContent, PoolResize, PoolServed, ResizeError
+from batchyard.model.pool import AutoScaleRun, PoolCreateContent, PoolEnableAutoScale, PoolResize, PoolServed, ResizeError
 from batchyard.model.sync import NodeFacts
 from batchyard.model.task import (
     TaskCounts,
@@ -32,6 +32,7 @@ from batchyard.store.special_tasks import PREPARATION, RELEASE, SpecialTaskRow
 
 _failure = msgspec.json.Decoder(TaskFailureInformation)
 _resize_errors = msgspec.json.Decoder(list[ResizeError])
+_auto_scale_run = msgspec.json.Decoder(AutoScaleRun)
 _facts = msgspec.json.Decoder(NodeFacts)
 _pool_body = msgspec.json.Decoder(PoolCreateContent)
 
@@ -43,6 +44,10 @@ def _time(us: int | None) -> str | None:
 def pool(row: PoolView, call: Call) -> bytes:
     """A pool; an empty list of resize errors would be read as a problem, so there is none (clients.md 0, #8)."""
     size = PoolResize(target_dedicated_nodes=row.target_dedicated, target_low_priority_nodes=row.target_low_priority)
+    scaling = PoolEnableAutoScale(
+        auto_scale_formula=row.autoscale_formula,
+        auto_scale_evaluation_interval=None if row.autoscale_interval is None else times.duration_text(row.autoscale_interval),
+    )
     served = PoolServed(
         url=call.url("pools", row.id),
         e_tag=times.etag(row.modified),
@@ -55,8 +60,9 @@ def pool(row: PoolView, call: Call) -> bytes:
         current_dedicated_nodes=row.current_dedicated,
         current_low_priority_nodes=row.current_low_priority,
         resize_errors=None if row.resize_errors is None else _resize_errors.decode(row.resize_errors),
+        auto_scale_run=None if row.autoscale_run is None else _auto_scale_run.decode(row.autoscale_run),
     )
-    return splice(row.body, encode(size), encode(served))
+    return splice(row.body, encode(size), encode(scaling), encode(served))
 
 
 def job(row: JobRow, call: Call, counts: JobCounts | None = None) -> bytes:

@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-from batchyard.engine import demands, wakes
+from batchyard.engine import autoscale_checks, autoscale_runs, demands, wakes
 from batchyard.model import times
 from batchyard.model.errors import BatchError, invalid_property
 from batchyard.model.pool import PoolCreateContent, PoolResize, TaskSchedulingPolicy
@@ -27,8 +27,9 @@ _REQUIRED = "The property is required"
 _NO_TARGET = "At least one of targetDedicatedNodes and targetLowPriorityNodes must be given"
 
 
-def add(tx: Tx, pool: PoolCreateContent, now: int) -> PoolView:
+def add(tx: Tx, pool: PoolCreateContent, now: int, *, shortest_interval_us: int = autoscale_checks.SHORTEST_INTERVAL_US) -> PoolView:
     """Add a pool; it is resizing at once, even to no nodes (contract 2.1). Raises PoolExists, PoolBeingDeleted."""
+    scaling = autoscale_checks.of_new_pool(pool, shortest_interval_us)
     _check(pool)
     old = pool_rows.find(tx, pool.id)
     if old is not None:
@@ -38,6 +39,7 @@ def add(tx: Tx, pool: PoolCreateContent, now: int) -> PoolView:
     assert pool.task_slots_per_node is not None
     dedicated, low_priority = pool.target_dedicated_nodes or 0, pool.target_low_priority_nodes or 0
     pool.target_dedicated_nodes = pool.target_low_priority_nodes = None
+    pool.auto_scale_formula = pool.auto_scale_evaluation_interval = None
     pk = pool_rows.add(
         tx, id=pool.id, state=PoolState.ACTIVE, state_time=now, allocation_state=AllocationState.RESIZING, allocation_time=now,
         created=now, modified=now, target_dedicated=dedicated, target_low_priority=low_priority, slots_per_node=pool.task_slots_per_node,
@@ -45,6 +47,8 @@ def add(tx: Tx, pool: PoolCreateContent, now: int) -> PoolView:
         body=msgspec.json.encode(pool),
     )  # fmt: skip
     tx.log(now, "pool", pk, "added", new=PoolState.ACTIVE)
+    if scaling is not None:
+        autoscale_runs.begin(tx, find(tx, pool.id), scaling, now)
     tx.wake(wakes.CAPACITY)
     return find(tx, pool.id)
 
@@ -55,9 +59,6 @@ def _check(pool: PoolCreateContent) -> None:
     demands.a_display_name(pool.display_name)
     demands.metadata(pool.metadata)
     demands.not_served(
-        enableAutoScale=pool.enable_auto_scale or None,
-        autoScaleFormula=pool.auto_scale_formula,
-        autoScaleEvaluationInterval=pool.auto_scale_evaluation_interval,
         cloudServiceConfiguration=pool.cloud_service_configuration,
         userAccounts=pool.user_accounts or None,
         mountConfiguration=pool.mount_configuration or None,
@@ -70,14 +71,14 @@ def _check(pool: PoolCreateContent) -> None:
     if _VM_SIZE.fullmatch(pool.vm_size) is None:
         raise invalid_property("vmSize", pool.vm_size[:100], "A size is 1 to 64 letters, digits, hyphens, dots and underscores")
     pool.vm_size = pool.vm_size.lower()
-    if pool.target_dedicated_nodes is None and pool.target_low_priority_nodes is None:
+    if not pool.enable_auto_scale and pool.target_dedicated_nodes is None and pool.target_low_priority_nodes is None:
         raise BatchError("MissingRequiredProperty", PropertyName="targetDedicatedNodes", Reason=_NO_TARGET)
     _check_targets(pool.target_dedicated_nodes, pool.target_low_priority_nodes)
     pool.task_slots_per_node = 1 if pool.task_slots_per_node is None else pool.task_slots_per_node
     demands.within("taskSlotsPerNode", pool.task_slots_per_node, 1, _MOST_SLOTS)
     pool.task_scheduling_policy = pool.task_scheduling_policy or TaskSchedulingPolicy(node_fill_type=NodeFillType.SPREAD)
     pool.resize_timeout = _resize_timeout(pool.resize_timeout)
-    pool.enable_auto_scale = False
+    pool.enable_auto_scale = bool(pool.enable_auto_scale)
     pool.enable_inter_node_communication = bool(pool.enable_inter_node_communication)
     image = pool.virtual_machine_configuration.image_reference
     if image.publisher is not None and not image.version:
@@ -99,11 +100,13 @@ def _check_targets(dedicated: int | None, low_priority: int | None) -> None:
             demands.within(name, target, 0, _MOST_NODES)
 
 
-def resize(tx: Tx, pool: PoolView, resize: PoolResize, now: int) -> PoolView:
-    """Ask for another size; a target that is not named stays. Raises PoolBeingResized, PoolBeingDeleted."""
+def resize(tx: Tx, pool: PoolView, resize: PoolResize, now: int, *, by_formula: bool = False) -> PoolView:
+    """Ask for another size; a target that is not named stays. Raises PoolBeingResized, OperationNotValidOnPool."""
     if resize.target_dedicated_nodes is None and resize.target_low_priority_nodes is None:
         raise BatchError("MissingRequiredProperty", PropertyName="targetDedicatedNodes", Reason=_NO_TARGET)
     _check_targets(resize.target_dedicated_nodes, resize.target_low_priority_nodes)
+    if not by_formula:
+        autoscale_checks.is_off(pool)
     if not transitions.ALLOCATION.allows(pool.allocation_state, AllocationHappened.RESIZE_REQUESTED):
         raise BatchError("PoolBeingResized")
     dedicated, low_priority = resize.target_dedicated_nodes, resize.target_low_priority_nodes

@@ -84,6 +84,10 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "PoolBeingDeleted": (409, "The specified pool has been marked for deletion and is being reclaimed."),
         "PoolBeingResized": (409, "The specified pool is being resized."),
         "PoolQuotaReached": (409, "The pool quota for the account has been reached."),
+        "InvalidAutoScalingSettings": (400, "The specified auto-scaling settings are invalid."),
+        "AutoScalingFormulaSyntaxError": (400, "The specified auto-scaling formula has a syntax error."),
+        "AutoScalingFormulaTooLong": (400, "The specified auto-scaling formula is longer than permitted."),
+        "TooManyEnableAutoScaleRequests": (503, "There were too many requests to enable auto-scaling on the pool. Please try again later."),
         "OperationNotValidOnPool": (409, "The specified operation is not valid on the pool."),
         # nodes
         "OperationNotValidOnNode": (409, "The specified operation is not valid on the node."),
