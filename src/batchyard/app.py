@@ -35,6 +35,7 @@ from batchyard.engine.loops import LEASE_S, Lease, every
 from batchyard.engine.upkeep import Upkeep
 from batchyard.engine.wakes import Wakes
 from batchyard.model import times
+from batchyard.providers.external import ExternalProvider
 from batchyard.providers.local import LocalProvider
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
@@ -162,9 +163,9 @@ async def _serve(config: Config) -> None:
     hub = Wakes()
     hub.bind(asyncio.get_running_loop())
     db = _open_database(config.directory / "batchyard.db", hub)
-    provider = LocalProvider(config.directory / "nodes", url, config.max_nodes)
+    provider = _provider(config, url)
     node_key = account.node_key.encode()
-    services = Services(db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key)
+    services = Services(db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key, config.chaos)
     store = LocalBlobStore(config.directory / "blobs")
     blobs = storage_endpoint(store, {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now()))
     api = Api(services, {account.storage_name: blobs})
@@ -191,6 +192,13 @@ async def _serve(config: Config) -> None:
         db.close()
         store.close()
         log.info("server ended", url=url)
+
+
+def _provider(config: Config, url: str) -> LocalProvider | ExternalProvider:
+    if config.external_nodes:
+        return ExternalProvider(config.directory / "nodes", config.max_nodes)
+    options = ["--chaos"] * config.chaos + (["--probes", str(config.probes)] if config.probes else [])
+    return LocalProvider(config.directory / "nodes", url, config.max_nodes, options)
 
 
 def _settle_memory() -> None:

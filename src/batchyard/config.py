@@ -25,3 +25,9 @@ class Config:
     """Listen on another address than loopback without TLS."""
     node_silence_s: float = 60.0
     """How long a node may say nothing before its tasks run elsewhere."""
+    chaos: bool = False
+    """Let clients disturb nodes on demand; for trials only."""
+    probes: Path | None = None
+    """Directory of the operator's programs that say whether a local node is fit for tasks."""
+    external_nodes: bool = False
+    """Nodes are made of agents that somebody else starts, and not of agents on this machine."""

@@ -7,9 +7,11 @@ from typing import Any
 from engine_world import EXIT_1, Steady, World
 from explain_asks import MANAGER, chain, codes, first, job, pool, run_all, task
 
+from batchyard.engine import node_changes
 from batchyard.engine import nodes as node_cases
 from batchyard.model.explain import Code
 from batchyard.model.states import SchedulingState
+from batchyard.model.sync import NodeProblem
 from batchyard.providers.base import Handle, NoCapacity, NodeOrder
 from batchyard.store import nodes as node_rows
 
@@ -99,6 +101,32 @@ def test_nodes_that_nobody_hears_of(world: World) -> None:
         world.run(node_cases.silent, agent.node_pk, world.now)
     assert first(world, "a").code == pool(world).reasons[0].code == Code.NODES_UNUSABLE
     assert "Pool pool has 2 nodes unable to take tasks (2 unknown)" in first(world, "a").sentence
+
+
+def test_nodes_whose_start_task_failed(world: World) -> None:
+    [agent] = world.working_pool(startTask={"commandLine": "setup"})
+    agent.end_all(**EXIT_1)
+    world.job()
+    world.add("a")
+    assert first(world, "a").code == pool(world).reasons[0].code == Code.START_TASK_FAILED
+    assert first(world, "a").sentence == "The start task failed on 1 node of pool pool: exit code 1."
+
+
+def test_nodes_with_a_full_disk(world: World) -> None:
+    [agent] = world.working_pool()
+    agent.sync(problems=[NodeProblem(code="DiskFull", message="No room on the disk", blocking=True)])
+    world.job()
+    world.add("a")
+    assert first(world, "a").code == Code.NODES_UNUSABLE
+    assert "No room on the disk" in first(world, "a").sentence
+
+
+def test_deallocated_nodes(world: World) -> None:
+    [agent] = world.working_pool()
+    world.job()
+    world.add("a")
+    world.change(node_changes.deallocate, agent.node_pk, None)
+    assert first(world, "a").code == Code.NODES_DEALLOCATED
 
 
 def test_nodes_whose_scheduling_is_disabled(world: World) -> None:

@@ -10,12 +10,12 @@ from types import ModuleType
 import pytest
 
 from batchyard.rules import odata
-from batchyard.store import explain, jobs, leases, nodes, pools, task_pages, tasks, tx
+from batchyard.store import events, explain, jobs, leases, nodes, pools, task_pages, tasks, tx
 from batchyard.store.migrate import migrate
 from batchyard.store.reader import Change, Statement
 from batchyard.store.tx import guarded_sql
 
-MODULES = (explain, jobs, leases, nodes, pools, tasks, tx)
+MODULES = (events, explain, jobs, leases, nodes, pools, tasks, tx)
 WALKED = {  # few rows, and read as a whole
     "jobs._PAGE": set(), "jobs._POOLS_WITH_DEMAND": {"job"}, "jobs._CHANGING": {"job"}, "nodes._ALL": {"node"}, "nodes._SILENT": {"node"},
     "pools._ALL": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"}, "tasks._READY_SIZES": {"size"},
@@ -50,6 +50,7 @@ HOT = {
     "jobs._OVERDUE": ["job_by_deadline"],
     "jobs._CHANGING": ["job_changing"],
     "jobs._PURGE_EVENTS": ["event_by_time"],
+    "events._LAST": ["event_by_subject"],
     "nodes._FREE": ["pool_by_id", "node_by_id"],
     "nodes._OF_POOL": ["node_by_id"],
     "nodes._REMOVALS": ["removal_by_node"],

@@ -47,8 +47,11 @@ def of_task(
     for setting in (*common, *own):
         variables[setting.name] = setting.value or ""
     variables.update(node)
-    variables["AZ_BATCH_JOB_ID"] = place.job_id
-    variables["AZ_BATCH_TASK_ID"] = place.task_id
+    for name, value in (("AZ_BATCH_JOB_ID", place.job_id), ("AZ_BATCH_TASK_ID", place.task_id)):
+        if value:
+            variables[name] = value
+        else:
+            variables.pop(name, None)  # a start task has neither
     variables["AZ_BATCH_TASK_DIR"] = place.directory
     variables["AZ_BATCH_TASK_WORKING_DIR"] = place.working
     if preparation is not None:

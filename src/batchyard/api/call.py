@@ -35,6 +35,8 @@ class Services(msgspec.Struct, frozen=True):
     relay: Relay
     account: Account
     node_key: bytes
+    chaos: bool = False
+    """Nodes may be disturbed on demand."""
 
 
 class Call(msgspec.Struct):

@@ -17,20 +17,13 @@ from batchyard.engine.tasks import directory
 from batchyard.model import times
 from batchyard.model.errors import BatchError
 from batchyard.model.file import FileProperties, NodeFile
-from batchyard.model.states import NodeState, TaskState
+from batchyard.model.states import TaskState
 from batchyard.model.sync import FileEntry, FileRequest
 from batchyard.rules import odata
 from batchyard.rules.conditions import Conditions
 
 _entries = msgspec.json.Decoder(list[FileEntry])
 _CONTENT_TYPE = "application/octet-stream"
-_REACHABLE = (
-    NodeState.IDLE,
-    NodeState.RUNNING,
-    NodeState.OFFLINE,
-    NodeState.WAITING_FOR_START_TASK,
-    NodeState.START_TASK_FAILED,
-)
 
 
 class Place(msgspec.Struct):
@@ -54,7 +47,7 @@ async def of_task(call: Call) -> Place:
 async def of_node(call: Call) -> Place:
     """The root of a node. Raises OperationInvalidForCurrentState."""
     node = await call.db.read(nodes.find, call.ids["pool_id"], call.ids["node_id"])
-    if node.state not in _REACHABLE:
+    if node.state not in nodes.REACHABLE:
         raise BatchError("OperationInvalidForCurrentState")
     return Place(node.pk, "", call.url("pools", node.pool_id, "nodes", node.id, "files"))
 

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import msgspec
 from starlette.responses import Response
 
-from batchyard.api import clock, explain, files, jobs, nodes, pools, tasks
+from batchyard.api import about, chaos, clock, explain, files, jobs, nodes, pools, tasks
 from batchyard.api.call import Call
 from batchyard.model.errors import BatchError
 
@@ -32,6 +32,7 @@ _SELECT = frozenset({"$select"})
 _EXPAND = frozenset({"$expand"})
 _FORCE = frozenset({"force"})
 _RECURSIVE = frozenset({"recursive"})
+_NODE = "/pools/{pool_id}/nodes/{node_id}"
 _TASK_FILE = "/jobs/{job_id}/tasks/{task_id}/files/{file_path}"
 _NODE_FILE = "/pools/{pool_id}/nodes/{node_id}/files/{file_path}"
 
@@ -44,6 +45,19 @@ OPERATIONS = (
     Op("POST", "/pools/{pool_id}/resize", pools.resize),
     Op("GET", "/pools/{pool_id}/nodes", nodes.list_, _FILTERED | _SELECT),
     Op("GET", "/pools/{pool_id}/nodes/{node_id}", nodes.get, _SELECT),
+    Op("POST", _NODE + "/reboot", nodes.reboot),
+    Op("POST", _NODE + "/reimage", nodes.reimage),
+    Op("POST", _NODE + "/start", nodes.start),
+    Op("POST", _NODE + "/deallocate", nodes.deallocate),
+    Op("POST", _NODE + "/disablescheduling", nodes.disable_scheduling),
+    Op("POST", _NODE + "/enablescheduling", nodes.enable_scheduling),
+    Op("GET", _NODE + "/remoteloginsettings", nodes.remote_login_settings),
+    Op("POST", _NODE + "/uploadbatchservicelogs", nodes.upload_service_logs),
+    Op("POST", _NODE + "/users", nodes.add_user),
+    Op("PUT", _NODE + "/users/{user_name}", nodes.update_user),
+    Op("DELETE", _NODE + "/users/{user_name}", nodes.delete_user),
+    Op("GET", _NODE + "/extensions", nodes.list_extensions, _PAGED | _SELECT),
+    Op("GET", _NODE + "/extensions/{extension_name}", nodes.get_extension, _SELECT),
     Op("GET", "/pools/{pool_id}/nodes/{node_id}/files", files.list_node_files, _FILTERED | _RECURSIVE),
     Op("GET", _NODE_FILE, files.get_node_file),
     Op("HEAD", _NODE_FILE, files.node_file_properties),
@@ -72,7 +86,9 @@ OPERATIONS = (
     Op("GET", _TASK_FILE, files.get_task_file),
     Op("HEAD", _TASK_FILE, files.task_file_properties),
     Op("DELETE", _TASK_FILE, files.delete_task_file, _RECURSIVE),
+    Op("POST", "/batchyard/chaos/nodes/{node_id}", chaos.disturb),
     Op("POST", "/batchyard/clock", clock.advance),
+    Op("GET", "/batchyard" + _NODE, about.node),
     Op("GET", "/batchyard/explain/jobs/{job_id}", explain.job),
     Op("GET", "/batchyard/explain/jobs/{job_id}/tasks/{task_id}", explain.task),
     Op("GET", "/batchyard/explain/pools/{pool_id}", explain.pool),

@@ -14,7 +14,7 @@ import msgspec
 from batchyard.api.call import Call
 from batchyard.model.errors import invalid_query
 from batchyard.model.job import JobCreateContent, JobPreparationAndReleaseTaskExecutionInformation, JobServed
-from batchyard.model.node import Node
+from batchyard.model.node import Node, NodeVMExtension
 from batchyard.model.pool import PoolCreateContent, PoolResize, PoolServed
 from batchyard.model.task import Subtask, TaskCreateContent, TaskServed
 
@@ -27,6 +27,7 @@ def _names(*shapes: type[msgspec.Struct]) -> frozenset[str]:
 
 POOL = _names(PoolCreateContent, PoolResize, PoolServed)
 NODE = _names(Node)
+EXTENSION = _names(NodeVMExtension)
 JOB = _names(JobCreateContent, JobServed)
 TASK = _names(TaskCreateContent, TaskServed)
 SPECIAL_TASKS = _names(JobPreparationAndReleaseTaskExecutionInformation)

@@ -11,7 +11,6 @@ from batchyard.api.call import Call
 from batchyard.api.wire import encode, splice
 from batchyard.engine.tasks import directory
 from batchyard.model import times
-from batchyard.model.ids import NODE_AFFINITY_PREFIX
 from batchyard.model.job import (
     JobExecutionInformation,
     JobPreparationAndReleaseTaskExecutionInformation,
@@ -19,7 +18,6 @@ from batchyard.model.job import (
     JobReleaseTaskExecutionInformation,
     JobServed,
 )
-from batchyard.model.node import Node, NodeAgentInformation, VirtualMachineInfo
 from batchyard.model.pool import PoolCreateContent, PoolResize, PoolServed, ResizeError
 from batchyard.model.sync import NodeFacts
 from batchyard.model.task import (
@@ -29,7 +27,6 @@ from batchyard.model.task import (
     TaskSlotCounts,
 )
 from batchyard.store.jobs import JobCounts, JobRow
-from batchyard.store.nodes import NodeView
 from batchyard.store.pools import PoolView
 from batchyard.store.special_tasks import PREPARATION, RELEASE, SpecialTaskRow
 
@@ -60,37 +57,6 @@ def pool(row: PoolView, call: Call) -> bytes:
         resize_errors=None if row.resize_errors is None else _resize_errors.decode(row.resize_errors),
     )
     return splice(row.body, encode(size), encode(served))
-
-
-def node(row: NodeView, call: Call) -> bytes:
-    """A compute node."""
-    facts = None if row.facts is None else _facts.decode(row.facts)
-    body = _pool_body.decode(row.pool_body)
-    machine = body.virtual_machine_configuration
-    agent = None
-    if facts is not None:
-        agent = NodeAgentInformation(version=facts.agent_version, last_update_time=times.iso(row.booted or row.allocated))
-    return encode(
-        Node(
-            id=row.id,
-            url=call.url("pools", row.pool_id, "nodes", row.id),
-            state=row.state,
-            scheduling_state=row.scheduling_state,
-            state_transition_time=times.iso(row.state_time),
-            last_boot_time=_time(row.booted),
-            allocation_time=times.iso(row.allocated),
-            ip_address=None if facts is None else facts.ip_address,
-            affinity_id=NODE_AFFINITY_PREFIX + row.id,
-            vm_size=body.vm_size,
-            total_tasks_run=row.tasks_run,
-            total_tasks_succeeded=row.tasks_succeeded,
-            running_tasks_count=row.tasks_running,
-            running_task_slots_count=row.slots_used,
-            is_dedicated=bool(row.dedicated),
-            node_agent_info=agent,
-            virtual_machine_info=None if machine is None else VirtualMachineInfo(image_reference=machine.image_reference),
-        )
-    )
 
 
 def job(row: JobRow, call: Call, counts: JobCounts | None = None) -> bytes:

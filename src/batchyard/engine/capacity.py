@@ -7,14 +7,15 @@ moment is mended by the next run.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 import structlog
 
+from batchyard.engine import node_changes, resizing, special_tasks, wakes
 from batchyard.engine import nodes as node_cases
-from batchyard.engine import resizing, special_tasks, wakes
 from batchyard.engine.clock import Clock
+from batchyard.engine.node_changes import Action
 from batchyard.model.common import NameValuePair
 from batchyard.model.pool import PoolCreateContent, ResizeError
 from batchyard.model.states import AllocationState, NodeState, PoolState
@@ -23,6 +24,7 @@ from batchyard.rules import transitions
 from batchyard.rules.transitions import NodeHappened
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
+from batchyard.store import special_tasks as special_rows
 from batchyard.store.db import Database
 from batchyard.store.nodes import NodeRow
 from batchyard.store.pools import PoolView
@@ -41,6 +43,10 @@ class Plan(msgspec.Struct):
     launch: list[tuple[int, NodeOrder]] = []
     watch: list[tuple[int, Handle]] = []
     release: list[tuple[int, Handle | None]] = []
+    stop: list[tuple[int, Handle | None]] = []
+    """Machines that stop and start again with what they keep."""
+    clear: list[tuple[int, Handle | None]] = []
+    """Machines that are given back although their node stays."""
 
 
 class Capacity:
@@ -55,13 +61,18 @@ class Capacity:
         lost = await self._watch(plan.watch)
         await asyncio.gather(*(self._launch(pk, order) for pk, order in [*plan.launch, *lost]))
         await self._release(plan.release)
+        await self._change(plan.stop, self._provider.stop)
+        await self._change(plan.clear, self._provider.release)
 
     async def _watch(self, watched: Sequence[tuple[int, Handle]]) -> list[tuple[int, NodeOrder]]:
         """Find out who is gone; the nodes to be launched again."""
         again: list[tuple[int, NodeOrder]] = []
         seen = await self._provider.observe([handle for _, handle in watched])
         for node_pk, handle in watched:
-            if seen.get(handle) == Seen.GONE:
+            if seen.get(handle) == Seen.PREEMPTED:
+                log.warning("node preempted", node=node_pk)
+                await self._db.run(node_changes.preempted, node_pk, self._clock.now())
+            elif seen.get(handle) == Seen.GONE:
                 log.warning("node lost", node=node_pk)
                 order = await self._db.run(lost, node_pk, self._node_key, self._clock.now())
                 if order is not None:
@@ -84,6 +95,13 @@ class Capacity:
             await self._provider.release([handle for _, handle in leaving if handle is not None])
             await self._db.run(left, [node_pk for node_pk, _ in leaving], self._clock.now())
 
+    async def _change(
+        self, nodes: Sequence[tuple[int, Handle | None]], do: Callable[[Sequence[Handle]], Awaitable[None]]
+    ) -> None:  # fmt: skip
+        if nodes:
+            await do([handle for _, handle in nodes if handle is not None])
+            await self._db.run(node_changes.stopped, [node_pk for node_pk, _ in nodes], self._clock.now())
+
 
 def make_plan(tx: Tx, node_key: bytes, now: int) -> Plan:
     """Move pools and nodes as far as the rows alone allow, and say what providers have to be asked."""
@@ -96,8 +114,25 @@ def make_plan(tx: Tx, node_key: bytes, now: int) -> Plan:
             resizing.resize(tx, pool, nodes, now)
         body = _pool_body.decode(pool.body)
         for node in node_rows.of_pool(tx, pool.pk):
-            _plan_node(plan, pool, body.vm_size, node, node_key, now)
+            if not _plan_change(tx, plan, node, now):
+                _plan_node(plan, pool, body.vm_size, node, node_key, now)
     return plan
+
+
+def _plan_change(tx: Tx, plan: Plan, node: NodeRow, now: int) -> bool:
+    """What is to happen to a node that is no longer needed as it is; False when nothing is, or not yet."""
+    if node.state == NodeState.DEALLOCATED:
+        return True
+    if node.state == NodeState.PREEMPTED and node.handle is not None:
+        plan.clear.append((node.pk, node.handle))
+        return True
+    if node.action == Action.PREEMPT and node_changes.due(tx, node, now):
+        node_changes.preempted(tx, node.pk, now)
+        return True
+    if node.state in node_changes.CHANGING and node_changes.due(tx, node, now):
+        (plan.stop if node.state == NodeState.REBOOTING else plan.clear).append((node.pk, node.handle))
+        return True
+    return False
 
 
 def _plan_node(plan: Plan, pool: PoolView, vm_size: str, node: NodeRow, node_key: bytes, now: int) -> None:
@@ -111,7 +146,13 @@ def _plan_node(plan: Plan, pool: PoolView, vm_size: str, node: NodeRow, node_key
 
 def _due(node: NodeRow, now: int) -> bool:
     """True unless the node was launched so lately, or so often in vain, that it has to wait."""
-    return node.launches == 0 or now >= node.state_time + min(_LONGEST_DELAY_US, _FIRST_DELAY_US << min(node.launches, 20))
+    if node.state == NodeState.PREEMPTED:
+        return now >= (node.action_after or 0)
+    return node.launches == 0 or now >= node.state_time + _delay(node.launches)
+
+
+def _delay(launches: int) -> int:
+    return min(_LONGEST_DELAY_US, _FIRST_DELAY_US << min(launches, 20))
 
 
 def _order(pool: PoolView, vm_size: str, node: NodeRow, node_key: bytes) -> NodeOrder:
@@ -135,10 +176,11 @@ def launched(tx: Tx, node_pk: int, handle: Handle, now: int) -> None:
     if node is None:
         return
     state = node.state
-    if transitions.NODE.allows(state, NodeHappened.LAUNCHED):
-        state = transitions.NODE.after(state, NodeHappened.LAUNCHED)
-        tx.log(now, "node", node_pk, NodeHappened.LAUNCHED, old=node.state, new=state)
-    node_rows.move(tx, node, handle=handle, state=state, state_time=now, launches=node.launches + 1)
+    for happened in (NodeHappened.CAPACITY_RETURNED, NodeHappened.LAUNCHED):
+        if transitions.NODE.allows(state, happened):
+            before, state = state, transitions.NODE.after(state, happened)
+            tx.log(now, "node", node_pk, happened, old=before, new=state)
+    node_rows.move(tx, node, handle=handle, state=state, state_time=now, launches=node.launches + 1, action_after=None)
     tx.wake(wakes.CAPACITY)
 
 
@@ -153,6 +195,10 @@ def launch_failed(tx: Tx, node_pk: int, message: str, now: int) -> None:
 def no_capacity(tx: Tx, node_pk: int, message: str, now: int) -> None:
     """There is no machine for the node: it goes, and the pool says why it is smaller than asked."""
     node = node_rows.get(tx, node_pk)
+    if node is not None and node.state in (NodeState.PREEMPTED, NodeState.STARTING):
+        pause = _delay(node.launches + 1)
+        node_rows.move(tx, node, launches=node.launches + 1, launch_error=message[:500], action_after=now + pause)
+        return
     if node is None or node.state != NodeState.CREATING:
         return
     node_rows.delete(tx, node_pk)
@@ -168,6 +214,7 @@ def left(tx: Tx, node_pks: Iterable[int], now: int) -> None:
     """The provider has released nodes."""
     for node_pk in node_pks:
         special_tasks.leave(tx, node_pk, now)
+        special_rows.delete_start(tx, node_pk)
         node_rows.delete(tx, node_pk)
         tx.log(now, "node", node_pk, "gone", old=NodeState.LEAVING_POOL)
     tx.wake(wakes.CAPACITY)

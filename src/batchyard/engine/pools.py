@@ -55,7 +55,6 @@ def _check(pool: PoolCreateContent) -> None:
     demands.a_display_name(pool.display_name)
     demands.metadata(pool.metadata)
     demands.not_served(
-        startTask=pool.start_task,
         enableAutoScale=pool.enable_auto_scale or None,
         autoScaleFormula=pool.auto_scale_formula,
         autoScaleEvaluationInterval=pool.auto_scale_evaluation_interval,

@@ -42,8 +42,9 @@ class _Process(msgspec.Struct):
 class LocalProvider:
     """At most `max_nodes` agents on this machine."""
 
-    def __init__(self, directory: Path, server_url: str, max_nodes: int) -> None:
+    def __init__(self, directory: Path, server_url: str, max_nodes: int, agent_options: Sequence[str] = ()) -> None:
         self._directory = directory
+        self._agent_options = agent_options
         self._server_url = server_url
         self._max_nodes = max_nodes
         self._children: dict[int, subprocess.Popen[bytes]] = {}
@@ -88,11 +89,11 @@ class LocalProvider:
         token = home / "token"
         token.touch(mode=0o600)
         token.write_text(order.token)
+        log_file = home / "agent.log"
         command = [
             sys.executable, "-m", _AGENT, "--server", self._server_url, "--root", str(root), "--token-file", str(token),
-            "--uid-base", str(FIRST_UID + order.number % _UID_BLOCKS * UIDS_PER_NODE),
+            "--uid-base", str(FIRST_UID + order.number % _UID_BLOCKS * UIDS_PER_NODE), "--log-file", str(log_file), *self._agent_options,
         ]  # fmt: skip
-        log_file = home / "agent.log"
         log_file.touch(mode=0o600)
         with log_file.open("ab") as output:
             child = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Job preparation and job release tasks: one row per job and node, whatever its run."""
+"""Job preparation and job release tasks: one row per job and node, whatever its run. Start tasks: one row per node."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from batchyard.store.tx import Tx
 
 PREPARATION = "preparation"
 RELEASE = "release"
+START = "start"
+NO_JOB = 0
+"""Key in the place of the job for start tasks, which belong to their node alone."""
 _LOOKED_AT = 2_000
 """Nodes that a page by `$filter` looks at."""
 
@@ -72,6 +75,13 @@ _ORDER = Statement(
     " FROM special_task JOIN job ON job.pk = special_task.job_pk WHERE special_task.pk = :pk",
     SpecialOrder,
 )
+_PREPARED = Statement(
+    f"SELECT {_COLUMNS} FROM special_task WHERE node_pk = :node_pk AND kind = 'preparation' AND state = 'completed' AND result = 'success'"
+    " AND stale = 0",
+    SpecialTaskRow,
+)
+_DELETE_PREPARATIONS = Change("DELETE FROM special_task WHERE node_pk = :node_pk AND kind = 'preparation'")
+_DELETE_START = Change("DELETE FROM special_task WHERE job_pk = 0 AND kind = 'start' AND node_pk = :node_pk")
 _DELETE = Change("DELETE FROM special_task WHERE pk = :pk")
 _DELETE_OF_JOB = Change("DELETE FROM special_task WHERE job_pk = :job_pk")
 
@@ -162,6 +172,21 @@ def move(tx: Tx, row: SpecialTaskRow, **changes: Any) -> None:
 def delete(tx: Tx, pk: int) -> None:
     """Remove a special task; the next task of the job makes the node run it again."""
     tx.change(_DELETE, pk=pk)
+
+
+def prepared(reader: Reader, node_pk: int) -> list[SpecialTaskRow]:
+    """Preparation tasks that succeeded on a node and need not be made again yet."""
+    return reader.all(_PREPARED, node_pk=node_pk)
+
+
+def delete_preparations(tx: Tx, node_pk: int) -> None:
+    """Forget every preparation on a node."""
+    tx.change(_DELETE_PREPARATIONS, node_pk=node_pk)
+
+
+def delete_start(tx: Tx, node_pk: int) -> None:
+    """Forget the start task of a node that is gone."""
+    tx.change(_DELETE_START, node_pk=node_pk)
 
 
 def delete_of_job(tx: Tx, job_pk: int) -> None:

@@ -212,9 +212,10 @@ _RUNNING_OF_POOL = Statement(
     "SELECT task.pk, task.node_pk, node.dedicated, task.held, job.priority, job.preemptible, task.manager, task.started FROM task"
     " JOIN node ON node.pk = task.node_pk JOIN job ON job.pk = task.job_pk"
     " WHERE node.pool_pk = :pool_pk AND task.state IN ('preparing', 'running') AND node.state = 'running'"
-    " AND node.scheduling_state = 'enabled' AND job.state NOT IN ('terminating', 'deleting')",
+    " AND node.action IS NULL AND node.scheduling_state = 'enabled' AND job.state NOT IN ('terminating', 'deleting')",
     RunningTask,
 )
+_RETAINED = Statement("SELECT max(expires) FROM task WHERE expires IS NOT NULL AND node_pk = :node_pk", lambda until: until)
 _MANAGERS = Statement(
     "SELECT task.node_pk FROM node JOIN task ON task.node_pk = node.pk AND task.state IN ('preparing', 'running')"
     " WHERE node.pool_pk = :pool_pk AND task.manager = 1",
@@ -324,6 +325,12 @@ def running_of_pool(reader: Reader, pool_pk: int) -> list[RunningTask]:
 def nodes_with_managers(reader: Reader, pool_pk: int) -> set[int]:
     """Nodes of a pool that run a job manager."""
     return set(reader.all(_MANAGERS, pool_pk=pool_pk))
+
+
+def retained_until(reader: Reader, node_pk: int) -> int | None:
+    """When the last directory that a node keeps for a completed task may go; None when it keeps none. Reads all that are kept anywhere."""
+    until: int | None = reader.first(_RETAINED, node_pk=node_pk)
+    return until
 
 
 def attempts(reader: Reader, node_pk: int) -> list[tuple[int, int]]:
