@@ -180,13 +180,15 @@ async def _serve(config: Config) -> None:
     lease = Lease(db, clock, EMBEDDED)
     await lease.renew()
     await provider.sweep({node.id for node in await db.read(node_rows.every)})
-    capacity, upkeep = Capacity(db, provider, clock, node_key), Upkeep(db, clock, int(config.node_silence_s * 1e6))
+    capacity = Capacity(db, {"local": provider}, clock, node_key, int(config.node_join_s * 1e6))
+    upkeep = Upkeep(db, clock, int(config.node_silence_s * 1e6))
     loops = [*_loops(services, lease, capacity, upkeep), every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), asyncio.Event())]
     _settle_memory()
     try:
         await _answer(server, listener, [*loops, _announce(server, config.directory, url)])
     finally:
         (config.directory / "server.json").unlink(missing_ok=True)
+        await capacity.close()
         await provider.stop_all()
         await lease.release()
         db.close()

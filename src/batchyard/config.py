@@ -31,3 +31,5 @@ class Config:
     """Directory of the operator's programs that say whether a local node is fit for tasks."""
     external_nodes: bool = False
     """Nodes are made of agents that somebody else starts, and not of agents on this machine."""
+    node_join_s: float = 600.0
+    """How long a launched node's agent may take to its first word, before the node is stopped and launched again."""

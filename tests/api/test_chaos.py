@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -19,7 +21,7 @@ NODES = "/batchyard/chaos/nodes"
 @pytest.fixture(scope="module")
 def wild() -> Iterator[Server]:
     """A server that lets its nodes be disturbed."""
-    running = Server("--chaos", nodes=1)
+    running = Server("--chaos", nodes=2)
     yield running
     running.stop()
 
@@ -87,6 +89,49 @@ def test_starts_are_slow_and_a_full_disk_takes_no_task_until_the_node_is_healed(
     ready(range_)
     range_.add(job_id, task("healed"))
     assert range_.reached(job_id, "healed")["executionInfo"]["result"] == "success"
+
+
+def test_a_full_disk_makes_the_node_unusable_and_says_why(range_: Yard) -> None:
+    node_id = ready(range_)
+    path = f"/pools/{range_.pool_id}/nodes/{node_id}"
+    assert range_.raw("POST", f"{NODES}/{node_id}", {"kind": "disk-full"}).status == 200
+    wait_for(lambda: range_.get(path)["state"] == "unusable", "the node to be unusable")
+    assert "DiskFull" in [error["code"] for error in range_.get(path)["errors"]]
+    assert range_.raw("POST", f"{NODES}/{node_id}", {"kind": "heal"}).status == 200
+    wait_for(lambda: range_.get(path)["state"] == "idle", "the node to be idle")
+    assert "DiskFull" not in [error["code"] for error in range_.get(path).get("errors", [])]
+
+
+@pytest.fixture
+def notes() -> Iterator[Path]:
+    """A directory that every task may write to."""
+    with tempfile.TemporaryDirectory(prefix="batchyard-test-") as place:
+        Path(place).chmod(0o777)
+        yield Path(place)
+
+
+def test_a_spot_node_is_preempted_after_its_notice_and_its_task_runs_again(wild: Server, notes: Path) -> None:
+    raw, pool_id = Raw(wild.endpoint, wild.account, wild.key), unique("spot")
+    assert raw("POST", "/pools", pool_body(pool_id, targetLowPriorityNodes=1)).status == 201
+    yard = Yard(raw, pool_id)
+    node_id = ready(yard)
+    script = f'trap "touch {notes}/noticed" TERM; [ -e {notes}/ran ] && exit 0; touch {notes}/ran; while :; do sleep 0.1; done'
+    job_id = yard.job(task("work", script))
+    wait_for(lambda: (notes / "ran").exists(), "the task to run")
+    assert raw("POST", f"{NODES}/{node_id}", {"kind": "preempt", "seconds": 1}).status == 200
+    wait_for(lambda: (notes / "noticed").exists(), "the notice")
+    wait_for(lambda: yard.get(f"/pools/{pool_id}/nodes/{node_id}")["state"] == "preempted", "the node to be preempted")
+    assert yard.task(job_id, "work")["state"] == "active"
+    info = yard.reached(job_id, "work")["executionInfo"]
+    assert (info["result"], info["retryCount"], info["requeueCount"]) == ("success", 0, 0)
+    raw("DELETE", f"/jobs/{job_id}")
+    raw("DELETE", f"/pools/{pool_id}")
+    yard.gone(f"/pools/{pool_id}")
+
+
+def test_a_dedicated_node_is_not_preempted(range_: Yard) -> None:
+    node_id = ready(range_)
+    range_.raw("POST", f"{NODES}/{node_id}", {"kind": "preempt"}).assert_error(409, "OperationNotValidOnNode")
 
 
 def test_the_token_of_a_task_is_not_enough(range_: Yard) -> None:

@@ -73,6 +73,12 @@ def test_local_agents_run_the_probes_of_their_server(directory: Path) -> None:
     try:
         with Client(server.endpoint, server.account, server.key) as batch:
             batch.post("pools", body=POOL)
-        wait_for(lambda: "The probe gpu ended with 3: no device" in server.log(), "the probe")
+
+            def unusable() -> Any:
+                return next((node for node in batch.listed("pools", "pool", "nodes") if node["state"] == "unusable"), None)
+
+            node = wait_for(unusable, "the node to be unusable")
+        [failed] = [error for error in node["errors"] if error["code"] == "ProbeFailed"]
+        assert failed["message"] == "The probe gpu ended with 3: no device"
     finally:
         server.stop()

@@ -48,6 +48,7 @@ T = TypeVar("T")
 SECOND_US = 1_000_000
 SETTING = nodes.Setting("account", b"key")
 SILENCE_US = 30 * SECOND_US
+JOIN_US = 300 * SECOND_US
 START = 1_700_000_000 * SECOND_US
 MACHINE = {
     "imageReference": {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"},
@@ -62,7 +63,11 @@ _NO_CHANGE = {"patched", "updated", "launch failed", "resize requested", "resize
 """Events that change no state, or that of the allocation, which has none of its own in the log."""
 _AWAY = (NodeState.LEAVING_POOL, NodeState.PREEMPTED, NodeState.DEALLOCATED)
 _AT_WORK = (NodeState.IDLE, NodeState.RUNNING, NodeState.OFFLINE, NodeState.START_TASK_FAILED)
-_COMING_BACK = (NodeState.PREEMPTED, *CHANGING)
+
+
+def _coming_back(node: NodeRow) -> bool:
+    """True for a node that needs nothing but a few seconds; one that waits for retained data needs days."""
+    return node.state in (NodeState.PREEMPTED, *CHANGING) and node.action_option != "retaineddata"
 
 
 class StandingClock(Clock):
@@ -165,7 +170,7 @@ class World:
     def _open(self) -> None:
         self.db = Database(self.path, self.topics.update)
         self.upkeep_job = Upkeep(self.db, self.clock, SILENCE_US)
-        self.capacity_job = Capacity(self.db, self.provider, self.clock, b"key")
+        self.capacity_job = Capacity(self.db, {"local": self.provider}, self.clock, b"key", JOIN_US)
 
     def reopen(self) -> None:
         """Start over from the file, as after a crash: no word of what was in memory."""
@@ -209,7 +214,12 @@ class World:
 
     def capacity(self, rounds: int = 1) -> None:
         for _ in range(rounds):
-            asyncio.run(self.capacity_job.run_once())
+            asyncio.run(self.capacity_round())
+
+    async def capacity_round(self) -> None:
+        """One round, and whatever it begins."""
+        await self.capacity_job.run_once()
+        await self.capacity_job.settle()
 
     def loops(self) -> None:
         """Every loop, a few rounds."""
@@ -235,7 +245,7 @@ class World:
             self.schedule()
             self.upkeep()
             now = self.summary()
-            if now == before and not any(node.state in _COMING_BACK for node in self.nodes()):
+            if now == before and not any(_coming_back(node) for node in self.nodes()):
                 return
             before = now
         raise AssertionError(f"it never ends: {before}")

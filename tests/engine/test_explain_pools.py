@@ -4,35 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine_world import EXIT_1, Steady, World
+from engine_world import EXIT_1, World
 from explain_asks import MANAGER, chain, codes, first, job, pool, run_all, task
+from failing_providers import FailsToLaunch, LosesNodes, NoRoom
 
 from batchyard.engine import node_changes
 from batchyard.engine import nodes as node_cases
 from batchyard.model.explain import Code
 from batchyard.model.states import SchedulingState
 from batchyard.model.sync import NodeProblem
-from batchyard.providers.base import Handle, NoCapacity, NodeOrder
 from batchyard.store import nodes as node_rows
-
-
-class NoRoom(Steady):
-    """Has machines for so many nodes and not one more."""
-
-    room = 0
-
-    async def launch(self, order: NodeOrder) -> Handle:
-        if len(self.machines) >= self.room:
-            raise NoCapacity(f"room for {self.room} nodes only")
-        return await super().launch(order)
-
-
-class FailsToLaunch(Steady):
-    """Never launches anything."""
-
-    async def launch(self, order: NodeOrder) -> Handle:
-        raise OSError("the hypervisor is on fire")
-
 
 # the pool
 
@@ -71,7 +52,7 @@ def test_a_resizing_pool_and_nodes_that_start(world: World) -> None:
 
 
 def test_an_allocation_that_failed() -> None:
-    world = World(provider=NoRoom())
+    world = World(provider=NoRoom(0))
     world.pool(dedicated=2)
     world.capacity(2)
     world.job()
@@ -90,6 +71,21 @@ def test_nodes_that_cannot_be_launched() -> None:
     world.add("a")
     assert codes(task(world, "a")) == [Code.LAUNCH_FAILS, Code.POOL_RESIZING]
     assert "the hypervisor is on fire" in first(world, "a").sentence
+    world.close()
+
+
+def test_nodes_whose_agents_die_before_they_speak() -> None:
+    provider = LosesNodes()
+    provider.reason = "the agent exited with code 1: no room"
+    world = World(provider=provider)
+    world.pool(dedicated=1)
+    world.capacity(2)
+    provider.lose(*provider.machines)
+    world.capacity()
+    world.job()
+    world.add("a")
+    assert codes(task(world, "a"))[0] == Code.LAUNCH_FAILS
+    assert "1 time by now: the agent exited with code 1: no room" in first(world, "a").sentence
     world.close()
 
 

@@ -15,10 +15,10 @@ from batchyard.store.migrate import migrate
 from batchyard.store.reader import Change, Statement
 from batchyard.store.tx import guarded_sql
 
-MODULES = (events, explain, jobs, leases, nodes, pools, tasks, tx)
+MODULES = (events, explain, jobs, leases, nodes, pools, task_pages, tasks, tx)
 WALKED = {  # few rows, and read as a whole
     "jobs._PAGE": set(), "jobs._POOLS_WITH_DEMAND": {"job"}, "jobs._CHANGING": {"job"}, "nodes._ALL": {"node"}, "nodes._SILENT": {"node"},
-    "pools._ALL": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"}, "tasks._READY_SIZES": {"size"},
+    "nodes._BY_START": {"node"}, "pools._ALL": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"}, "tasks._READY_SIZES": {"size"},
     "explain._BLOCKERS": {"edge"},
 }  # fmt: skip
 HOT = {
@@ -56,7 +56,7 @@ HOT = {
     "nodes._REMOVALS": ["removal_by_node"],
     "pools._BY_ID": ["pool_by_id"],
     "explain._NODE_GROUPS": ["node_by_id"],
-    "explain._LAUNCH_FAILURE": ["node_by_id", "event_by_subject"],
+    "explain._LAUNCH_FAILURE": ["node_by_id"],
     "explain._WAITING_JOBS": ["job_by_pool"],
     "explain._PARENTS": ["dependency_by_child"],
     "explain._BLOCKERS": ["dependency_by_child", "task_by_id"],

@@ -30,6 +30,7 @@ from batchyard.model.sync import FileRequest, LogUpload
 from batchyard.rules import odata
 from batchyard.store import nodes as rows
 from batchyard.store import pools as pool_rows
+from batchyard.store.filters import Page
 from batchyard.store.nodes import NodeRow, NodeView, RecentTask
 from batchyard.store.reader import Reader
 from batchyard.store.tx import Tx
@@ -54,13 +55,13 @@ async def list_(call: Call) -> Response:
     chosen, found = selection.of(call, selection.NODE), call.filter(odata.NODES)
     after, most = call.page()
 
-    def query(reader: Reader, pool_id: str) -> tuple[list[tuple[NodeView, list[RecentTask]]], int | None]:
+    def query(reader: Reader, pool_id: str) -> tuple[Page[NodeView], list[list[RecentTask]]]:
         page = rows.filtered(reader, _pool(reader, pool_id), found, after, most)
-        return [(row, rows.recent_tasks(reader, row)) for row in page.rows], page.more
+        return page, [rows.recent_tasks(reader, row) for row in page.rows]
 
-    shown, more = await call.db.read(query, call.ids["pool_id"])
-    items = chosen.all(node_views.node(row, recent, call) for row, recent in shown)
-    return wire.listing(call.base, "nodes", items, call.next_link(more))
+    page, recent = await call.db.read(query, call.ids["pool_id"])
+    items = chosen.all(node_views.node(row, tasks, call) for row, tasks in zip(page.rows, recent, strict=True))
+    return wire.listing(call.base, "nodes", items, call.next_link(page.more))
 
 
 async def get(call: Call) -> Response:

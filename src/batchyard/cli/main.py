@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from batchyard.cli import chaos as disturbances
-from batchyard.cli import daemon, daily, explain
+from batchyard.cli import daemon, daily, doctor, explain
 from batchyard.cli.problem import Problem
 
 app = typer.Typer(
@@ -163,6 +163,7 @@ def agent(context: typer.Context) -> None:
 daily.add_to(app)
 explain.add_to(app)
 disturbances.add_to(app)
+doctor.add_to(app)
 
 
 def say(text: str, style: str | None = None) -> None:

@@ -46,9 +46,8 @@ _NODE_GROUPS = Statement(
     _group,
 )
 _LAUNCH_FAILURE = Statement(
-    "SELECT node.id, node.launches, coalesce((SELECT cause FROM event WHERE what = 'node' AND subject = node.pk"
-    " AND happened = 'launch failed' ORDER BY pk DESC LIMIT 1), '') FROM node"
-    " WHERE node.pool_pk = :pool_pk AND node.launches > 0 AND node.handle IS NULL LIMIT 1",
+    "SELECT id, launches, launch_error FROM node"
+    " WHERE pool_pk = :pool_pk AND launches > 0 AND launch_error IS NOT NULL AND state <> 'leavingpool' LIMIT 1",
     LaunchFailure,
 )
 _WAITING_JOBS = Statement(

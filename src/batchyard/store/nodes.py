@@ -108,6 +108,7 @@ _VIEW = (
     " begun.failure, begun.retries, begun.last_retry FROM node JOIN pool ON pool.pk = node.pool_pk"
     " LEFT JOIN special_task AS begun ON begun.job_pk = 0 AND begun.kind = 'start' AND begun.node_pk = node.pk"
 )
+_BEHIND = f"{_VIEW} WHERE node.pool_pk = :pool_pk AND node.pk > :after"
 FILTERED_BY = {
     "state": "node.state",
     "stateTransitionTime": "node.state_time",
@@ -206,7 +207,7 @@ def filtered(reader: Reader, pool_pk: int, found: Filter | None, after: int, mos
     if found is None:
         return page_of(page(reader, pool_pk, after, most + 1), most, by_key)
     where, params = condition(found, FILTERED_BY)
-    search = Statement(f"{_VIEW} WHERE node.pool_pk = :pool_pk AND node.pk > :after AND {where} ORDER BY node.pk LIMIT :n", NodeView)
+    search = Statement(f"{_BEHIND} AND {where} ORDER BY node.pk LIMIT :n", NodeView)
     return page_of(reader.all(search, pool_pk=pool_pk, after=after, n=most + 1, **params), most, by_key)
 
 
