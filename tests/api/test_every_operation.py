@@ -372,7 +372,7 @@ def _node_changes(sdk: Sdk, container_url: str) -> None:
     if os.geteuid() == 0:
         name = unique("t")[:14]
         batch.create_node_user(pool_id, node.id, models.BatchNodeUserCreateOptions(name=name, password="A long secret 1"))
-        batch.replace_node_user(pool_id, node.id, name, models.BatchNodeUserUpdateOptions(password="Another secret 2"))
+        batch.replace_node_user(pool_id, node.id, name, models.BatchNodeUserReplaceOptions(password="Another secret 2"))
         batch.delete_node_user(pool_id, node.id, name)
     logs = models.UploadBatchServiceLogsOptions(container_url=container_url, start_time=datetime.now(UTC) - timedelta(hours=1))
     uploaded = batch.upload_node_logs(pool_id, node.id, logs)

@@ -103,10 +103,8 @@ class Walk(RuleBasedStateMachine):
         try:
             return agent.sync(*said)
         except NotThisNode:
-            away = (
-                (NodeState.PREEMPTED, NodeState.DEALLOCATED) if agent.session else (NodeState.PREEMPTED, NodeState.DEALLOCATED, *CHANGING)
-            )
-            assert self.world.node(agent.node_pk).state in away
+            away = (NodeState.PREEMPTED, NodeState.DEALLOCATED)
+            assert self.world.node(agent.node_pk).state in (away if agent.session else (*away, *CHANGING))
             return None
 
     @rule(pick=picks)
