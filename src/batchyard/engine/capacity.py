@@ -232,11 +232,12 @@ def make_plan(tx: Tx, node_key: bytes, now: int) -> Plan:
             resizing.empty(tx, pool, nodes, now)
         elif pool.allocation_state == AllocationState.RESIZING:
             resizing.resize(tx, pool, nodes, now)
-        body = _pool_body.decode(pool.body)
-        for node in node_rows.of_pool(tx, pool.pk):
+        if pool.state == PoolState.DELETING or pool.allocation_state != AllocationState.STEADY:
+            nodes = node_rows.of_pool(tx, pool.pk)
+        for node in nodes:
             plan.rows[node.pk] = node
             if not _plan_change(tx, plan, node, now):
-                _plan_node(plan, pool, body.vm_size, node, node_key, now)
+                _plan_node(plan, pool, node, node_key, now)
     return plan
 
 
@@ -256,14 +257,14 @@ def _plan_change(tx: Tx, plan: Plan, node: NodeRow, now: int) -> bool:
     return False
 
 
-def _plan_node(plan: Plan, pool: PoolView, vm_size: str, node: NodeRow, node_key: bytes, now: int) -> None:
+def _plan_node(plan: Plan, pool: PoolView, node: NodeRow, node_key: bytes, now: int) -> None:
     stopped = node.state == NodeState.STARTING and node.launches == 0  # on purpose, or its agent is known to be gone
     if node.state == NodeState.LEAVING_POOL:
         plan.release.append((node.pk, node.handle))
     elif node.handle is not None and not stopped:
         plan.watch.append((node.pk, node.handle))
     elif _due(node, now):
-        plan.launch.append((node.pk, _order(pool, vm_size, node, node_key)))
+        plan.launch.append((node.pk, _order(pool, node, node_key)))
 
 
 def _due(node: NodeRow, now: int) -> bool:
@@ -273,8 +274,9 @@ def _due(node: NodeRow, now: int) -> bool:
     return now >= node.state_time + delay_us(node.launches)
 
 
-def _order(pool: PoolView, vm_size: str, node: NodeRow, node_key: bytes) -> NodeOrder:
+def _order(pool: PoolView, node: NodeRow, node_key: bytes) -> NodeOrder:
     token = node_cases.token(node_key, node.pk)
+    vm_size = _pool_body.decode(pool.body).vm_size
     return NodeOrder(pool.id, node.id, node.pk, token, vm_size, node.slots, bool(node.dedicated), node.cores, node.memory)
 
 
@@ -306,7 +308,7 @@ def lost(tx: Tx, node_pk: int, life: tuple[int, int], reason: str, node_key: byt
         node_rows.move(tx, now_row, errors=None)
     if not due:
         return Loss(news=news, wait_us=node.state_time + delay_us(node.launches) - now)
-    return Loss(_order(pool, _pool_body.decode(pool.body).vm_size, now_row, node_key), news)
+    return Loss(_order(pool, now_row, node_key), news)
 
 
 def launched(tx: Tx, node_pk: int, handle: Handle, now: int) -> bool:
