@@ -20,7 +20,8 @@ from batchyard.model.sync import NodeSetup
 log = structlog.get_logger()
 
 _PERIOD_US = 100_000
-_WHAT = {"memory": "memory", "cpu": "cores"}
+WHAT = {"memory": "memory", "cpu": "cores"}
+"""Controllers, and what a node is held to by them."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -112,23 +113,23 @@ def probe(tag: str, place: tuple[str, str, str]) -> tuple[Limits, tuple[str, str
     tried = {base: found for base in bases if (found := _version_2(base)) and _can_end(base, place)}
     best = max(tried, key=lambda base: len(tried[base]), default=place[1])
     found = dict(tried.get(best, {}))
-    for controller in set(_WHAT) - found.keys():
+    for controller in set(WHAT) - found.keys():
         places = [Place(controller, 1, f"{home}/{control.PREFIX}{tag}") for home in control.places(controller)]
         found |= {each.controller: each for each in places if _works(each)}
     obstacles = [
         f"Tasks are not held to the node's {what}: there is no {controller} cgroup that the agent may write to; "
         f"start it as root, or in a cgroup of its own that passes the {controller} controller on."
-        for controller, what in _WHAT.items()
+        for controller, what in WHAT.items()
         if controller not in found
     ]
-    return Limits([found[controller] for controller in _WHAT if controller in found], obstacles), (place[0], best, place[2])
+    return Limits([found[controller] for controller in WHAT if controller in found], obstacles), (place[0], best, place[2])
 
 
 def _version_2(base: str) -> dict[str, Place]:
     """The controllers that work in a directory above the attempts', because its parent passes them on."""
     parent = os.path.dirname(base)
     found = {}
-    for controller in _WHAT:
+    for controller in WHAT:
         with contextlib.suppress(OSError):
             if controller in control.read(parent + "/cgroup.controllers").decode().split():
                 if controller not in control.read(parent + "/cgroup.subtree_control").decode().split():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import shutil
@@ -11,7 +10,6 @@ from pathlib import Path
 
 from batchyard.cli.checks.finding import Finding, Place, note, ok, root
 
-_CONTROLLERS = {"memory": "memory", "cpu": "cores"}
 _TOOLS = ("useradd", "usermod", "userdel", "chpasswd")
 _SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -35,19 +33,18 @@ def cgroups(_: Place) -> Iterator[Finding]:
 
 
 def limits(_: Place) -> Iterator[Finding]:
-    """Whether nodes can be held to the memory and the cores of their size."""
-    mounts = Path("/proc/self/mounts").read_text()
-    own = Path("/proc/self/cgroup").read_text()
-    for controller, what in _CONTROLLERS.items():
-        where = next((place for place in places(controller, mounts, own) if _may_make(place)), None)
-        if where:
-            yield ok("limits", f"a node can be held to its {what} ({controller} cgroup in {where})")
-        else:
-            yield note(
-                "limits",
-                f"a node cannot be held to its {what}: there is no {controller} cgroup to write to",
-                f"Start the server as root, or in a cgroup that passes the {controller} controller on (Delegate=yes).",
-            )
+    """Whether nodes can be held to the memory and the cores of their size, as the agent will find it."""
+    from batchyard.agent import control
+    from batchyard.agent import limits as held
+
+    tag = f"doctor-{os.getpid()}"
+    found, _ = held.probe(tag, control.probe(tag))
+    for limit in found.places:
+        where = os.path.dirname(limit.directory)
+        yield ok("limits", f"a node can be held to its {held.WHAT[limit.controller]} ({limit.controller} cgroup in {where})")
+    for sentence in found.obstacles:
+        reason, _, mend = sentence.partition("; ")
+        yield note("limits", reason, mend[:1].upper() + mend[1:])
 
 
 def places(controller: str, mounts: str, own: str) -> Iterator[str]:
@@ -71,19 +68,6 @@ def _read(path: str) -> str:
         return Path(path).read_text()
     except OSError:
         return ""
-
-
-def _may_make(home: str) -> bool:
-    """Try it: make a group and remove it."""
-    trial = f"{home}/batchyard-doctor-{os.getpid()}"
-    try:
-        os.mkdir(trial)
-        return os.access(f"{trial}/cgroup.procs", os.W_OK)
-    except OSError:
-        return False
-    finally:
-        with contextlib.suppress(OSError):
-            os.rmdir(trial)
 
 
 def held_to(controller: str, *names: str) -> str:
