@@ -38,7 +38,7 @@ def limits(_: Place) -> Iterator[Finding]:
     from batchyard.agent import limits as held
 
     tag = f"doctor-{os.getpid()}"
-    found, _ = held.probe(tag, control.probe(tag))
+    found = held.probe(tag, control.probe(tag))[0]
     for limit in found.places:
         where = os.path.dirname(limit.directory)
         yield ok("limits", f"a node can be held to its {held.WHAT[limit.controller]} ({limit.controller} cgroup in {where})")
