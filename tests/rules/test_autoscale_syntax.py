@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -103,6 +103,8 @@ TOKENS = [
 ]  # fmt: skip
 
 
+@example(["a", "=", "1" * 320])
+@example(["a", "=", "9" * 300, "*", "9" * 300])
 @given(st.lists(st.sampled_from(TOKENS), max_size=60))
 def test_any_row_of_tokens(tokens: list[str]) -> None:
     only_documented(" ".join(tokens))
