@@ -1,6 +1,6 @@
 """Every operation through azure-batch 14.2.0. Runs in that SDK's own interpreter, prints one JSON object: the calls and the results.
 
-Arguments: prefix for ids, id of a pool with a node. The account is read from the environment.
+Arguments: prefix for ids, id of a pool with a node, URL of a container that may be written to. The account is read from the environment.
 """
 
 # mypy: ignore-errors
@@ -13,7 +13,8 @@ import time
 from azure.batch import BatchServiceClient, models
 from azure.batch.batch_auth import SharedKeyCredentials
 
-PREFIX, POOL = sys.argv[1:]
+PREFIX, POOL, CONTAINER = sys.argv[1:]
+BEFORE = "2026-01-01T00:00:00Z"
 calls = []
 results = {}
 
@@ -225,6 +226,45 @@ def files():
     batch.job.delete(job_id)
 
 
+def node_changes():
+    """What changes a node, its users, its logs; start and deallocate came with later versions."""
+    pool_id = PREFIX + "-nodes"
+    image = models.ImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server")
+    extension = models.VMExtension(name="monitor", publisher="p", type="t", settings={"a": "b"})
+    machine = models.VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04", extensions=[extension])
+    pool = models.PoolAddParameter(
+        id=pool_id, vm_size="standard_d2s_v3", virtual_machine_configuration=machine, target_dedicated_nodes=1,
+        start_task=models.StartTask(command_line="/bin/sh -c 'echo began'", wait_for_success=True),
+    )  # fmt: skip
+    batch.pool.add(pool)
+    idle = models.ComputeNodeState.idle
+    until(lambda: [node.state for node in batch.compute_node.list(pool_id)] == [idle])
+    [node] = batch.compute_node.list(pool_id)
+    results["changed_node"] = plain(node)
+    login = batch.compute_node.get_remote_login_settings(pool_id, node.id)
+    results["login"] = [login.remote_login_ip_address, login.remote_login_port]
+    results["extensions"] = [item.vm_extension.name for item in batch.compute_node_extension.list(pool_id, node.id)]
+    results["extension"] = batch.compute_node_extension.get(pool_id, node.id, "monitor").provisioning_state
+    if os.geteuid() == 0:
+        name = "t14" + PREFIX[-8:]
+        batch.compute_node.add_user(pool_id, node.id, models.ComputeNodeUser(name=name, password="A long secret 1"))
+        results["user_again"] = error_of(batch.compute_node.add_user, pool_id, node.id, models.ComputeNodeUser(name=name, password="x"))
+        batch.compute_node.update_user(pool_id, node.id, name, models.NodeUpdateUserParameter(password="Another secret 2"))
+        batch.compute_node.delete_user(pool_id, node.id, name)
+        results["user_gone"] = error_of(batch.compute_node.delete_user, pool_id, node.id, name)
+    logs = models.UploadBatchServiceLogsConfiguration(container_url=CONTAINER, start_time=BEFORE)
+    uploaded = batch.compute_node.upload_batch_service_logs(pool_id, node.id, logs)
+    results["logs"] = [uploaded.virtual_directory_name, uploaded.number_of_files_uploaded]
+    batch.compute_node.disable_scheduling(pool_id, node.id, "taskCompletion")
+    results["off"] = plain(batch.compute_node.get(pool_id, node.id))
+    results["off_again"] = error_of(batch.compute_node.disable_scheduling, pool_id, node.id)
+    batch.compute_node.enable_scheduling(pool_id, node.id)
+    for change in (batch.compute_node.reboot, batch.compute_node.reimage):
+        change(pool_id, node.id, "requeue")
+        until(lambda: batch.compute_node.get(pool_id, node.id).state == idle)
+    batch.pool.delete(pool_id)
+
+
 def node_files(job_id):
     """The same through the node."""
     [node] = list(batch.compute_node.list(POOL))
@@ -242,4 +282,5 @@ jobs()
 managed()
 tasks()
 files()
+node_changes()
 print(json.dumps({"calls": calls, "results": results}))

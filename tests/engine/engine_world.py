@@ -173,6 +173,10 @@ class World:
 
     def _open(self) -> None:
         self.db = Database(self.path, self.topics.update)
+        self.open_loops()
+
+    def open_loops(self) -> None:
+        """Make the loops for the provider that there is."""
         self.upkeep_job = Upkeep(self.db, self.clock, SILENCE_US)
         self.capacity_job = Capacity(self.db, {"local": self.provider}, self.clock, b"key", JOIN_US)
         self.autoscale_job = Autoscale(self.db, self.clock)

@@ -342,7 +342,8 @@ class TestEvaluations:
         assert second.target_dedicated == 1
 
     def test_what_could_not_be_had_is_asked_for_again(self, world: World) -> None:
-        provider = world.capacity_job._provider = Full()
+        provider = world.provider = Full()
+        world.open_loops()
         world.scaled_pool("$TargetDedicatedNodes=2", autoScaleEvaluationInterval="PT5M")
         world.capacity(3)
         pool = pool_of(world)

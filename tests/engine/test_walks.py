@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from batchyard.engine.node_changes import deallocate, disable_scheduling, enable_scheduling, preempt, reboot, reimage, start
+from batchyard.engine.node_changes import CHANGING, deallocate, disable_scheduling, enable_scheduling, preempt, reboot, reimage, start
 from batchyard.engine.nodes import NotThisNode
 from batchyard.model.errors import BatchError
 from batchyard.model.states import NodeState, SchedulingState, TaskState
@@ -103,7 +103,10 @@ class Walk(RuleBasedStateMachine):
         try:
             return agent.sync(*said)
         except NotThisNode:
-            assert self.world.node(agent.node_pk).state in ("preempted", "deallocated")
+            away = (
+                (NodeState.PREEMPTED, NodeState.DEALLOCATED) if agent.session else (NodeState.PREEMPTED, NodeState.DEALLOCATED, *CHANGING)
+            )
+            assert self.world.node(agent.node_pk).state in away
             return None
 
     @rule(pick=picks)
