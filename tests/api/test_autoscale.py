@@ -107,6 +107,14 @@ def test_what_a_new_pool_may_not_say(raw: Raw, change: Json, code: str, values: 
     raw("GET", f"/pools/{pool_id}").assert_error(404, "PoolNotFound")
 
 
+def test_pools_with_autoscale_are_found(raw: Raw, scaled: str) -> None:
+    """`$filter` and `$select` know what autoscale adds to a pool."""
+    chosen = "%24select=id,enableAutoScale,autoScaleFormula,autoScaleRun&%24filter="
+    [found] = raw("GET", "/pools", query=f"{chosen}id%20eq%20%27{scaled}%27%20and%20enableAutoScale%20eq%20true").json["value"]
+    assert set(found) == {"id", "enableAutoScale", "autoScaleFormula", "autoScaleRun"}
+    assert raw("GET", "/pools", query=f"{chosen}id%20eq%20%27{scaled}%27%20and%20enableAutoScale%20eq%20false").json["value"] == []
+
+
 @pytest.mark.parametrize("action", ["enableautoscale", "disableautoscale", "evaluateautoscale"])
 def test_a_pool_that_is_not_there(raw: Raw, action: str) -> None:
     raw("POST", f"/pools/none/{action}", {"autoScaleFormula": "$a=1"}).assert_error(404, "PoolNotFound")

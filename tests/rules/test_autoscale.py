@@ -237,6 +237,15 @@ class TestSampling:
     def test_methods(self, expression: str, printed: str) -> None:
         assert value(f"$ActiveTasks.{expression}", history(1, 2, 3, 4, 5, 6)) == printed
 
+    def test_a_sample_at_the_edge_belongs_to_one_window(self) -> None:
+        """A window is open where it starts, so that as many samples are in it as are expected."""
+        outcome = run(
+            "a=$ActiveTasks.GetSample(TimeInterval_Minute,100);b=$ActiveTasks.GetSample(TimeInterval_Minute,2*TimeInterval_Minute);",
+            history(1, 2, 3, 4, 5, 6),
+            now=SLOT,
+        )
+        assert (outcome.variables["a"], outcome.variables["b"]) == ("[5,6]", "[3,4]")
+
     def test_stale_samples_are_counted_by_number_not_by_time(self) -> None:
         """The server was away for an hour."""
         stale = history(7, 8, newest=SLOT - 120 * SAMPLE_PERIOD_US)

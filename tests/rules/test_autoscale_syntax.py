@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -73,6 +73,10 @@ def test_depth_is_an_error_not_a_crash(opening: str) -> None:
         parse(opening * (LONGEST_FORMULA // len(opening)))
 
 
+SLOW_MACHINES = settings(deadline=None)
+"""The first formula makes the parser."""
+
+
 def only_documented(formula: str) -> None:
     """Evaluate; everything that may happen is a result or a documented error."""
     try:
@@ -91,6 +95,7 @@ def only_documented(formula: str) -> None:
         assert word not in outcome.results.replace("=info", "")
 
 
+@SLOW_MACHINES
 @given(st.text(max_size=200))
 def test_any_text(text: str) -> None:
     only_documented(text)
@@ -103,6 +108,9 @@ TOKENS = [
 ]  # fmt: skip
 
 
+@SLOW_MACHINES
+@example(["a", "=", "1" * 320])
+@example(["a", "=", "9" * 300, "*", "9" * 300])
 @given(st.lists(st.sampled_from(TOKENS), max_size=60))
 def test_any_row_of_tokens(tokens: list[str]) -> None:
     only_documented(" ".join(tokens))
@@ -149,7 +157,7 @@ _ASSIGNED = st.sampled_from(["a", "b", "$c", *WRITABLE, "$ActiveTasks"])
 _STATEMENTS = _EXPRESSIONS | st.builds("{}={}".format, _ASSIGNED, _EXPRESSIONS)
 
 
-@settings(max_examples=300)
+@settings(SLOW_MACHINES, max_examples=300)
 @given(st.lists(_STATEMENTS, min_size=1, max_size=8).map(";\n".join))
 def test_any_formula_of_the_grammar(formula: str) -> None:
     parse(formula)

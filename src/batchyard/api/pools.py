@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from batchyard.api import selection, views, wire
+from batchyard.api import autoscale, selection, views, wire
 from batchyard.api.call import Call
 from batchyard.engine import pools
 from batchyard.model.errors import BatchError
@@ -18,7 +18,10 @@ from batchyard.store.tx import Tx
 
 async def add(call: Call) -> Response:
     """POST /pools"""
-    pool = await call.db.run(pools.add, call.decode(PoolCreateContent), call.now, shortest_interval_us=call.services.shortest_autoscale_us)
+    sent = call.decode(PoolCreateContent)
+    if sent.enable_auto_scale:
+        await autoscale.read_ahead(sent.auto_scale_formula)
+    pool = await call.db.run(pools.add, sent, call.now, shortest_interval_us=call.services.shortest_autoscale_us)
     return wire.nothing(201, modified=pool.modified, resource=call.url("pools", pool.id), location=True)
 
 

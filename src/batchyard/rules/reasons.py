@@ -64,7 +64,7 @@ WORDS: Mapping[Code, Words] = MappingProxyType({
     ),
     Code.POOL_NOT_FOUND: Words("Pool {pool_id} does not exist", "Create the pool, or disable the job and move it to another pool"),
     Code.POOL_DELETING: Words("Pool {pool_id} is being deleted", "Create it anew when it is gone, or move the job to another pool"),
-    Code.POOL_EMPTY: Words("Pool {pool_id} has no nodes and asks for none", "Resize the pool"),
+    Code.POOL_EMPTY: Words("Pool {pool_id} has no nodes and asks for none", "Resize the pool, or mend its formula (autoscale trace)"),
     Code.POOL_RESIZING: Words(
         "Pool {pool_id} is resizing since {since}: {ready} of {target} take tasks{states}", "Wait; nodes are on their way"
     ),
