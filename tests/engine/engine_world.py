@@ -27,6 +27,8 @@ from batchyard.model.sync import Ended, Orders, Sync
 from batchyard.model.task import TaskConstraints, TaskCreateContent, TaskFailureInformation
 from batchyard.model.words import DisableJobOption
 from batchyard.providers.base import Handle, NodeOrder, NodeProvider, Seen
+from batchyard.rules.offer import Offer
+from batchyard.rules.sizes import SizeRule, Sizes
 from batchyard.rules.transitions import TABLES
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
@@ -52,12 +54,15 @@ MACHINE = {
     "imageReference": {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"},
     "nodeAgentSKUId": "batch.node.ubuntu 24.04",
 }
+SMALL = SizeRule("small", cores=64)
+OFFER = Offer(sizes=Sizes((SMALL,)))
+"""Beside Azure's sizes one that is large enough for any number of slots."""
 EXIT_1 = {"exit_code": 1, "failure": {"category": "usererror", "code": "FailureExitCode", "message": "bad"}}
 NO_PROGRAM = {"failure": {"category": "usererror", "code": "CommandProgramNotFound", "message": "none"}, "stage": "preprocessing"}
 NO_UPLOAD = {"exit_code": 0, "failure": {"category": "usererror", "code": "FileUploadAccessDenied", "message": "no"}, "stage": "upload"}
 
 
-_NO_CHANGE = {"patched", "updated", "launch failed", "resize requested", "resize ended"}
+_NO_CHANGE = {"patched", "updated", "launch failed", "resize requested", "resize ended", "stop requested", "stopped", "removal asked"}
 """Events that change no state, or that of the allocation, which has none of its own in the log."""
 
 
@@ -152,8 +157,8 @@ def ended(attempt: str, **how: Any) -> Ended:
 class World:
     """Store, clock, provider and the loops, one step at a time."""
 
-    def __init__(self, path: Path = MEMORY, provider: NodeProvider | None = None) -> None:
-        self.path, self.clock = path, StandingClock()
+    def __init__(self, path: Path = MEMORY, provider: NodeProvider | None = None, offer: Offer = OFFER) -> None:
+        self.path, self.clock, self.offer = path, StandingClock(), offer
         self.provider = Steady() if provider is None else provider
         self.topics: Counter[str] = Counter()
         self._open()
@@ -161,7 +166,7 @@ class World:
     def _open(self) -> None:
         self.db = Database(self.path, self.topics.update)
         self.upkeep_job = Upkeep(self.db, self.clock, SILENCE_US)
-        self.capacity_job = Capacity(self.db, self.provider, self.clock, b"key")
+        self.capacity_job = Capacity(self.db, self.provider, self.clock, b"key", self.offer)
 
     def reopen(self) -> None:
         """Start over from the file, as after a crash: no word of what was in memory."""
@@ -264,7 +269,7 @@ class World:
 
     def pool(self, pool_id: str = "pool", dedicated: int = 0, **more: Any) -> PoolView:
         sent = {"id": pool_id, "vmSize": "small", "virtualMachineConfiguration": MACHINE, "targetDedicatedNodes": dedicated, **more}
-        return self.run(pools.add, msgspec.convert(sent, PoolCreateContent), self.now)
+        return self.run(pools.add, msgspec.convert(sent, PoolCreateContent), self.now, self.offer)
 
     def pool_row(self, pool_id: str = "pool") -> PoolView | None:
         return self.run(pool_rows.find, pool_id)

@@ -146,9 +146,9 @@ STEPS: dict[str, Step] = {
     "a silent node": lambda world: world.run(nodes.silent, world.task("r1").node_pk or 0, world.now),
 }
 HALVES: dict[str, tuple[Step, Step]] = {  # a use case, and the one step of a loop that came through before the kill
-    "planning a bigger pool": (STEPS["resize up"], lambda world: world.run(capacity.make_plan, b"key", world.now)),
-    "planning a smaller pool": (STEPS["resize down, requeue"], lambda world: world.run(capacity.make_plan, b"key", world.now)),
-    "planning a pool's end": (STEPS["delete a pool"], lambda world: world.run(capacity.make_plan, b"key", world.now)),
+    "planning a bigger pool": (STEPS["resize up"], lambda world: world.run(capacity.make_plan, b"key", world.now, world.offer)),
+    "planning a smaller pool": (STEPS["resize down, requeue"], lambda world: world.run(capacity.make_plan, b"key", world.now, world.offer)),
+    "planning a pool's end": (STEPS["delete a pool"], lambda world: world.run(capacity.make_plan, b"key", world.now, world.offer)),
     "ending a job's tasks": (STEPS["terminate a job"], upkeep_step),
     "disabling a job's tasks": (STEPS["disable, requeue"], upkeep_step),
     "enabling a job": (lambda world: (world.disable(), upkeep_step(world), upkeep_step(world), world.enable()), upkeep_step),

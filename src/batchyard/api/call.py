@@ -16,6 +16,7 @@ from batchyard.engine.wakes import Wakes
 from batchyard.model import times
 from batchyard.model.errors import BatchError, invalid_query
 from batchyard.rules.conditions import Conditions
+from batchyard.rules.offer import AZURE, Offer
 from batchyard.store.db import Database
 
 MOST_RESULTS = 1000
@@ -34,6 +35,7 @@ class Services(msgspec.Struct, frozen=True):
     relay: Relay
     account: Account
     node_key: bytes
+    offer: Offer = AZURE
 
 
 class Call(msgspec.Struct):

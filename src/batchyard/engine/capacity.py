@@ -15,11 +15,11 @@ import structlog
 from batchyard.engine import nodes as node_cases
 from batchyard.engine import resizing, special_tasks, wakes
 from batchyard.engine.clock import Clock
-from batchyard.model.common import NameValuePair
-from batchyard.model.pool import PoolCreateContent, ResizeError
-from batchyard.model.states import AllocationState, NodeState, PoolState
+from batchyard.model.pool import PoolCreateContent
+from batchyard.model.states import NodeState, PoolState
 from batchyard.providers.base import Handle, NoCapacity, NodeOrder, NodeProvider, Seen
 from batchyard.rules import transitions
+from batchyard.rules.offer import AZURE, Offer
 from batchyard.rules.transitions import NodeHappened
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
@@ -46,12 +46,12 @@ class Plan(msgspec.Struct):
 class Capacity:
     """The capacity loop's work."""
 
-    def __init__(self, db: Database, provider: NodeProvider, clock: Clock, node_key: bytes) -> None:
-        self._db, self._provider, self._clock, self._node_key = db, provider, clock, node_key
+    def __init__(self, db: Database, provider: NodeProvider, clock: Clock, node_key: bytes, offer: Offer = AZURE) -> None:
+        self._db, self._provider, self._clock, self._node_key, self._offer = db, provider, clock, node_key, offer
 
     async def run_once(self) -> None:
         """One round: plan, watch, launch, release."""
-        plan = await self._db.run(make_plan, self._node_key, self._clock.now())
+        plan = await self._db.run(make_plan, self._node_key, self._clock.now(), self._offer)
         lost = await self._watch(plan.watch)
         await asyncio.gather(*(self._launch(pk, order) for pk, order in [*plan.launch, *lost]))
         await self._release(plan.release)
@@ -85,15 +85,15 @@ class Capacity:
             await self._db.run(left, [node_pk for node_pk, _ in leaving], self._clock.now())
 
 
-def make_plan(tx: Tx, node_key: bytes, now: int) -> Plan:
+def make_plan(tx: Tx, node_key: bytes, now: int, offer: Offer = AZURE) -> Plan:
     """Move pools and nodes as far as the rows alone allow, and say what providers have to be asked."""
     plan = Plan()
     for pool in pool_rows.every(tx):
         nodes = node_rows.of_pool(tx, pool.pk)
         if pool.state == PoolState.DELETING:
             resizing.empty(tx, pool, nodes, now)
-        elif pool.allocation_state == AllocationState.RESIZING:
-            resizing.resize(tx, pool, nodes, now)
+        else:
+            resizing.advance(tx, pool, nodes, now, offer)
         body = _pool_body.decode(pool.body)
         for node in node_rows.of_pool(tx, pool.pk):
             _plan_node(plan, pool, body.vm_size, node, node_key, now)
@@ -116,7 +116,7 @@ def _due(node: NodeRow, now: int) -> bool:
 
 def _order(pool: PoolView, vm_size: str, node: NodeRow, node_key: bytes) -> NodeOrder:
     token = node_cases.token(node_key, node.pk)
-    return NodeOrder(pool.id, node.id, node.pk, token, vm_size, node.slots, bool(node.dedicated))
+    return NodeOrder(pool.id, node.id, node.pk, token, vm_size, node.slots, bool(node.dedicated), node.cores, node.memory)
 
 
 def lost(tx: Tx, node_pk: int, node_key: bytes, now: int) -> NodeOrder | None:
@@ -158,10 +158,8 @@ def no_capacity(tx: Tx, node_pk: int, message: str, now: int) -> None:
     node_rows.delete(tx, node_pk)
     tx.log(now, "node", node_pk, "no capacity", old=node.state, cause=message[:500])
     pool = pool_rows.get(tx, node.pool_pk)
-    if pool is not None and pool.allocation_state == AllocationState.RESIZING:
-        details = [NameValuePair(name="ProviderErrorJson", value=message)]
-        error = ResizeError(code="AllocationFailed", message="Desired number of nodes could not be allocated", values=details)
-        resizing.steady(tx, pool, error, now)
+    if pool is not None:
+        resizing.no_capacity(tx, pool, node, message)
 
 
 def left(tx: Tx, node_pks: Iterable[int], now: int) -> None:

@@ -84,6 +84,7 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "PoolBeingDeleted": (409, "The specified pool has been marked for deletion and is being reclaimed."),
         "PoolBeingResized": (409, "The specified pool is being resized."),
         "PoolQuotaReached": (409, "The pool quota for the account has been reached."),
+        "InvalidApplicationPackageReferences": (409, "One or more application package references could not be satisfied."),
         "OperationNotValidOnPool": (409, "The specified operation is not valid on the pool."),
         # nodes
         "OperationNotValidOnNode": (409, "The specified operation is not valid on the node."),

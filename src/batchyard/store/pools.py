@@ -48,6 +48,7 @@ _BY_ID = Statement(f"{_VIEW} WHERE lower(id) = :key", PoolView)
 _BY_PK = Statement(f"{_VIEW} WHERE pk = :pk", PoolView)
 _PAGE = Statement(f"{_VIEW} WHERE pk > :after ORDER BY pk LIMIT :n", PoolView)
 _ALL = Statement(f"{_VIEW} ORDER BY pk", PoolView)
+_COUNT = Statement("SELECT count(*) FROM pool", int)
 _DELETE = Change("DELETE FROM pool WHERE pk = :pk")
 
 
@@ -69,6 +70,11 @@ def page(reader: Reader, after: int, n: int) -> list[PoolView]:
 def every(reader: Reader) -> list[PoolView]:
     """All pools."""
     return reader.all(_ALL)
+
+
+def count(reader: Reader) -> int:
+    """How many pools there are."""
+    return reader.first(_COUNT) or 0
 
 
 def add(tx: Tx, **values: Any) -> int:

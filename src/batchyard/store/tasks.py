@@ -12,8 +12,8 @@ from batchyard.model.states import TaskResult, TaskState
 from batchyard.store.reader import Change, Params, Reader, Statement, columns
 from batchyard.store.tx import Taken, Tx
 
-ALL = 2**62
-"""A limit that limits nothing."""
+ALL = FOR_EVER = 2**62
+"""A limit that limits nothing, and a time that never comes."""
 
 
 class TaskRow(msgspec.Struct):
@@ -191,6 +191,10 @@ _START = Change(
 _PREPARING = Statement(
     f"SELECT {columns(TaskRow)} FROM task WHERE node_pk = :node_pk AND job_pk = :job_pk AND state = 'preparing' ORDER BY pk", TaskRow
 )
+_KEPT_UNTIL = Statement(
+    f"SELECT max(CASE WHEN retention IS NULL THEN {FOR_EVER} ELSE expires END) FROM task WHERE node_pk = :node_pk AND state = 'completed'",
+    lambda until: until,
+)
 _EXPIRED = Statement(
     f"SELECT {columns(TaskRow, 'task.')} FROM task WHERE expires <= :now ORDER BY expires LIMIT :n",
     TaskRow,
@@ -280,6 +284,11 @@ def running_of_job(reader: Reader, job_pk: int, n: int = ALL) -> list[TaskRow]:
 def preparing(reader: Reader, node_pk: int, job_pk: int) -> list[TaskRow]:
     """Tasks of a job that wait for its preparation task on a node."""
     return reader.all(_PREPARING, node_pk=node_pk, job_pk=job_pk)
+
+
+def kept_until(reader: Reader, node_pk: int) -> int | None:
+    """When the last retention of a node's ended tasks is over, `FOR_EVER` when one never is; None when it keeps none."""
+    return reader.first(_KEPT_UNTIL, node_pk=node_pk)
 
 
 def expired(reader: Reader, now: int, n: int) -> list[TaskRow]:
