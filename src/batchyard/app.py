@@ -8,6 +8,7 @@ import gc
 import ipaddress
 import logging
 import os
+import platform
 import secrets
 import signal
 import socket
@@ -36,6 +37,7 @@ from batchyard.engine.upkeep import Upkeep
 from batchyard.engine.wakes import Wakes
 from batchyard.model import times
 from batchyard.providers.local import LocalProvider
+from batchyard.rules import images
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store.db import Database
@@ -164,7 +166,8 @@ async def _serve(config: Config) -> None:
     db = _open_database(config.directory / "batchyard.db", hub)
     provider = LocalProvider(config.directory / "nodes", url, config.max_nodes)
     node_key = account.node_key.encode()
-    services = Services(db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key)
+    offer = msgspec.structs.replace(config.offer, images=images.supported(images.of_machine(_os_release())))
+    services = Services(db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key, offer)
     store = LocalBlobStore(config.directory / "blobs")
     blobs = storage_endpoint(store, {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now()))
     api = Api(services, {account.storage_name: blobs})
@@ -179,7 +182,7 @@ async def _serve(config: Config) -> None:
     lease = Lease(db, clock, EMBEDDED)
     await lease.renew()
     await provider.sweep({node.id for node in await db.read(node_rows.every)})
-    capacity, upkeep = Capacity(db, provider, clock, node_key), Upkeep(db, clock, int(config.node_silence_s * 1e6))
+    capacity, upkeep = Capacity(db, provider, clock, node_key, offer), Upkeep(db, clock, int(config.node_silence_s * 1e6))
     loops = [*_loops(services, lease, capacity, upkeep), every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), asyncio.Event())]
     _settle_memory()
     try:
@@ -191,6 +194,14 @@ async def _serve(config: Config) -> None:
         db.close()
         store.close()
         log.info("server ended", url=url)
+
+
+def _os_release() -> dict[str, str]:
+    """What this machine says it is; empty when it says nothing."""
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}
 
 
 def _settle_memory() -> None:

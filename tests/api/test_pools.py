@@ -109,7 +109,6 @@ def test_ids_are_compared_without_case_and_kept_with_it(raw: Raw) -> None:
         ({"colour": "red"}, "InvalidRequestBody", "colour"),
         ({"virtualMachineConfiguration": {"imageReference": {}}}, "MissingRequiredProperty", "virtualMachineConfiguration.nodeAgentSKUId"),
         ({"enableAutoScale": True, "autoScaleFormula": "x"}, "UnsupportedProperty", "enableAutoScale"),
-        ({"startTask": {"commandLine": "true"}}, "UnsupportedProperty", "startTask"),
     ],
 )
 def test_what_is_refused_names_property_and_reason(raw: Raw, change: Json, code: str, name: str) -> None:
@@ -308,7 +307,8 @@ def test_bad_query_options(raw: Raw, path: str, query: str, code: str, name: str
 
 def test_a_pool_of_the_newer_sdk(sdk: Sdk, raw: Raw) -> None:
     pool = models.BatchPoolCreateOptions(
-        id=unique("pool"), vm_size="x", virtual_machine_configuration=machine(), target_dedicated_nodes=0, task_slots_per_node=2,
+        id=unique("pool"), vm_size="standard_a1_v2", virtual_machine_configuration=machine(), target_dedicated_nodes=0,
+        task_slots_per_node=2,
         metadata=[models.BatchMetadataItem(name="a", value="b")],
         task_scheduling_policy=models.BatchTaskSchedulingPolicy(node_fill_type=models.BatchNodeFillType.PACK),
     )  # fmt: skip

@@ -9,16 +9,16 @@ from types import ModuleType
 
 import pytest
 
-from batchyard.store import explain, jobs, leases, nodes, pools, tasks, tx
+from batchyard.store import explain, jobs, leases, nodes, pools, tasks, tx, usage
 from batchyard.store.migrate import migrate
 from batchyard.store.reader import Change, Statement
 from batchyard.store.tx import guarded_sql
 
-MODULES = (explain, jobs, leases, nodes, pools, tasks, tx)
+MODULES = (explain, jobs, leases, nodes, pools, tasks, tx, usage)
 WALKED = {  # few rows, and read as a whole
     "jobs._PAGE": set(), "jobs._POOLS_WITH_DEMAND": {"job"}, "jobs._CHANGING": {"job"}, "nodes._ALL": {"node"}, "nodes._SILENT": {"node"},
     "pools._ALL": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"}, "tasks._READY_SIZES": {"size"},
-    "explain._BLOCKERS": {"edge"},
+    "explain._BLOCKERS": {"edge"}, "jobs._ACTIVE": {"job", "active"}, "usage._FIRST": {"firsts"}, "pools._COUNT": {"pool"}, "nodes._COUNTS": {"shown"},
 }  # fmt: skip
 HOT = {
     "tasks._READY": ["task_ready"],
@@ -51,6 +51,11 @@ HOT = {
     "nodes._OF_POOL": ["node_by_id"],
     "nodes._REMOVALS": ["removal_by_node"],
     "pools._BY_ID": ["pool_by_id"],
+    "jobs._ACTIVE": ["job_open"],
+    "usage._CORES": ["node_usage_by_release"],
+    "usage._END": ["node_usage_open"],
+    "usage._OVERLAPPING": ["node_usage_by_release"],
+    "usage._CORE_TIME": ["node_usage_by_pool"],
     "explain._NODE_GROUPS": ["node_by_id"],
     "explain._LAUNCH_FAILURE": ["node_by_id", "event_by_subject"],
     "explain._WAITING_JOBS": ["job_by_pool"],

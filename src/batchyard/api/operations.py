@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import msgspec
 from starlette.responses import Response
 
-from batchyard.api import clock, explain, files, jobs, nodes, pools, tasks
+from batchyard.api import account, clock, explain, files, jobs, nodes, pools, tasks
 from batchyard.api.call import Call
 from batchyard.model.errors import BatchError
 
@@ -34,12 +34,19 @@ _TASK_FILE = "/jobs/{job_id}/tasks/{task_id}/files/{file_path}"
 _NODE_FILE = "/pools/{pool_id}/nodes/{node_id}/files/{file_path}"
 
 OPERATIONS = (
+    Op("GET", "/supportedimages", account.supported_images, _PAGED),
+    Op("GET", "/nodecounts", account.node_counts, _PAGED),
+    Op("GET", "/poolusagemetrics", account.usage_metrics, _PAGED | {"starttime", "endtime"}),
     Op("POST", "/pools", pools.add),
-    Op("GET", "/pools", pools.list_, _PAGED),
-    Op("GET", "/pools/{pool_id}", pools.get),
+    Op("GET", "/pools", pools.list_, _PAGED | _EXPAND),
+    Op("GET", "/pools/{pool_id}", pools.get, _EXPAND),
     Op("HEAD", "/pools/{pool_id}", pools.exists),
     Op("DELETE", "/pools/{pool_id}", pools.delete),
+    Op("PATCH", "/pools/{pool_id}", pools.patch),
+    Op("POST", "/pools/{pool_id}/updateproperties", pools.update_properties),
     Op("POST", "/pools/{pool_id}/resize", pools.resize),
+    Op("POST", "/pools/{pool_id}/stopresize", pools.stop_resize),
+    Op("POST", "/pools/{pool_id}/removenodes", pools.remove_nodes),
     Op("GET", "/pools/{pool_id}/nodes", nodes.list_, _PAGED),
     Op("GET", "/pools/{pool_id}/nodes/{node_id}", nodes.get),
     Op("GET", "/pools/{pool_id}/nodes/{node_id}/files", files.list_node_files, _PAGED | _RECURSIVE),

@@ -144,7 +144,9 @@ def already_running(directory: Path) -> Problem:
     return Problem(f"a server of {directory} already runs{where}; end it with: batchyard down --dir {directory}")
 
 
-def start(directory: Path, host: str, port: int, nodes: int, *, test_clock: bool, insecure: bool = False) -> Server:
+def start(
+    directory: Path, host: str, port: int, nodes: int, *, test_clock: bool, insecure: bool = False, config: Path | None = None
+) -> Server:
     """Start a server in the background; returns when it answers. Raises Problem."""
     prepare(directory)
     if running(directory):
@@ -153,6 +155,7 @@ def start(directory: Path, host: str, port: int, nodes: int, *, test_clock: bool
     command = [sys.executable, "-P", "-m", "batchyard.cli.main", "serve"]
     command += ["--dir", str(directory), "--host", host, "--port", str(port), "--nodes", str(nodes)]
     command += ["--test-clock"] * test_clock + ["--insecure"] * insecure
+    command += [] if config is None else ["--config", str(config)]
     log = directory / "server.log"
     log.touch(mode=0o600)
     seen = log.stat().st_size

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from batchyard.cli import daemon, daily, explain
 from batchyard.cli.problem import Problem
+
+if TYPE_CHECKING:
+    from batchyard.rules.offer import Offer
 
 app = typer.Typer(
     help="Azure Batch on machines you own.",
@@ -32,6 +35,10 @@ Nodes = Annotated[int, typer.Option(min=0, help="How many local nodes there may 
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain HTTP on an address that others can reach.")]
 TestClock = Annotated[bool, typer.Option("--test-clock", help="Let a test move the server's clock.")]
 
+Configuration = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="TOML file with sizes and quotas; see docs/configuration.md.")
+]
+
 
 @app.command()
 def up(
@@ -41,10 +48,14 @@ def up(
     nodes: Nodes = 8,
     test_clock: TestClock = False,
     insecure: Insecure = False,
+    config: Configuration = None,
 ) -> None:
     """Start a server in the background."""
     directory = directory.resolve()
-    server = daemon.start(directory, host, port, nodes, test_clock=test_clock, insecure=insecure)
+    if config is not None:
+        config = config.resolve()
+        _offer(config)
+    server = daemon.start(directory, host, port, nodes, test_clock=test_clock, insecure=insecure, config=config)
     given = _given(directory)
     say(f"Batchyard runs at {server.url} with room for {nodes} local nodes (process {server.pid}).")
     say(f"Its state is in {directory}, its log in {directory / 'server.log'}.")
@@ -109,9 +120,11 @@ def serve(
     nodes: Nodes = 8,
     test_clock: TestClock = False,
     insecure: Insecure = False,
+    config: Configuration = None,
 ) -> None:
     """Run a server in the foreground."""
     directory = directory.resolve()
+    offer = _offer(config)
     daemon.prepare(directory)
     with daemon.sole_server(directory):
         daemon.check_port(host, port)
@@ -120,7 +133,7 @@ def serve(
         from batchyard.config import Config
 
         try:
-            run(Config(directory=directory, host=host, port=port, max_nodes=nodes, test_clock=test_clock, insecure=insecure))
+            run(Config(directory, host, port, max_nodes=nodes, test_clock=test_clock, insecure=insecure, offer=offer))
         except Refused as refused:
             raise Problem(str(refused)) from None
 
@@ -135,6 +148,17 @@ def agent(context: typer.Context) -> None:
 
 daily.add_to(app)
 explain.add_to(app)
+
+
+def _offer(path: Path | None) -> Offer:
+    """Sizes and quotas of a configuration file, Azure's sizes without one. Raises Problem."""
+    from batchyard import config
+    from batchyard.rules.offer import Offer
+
+    try:
+        return Offer() if path is None else config.load(path)
+    except config.Misconfigured as error:
+        raise Problem(str(error)) from None
 
 
 def say(text: str, style: str | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence, Set
+from itertools import pairwise
 
 import msgspec
 
@@ -246,7 +247,7 @@ def _check_network(network: NetworkConfiguration) -> None:
     for pool in pools:
         _check_ports(pool)
     spans = sorted((pool.frontend_port_range_start, pool.frontend_port_range_end) for pool in pools)
-    if any(end >= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False)):
+    if any(end >= start for (_, end), (start, _) in pairwise(spans)):
         raise invalid_property("inboundNATPools.frontendPortRangeStart", "", "The ranges of frontend ports must not overlap")
 
 

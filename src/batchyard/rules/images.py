@@ -76,9 +76,9 @@ def of_machine(os_release: Mapping[str, str]) -> SupportedImage:
     version = os_release.get("VERSION_ID", "0")
     if kind in ("almalinux", "rocky"):
         version = version.partition(".")[0]
-    publisher, offer, sku, agent = _OURS.get(kind, (kind, kind, "{}", f"batch.node.{kind} {{}}"))
-    filled = [text.replace("{_}", version.replace(".", "_")).format(version) for text in (publisher, offer, sku, agent)]
-    return _image(*filled, ImageVerificationType.VERIFIED)
+    publisher, offer, sku, agent = _OURS.get(kind, (kind, kind, "{}", f"batch.node.{kind} " + "{}"))
+    offer, sku, agent = (text.replace("{_}", version.replace(".", "_")).replace("{}", version) for text in (offer, sku, agent))
+    return _image(publisher, offer, sku, agent, ImageVerificationType.VERIFIED)
 
 
 def agents(images: Sequence[SupportedImage]) -> frozenset[str]:

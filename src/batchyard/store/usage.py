@@ -11,17 +11,20 @@ from batchyard.store.tx import Tx
 _END = Change("UPDATE node_usage SET released = :now WHERE node_pk = :node_pk AND released IS NULL")
 _DROP = Change("DELETE FROM node_usage WHERE node_pk = :node_pk AND released IS NULL")
 _CORES = Statement("SELECT coalesce(sum(cores), 0) FROM node_usage WHERE released IS NULL AND dedicated = :dedicated", int)
-_OVERLAPPING = Statement(
-    f"SELECT {columns(Lifetime)} FROM node_usage WHERE allocated < :until AND (released IS NULL OR released > :since) ORDER BY pk", Lifetime
+_LIVES = f"SELECT {columns(Lifetime)} FROM node_usage WHERE allocated < :until AND"
+_OVERLAPPING = Statement(f"{_LIVES} released > :since UNION ALL {_LIVES} released IS NULL", Lifetime)
+_FIRST = Statement(
+    "SELECT min(allocated) FROM (SELECT min(allocated) AS allocated FROM node_usage WHERE released > :since"
+    " UNION ALL SELECT min(allocated) FROM node_usage WHERE released IS NULL) AS firsts",
+    lambda at: at,
 )
-_FIRST = Statement("SELECT min(allocated) FROM node_usage WHERE released IS NULL OR released > :since", lambda at: at)
 _CORE_TIME = Statement(
     "SELECT coalesce(sum(cores * (coalesce(released, :now) - allocated)), 0) FROM node_usage WHERE pool_pk = :pool_pk AND dedicated = 1",
     int,
 )
 _FORGET = Change(
     "DELETE FROM node_usage WHERE pk IN (SELECT pk FROM node_usage WHERE released < :before"
-    " AND pool_pk NOT IN (SELECT pk FROM pool) LIMIT :n)"
+    " AND NOT EXISTS (SELECT 1 FROM pool WHERE pool.pk = pool_pk) LIMIT :n)"
 )
 
 

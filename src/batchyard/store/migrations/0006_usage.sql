@@ -13,8 +13,11 @@ CREATE TABLE node_usage (
 );
 CREATE INDEX node_usage_open ON node_usage (node_pk) WHERE released IS NULL;
 CREATE INDEX node_usage_by_pool ON node_usage (pool_pk);
-CREATE INDEX node_usage_by_time ON node_usage (allocated);
+CREATE INDEX node_usage_by_release ON node_usage (released);
 -- Nodes that are there already count from now on with a core each, because nobody noted more of them.
 INSERT INTO node_usage (node_pk, pool_pk, pool_id, vm_size, dedicated, cores, allocated)
     SELECT node.pk, pool.pk, pool.id, '', node.dedicated, 1, node.allocated FROM node JOIN pool ON pool.pk = node.pool_pk
     WHERE node.state <> 'leavingpool';
+
+-- Counted for the quota of active jobs.
+CREATE INDEX job_open ON job (pk) WHERE state NOT IN ('completed', 'deleting');
