@@ -293,7 +293,6 @@ class TestTargets:
             "/jobs/%ed%a0%80",
             "/jobs/a/tasks/b/files/c/d", "/pools/a/nodes/b/files/c/d", "/pools/a%2Fresize/x/y", "/../pools/a/b", "/jobs/a/never",
             "/jobs/a/nothing", "/pools/a/enableautoscale", "/jobschedules", "/jobschedules/a", "/applications", "/lifetimepoolstats",
-            "/applications",
             "/pools/a/nodes/b/reboot", "/jobs/a/tasks/b/subtasks", "/certificates", "/" + "a/" * 2000, "/%2e%2e/pools/a/b/c",
         ],
     )  # fmt: skip

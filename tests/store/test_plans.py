@@ -18,7 +18,8 @@ MODULES = (explain, jobs, leases, nodes, pools, tasks, tx, usage)
 WALKED = {  # few rows, and read as a whole
     "jobs._PAGE": set(), "jobs._POOLS_WITH_DEMAND": {"job"}, "jobs._CHANGING": {"job"}, "nodes._ALL": {"node"}, "nodes._SILENT": {"node"},
     "pools._ALL": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"}, "tasks._READY_SIZES": {"size"},
-    "explain._BLOCKERS": {"edge"}, "jobs._ACTIVE": {"job", "active"}, "usage._FIRST": {"firsts"}, "pools._COUNT": {"pool"}, "nodes._COUNTS": {"shown"},
+    "explain._BLOCKERS": {"edge"}, "jobs._ACTIVE": {"job", "active"}, "usage._FIRST": {"firsts"}, "pools._COUNT": {"pool"},
+    "nodes._COUNTS": {"shown"},
 }  # fmt: skip
 HOT = {
     "tasks._READY": ["task_ready"],

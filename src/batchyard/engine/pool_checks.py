@@ -114,7 +114,7 @@ def _leave_out_empty(pool: PoolCreateContent) -> None:
 
 
 def _check_size(pool: PoolCreateContent, offer: Offer) -> None:
-    size = offer.sizes.find(pool.vm_size) if pool.vm_size.isascii() else None
+    size = offer.sizes.find(pool.vm_size)
     if size is None:
         raise invalid_property("vmSize", pool.vm_size[:100], "The specified vmSize is not one of the sizes that this account offers")
     pool.vm_size = pool.vm_size.lower()

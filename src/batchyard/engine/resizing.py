@@ -156,12 +156,13 @@ def _grow(tx: Tx, pool: PoolView, dedicated: int, missing: int, now: int, offer:
     room = missing
     if quota is not None:
         room = max(0, quota - usage.cores(tx, dedicated=bool(dedicated))) // size.cores
-    for _ in range(min(missing, room, NODES_PER_ROUND)):
+    added = min(missing, room, NODES_PER_ROUND)
+    for _ in range(added):
         _add_node(tx, pool, body.vm_size, size, dedicated, now)
-    if room >= missing:
-        return min(missing, NODES_PER_ROUND), None
+    if added < room or room >= missing:
+        return added, None
     code = "AccountCoreQuotaReached" if dedicated else "AccountLowPriorityCoreQuotaReached"
-    return room, _error(code, dedicated, "because the core quota of the account has been reached")
+    return added, _error(code, dedicated, "because the core quota of the account has been reached")
 
 
 def _error(code: str, dedicated: int, why: str, *details: NameValuePair) -> ResizeError:

@@ -64,6 +64,8 @@ class Sizes(msgspec.Struct, frozen=True):
     def find(self, name: str) -> Size | None:
         """What a node of a size gets; None when the size is not known."""
         name = name.lower()
+        if _LETTERS.fullmatch(name) is None:
+            return None
         known = azure_size(name)
         rule = next((rule for rule in self.rules if fnmatchcase(name, rule.name.lower())), None)
         cores = rule.cores if rule is not None and rule.cores is not None else known.cores if known is not None else None
@@ -141,6 +143,7 @@ _ODD: Mapping[str, AzureSize] = MappingProxyType(
     }
 )  # fmt: skip
 
+_LETTERS = re.compile(r"[a-z0-9_.-]{1,64}")
 _NAME = re.compile(
     r"(?P<tier>standard|basic)_(?P<name>(?P<family>[a-z]{1,3})(?P<cores>[0-9]{1,3})(-(?P<fewer>[0-9]{1,3}))?(?P<rest>[a-z0-9_]*))"
 )
@@ -150,8 +153,6 @@ _SHAPES = tuple((re.compile(family.replace("#", "")), cores, memory) for family,
 @lru_cache(maxsize=1024)
 def azure_size(name: str) -> AzureSize | None:
     """Cores and memory of an Azure name in lower case, None for one that Azure does not have; `e8-2s_v5` is an `e8s_v5` with 2 cores."""
-    if len(name) > 64:
-        return None
     match = _NAME.fullmatch(name.removesuffix("_promo"))
     if match is None:
         return None
