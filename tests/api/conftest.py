@@ -347,10 +347,10 @@ class Still:
         services = Services(self.db, hub, Clock(), self.relay, Account("acct", [STILL_KEY]), NODE_KEY)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(Api(services, {})), base_url="http://server")
 
-    async def __call__(self, method: str, path: str, body: object = None) -> httpx.Response:
-        """A signed request."""
+    async def __call__(self, method: str, path: str, body: object = None, *, query: str = "") -> httpx.Response:
+        """A signed request; `query` is sent as given."""
         content = b"" if body is None else msgspec.json.encode(body)
-        query = f"api-version={VERSION}"
+        query = "&".join(part for part in (query, f"api-version={VERSION}") if part)
         headers = {"ocp-date": formatdate(usegmt=True)}
         if method not in ("GET", "HEAD"):
             headers["content-length"] = str(len(content))
