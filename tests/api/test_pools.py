@@ -207,6 +207,7 @@ class TestResize:
         assert during["allocationState"] == "resizing"
         assert during["eTag"] == answer.headers["etag"] != before["eTag"]
         raw("POST", f"/pools/{pool_id}/resize", {"targetDedicatedNodes": 0}).assert_error(409, "PoolBeingResized")
+        assert during["resizeTimeout"] == "PT5M", "that of the latest resize"
         after = yard.steady(pool_id)
         assert (after["targetDedicatedNodes"], after["targetLowPriorityNodes"], after["currentLowPriorityNodes"]) == (0, 1, 1)
         assert after["eTag"] == during["eTag"]

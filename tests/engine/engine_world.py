@@ -21,7 +21,7 @@ from batchyard.engine.clock import Clock
 from batchyard.engine.upkeep import Upkeep
 from batchyard.model.errors import BatchError
 from batchyard.model.job import JobCreateContent, JobPatch
-from batchyard.model.pool import PoolCreateContent, PoolResize
+from batchyard.model.pool import NodeRemove, PoolCreateContent, PoolResize
 from batchyard.model.states import NodeState, TaskState
 from batchyard.model.sync import Ended, Orders, Sync
 from batchyard.model.task import TaskConstraints, TaskCreateContent, TaskFailureInformation
@@ -277,6 +277,13 @@ class World:
     def resize(self, dedicated: int | None = None, pool_id: str = "pool", **more: Any) -> None:
         sent = msgspec.convert({k: v for k, v in {"targetDedicatedNodes": dedicated, **more}.items() if v is not None}, PoolResize)
         self.run(lambda tx: pools.resize(tx, pools.open_pool(tx, pool_id), sent, self.now))
+
+    def stop_resize(self, pool_id: str = "pool") -> None:
+        self.run(lambda tx: pools.stop_resize(tx, pools.open_pool(tx, pool_id), self.now))
+
+    def remove_nodes(self, *pks: int, pool_id: str = "pool", **more: Any) -> None:
+        sent = msgspec.convert({"nodeList": [self.node(pk).id for pk in pks], **more}, NodeRemove)
+        self.run(lambda tx: pools.remove_nodes(tx, pools.open_pool(tx, pool_id), sent, self.now))
 
     def delete_pool(self, pool_id: str = "pool") -> None:
         self.run(lambda tx: pools.delete(tx, pools.open_pool(tx, pool_id), self.now))

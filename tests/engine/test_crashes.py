@@ -101,6 +101,9 @@ STEPS: dict[str, Step] = {
     "resize down, requeue": lambda world: world.resize(1),
     "resize down, terminate": lambda world: world.resize(1, nodeDeallocationOption="terminate"),
     "resize down, taskcompletion": lambda world: world.resize(0, nodeDeallocationOption="taskcompletion"),
+    "remove a node": lambda world: world.remove_nodes(1),
+    "remove nodes, taskcompletion": lambda world: world.remove_nodes(2, nodeDeallocationOption="taskcompletion"),
+    "stop a resize": lambda world: (world.resize(0, nodeDeallocationOption="taskcompletion"), world.stop_resize()),
     "delete a pool": lambda world: world.delete_pool(),
     "schedule": lambda world: world.run(scheduler.run_once, "pool", world.now),
     "join": lambda world: agent_of(world, "r1").join(),
@@ -148,6 +151,8 @@ STEPS: dict[str, Step] = {
 HALVES: dict[str, tuple[Step, Step]] = {  # a use case, and the one step of a loop that came through before the kill
     "planning a bigger pool": (STEPS["resize up"], lambda world: world.run(capacity.make_plan, b"key", world.now, world.offer)),
     "planning a smaller pool": (STEPS["resize down, requeue"], lambda world: world.run(capacity.make_plan, b"key", world.now, world.offer)),
+    "planning after a stop": (STEPS["stop a resize"], lambda world: world.run(capacity.make_plan, b"key", world.now, world.offer)),
+    "planning a removal": (STEPS["remove a node"], lambda world: world.run(capacity.make_plan, b"key", world.now, world.offer)),
     "planning a pool's end": (STEPS["delete a pool"], lambda world: world.run(capacity.make_plan, b"key", world.now, world.offer)),
     "ending a job's tasks": (STEPS["terminate a job"], upkeep_step),
     "disabling a job's tasks": (STEPS["disable, requeue"], upkeep_step),

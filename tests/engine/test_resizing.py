@@ -88,10 +88,6 @@ def targets(world: World) -> tuple[int, int]:
     return row(world).target_dedicated, row(world).target_low_priority
 
 
-def stop(world: World) -> None:
-    world.run(lambda tx: pools.stop_resize(tx, pools.open_pool(tx, "pool"), world.now))
-
-
 def remove(world: World, nodes: Sequence[NodeRow | str], option: str | None = None, **more: Any) -> None:
     sent = {"nodeList": [node if isinstance(node, str) else node.id for node in nodes], "nodeDeallocationOption": option, **more}
     given = msgspec.convert(sent, NodeRemove)
@@ -113,9 +109,9 @@ class TestStop:
         world.capacity(2)
         world.advance(1)
         before = row(world)
-        stop(world)
+        world.stop_resize()
         assert (row(world).allocation_state, row(world).allocation_time) == ("stopping", world.now)
-        stop(world)
+        world.stop_resize()
         assert refusal(world.resize, 1) == "PoolBeingResized"
         world.capacity(3)
         assert (row(world).allocation_state, size(world), targets(world)) == ("steady", (3, 0), (5, 0))
@@ -123,7 +119,7 @@ class TestStop:
             ("ResizeStopped", "Desired number of dedicated nodes could not be allocated due to a StopPoolResize operation")
         ]
         assert row(world).modified == before.modified, "the tag does not move with the allocation state"
-        assert refusal(stop, world) == "OperationInvalidForCurrentState"
+        assert refusal(world.stop_resize) == "OperationInvalidForCurrentState"
         world.resize(3)
         assert codes(world) == []
         world.capacity(2)
@@ -133,7 +129,7 @@ class TestStop:
         world = worlds(Broken(0))
         world.pool("pool", 1, targetLowPriorityNodes=1)
         world.capacity()
-        stop(world)
+        world.stop_resize()
         world.capacity(3)
         assert [message.split(" nodes")[0] for _, message in errors(world)] == [
             "Desired number of dedicated", "Desired number of low-priority",
@@ -151,7 +147,7 @@ class TestStop:
         agents[first].end_all()
         assert world.node(first).state == "offline"
         assert world.schedule() == 0
-        stop(world)
+        world.stop_resize()
         world.capacity(2)
         assert (row(world).allocation_state, size(world), codes(world)) == ("steady", (2, 0), ["ResizeStopped"])
         assert {(node.state, node.scheduling_state, node.action) for node in world.nodes()} == {
@@ -162,7 +158,7 @@ class TestStop:
     def test_a_resize_that_reached_its_targets_in_the_meantime_has_no_error(self, world: World) -> None:
         world.pool("pool", 1)
         world.capacity()
-        stop(world)
+        world.stop_resize()
         world.capacity(2)
         assert (row(world).allocation_state, size(world), codes(world)) == ("steady", (1, 0), [])
 
@@ -225,7 +221,7 @@ class TestRemoveNodes:
         world.advance(100 * 24 * HOUR)
         world.capacity(2)
         assert (size(world), row(world).allocation_state) == ((1, 0), "resizing")
-        stop(world)
+        world.stop_resize()
         world.capacity(2)
         assert (size(world), row(world).allocation_state) == ((1, 0), "steady")
 
@@ -370,7 +366,7 @@ def test_a_pool_is_deleted_in_every_allocation_state(worlds: Any, state: str) ->
     world.add("a")
     world.schedule()
     if state == "stopping":
-        stop(world)
+        world.stop_resize()
     elif state == "removing":
         remove(world, world.nodes(), "taskcompletion")
         world.capacity()

@@ -63,7 +63,11 @@ def pool(row: PoolView, call: Call, core_time: int | None = None) -> bytes:
 
     An empty list of resize errors would be read as a problem, so there is none (clients.md 0, #8).
     """
-    size = PoolResize(target_dedicated_nodes=row.target_dedicated, target_low_priority_nodes=row.target_low_priority)
+    size = PoolResize(
+        target_dedicated_nodes=row.target_dedicated,
+        target_low_priority_nodes=row.target_low_priority,
+        resize_timeout=times.duration_text(row.resize_timeout),
+    )
     served = PoolServed(
         url=call.url("pools", row.id),
         e_tag=times.etag(row.modified),

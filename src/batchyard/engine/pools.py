@@ -41,11 +41,12 @@ def add(tx: Tx, pool: PoolCreateContent, now: int, offer: Offer = AZURE) -> Pool
         raise BatchError("PoolQuotaReached")
     assert pool.resize_timeout is not None
     dedicated, low_priority = pool.target_dedicated_nodes or 0, pool.target_low_priority_nodes or 0
-    pool.target_dedicated_nodes = pool.target_low_priority_nodes = None
+    timeout = times.duration(pool.resize_timeout)
+    pool.target_dedicated_nodes = pool.target_low_priority_nodes = pool.resize_timeout = None  # each resize changes them
     pk = pool_rows.add(
         tx, id=pool.id, state=PoolState.ACTIVE, state_time=now, allocation_state=AllocationState.RESIZING, allocation_time=now,
         created=now, modified=now, target_dedicated=dedicated, target_low_priority=low_priority,
-        resize_timeout=times.duration(pool.resize_timeout), **_columns(pool),
+        resize_timeout=timeout, **_columns(pool),
     )  # fmt: skip
     tx.log(now, "pool", pk, "added", new=PoolState.ACTIVE)
     tx.wake(wakes.CAPACITY)

@@ -119,7 +119,8 @@ def _pick(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], target: int, now: in
 
 def _last_to_go(node: NodeRow, managers: Set[int]) -> tuple[bool, bool, bool, int, int]:
     """First those without a job manager (contract 3.5), then without a machine, then those that take no tasks, idle ones, the youngest."""
-    return (node.pk in managers, not _unborn(node), node.scheduling_state == SchedulingState.ENABLED, node.tasks_running, -node.pk)
+    works = node.scheduling_state == SchedulingState.ENABLED and node.state in (NodeState.IDLE, NodeState.RUNNING)
+    return (node.pk in managers, not _unborn(node), works, node.tasks_running, -node.pk)
 
 
 def mark(tx: Tx, node: NodeRow, option: str, now: int) -> None:
