@@ -252,7 +252,7 @@ class TestPartial:
         world = worlds(provider)
         world.pool("pool", 2, targetLowPriorityNodes=2)
         world.capacity(3)
-        assert (row(world).allocation_state, size(world)) == ("resizing", (2, 0))
+        assert (row(world).allocation_state, size(world), codes(world)) == ("resizing", (2, 0), ["AllocationFailed"])
         provider.ready = True
         world.advance(60)
         world.capacity(2)
