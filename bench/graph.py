@@ -134,14 +134,19 @@ class Agent:
         return done, [*self.names.values()]
 
 
+async def _round(capacity: Capacity) -> None:
+    await capacity.run_once()
+    await capacity.settle()
+
+
 def world(db: Database, clock: Clock) -> list[Agent]:
     """A pool whose nodes have joined, and an empty job for it."""
     pool: dict[str, Any] = {"id": "pool", "vmSize": "standard_d64s_v3", "virtualMachineConfiguration": _MACHINE}
     pool |= {"targetDedicatedNodes": NODES, "taskSlotsPerNode": SLOTS}
     db.call(pools.add, msgspec.convert(pool, PoolCreateContent), clock.now())
-    capacity = Capacity(db, Always(), clock, b"key")
+    capacity = Capacity(db, {"local": Always()}, clock, b"key")
     for _ in range(2):
-        asyncio.run(capacity.run_once())
+        asyncio.run(_round(capacity))
     agents = [Agent(db, node.pk, clock) for node in db.call(node_rows.every)]
     for agent in agents:
         agent.sync()

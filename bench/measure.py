@@ -23,7 +23,7 @@ from server import NOBODY, Broken, Server
 from table import Line
 
 PARTS = ("start", "idle", "latency", "no-op", "add", "unisolated")
-LONG_PARTS = ("release", "graph", "million")
+LONG_PARTS = ("release", "graph", "million", "nodes")
 """Measured only when they are named."""
 SLOTS = 16
 
@@ -41,9 +41,23 @@ class Size:
     pairs_of_tasks: int = 100
     graph: int = 100_000
     queued: int = 1_000_000
+    nodes: int = 200
+    silence_s: float = 30.0
 
 
-QUICK = Size(pairs=2, starts=1, idle_s=4.0, singles=60, no_ops=500, adds=8_000, pairs_of_tasks=40, graph=10_000, queued=100_000)
+QUICK = Size(
+    pairs=2,
+    starts=1,
+    idle_s=4.0,
+    singles=60,
+    no_ops=500,
+    adds=8_000,
+    pairs_of_tasks=40,
+    graph=10_000,
+    queued=100_000,
+    nodes=40,
+    silence_s=5.0,
+)
 
 
 def main() -> None:
@@ -78,7 +92,10 @@ def measure(size: Size, parts: set[str]) -> Iterator[Line]:
         yield from table.of_graph(rounds.child("graph.py", size.graph))
     if "million" in parts:
         yield from million(size)
-    if not parts - {"graph", "million"}:
+    if "nodes" in parts:
+        say(f"{size.nodes} nodes, of which a quarter falls silent")
+        yield from table.of_nodes(rounds.child("nodes.py", "run", size.nodes, size.nodes // 4, size.silence_s))
+    if not parts - {"graph", "million", "nodes"}:
         return
     starts: list[float] = []
     for _ in range(size.starts - 1 if "start" in parts else 0):

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,10 +57,13 @@ def _interpreter(uid: int) -> tuple[str, dict[str, Any]]:
 
 
 class Server:
-    """A server on a free port of loopback, a context that ends everything; `uid` runs it and its agents as another user."""
+    """A server on a free port of loopback, a context that ends everything; `uid` runs it and its agents as another user.
 
-    def __init__(self, uid: int | None = None) -> None:
-        self._uid = uid
+    `program` gives another command for a server of a directory.
+    """
+
+    def __init__(self, uid: int | None = None, program: Callable[[Path], Sequence[str]] | None = None) -> None:
+        self._uid, self._program = uid, program
         self.directory = Path(tempfile.mkdtemp(prefix="batchyard-bench-"))
         self.directory.chmod(0o711)
         self._process: subprocess.Popen[bytes] | None = None
@@ -78,6 +81,7 @@ class Server:
             os.chown(self.directory, self._uid, self._uid)
         python, switch = (sys.executable, {}) if self._uid is None else _interpreter(self._uid)
         command = [python, "-P", "-m", "batchyard.cli.main", "serve", "--dir", str(self.directory), "--port", "0", "--nodes", "8"]
+        command = command if self._program is None else [*self._program(self.directory)]
         begun = time.monotonic()
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(

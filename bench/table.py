@@ -91,6 +91,33 @@ def of_graph(seen: Mapping[str, float]) -> list[Line]:
     ]
 
 
+def of_nodes(seen: Mapping[str, float]) -> list[Line]:
+    """Many nodes whose agents are coroutines: CPU of the server against an HTTP server that answers every sync with the same bytes."""
+    bare = seen["bare_cpu"]
+    yard = f"bare answer {bare * 1e6:.0f} µs"
+
+    def per_unit(name: str, part: str, units: float, goals: Sequence[float] = ()) -> Line:
+        each = seen[f"{part}_cpu"] / units
+        rate = f"{units:,.0f} in {seen[f'{part}_s']:.1f} s"
+        return Line(name, f"{each * 1e6:.0f} µs", yard, each / bare, each / bare, goals, " times", floor=False, cpu=rate)
+
+    n, tasks = seen["nodes"], seen["slots"] * 1.25
+    idle = seen["idle_cpu"] / seen["idle_s"] * 100
+    late, patience = seen["requeue_s"] - seen["silence_s"], f"silence {seen['silence_s']:g} s"
+    rest = f"then the job completed in {seen['recover_s']:.1f} s; server {seen['requeue_cpu'] + seen['recover_cpu']:.1f} s of CPU"
+    return [
+        per_unit(f"a node of {n:,.0f} joins, CPU", "join", n),
+        per_unit("a sync that says nothing new, CPU", "sync", seen["sync_syncs"], (6.0, 4.0)),
+        Line(f"idle server with {n:,.0f} nodes", f"{idle:.2f} % of a core", value=idle, goals=(5.0, 2.0), unit=" %", floor=False,
+            cpu=f"{seen['idle_syncs'] / seen['idle_s']:.0f} syncs/s"),
+        per_unit(f"a task of {tasks:,.0f} is placed on {seen['slots']:,.0f} slots, CPU", "place", tasks, (40.0, 20.0)),
+        Line(f"{tasks:,.0f} tasks placed on {n:,.0f} nodes", f"{seen['place_s']:.2f} s", value=seen["place_s"], goals=(5.0, 2.0), unit=" s",
+            floor=False, cpu=f"the last fifth, as others end, {seen['refill_s']:.2f} s"),
+        Line(f"{seen['lost']:,.0f} nodes fall silent: their tasks wait again", f"{seen['requeue_s']:.1f} s", patience,
+            seen["requeue_s"] / seen["silence_s"], late, (6.0,), " s more", floor=False, cpu=rest),
+    ]  # fmt: skip
+
+
 def text(lines: Sequence[Line]) -> str:
     """The table."""
     rows = [_HEAD, *(line.cells() for line in lines)]

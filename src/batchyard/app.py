@@ -36,6 +36,7 @@ from batchyard.engine.loops import LEASE_S, Lease, every
 from batchyard.engine.upkeep import Upkeep
 from batchyard.engine.wakes import Wakes
 from batchyard.model import times
+from batchyard.providers.external import ExternalProvider
 from batchyard.providers.local import LocalProvider
 from batchyard.rules import images
 from batchyard.store import jobs as job_rows
@@ -164,10 +165,10 @@ async def _serve(config: Config) -> None:
     hub = Wakes()
     hub.bind(asyncio.get_running_loop())
     db = _open_database(config.directory / "batchyard.db", hub)
-    provider = LocalProvider(config.directory / "nodes", url, config.max_nodes)
+    provider = _provider(config, url)
     node_key = account.node_key.encode()
     offer = msgspec.structs.replace(config.offer, images=images.supported(images.of_machine(_os_release())))
-    services = Services(db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key, offer)
+    services = Services(db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key, config.chaos, offer)
     store = LocalBlobStore(config.directory / "blobs")
     blobs = storage_endpoint(store, {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now()))
     api = Api(services, {account.storage_name: blobs})
@@ -182,13 +183,15 @@ async def _serve(config: Config) -> None:
     lease = Lease(db, clock, EMBEDDED)
     await lease.renew()
     await provider.sweep({node.id for node in await db.read(node_rows.every)})
-    capacity, upkeep = Capacity(db, provider, clock, node_key, offer), Upkeep(db, clock, int(config.node_silence_s * 1e6))
+    capacity = Capacity(db, {"local": provider}, clock, node_key, int(config.node_join_s * 1e6), offer)
+    upkeep = Upkeep(db, clock, int(config.node_silence_s * 1e6))
     loops = [*_loops(services, lease, capacity, upkeep), every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), asyncio.Event())]
     _settle_memory()
     try:
         await _answer(server, listener, [*loops, _announce(server, config.directory, url)])
     finally:
         (config.directory / "server.json").unlink(missing_ok=True)
+        await capacity.close()
         await provider.stop_all()
         await lease.release()
         db.close()
@@ -202,6 +205,13 @@ def _os_release() -> dict[str, str]:
         return platform.freedesktop_os_release()
     except OSError:
         return {}
+
+
+def _provider(config: Config, url: str) -> LocalProvider | ExternalProvider:
+    if config.external_nodes:
+        return ExternalProvider(config.directory / "nodes", config.max_nodes)
+    options = ["--chaos"] * config.chaos + (["--probes", str(config.probes)] if config.probes else [])
+    return LocalProvider(config.directory / "nodes", url, config.max_nodes, options)
 
 
 def _settle_memory() -> None:

@@ -42,6 +42,14 @@ class Config:
     """Sizes and quotas of the account."""
     node_silence_s: float = 60.0
     """How long a node may say nothing before its tasks run elsewhere."""
+    chaos: bool = False
+    """Let clients disturb nodes on demand; for trials only."""
+    probes: Path | None = None
+    """Directory of the operator's programs that say whether a local node is fit for tasks."""
+    external_nodes: bool = False
+    """Nodes are made of agents that somebody else starts, and not of agents on this machine."""
+    node_join_s: float = 600.0
+    """How long a launched node's agent may take to its first word, before the node is stopped and launched again."""
 
 
 class _Size(msgspec.Struct, forbid_unknown_fields=True):

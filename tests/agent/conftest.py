@@ -8,9 +8,12 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -18,13 +21,20 @@ from urllib.parse import unquote
 import msgspec
 import pytest
 import uvicorn
+from azure.storage.blob import BlobServiceClient
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from storage_world import KEY, Container
+
 from batchyard.agent import control
 from batchyard.agent.main import AgentSettings, run
+from batchyard.blobs.local import LocalBlobStore
+from batchyard.blobs.server import application
 from batchyard.model.sync import Ended, FileEntry, FileHead, FileRequest, NodeFacts, NodeSetup, Order, Orders, Removal, Sync
 
 TOKEN = "token of the node"
@@ -115,6 +125,9 @@ class FakeServer:
     answers: dict[str, tuple[FileHead, bytes]] = field(default_factory=dict)
     fail: list[int] = field(default_factory=list)
     """Statuses that the next syncs get; 0 breaks the connection, after the sync was taken in."""
+    notice_s: float | None = None
+    noticed: bool = False
+    """True once an agent was told of the notice."""
     newest: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -134,12 +147,14 @@ class FakeServer:
                 await self.changed.wait()
         return value
 
-    def order(self, attempt: str, command: str, *, job: str = "job", **members: Any) -> None:
-        """Want an attempt; the task's id is the attempt's name up to a dot."""
+    def order(self, attempt: str, command: str, *, job: str = "job", start: bool = False, **members: Any) -> None:
+        """Want an attempt; the task's id is the attempt's name up to a dot, a start task has none and no job."""
         environment = members.pop("environment", None)
-        task = msgspec.Raw(json.dumps({"id": attempt.partition(".")[0], "commandLine": command, **members}).encode())
+        named = {} if start else {"id": attempt.partition(".")[0]}
+        task = msgspec.Raw(json.dumps({**named, "commandLine": command, **members}).encode())
         common = None if environment is None else msgspec.Raw(json.dumps(environment).encode())
-        self.wanted[attempt] = Order(attempt=attempt, job_id=job, task=task, environment=common)
+        members = {} if common is None else {"environment": common}
+        self.wanted[attempt] = Order(attempt=attempt, job_id="" if start else job, task=task, start=start, **members)
         self.change()
 
     async def end_of(self, attempt: str) -> Ended:
@@ -211,10 +226,15 @@ class FakeServer:
         answer.orders = [order for name, order in self.wanted.items() if name not in said.has]
         answer.files, self.requests = self.requests, []
         answer.removals = self.removals
+        answer.notice_s, self.noticed = self.notice_s, self.notice_s is not None
         return Response(msgspec.json.encode(answer))
 
     def news(self, said: Sync) -> bool:
-        return bool(set(self.wanted) ^ set(said.has)) or bool(self.requests) or bool(self.removals)
+        return (
+            bool(set(self.wanted) ^ set(said.has))
+            or bool(self.requests or self.removals)
+            or (self.notice_s is not None and not self.noticed)
+        )
 
     async def file_answer(self, request: Request) -> Response:
         head = msgspec.json.decode(unquote(request.headers["x-batchyard-file"]).encode(), type=FileHead)
@@ -227,7 +247,11 @@ class FakeServer:
 async def server() -> AsyncIterator[FakeServer]:
     """A running FakeServer."""
     fake = FakeServer()
-    routes = [Route("/agent/sync", fake.sync, methods=["POST"]), Route("/agent/files/{id}", fake.file_answer, methods=["POST"])]
+    routes = [
+        Route("/agent/sync", fake.sync, methods=["POST"]),
+        Route("/agent/files/{id}", fake.file_answer, methods=["POST"]),
+        Route("/agent/file", lambda request: Response("content")),
+    ]
     listener = socket.create_server(("127.0.0.1", 0))
     fake.port = listener.getsockname()[1]
     config = uvicorn.Config(Starlette(routes=routes), log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
@@ -269,3 +293,26 @@ async def node(server: FakeServer, settings: AgentSettings) -> AsyncIterator[Fak
 def entries() -> Callable[[bytes], list[FileEntry]]:
     """Reads the body of a list."""
     return lambda body: msgspec.json.decode(body, type=list[FileEntry])
+
+
+@pytest.fixture(scope="module")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    store = LocalBlobStore(tmp_path_factory.mktemp("blobs"))
+    listener = socket.create_server(("127.0.0.1", 0))
+    app = application(store, {"account": [KEY]}, lambda: datetime.now(UTC))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/account"
+    server.should_exit = True
+    thread.join()
+    listener.close()
+    store.close()
+
+
+@pytest.fixture
+def container(endpoint: str) -> Iterator[Container]:
+    client = BlobServiceClient(endpoint, credential={"account_name": "account", "account_key": KEY}, retry_total=0)
+    found = client.create_container("data")
+    yield Container(found, endpoint)
+    client.delete_container("data")

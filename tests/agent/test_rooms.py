@@ -12,8 +12,9 @@ from batchyard.agent import layout, users
 from batchyard.agent.layout import Layout
 from batchyard.agent.removals import Directories
 from batchyard.agent.runner import words
-from batchyard.agent.users import BLOCK, NoSuchUser, User, Users
+from batchyard.agent.users import BLOCK, NAMED, SINGLE, NoSuchUser, User, Users, objection
 from batchyard.model.common import AutoUserSpecification, UserIdentity
+from batchyard.model.sync import NodeAccount
 from batchyard.model.words import AutoUserScope, ElevationLevel
 
 OWN = UserIdentity(auto_user=AutoUserSpecification(scope=AutoUserScope.TASK, elevation_level=ElevationLevel.NON_ADMIN))
@@ -75,9 +76,9 @@ def test_users_of_their_own_are_never_shared_and_come_back_as_late_as_possible()
     pool = Users(70_000, switches=True)
     first = pool.take(OWN)
     pool.give_back(first)
-    taken = [pool.take(OWN) for _ in range(BLOCK - 1)]
-    assert len({user.uid for user in taken}) == BLOCK - 1
-    assert all(70_000 < user.uid < 70_000 + BLOCK for user in taken)
+    taken = [pool.take(OWN) for _ in range(SINGLE)]
+    assert len({user.uid for user in taken}) == SINGLE
+    assert all(70_000 < user.uid < 70_000 + BLOCK - NAMED - 1 for user in taken)
     assert taken[0] != first
     assert taken[-1] == first
     with pytest.raises(NoSuchUser):
@@ -87,10 +88,61 @@ def test_users_of_their_own_are_never_shared_and_come_back_as_late_as_possible()
     assert pool.take(OWN, taken[6].uid) == taken[6]
 
 
-def test_without_root_everybody_is_the_agents_user_but_named_users_are_refused() -> None:
+def test_without_root_everybody_is_the_agents_user_but_unknown_users_are_refused() -> None:
     pool = Users(70_000, switches=False)
-    assert {pool.take(identity).uid for identity in (None, OWN)} == {-1}
-    with pytest.raises(NoSuchUser):
+    pool.learn([NodeAccount(name="bob")])
+    assert {pool.take(identity).uid for identity in (None, OWN, UserIdentity(username="bob"))} == {-1}
+    with pytest.raises(NoSuchUser, match="'alice'"):
+        pool.take(UserIdentity(username="alice"))
+
+
+def test_named_users_have_uids_of_their_own_that_stay_the_same() -> None:
+    pool = Users(70_000, switches=True)
+    accounts = [
+        NodeAccount(name="a"),
+        NodeAccount(name="b", uid=2_345, gid=3_456),
+        NodeAccount(name="c"),
+        NodeAccount(name="d", admin=True),
+    ]
+    for _ in range(2):
+        pool.learn(accounts)
+        users_ = [pool.take(UserIdentity(username=account.name)) for account in accounts]
+        assert [(user.name, user.uid, user.group) for user in users_] == [
+            ("a", 70_900, 70_900),
+            ("b", 2_345, 3_456),
+            ("c", 70_902, 70_902),
+            ("root", 0, 0),
+        ]
+    assert pool.of_start_task(OWN).uid not in {user.uid for user in users_} | {pool.take(OWN).uid for _ in range(SINGLE)}
+
+
+def test_a_node_has_room_for_so_many_named_users() -> None:
+    pool = Users(70_000, switches=True)
+    pool.learn([NodeAccount(name=f"u{number}") for number in range(NAMED + 1)])
+    assert pool.take(UserIdentity(username=f"u{NAMED - 1}")).uid == 70_999
+    with pytest.raises(NoSuchUser, match="room for 100"):
+        pool.take(UserIdentity(username=f"u{NAMED}"))
+
+
+@pytest.mark.parametrize(
+    ("uid", "gid", "reason"),
+    [
+        (0, 0, "uid 0 belongs to the system"),
+        (999, 5_000, "uid 999 belongs to the system"),
+        (5_000, 27, "gid 27 belongs to the system"),
+        (50_500, 5_000, "uid 50500 is kept for the tasks of nodes"),
+        (70_000, 5_000, "uid 70000 is kept"),
+        (2_000_000, 5_000, "uid 2000000 is kept"),
+        (5_000, 50_001, "gid 50001 is kept"),
+        (65_534, 65_534, "uid 65534 is kept"),
+        (-1, -1, "uid -1 belongs to the system"),
+    ],
+)
+def test_numbers_that_no_named_user_gets(uid: int, gid: int, reason: str) -> None:
+    assert reason in (objection("alice", uid, gid, 50_000) or "")
+    pool = Users(50_000, switches=True)
+    pool.learn([NodeAccount(name="alice", uid=uid, gid=gid)])
+    with pytest.raises(NoSuchUser, match=f"'alice' is not on this node: its .*{reason[:6]}"):
         pool.take(UserIdentity(username="alice"))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import os
 import signal
@@ -13,7 +12,6 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-import uvicorn
-from azure.storage.blob import BlobServiceClient, ContainerClient
+from storage_world import Container
 
 from batchyard.agent import beneath, storage
 from batchyard.agent.failures import Failed
@@ -32,54 +29,10 @@ from batchyard.agent.staging import Staging
 from batchyard.agent.stop import Cancelled
 from batchyard.agent.storage import Unreachable
 from batchyard.agent.upload import Upload
-from batchyard.blobs.local import LocalBlobStore
-from batchyard.blobs.sas import container_sas
-from batchyard.blobs.server import application
 from batchyard.model.common import OutputFile, ResourceFile
 
 ALL_PAUSES_S = storage.PAUSES_S
-KEY = base64.b64encode(b"key").decode()
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to other users")
-
-
-@dataclass
-class Container:
-    """A container of the storage endpoint: the SDK with all rights, and URLs with some."""
-
-    client: ContainerClient
-    url: str
-
-    def sas(self, permissions: str = "racwdl", name: str = "data") -> str:
-        return f"{self.url}/{name}?{container_sas('account', KEY, name, permissions, datetime.now(UTC) + timedelta(hours=1))}"
-
-    def read(self, name: str) -> bytes:
-        return self.client.download_blob(name).readall()
-
-    def names(self) -> list[str]:
-        return sorted(self.client.list_blob_names())
-
-
-@pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    store = LocalBlobStore(tmp_path_factory.mktemp("blobs"))
-    listener = socket.create_server(("127.0.0.1", 0))
-    app = application(store, {"account": [KEY]}, lambda: datetime.now(UTC))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/account"
-    server.should_exit = True
-    thread.join()
-    listener.close()
-    store.close()
-
-
-@pytest.fixture
-def container(endpoint: str) -> Iterator[Container]:
-    client = BlobServiceClient(endpoint, credential={"account_name": "account", "account_key": KEY}, retry_total=0)
-    found = client.create_container("data")
-    yield Container(found, endpoint)
-    client.delete_container("data")
 
 
 @dataclass

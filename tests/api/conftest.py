@@ -339,12 +339,12 @@ STILL_KEY = base64.b64encode(b"a key of the account").decode()
 class Still:
     """A server that does nothing by itself; what it stores can be put into any state."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, chaos: bool = False) -> None:
         hub = Wakes()
         hub.bind(asyncio.get_running_loop())
         self.db = Database(MEMORY, hub)
         self.relay = Relay(hub)
-        services = Services(self.db, hub, Clock(), self.relay, Account("acct", [STILL_KEY]), NODE_KEY)
+        services = Services(self.db, hub, Clock(), self.relay, Account("acct", [STILL_KEY]), NODE_KEY, chaos)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(Api(services, {})), base_url="http://server")
 
     async def __call__(self, method: str, path: str, body: object = None, *, query: str = "") -> httpx.Response:

@@ -41,6 +41,18 @@ class TestImages:
         assert [image for page in found for image in page] == whole["value"]
         assert [len(page) for page in found[:-1]] == [7] * (len(found) - 1)
 
+    def test_filters(self, raw: Raw) -> None:
+        whole = raw("GET", "/supportedimages").json["value"]
+        for text, keep in [
+            ("osType%20eq%20%27linux%27", lambda image: True),
+            ("osType%20eq%20%27windows%27", lambda image: False),
+            ("verificationType%20eq%20%27verified%27", lambda image: image["verificationType"] == "verified"),
+            ("nodeAgentSKUId%20eq%20%27batch.node.el%209%27", lambda image: image["nodeAgentSKUId"] == "batch.node.el 9"),
+        ]:
+            found = pages(raw, "/supportedimages", f"maxresults=2&$filter={text}")
+            assert [image for page in found for image in page] == [image for image in whole if keep(image)], text
+        raw("GET", "/supportedimages", query="$filter=sku%20eq%20%27x%27").assert_error(400, "InvalidQueryParameterValue")
+
     def test_every_listed_image_makes_a_pool(self, raw: Raw) -> None:
         for image in raw("GET", "/supportedimages").json["value"]:
             machine = {"imageReference": image["imageReference"], "nodeAgentSKUId": image["nodeAgentSKUId"]}
@@ -77,6 +89,8 @@ class TestNodeCounts:
         found = pages(raw, "/nodecounts", "maxresults=1")
         assert [item["poolId"] for page in found for item in page if item["poolId"] in made] == made
         assert {len(page) for page in found} == {1}
+        [one] = raw("GET", "/nodecounts", query=f"$filter=poolId%20eq%20%27{made[1]}%27").json["value"]
+        assert one["poolId"] == made[1]
 
 
 def _make_spot(tx: Tx) -> None:
@@ -111,6 +125,8 @@ class TestUsage:
         assert answer["odata.metadata"].endswith("/$metadata#poolusagemetrics")
         common = {"startTime": times.iso(newest), "endTime": times.iso(newest + INTERVAL_US), "vmSize": "standard_d2s_v3"}
         assert answer["value"] == [{"poolId": "p1", "totalCoreHours": 1.0, **common}, {"poolId": "p2", "totalCoreHours": 0.5, **common}]
+        filtered = await still("GET", "/poolusagemetrics", query="$filter=startswith%28poolId%2C%27p2%27%29")
+        assert filtered.json()["value"] == answer["value"][1:]
 
     async def test_a_span_in_pages(self, still: Still) -> None:
         newest = await self._lives(still, {"start": -200, "end": -197.5}, {"start": -2, "end": None, "pool": 2}, {"start": -1, "end": 0})

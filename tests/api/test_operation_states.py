@@ -107,6 +107,57 @@ async def test_nodes_are_removed_in_every_state(still: Still, state: str) -> Non
     assert (await still("GET", "/pools/p")).json()["allocationState"] == "resizing", "the first poll sees it"
 
 
+NODE_STATES = tuple(state for state in NodeState if state is not NodeState.UPGRADING_OS)
+_RESTARTS = {
+    "creating": "NodeBeingCreated", "starting": "NodeBeingStarted", "waitingforstarttask": "NodeBeingStarted",
+    "rebooting": "NodeBeingRebooted", "reimaging": "NodeBeingReimaged", "deallocating": _INVALID, "deallocated": _INVALID,
+    "unknown": "NodeStateUnusable", "preempted": "NodeStateUnusable", "leavingpool": _INVALID,
+}  # fmt: skip
+_USERS = _RESTARTS | {"offline": _INVALID, "starttaskfailed": _INVALID, "unusable": "NodeStateUnusable"}
+_NO_SCHEDULING = dict.fromkeys(("deallocating", "deallocated", "preempted", "leavingpool", "unknown"), _INVALID)
+_SINCE = {"startTime": "2026-01-01T00:00:00Z", "containerUrl": "http://127.0.0.1:9/c?sig=x"}
+NODE: Mapping[tuple[str, str, str], tuple[Json | None, Mapping[str, str]]] = {
+    ("get", "GET", "/pools/p/nodes/n"): (None, {}),
+    ("extensions", "GET", "/pools/p/nodes/n/extensions"): (None, {}),
+    ("reboot", "POST", "/pools/p/nodes/n/reboot"): (None, _RESTARTS),
+    ("reimage", "POST", "/pools/p/nodes/n/reimage"): ({"nodeReimageOption": "terminate"}, _RESTARTS),
+    ("deallocate", "POST", "/pools/p/nodes/n/deallocate"): ({"nodeDeallocateOption": "taskcompletion"}, _RESTARTS),
+    ("start", "POST", "/pools/p/nodes/n/start"): (None, {state: _INVALID for state in NODE_STATES if state != "deallocated"}),
+    ("disable scheduling", "POST", "/pools/p/nodes/n/disablescheduling"): (None, _NO_SCHEDULING),
+    ("enable scheduling", "POST", "/pools/p/nodes/n/enablescheduling"): (
+        None,
+        dict.fromkeys(NODE_STATES, "NodeAlreadyInTargetSchedulingState") | _NO_SCHEDULING,
+    ),
+}  # fmt: skip
+AGENT_ASKED: Mapping[tuple[str, str, str], tuple[Json | None, Mapping[str, str]]] = {
+    ("add user", "POST", "/pools/p/nodes/n/users"): ({"name": "ada"}, _USERS),
+    ("replace user", "PUT", "/pools/p/nodes/n/users/ada"): ({}, _USERS),
+    ("delete user", "DELETE", "/pools/p/nodes/n/users/ada"): (None, _USERS),
+    ("logs", "POST", "/pools/p/nodes/n/uploadbatchservicelogs"): (
+        _SINCE, {s: e for s, e in _RESTARTS.items() if s != "waitingforstarttask"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("state", NODE_STATES)
+@pytest.mark.parametrize("operation", NODE, ids=lambda operation: operation[0])
+async def test_nodes(still: Still, operation: tuple[str, str, str], state: NodeState) -> None:
+    await still.node(state)
+    await still.put("node", slots_used=0, tasks_running=0)
+    body, refused = NODE[operation]
+    assert await outcome(still, (operation[1], operation[2], body), "/pools/p/nodes/n") == refused.get(state, OK)
+
+
+@pytest.mark.parametrize("state", _USERS)
+@pytest.mark.parametrize("operation", AGENT_ASKED, ids=lambda operation: operation[0])
+async def test_what_an_agent_is_asked_for(still: Still, operation: tuple[str, str, str], state: str) -> None:
+    """Only the refusals: where it is allowed there is no agent here to answer."""
+    await still.node(state)
+    body, refused = AGENT_ASKED[operation]
+    if state in refused:
+        assert await outcome(still, (operation[1], operation[2], body), "/pools/p/nodes/n") == refused[state]
+
+
 TASK_STATES = ("active", "preparing", "running", "failed", "succeeded")
 TASK: Mapping[tuple[str, str, str], list[str]] = {
     ("get", "GET", "/jobs/j/tasks/t"): [OK] * 5,

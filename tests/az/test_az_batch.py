@@ -190,6 +190,9 @@ def test_tasks_in_bulk_and_their_counts(az: Az, pool: str, tmp_path: Path) -> No
     assert sorted(az("task", "list", *named, "--query", "[].id")) == sorted(one["id"] for one in tasks)
     counts = {"active": 0, "completed": 150, "failed": 1, "running": 0, "succeeded": 149}
     az.until(counts, "job", "task-counts", "show", *named, "--query", "taskCounts")
+    failed = ("--filter", "(state eq 'completed') and (executionInfo/exitCode gt 0)", "--select", "id,state")
+    [task] = az("task", "list", *named, *failed)
+    assert {name: value for name, value in task.items() if value is not None} == {"id": "n7", "state": "completed"}
     again = az("task", "create", *named, "--json-file", tmp_path / "tasks.json")
     assert {(one["status"].lower(), one["error"]["code"]) for one in again} == {("clienterror", "TaskExists")}
     az("job", "delete", *named, "--yes")

@@ -18,6 +18,7 @@ import msgspec
 from batchyard.engine import jobs, lookup, nodes, pools, scheduler, tasks
 from batchyard.engine.capacity import Capacity
 from batchyard.engine.clock import Clock
+from batchyard.engine.node_changes import CHANGING
 from batchyard.engine.upkeep import Upkeep
 from batchyard.model.errors import BatchError
 from batchyard.model.job import JobCreateContent, JobPatch
@@ -49,6 +50,7 @@ T = TypeVar("T")
 SECOND_US = 1_000_000
 SETTING = nodes.Setting("account", b"key")
 SILENCE_US = 30 * SECOND_US
+JOIN_US = 300 * SECOND_US
 START = 1_700_000_000 * SECOND_US
 MACHINE = {
     "imageReference": {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"},
@@ -62,8 +64,25 @@ NO_PROGRAM = {"failure": {"category": "usererror", "code": "CommandProgramNotFou
 NO_UPLOAD = {"exit_code": 0, "failure": {"category": "usererror", "code": "FileUploadAccessDenied", "message": "no"}, "stage": "upload"}
 
 
-_NO_CHANGE = {"patched", "updated", "launch failed", "resize requested", "resize ended", "stop requested", "stopped", "removal asked"}
+_NO_CHANGE = {
+    "patched",
+    "updated",
+    "launch failed",
+    "resize requested",
+    "resize ended",
+    "stop requested",
+    "stopped",
+    "removal asked",
+    "errors",
+}
 """Events that change no state, or that of the allocation, which has none of its own in the log."""
+_AWAY = (NodeState.LEAVING_POOL, NodeState.PREEMPTED, NodeState.DEALLOCATED)
+_AT_WORK = (NodeState.IDLE, NodeState.RUNNING, NodeState.OFFLINE, NodeState.START_TASK_FAILED)
+
+
+def _coming_back(node: NodeRow) -> bool:
+    """True for a node that needs nothing but a few seconds; one that waits for retained data needs days."""
+    return node.state in (NodeState.PREEMPTED, *CHANGING) and node.action_option != "retaineddata"
 
 
 class StandingClock(Clock):
@@ -115,10 +134,10 @@ class Agent:
         self.session, self.number = 0, 0
         self.has: list[str] = []
 
-    def sync(self, *ended: Ended, removed: Iterable[int] = ()) -> Orders | None:
+    def sync(self, *ended: Ended, removed: Iterable[int] = (), **more: Any) -> Orders | None:
         """Say everything and take in the orders; None when fenced off."""
         self.number += 1
-        said = Sync(session=self.session, number=self.number, has=[*self.has], ended=[*ended], removed=[*removed])
+        said = Sync(session=self.session, number=self.number, has=[*self.has], ended=[*ended], removed=[*removed], **more)
         answer = self.world.run(nodes.hear, self.node_pk, said, SETTING, self.world.now)
         if answer is not None:
             self.session = answer.session
@@ -166,7 +185,7 @@ class World:
     def _open(self) -> None:
         self.db = Database(self.path, self.topics.update)
         self.upkeep_job = Upkeep(self.db, self.clock, SILENCE_US)
-        self.capacity_job = Capacity(self.db, self.provider, self.clock, b"key", self.offer)
+        self.capacity_job = Capacity(self.db, {"local": self.provider}, self.clock, b"key", JOIN_US, self.offer)
 
     def reopen(self) -> None:
         """Start over from the file, as after a crash: no word of what was in memory."""
@@ -210,7 +229,12 @@ class World:
 
     def capacity(self, rounds: int = 1) -> None:
         for _ in range(rounds):
-            asyncio.run(self.capacity_job.run_once())
+            asyncio.run(self.capacity_round())
+
+    async def capacity_round(self) -> None:
+        """One round, and whatever it begins."""
+        await self.capacity_job.run_once()
+        await self.capacity_job.settle()
 
     def loops(self) -> None:
         """Every loop, a few rounds."""
@@ -226,17 +250,17 @@ class World:
             self.advance(1)
             self.capacity()
             for node in self.nodes():
-                if node.state != NodeState.LEAVING_POOL:
+                if node.state not in _AWAY:
                     agent = Agent(self, node.pk)
                     agent.session = node.session
-                    if node.state not in (NodeState.IDLE, NodeState.RUNNING, NodeState.OFFLINE) or agent.sync() is None:
+                    if node.state not in (*_AT_WORK, *CHANGING) or (agent.sync() is None and node.state not in CHANGING):
                         agent.join()
                     for attempt in agent.sync_all():
                         agent.end(attempt, **(EXIT_1 if self._id_of(attempt).startswith("f") else {}))
             self.schedule()
             self.upkeep()
             now = self.summary()
-            if now == before:
+            if now == before and not any(_coming_back(node) for node in self.nodes()):
                 return
             before = now
         raise AssertionError(f"it never ends: {before}")
@@ -303,6 +327,18 @@ class World:
         pool = self.pool_row(pool_id)
         assert pool is not None
         return [Agent(self, node.pk).join() for node in self.run(node_rows.of_pool, pool.pk)]
+
+    def change(self, use: Callable[..., None], node_pk: int, *args: Any) -> None:
+        """Run a use case of `node_changes` on a node."""
+        self.run(lambda tx: use(tx, node_rows.get(tx, node_pk), *args, self.now))
+
+    def start_task(self, node_pk: int) -> SpecialTaskRow | None:
+        """The start task of a node, as it is now."""
+        return self.run(special_rows.find, special_rows.NO_JOB, special_rows.START, node_pk)
+
+    def node_events(self, node_pk: int) -> list[str]:
+        """States that a node went through, oldest first."""
+        return [new for happened, _, new in self.events("node", node_pk) if new is not None]
 
     # jobs and tasks
 
@@ -455,7 +491,8 @@ class World:
         ended = "SELECT special_task.pk FROM special_task JOIN job ON job.pk = job_pk"
         assert self.rows(f"{ended} WHERE job.state = 'completed' AND special_task.state = 'running'") == []
         assert self.rows(f"{ended} WHERE kind = 'release' AND job.state NOT IN ('terminating', 'completed', 'deleting')") == []
-        assert self.rows("SELECT special_task.pk FROM special_task WHERE job_pk NOT IN (SELECT pk FROM job)") == []
+        assert self.rows("SELECT special_task.pk FROM special_task WHERE job_pk NOT IN (SELECT pk FROM job) AND kind <> 'start'") == []
+        assert self.rows("SELECT pk FROM special_task WHERE kind = 'start' AND node_pk NOT IN (SELECT pk FROM node)") == []
         on_node = (
             "SELECT task.pk, task.state, prep.state, prep.result, job.body FROM task JOIN job ON job.pk = task.job_pk"
             " LEFT JOIN special_task AS prep ON prep.job_pk = job.pk AND prep.kind = 'preparation' AND prep.node_pk = task.node_pk"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from engine_world import EXIT_1, Agent, Steady, World
 
-from batchyard.engine import capacity, nodes, scheduler, upkeep
+from batchyard.engine import capacity, node_changes, nodes, scheduler, upkeep
 
 Step = Callable[[World], object]
 
@@ -60,6 +60,14 @@ def prepare_fails(world: World) -> None:
 def boss_starts(world: World) -> None:
     agent_of(world, "r1").end(world.attempt("r1"))
     world.run(scheduler.run_once, "pool", world.now)
+
+
+def change_boss_node(world: World, use: Callable[..., None]) -> None:
+    world.change(use, world.special(job_id="special")[0].node_pk, None)
+
+
+def machines_stop(world: World) -> None:
+    world.run(node_changes.stopped, [node.pk for node in world.nodes()], world.now)
 
 
 def upkeep_step(world: World) -> None:
@@ -146,6 +154,19 @@ STEPS: dict[str, Step] = {
         world.run(upkeep.remove_expired, world.now),
     ),
     "lifetime": lambda world: world.run(upkeep.end_old_tasks, 1, world.now + upkeep.TASK_LIFETIME_US + 1),
+    "reboot": lambda world: world.change(node_changes.reboot, world.task("r1").node_pk or 0, None),
+    "reboot after the tasks": lambda world: world.change(node_changes.reboot, world.task("r1").node_pk or 0, "taskcompletion"),
+    "reimage a prepared node": lambda world: (boss_runs(world), change_boss_node(world, node_changes.reimage)),
+    "reboot a prepared node": lambda world: (boss_runs(world), change_boss_node(world, node_changes.reboot)),
+    "deallocate": lambda world: world.change(node_changes.deallocate, 1, "terminate"),
+    "deallocate and start": lambda world: (
+        world.change(node_changes.deallocate, 1, None),
+        world.capacity(2),
+        world.change(node_changes.start, 1),
+    ),
+    "disable scheduling": lambda world: world.change(node_changes.disable_scheduling, world.task("r1").node_pk or 0, None),
+    "preempted": lambda world: world.run(node_changes.preempted, world.task("r1").node_pk or 0, world.now),
+    "a start task": lambda world: (world.working_pool(pool_id="start", startTask={"commandLine": "true"}), world.resize(3)),
     "a silent node": lambda world: world.run(nodes.silent, world.task("r1").node_pk or 0, world.now),
 }
 HALVES: dict[str, tuple[Step, Step]] = {  # a use case, and the one step of a loop that came through before the kill
@@ -154,6 +175,8 @@ HALVES: dict[str, tuple[Step, Step]] = {  # a use case, and the one step of a lo
     "planning after a stop": (STEPS["stop a resize"], lambda world: world.run(capacity.make_plan, b"key", world.now, world.offer)),
     "planning a removal": (STEPS["remove a node"], lambda world: world.run(capacity.make_plan, b"key", world.now, world.offer)),
     "planning a pool's end": (STEPS["delete a pool"], lambda world: world.run(capacity.make_plan, b"key", world.now, world.offer)),
+    "stopping a machine": (STEPS["reboot"], machines_stop),
+    "giving a machine back": (STEPS["reimage a prepared node"], machines_stop),
     "ending a job's tasks": (STEPS["terminate a job"], upkeep_step),
     "disabling a job's tasks": (STEPS["disable, requeue"], upkeep_step),
     "enabling a job": (lambda world: (world.disable(), upkeep_step(world), upkeep_step(world), world.enable()), upkeep_step),

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from engine_world import EXIT_1, NO_PROGRAM, NO_UPLOAD, SETTING, START, Agent, World, ended
 
-from batchyard.engine import nodes
+from batchyard.engine import nodes, orders
 from batchyard.engine.ends import INTERNAL_RETRIES
 from batchyard.engine.nodes import NotThisNode
 from batchyard.model.sync import Sync
@@ -290,7 +290,7 @@ def test_orders_are_repeated_until_they_are_held_and_in_full(world: World) -> No
 
 def test_a_task_waits_until_its_node_has_removed_what_an_earlier_one_left(world: World) -> None:
     """More directories than one answer names: nothing of a new task may lie where an old removal is still to come."""
-    names = [f"t{number}" for number in range(nodes.REMOVALS_PER_SYNC + 2)]
+    names = [f"t{number}" for number in range(orders.REMOVALS_PER_SYNC + 2)]
     [agent] = world.working_pool(slots=200)
     world.job()
     world.add(*names)

@@ -4,33 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine_world import EXIT_1, Steady, World
+from engine_world import EXIT_1, World
 from explain_asks import MANAGER, chain, codes, first, job, pool, run_all, task
+from failing_providers import FailsToLaunch, LosesNodes, NoRoom
 
+from batchyard.engine import node_changes
 from batchyard.engine import nodes as node_cases
 from batchyard.model.explain import Code
 from batchyard.model.states import SchedulingState
-from batchyard.providers.base import Handle, NoCapacity, NodeOrder
+from batchyard.model.sync import NodeProblem
 from batchyard.store import nodes as node_rows
-
-
-class NoRoom(Steady):
-    """Has machines for so many nodes and not one more."""
-
-    room = 0
-
-    async def launch(self, order: NodeOrder) -> Handle:
-        if len(self.machines) >= self.room:
-            raise NoCapacity(f"room for {self.room} nodes only")
-        return await super().launch(order)
-
-
-class FailsToLaunch(Steady):
-    """Never launches anything."""
-
-    async def launch(self, order: NodeOrder) -> Handle:
-        raise OSError("the hypervisor is on fire")
-
 
 # the pool
 
@@ -69,7 +52,7 @@ def test_a_resizing_pool_and_nodes_that_start(world: World) -> None:
 
 
 def test_an_allocation_that_failed() -> None:
-    world = World(provider=NoRoom())
+    world = World(provider=NoRoom(0))
     world.pool(dedicated=2)
     world.capacity(2)
     world.job()
@@ -91,6 +74,21 @@ def test_nodes_that_cannot_be_launched() -> None:
     world.close()
 
 
+def test_nodes_whose_agents_die_before_they_speak() -> None:
+    provider = LosesNodes()
+    provider.reason = "the agent exited with code 1: no room"
+    world = World(provider=provider)
+    world.pool(dedicated=1)
+    world.capacity(2)
+    provider.lose(*provider.machines)
+    world.capacity()
+    world.job()
+    world.add("a")
+    assert codes(task(world, "a"))[0] == Code.LAUNCH_FAILS
+    assert "1 time by now: the agent exited with code 1: no room" in first(world, "a").sentence
+    world.close()
+
+
 def test_nodes_that_nobody_hears_of(world: World) -> None:
     agents = world.working_pool(nodes=2)
     world.job()
@@ -99,6 +97,32 @@ def test_nodes_that_nobody_hears_of(world: World) -> None:
         world.run(node_cases.silent, agent.node_pk, world.now)
     assert first(world, "a").code == pool(world).reasons[0].code == Code.NODES_UNUSABLE
     assert "Pool pool has 2 nodes unable to take tasks (2 unknown)" in first(world, "a").sentence
+
+
+def test_nodes_whose_start_task_failed(world: World) -> None:
+    [agent] = world.working_pool(startTask={"commandLine": "setup"})
+    agent.end_all(**EXIT_1)
+    world.job()
+    world.add("a")
+    assert first(world, "a").code == pool(world).reasons[0].code == Code.START_TASK_FAILED
+    assert first(world, "a").sentence == "The start task failed on 1 node of pool pool: exit code 1."
+
+
+def test_nodes_with_a_full_disk(world: World) -> None:
+    [agent] = world.working_pool()
+    agent.sync(problems=[NodeProblem(code="DiskFull", message="No room on the disk", blocking=True)])
+    world.job()
+    world.add("a")
+    assert first(world, "a").code == Code.NODES_UNUSABLE
+    assert "No room on the disk" in first(world, "a").sentence
+
+
+def test_deallocated_nodes(world: World) -> None:
+    [agent] = world.working_pool()
+    world.job()
+    world.add("a")
+    world.change(node_changes.deallocate, agent.node_pk, None)
+    assert first(world, "a").code == Code.NODES_DEALLOCATED
 
 
 def test_nodes_whose_scheduling_is_disabled(world: World) -> None:

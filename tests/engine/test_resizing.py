@@ -211,20 +211,6 @@ class TestRemoveNodes:
         assert (world.nodes(), size(world), row(world).allocation_state) == ([], (0, 0), "steady")
         assert world.states("b") == ["active"]
 
-    def test_what_is_kept_for_ever_keeps_the_node_until_the_resize_is_stopped(self, world: World) -> None:
-        [agent] = world.working_pool()
-        world.job()
-        world.add("a", constraints={"retentionTime": "P10675199DT2H48M5.4775807S"})
-        world.schedule()
-        agent.end_all()
-        remove(world, world.nodes(), "retaineddata")
-        world.advance(100 * 24 * HOUR)
-        world.capacity(2)
-        assert (size(world), row(world).allocation_state) == ((1, 0), "resizing")
-        world.stop_resize()
-        world.capacity(2)
-        assert (size(world), row(world).allocation_state) == ((1, 0), "steady")
-
     def test_a_node_that_kept_nothing_leaves_at_once(self, world: World) -> None:
         world.working_pool()
         remove(world, world.nodes(), "retaineddata")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from engine_world import EXIT_1, START, Agent, Steady, World, ended
@@ -9,14 +10,19 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from batchyard.engine.node_changes import deallocate, disable_scheduling, enable_scheduling, preempt, reboot, reimage, start
+from batchyard.engine.nodes import NotThisNode
 from batchyard.model.errors import BatchError
-from batchyard.model.states import NodeState, TaskState
+from batchyard.model.states import NodeState, SchedulingState, TaskState
+from batchyard.model.sync import Ended, Orders
+from batchyard.model.words import NodeDisableSchedulingOption
 
 NAMES = [*(f"t{n}" for n in range(6)), *(f"f{n}" for n in range(3)), *map(str, range(1, 7)), "01", "002"]
 names = st.sampled_from(NAMES)
 some = st.lists(names, max_size=3)
 spans = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 2)).map(lambda span: (span[0], span[0] + span[1])), max_size=2)
 picks = st.integers(0, 100)
+options = st.sampled_from([None, "terminate", "taskcompletion", "retaineddata"])
 DAY_US = 86_400_000_000
 JOBS: dict[str, dict[str, Any]] = {
     "job": {"constraints": {"maxTaskRetryCount": 1}},
@@ -35,17 +41,22 @@ job_ids = st.sampled_from(list(JOBS))
 CLOSED = {"JobNotFound", "JobBeingTerminated", "JobCompleted", "JobBeingDeleted"}
 REFUSALS = CLOSED | {
     "JobExists", "OperationInvalidForCurrentState", "TaskNotFound", "TaskCompleted", "TaskNotCompleted", "TaskSucceeded",
-    "InvalidPropertyValue",
+    "InvalidPropertyValue", "NodeBeingCreated", "NodeBeingStarted", "NodeBeingRebooted", "NodeBeingReimaged", "NodeStateUnusable",
+    "NodeAlreadyInTargetSchedulingState", "OperationNotValidOnNode",
 }  # fmt: skip
 
 
 class Walk(RuleBasedStateMachine):
-    """Two nodes with three slots, three jobs, and whatever can happen to them."""
+    """Two dedicated nodes and a spot node with three slots, three jobs, and whatever can happen to them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
-        self.agents = {agent.node_pk: agent for agent in self.world.working_pool(nodes=2, slots=3)}
+        start = {"commandLine": "true", "maxTaskRetryCount": 1}
+        agents = self.world.working_pool(nodes=2, slots=3, targetLowPriorityNodes=1, startTask=start)
+        self.agents = {agent.node_pk: agent for agent in agents}
+        for agent in agents:
+            agent.end_all()
         for job_id in JOBS:
             self.world.job(job_id, **JOBS[job_id])
         self.done: dict[int, tuple[Any, ...]] = {}
@@ -75,7 +86,7 @@ class Walk(RuleBasedStateMachine):
     @rule(pick=picks, fails=st.booleans())
     def report(self, pick: int, fails: bool) -> None:
         agent = self._agent(pick)
-        if agent.sync() is not None and agent.has:
+        if self._sync(agent) is not None and agent.has:
             attempt = agent.has[pick % len(agent.has)]
             self.reported.append((agent.node_pk, attempt))
             agent.end(attempt, **(EXIT_1 if fails else {}))
@@ -85,11 +96,40 @@ class Walk(RuleBasedStateMachine):
     def report_again(self, pick: int, fails: bool, elsewhere: bool) -> None:
         node, attempt = self.reported[pick % len(self.reported)]
         agent = self._agent(pick) if elsewhere else self.agents[node]
-        agent.sync(ended(attempt, **(EXIT_1 if fails else {})))
+        self._sync(agent, ended(attempt, **(EXIT_1 if fails else {})))
+
+    def _sync(self, agent: Agent, *said: Ended) -> Orders | None:
+        """None as well when the server knows no such node for now."""
+        try:
+            return agent.sync(*said)
+        except NotThisNode:
+            assert self.world.node(agent.node_pk).state in ("preempted", "deallocated")
+            return None
 
     @rule(pick=picks)
     def join(self, pick: int) -> None:
-        self._agent(pick).join()
+        with contextlib.suppress(NotThisNode):
+            self._agent(pick).join()
+
+    @rule(pick=picks, use=st.sampled_from([reboot, reimage, deallocate]), option=options)
+    def change_node(self, pick: int, use: Any, option: str | None) -> None:
+        self._try(self.world.change, use, self._agent(pick).node_pk, option)
+
+    @rule(pick=picks, use=st.sampled_from([start, enable_scheduling]))
+    def bring_back(self, pick: int, use: Any) -> None:
+        self._try(self.world.change, use, self._agent(pick).node_pk)
+
+    @rule(pick=picks, option=st.sampled_from(NodeDisableSchedulingOption))
+    def switch_off(self, pick: int, option: NodeDisableSchedulingOption) -> None:
+        self._try(self.world.change, disable_scheduling, self._agent(pick).node_pk, option)
+
+    @rule(pick=picks, notice_us=st.sampled_from([0, 2_000_000]))
+    def preempt(self, pick: int, notice_us: int) -> None:
+        self._try(self.world.change, preempt, self._agent(pick).node_pk, notice_us)
+
+    @rule()
+    def capacity(self) -> None:
+        self.world.capacity()
 
     @rule(pick=picks)
     def lose(self, pick: int) -> None:
@@ -186,6 +226,7 @@ class Walk(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             self.world.finish()
+            self._mend_nodes()
             for (job_id,) in self.world.rows("SELECT id FROM job WHERE state = 'disabled'"):
                 self.world.enable(job_id)
             self.world.finish()
@@ -193,6 +234,20 @@ class Walk(RuleBasedStateMachine):
             self._check_all_ended()
         finally:
             self.world.close()
+
+    def _mend_nodes(self) -> None:
+        """What an operator would do, once all retained data may go."""
+        self.world.advance(8 * 86_400)
+        self.world.finish()
+        for node in self.world.nodes():
+            if node.state == NodeState.DEALLOCATED:
+                self.world.change(start, node.pk)
+            elif node.state == NodeState.START_TASK_FAILED:
+                self.world.change(reboot, node.pk, None)
+        self.world.finish()
+        for node in self.world.nodes():
+            if node.scheduling_state == SchedulingState.DISABLED:
+                self.world.change(enable_scheduling, node.pk)
 
     def _check_all_ended(self) -> None:
         """Only what is blocked, belongs to a job that ended, or has all nodes closed to it is left."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import errno
 import json
 import os
 import select
@@ -9,14 +12,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 from provider_suite import LIMIT, ProviderSuite, order
 
 from batchyard.cli import processes
-from batchyard.providers.base import NodeProvider, Seen
+from batchyard.providers.base import NodeOrder, NodeProvider, Seen
 from batchyard.providers.local import LocalProvider
 
 NOBODY = "http://127.0.0.1:9"
@@ -42,6 +48,21 @@ def pid_of(handle: str) -> int:
     return int(json.loads((Path(handle) / "process").read_bytes())["pid"])
 
 
+def agents(nodes: Path) -> set[int]:
+    """Agents that run; a child of one looks like it until it has become what it shall be."""
+    found = {pid for pid, _ in processes.agents_below(nodes)}
+    noted = {int(note["pid"]): note["started"] for note in (json.loads(path.read_bytes()) for path in nodes.glob("*/process"))}
+    begun = {pid for pid, started in noted.items() if processes.start_time(pid) == started}  # /proc may not name them yet
+    return {pid for pid in found if parent(pid) not in found} | begun
+
+
+def parent(pid: int) -> int | None:
+    """Parent of a process, None when it is gone."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return None
+
+
 def end(pid: int) -> None:
     """Kill and see it gone."""
     fd = os.pidfd_open(pid)
@@ -55,6 +76,9 @@ def end(pid: int) -> None:
 class TestLocal(ProviderSuite):
     """The suite, with agents as machines."""
 
+    stages = ("directory", "root", "token", "process", "note")
+    middles = ("directory", "token", "agent")
+
     def again(self, provider: NodeProvider) -> NodeProvider:
         return LocalProvider(directory(provider), NOBODY, LIMIT)
 
@@ -62,7 +86,61 @@ class TestLocal(ProviderSuite):
         end(pid_of(handle))
 
     def machines(self, provider: NodeProvider) -> int:
-        return len(list(processes.agents_below(directory(provider))))
+        return len(agents(directory(provider)))
+
+    def remains(self, provider: NodeProvider) -> Sequence[str]:
+        return [home.name for home in directory(provider).iterdir()] if directory(provider).exists() else []
+
+    @contextlib.contextmanager
+    def failing(self, provider: NodeProvider, stage: str) -> Iterator[None]:
+        full = OSError(errno.ENOSPC, "No space left on device")
+        make = Path.mkdir
+
+        def no_directory(path: Path, *args: Any, **kwargs: Any) -> None:
+            if (path.name == "root") == (stage == "root") and path != directory(provider):
+                raise full
+            make(path, *args, **kwargs)
+
+        where = {
+            "directory": patch.object(Path, "mkdir", no_directory),
+            "root": patch.object(Path, "mkdir", no_directory),
+            "token": patch.object(Path, "write_text", side_effect=full),
+            "process": patch.object(subprocess, "Popen", side_effect=full),
+            "note": patch.object(Path, "write_bytes", side_effect=full),
+        }
+        with where[stage]:
+            yield
+
+    @contextlib.contextmanager
+    def slow(self, provider: NodeProvider, node_id: str) -> Iterator[threading.Event]:
+        gate, start = threading.Event(), subprocess.Popen
+
+        def slowly(command: list[str], **how: Any) -> subprocess.Popen[bytes]:
+            if any(node_id in word for word in command):
+                assert gate.wait(30)
+            return start(command, **how)
+
+        with patch.object(subprocess, "Popen", slowly):
+            yield gate
+
+    async def break_off(self, provider: NodeProvider, wanted: NodeOrder, middle: str) -> None:
+        home = directory(provider) / wanted.node_id
+        if middle == "agent":
+            await provider.launch(wanted)
+            while not list(processes.agents_below(directory(provider))):  # until /proc names it
+                await asyncio.sleep(0)
+            (home / "process").unlink()
+            return
+        home.mkdir(mode=0o711, parents=True)
+        if middle == "token":
+            (home / "root").mkdir()
+            (home / "token").touch(mode=0o600)
+
+    def keep(self, handle: str, provider: NodeProvider) -> None:
+        (Path(handle) / "root" / "kept").touch()
+
+    def keeps(self, handle: str, provider: NodeProvider) -> bool:
+        return (Path(handle) / "root" / "kept").exists()
 
 
 async def test_a_released_node_leaves_no_files(provider: LocalProvider) -> None:
@@ -104,6 +182,8 @@ async def test_an_agent_whose_pid_was_not_noted_is_found(provider: LocalProvider
     wanted = order()
     handle = await provider.launch(wanted)
     pid = pid_of(handle)
+    while not list(processes.agents_below(directory(provider))):  # until /proc names it
+        await asyncio.sleep(0)
     (Path(handle) / "process").write_bytes(note)
     later = LocalProvider(directory(provider), NOBODY, LIMIT)
     assert await later.launch(wanted) == handle
@@ -133,23 +213,50 @@ async def test_an_agent_that_speaks_to_another_address_is_started_anew(provider:
     assert await moved.observe([handle]) == {handle: Seen.ALIVE}
 
 
-async def test_a_first_start_that_fails_leaves_nothing_behind(provider: LocalProvider, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full_disk(self: LocalProvider, home: Path, order: object) -> None:
-        (home / "root").mkdir()
-        raise OSError(28, "No space left on device")
+def wait_for_end(handle: str) -> None:
+    """Return when the agent of a node is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        fd = os.pidfd_open(pid_of(handle))
+        try:
+            assert select.select([fd], [], [], 30)[0]
+        finally:
+            os.close(fd)
 
+
+async def test_it_is_said_why_an_agent_died(provider: LocalProvider, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'a line before' >&2\necho 'no module named frobnicate' >&2\necho >&2\nexit 3\n")
+    broken.chmod(0o755)
+    wanted = order()
     with monkeypatch.context() as patched:
-        patched.setattr(LocalProvider, "_start", full_disk)
-        for _ in range(LIMIT + 1):
-            with pytest.raises(OSError, match="No space"):
-                await provider.launch(order())
+        patched.setattr(sys, "executable", str(broken))
+        handle = await provider.launch(wanted)
+    wait_for_end(handle)
+    assert await provider.observe([handle]) == {handle: Seen.GONE}
+    assert await provider.why(handle) == "the agent exited with code 3: no module named frobnicate"
+    later = LocalProvider(directory(provider), NOBODY, LIMIT)
+    assert await later.why(handle) == "the agent has ended: no module named frobnicate", "the exit code went with the server"
+
+
+async def test_a_killed_agent_a_stopped_one_and_one_that_is_gone_have_their_reasons(provider: LocalProvider) -> None:
+    wanted = order()
+    handle = await provider.launch(wanted)
+    for _ in range(3):
+        end(pid_of(handle))
+        assert await provider.observe([handle]) == {handle: Seen.GONE}
+        assert await provider.why(handle) == "the agent was ended by signal 9, Killed"
+        assert await provider.launch(wanted) == handle
+    moved = LocalProvider(directory(provider), "http://127.0.0.1:10", LIMIT)
+    assert "another address" in await moved.why(handle)
+    await provider.stop([handle])
+    assert await provider.why(handle) == "the agent was stopped"
+    await provider.release([handle])
+    assert await provider.why(handle) == "the node's directory is gone"
+
+
+async def test_what_cannot_be_removed_is_no_release(provider: LocalProvider) -> None:
+    handle = await provider.launch(order())
+    with patch.object(os, "rmdir", side_effect=OSError(errno.EBUSY, "Device or resource busy")), pytest.raises(OSError, match="busy"):
+        await provider.release([handle])
+    await provider.release([handle])
     assert list(directory(provider).iterdir()) == []
-    await provider.launch(order())
-
-
-async def test_a_new_server_releases_nodes_that_nobody_noted(provider: LocalProvider) -> None:
-    kept, forgotten = order(), order()
-    handle, other = await provider.launch(kept), await provider.launch(forgotten)
-    await provider.sweep({kept.node_id})
-    assert await provider.observe([handle, other]) == {handle: Seen.ALIVE, other: Seen.GONE}
-    assert [home.name for home in directory(provider).iterdir()] == [kept.node_id]

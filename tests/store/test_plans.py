@@ -9,15 +9,16 @@ from types import ModuleType
 
 import pytest
 
-from batchyard.store import explain, jobs, leases, nodes, pools, tasks, tx, usage
+from batchyard.rules import odata
+from batchyard.store import events, explain, jobs, leases, nodes, pools, task_pages, tasks, tx, usage
 from batchyard.store.migrate import migrate
 from batchyard.store.reader import Change, Statement
 from batchyard.store.tx import guarded_sql
 
-MODULES = (explain, jobs, leases, nodes, pools, tasks, tx, usage)
+MODULES = (events, explain, jobs, leases, nodes, pools, task_pages, tasks, tx, usage)
 WALKED = {  # few rows, and read as a whole
     "jobs._PAGE": set(), "jobs._POOLS_WITH_DEMAND": {"job"}, "jobs._CHANGING": {"job"}, "nodes._ALL": {"node"}, "nodes._SILENT": {"node"},
-    "pools._ALL": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"}, "tasks._READY_SIZES": {"size"},
+    "nodes._BY_START": {"node"}, "pools._ALL": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"}, "tasks._READY_SIZES": {"size"},
     "explain._BLOCKERS": {"edge"}, "jobs._ACTIVE": {"job", "active"}, "usage._FIRST": {"firsts"}, "pools._COUNT": {"pool"},
     "nodes._COUNTS": {"shown"},
 }  # fmt: skip
@@ -25,11 +26,13 @@ HOT = {
     "tasks._READY": ["task_ready"],
     "tasks._READY_SIZES": ["task_ready"],
     "tasks._READY_MANAGER": ["task_manager"],
+    "tasks._ANY_BLOCKED": ["task_blocked"],
     "jobs._MAY_PUSH": ["job_by_pool", "task_manager"],
     "tasks._ON_NODE": ["task_on_node"],
     "tasks._ATTEMPTS": ["task_on_node"],
     "tasks._RUNNING_OF_JOB": ["task_running"],
     "tasks._PAGE": ["task_in_order"],
+    "tasks._PAGE_OF_VIEWS": ["task_in_order"],
     "tasks._PKS_OF_JOB": ["task_in_order"],
     "tasks._BY_ID": ["task_by_id"],
     "tasks._VIEW_BY_ID": ["task_by_id"],
@@ -48,6 +51,7 @@ HOT = {
     "jobs._OVERDUE": ["job_by_deadline"],
     "jobs._CHANGING": ["job_changing"],
     "jobs._PURGE_EVENTS": ["event_by_time"],
+    "events._LAST": ["event_by_subject"],
     "nodes._FREE": ["pool_by_id", "node_by_id"],
     "nodes._OF_POOL": ["node_by_id"],
     "nodes._REMOVALS": ["removal_by_node"],
@@ -58,7 +62,7 @@ HOT = {
     "usage._OVERLAPPING": ["node_usage_by_release"],
     "usage._CORE_TIME": ["node_usage_by_pool"],
     "explain._NODE_GROUPS": ["node_by_id"],
-    "explain._LAUNCH_FAILURE": ["node_by_id", "event_by_subject"],
+    "explain._LAUNCH_FAILURE": ["node_by_id"],
     "explain._WAITING_JOBS": ["job_by_pool"],
     "explain._PARENTS": ["dependency_by_child"],
     "explain._BLOCKERS": ["dependency_by_child", "task_by_id"],
@@ -110,3 +114,41 @@ def test_a_hot_statement_uses_its_index(connection: sqlite3.Connection, name: st
         assert any(f"INDEX {index} " in f"{step} " for step in steps), steps
     if name in ("tasks._READY", "tasks._PAGE", "tasks._PKS_OF_JOB", "jobs._OVERDUE"):
         assert not any("TEMP B-TREE" in step for step in steps), steps
+
+
+FILTERED = {
+    "state eq 'active'": {"task_ready", "task_blocked"},
+    "state eq 'completed'": {"task_completed"},
+    "state eq 'running'": {"task_running"},
+    "state eq 'preparing' or state eq 'running'": {"task_running"},
+    "state ne 'completed'": {"task_ready", "task_blocked", "task_running"},
+    "state ne 'active' and executionInfo/exitCode gt 0": {"task_running", "task_completed"},
+    "state eq 'active' and startswith(id,'a') and creationTime gt DateTime'2024-01-01T00:00:00Z'": {"task_ready", "task_blocked"},
+    "executionInfo/result eq 'failure'": {"task_failed"},
+    "(state eq 'completed') and (executionInfo/result eq 'failure')": {"task_failed"},
+    "executionInfo/exitCode gt 0": {"task_in_order"},
+    "state eq 'active' or executionInfo/exitCode gt 0": {"task_in_order"},
+    "startswith(id,'a')": {"task_in_order"},
+}
+
+
+@pytest.mark.parametrize("text", FILTERED)
+def test_a_filter_goes_by_the_indexes_of_its_states(connection: sqlite3.Connection, text: str) -> None:
+    """In order of keys, so that a page costs no more than itself; nothing is sorted."""
+    found = odata.parse(text, odata.TASKS)
+    assert found is not None
+    ways = task_pages.ways(found, lambda: task_pages.active_ways([1, 3], True))
+    statement, _ = task_pages.statement(found, ways, tasks.TaskLine)
+    steps = plan(connection, statement.sql)
+    used = {index for step in steps for index in re.findall(r"SEARCH task USING (?:COVERING )?INDEX (\w+)", step)}
+    assert used == FILTERED[text], steps
+    assert not any("TEMP B-TREE" in step for step in steps), steps
+    assert {step for step in steps if step.startswith("SCAN")} <= {"SCAN found"}, steps
+    for way in ways:
+        [step] = plan(connection, f"SELECT pk FROM task WHERE job_pk = :job_pk AND {way} AND pk > :after ORDER BY pk LIMIT 1 OFFSET :n")
+        assert any(f"INDEX {index} " in step for index in FILTERED[text]), step
+
+
+def test_ids_go_by_their_index(connection: sqlite3.Connection) -> None:
+    [step] = plan(connection, task_pages.keys_of(2).sql)
+    assert "INDEX task_by_id" in step

@@ -27,16 +27,16 @@ def parts(path: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def directory(base: str, names: list[str], owner: int | None = None) -> Iterator[int]:
+def directory(base: str, names: list[str], owner: tuple[int, int] | None = None, mode: int = 0o770) -> Iterator[int]:
     """Descriptor of a directory below base. Raises OSError; a link on the way is ELOOP or ENOTDIR.
 
-    With `owner` missing directories are made and given to that user (-1: left to the caller's user).
+    With `owner` missing directories are made and given to that user and group (-1: left to the caller's).
     """
     fd = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for name in names:
             if owner is not None:
-                _make(name, fd, owner)
+                _make(name, fd, owner, mode)
             below = os.open(name, _DIRECTORY, dir_fd=fd)
             os.close(fd)
             fd = below
@@ -45,11 +45,11 @@ def directory(base: str, names: list[str], owner: int | None = None) -> Iterator
         os.close(fd)
 
 
-def _make(name: str, fd: int, owner: int) -> None:
+def _make(name: str, fd: int, owner: tuple[int, int], mode: int) -> None:
     with contextlib.suppress(FileExistsError):
-        os.mkdir(name, 0o770, dir_fd=fd)
-        if owner >= 0:
-            os.chown(name, owner, owner, dir_fd=fd, follow_symlinks=False)
+        os.mkdir(name, mode, dir_fd=fd)
+        if owner[0] >= 0:
+            os.chown(name, *owner, dir_fd=fd, follow_symlinks=False)
 
 
 def resolve(base: str, path: str) -> list[str]:

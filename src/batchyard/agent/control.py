@@ -14,13 +14,14 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 MARK = "AZ_BATCH_TASK_DIR"
 """Variable that tells an orphan's attempt when there are no cgroups; one directory never has two attempts at once."""
 
-_PREFIX = "batchyard-"
+PREFIX = "batchyard-"
+"""How the groups of this program are named."""
 _FREEZE_S = 0.05
 
 
@@ -147,7 +148,7 @@ class _Cgroups:
                 break
             time.sleep(0.005)
         above = os.path.dirname(self.base)
-        if os.path.basename(above).startswith(_PREFIX):
+        if os.path.basename(above).startswith(PREFIX):
             with contextlib.suppress(OSError):
                 os.rmdir(above)  # it stays while another spawner of the node uses it
 
@@ -174,16 +175,17 @@ class Freezer(_Cgroups):
         write(path + "/freezer.state", b"FROZEN")
         try:
             deadline = time.monotonic() + _FREEZE_S
-            while _read(path + "/freezer.state").strip() != b"FROZEN" and time.monotonic() < deadline:
+            while read(path + "/freezer.state").strip() != b"FROZEN" and time.monotonic() < deadline:
                 time.sleep(0.0005)
             for directory, _, _ in os.walk(path):
-                for pid in _read(directory + "/cgroup.procs").split():
+                for pid in read(directory + "/cgroup.procs").split():
                     _signal(int(pid), signal.SIGKILL)
         finally:
             write(path + "/freezer.state", b"THAWED")
 
 
-def _read(path: str) -> bytes:
+def read(path: str) -> bytes:
+    """Content of a control file or one of /proc. Raises OSError."""
     with open(path, "rb") as file:
         return file.read()
 
@@ -223,7 +225,7 @@ class Session:
         """True when the caller has children beyond the first processes of the groups: orphans that it inherited."""
         mains = {group.main for group in self.groups}
         try:
-            children = _read(self._children).split()
+            children = read(self._children).split()
         except FileNotFoundError:
             return any(parent == os.getpid() and pid not in mains for pid, (parent, _) in processes().items())
         return any(int(pid) not in mains for pid in children)
@@ -290,7 +292,7 @@ def hunt(variables: Collection[str]) -> None:
 
 def _environment(pid: int) -> list[bytes]:
     try:
-        return _read(f"/proc/{pid}/environ").split(b"\0")
+        return read(f"/proc/{pid}/environ").split(b"\0")
     except OSError:
         return []
 
@@ -304,11 +306,26 @@ def _walk() -> Iterator[tuple[int, tuple[int, int]]]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                fields = _read(f"/proc/{name}/stat").rpartition(b")")[2].split()
+                fields = read(f"/proc/{name}/stat").rpartition(b")")[2].split()
             except OSError:
                 continue
             if fields[0] not in b"ZX":
                 yield int(name), (int(fields[1]), int(fields[3]))
+
+
+def enter(groups: Sequence[str]) -> None:
+    """Stand in these v1 groups from now on, with all that is started later. Raises OSError."""
+    for group in groups:
+        write(group + "/cgroup.procs", b"0")
+
+
+def leave(groups: Sequence[str]) -> None:
+    """Move back to where these groups are; the last one to leave removes them."""
+    for group in groups:
+        with contextlib.suppress(OSError):
+            write(os.path.dirname(group) + "/cgroup.procs", b"0")
+        with contextlib.suppress(OSError):
+            os.rmdir(group)
 
 
 def make(name: str, base: str, home: str) -> Control:
@@ -327,15 +344,15 @@ def probe(tag: str, only: str = "") -> tuple[str, str, str]:
     """
     for kind in (Cgroup2, Freezer):
         if only in ("", kind.name):
-            for home in _places(kind.name):
-                base = f"{home}/{_PREFIX}{tag}"
-                if _works(kind, base, home):
+            for home in places(kind.name):
+                base = f"{home}/{PREFIX}{tag}"
+                if works(kind, base, home):
                     return kind.name, base, home
     return Session.name, "", ""
 
 
-def _works(kind: type[_Cgroups], base: str, home: str) -> bool:
-    """Try it: make a group, go in and out, remove it."""
+def works(kind: type[_Cgroups], base: str, home: str) -> bool:
+    """Try a way of ending everything: make a group, go in and out, remove it."""
     control = kind(base, home)
     try:
         control.sweep()
@@ -349,16 +366,21 @@ def _works(kind: type[_Cgroups], base: str, home: str) -> bool:
         return False
 
 
-def _places(name: str) -> Iterator[str]:
-    """The caller's own cgroup in every mount of the hierarchy."""
+def places(name: str) -> Iterator[str]:
+    """The caller's own cgroup in every mount of the hierarchy: `cgroup2`, or a controller of v1."""
     own: dict[str, str] = {}
-    for line in _read("/proc/self/cgroup").decode().splitlines():
+    for line in read("/proc/self/cgroup").decode().splitlines():
         _, controllers, path = line.split(":", 2)
         own[controllers] = path
-    for line in _read("/proc/self/mounts").decode().splitlines():
+    for mount in mounts(name):
+        path = own.get("", "") if name == Cgroup2.name else next((path for names, path in own.items() if name in names.split(",")), "")
+        home = mount + path.rstrip("/")
+        yield home if os.path.exists(home + "/cgroup.procs") else mount
+
+
+def mounts(name: str) -> Iterator[str]:
+    """Where the hierarchy is mounted: `cgroup2`, or a controller of v1."""
+    for line in read("/proc/self/mounts").decode().splitlines():
         _, mount, kind, options = line.split(" ")[:4]
-        two = kind == "cgroup2" and name == Cgroup2.name
-        if two or (kind == "cgroup" and name == Freezer.name and "freezer" in options.split(",")):
-            path = own.get("", "") if two else next((path for names, path in own.items() if "freezer" in names.split(",")), "")
-            home = mount + path.rstrip("/")
-            yield home if os.path.exists(home + "/cgroup.procs") else mount
+        if kind == "cgroup2" if name == Cgroup2.name else kind == "cgroup" and name in options.split(","):
+            yield mount

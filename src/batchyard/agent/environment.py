@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from batchyard.agent.health import RESERVED_BYTES
 from batchyard.agent.layout import Layout, TaskPlace
 from batchyard.agent.users import User
 from batchyard.model.common import EnvironmentSetting
@@ -28,7 +29,7 @@ def of_node(setup: NodeSetup, layout: Layout) -> dict[str, str]:
         "AZ_BATCH_NODE_SHARED_DIR": layout.shared,
         "AZ_BATCH_NODE_STARTUP_DIR": layout.startup,
         "AZ_BATCH_NODE_MOUNTS_DIR": layout.mounts,
-        "AZ_BATCH_TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES": "0",
+        "AZ_BATCH_TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES": str(RESERVED_BYTES),
     }
 
 
@@ -47,8 +48,11 @@ def of_task(
     for setting in (*common, *own):
         variables[setting.name] = setting.value or ""
     variables.update(node)
-    variables["AZ_BATCH_JOB_ID"] = place.job_id
-    variables["AZ_BATCH_TASK_ID"] = place.task_id
+    for name, value in (("AZ_BATCH_JOB_ID", place.job_id), ("AZ_BATCH_TASK_ID", place.task_id)):
+        if value:
+            variables[name] = value
+        else:
+            variables.pop(name, None)  # a start task has neither
     variables["AZ_BATCH_TASK_DIR"] = place.directory
     variables["AZ_BATCH_TASK_WORKING_DIR"] = place.working
     if preparation is not None:

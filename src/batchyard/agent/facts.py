@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
+import platform
 import socket
 import ssl
 from dataclasses import dataclass
@@ -13,7 +13,9 @@ import structlog
 
 from batchyard import __version__
 from batchyard.agent import control, users
+from batchyard.agent import limits as limits_
 from batchyard.agent.layout import Layout
+from batchyard.agent.limits import Limits
 from batchyard.model.sync import NodeFacts
 
 log = structlog.get_logger()
@@ -25,12 +27,12 @@ class Found:
 
     facts: NodeFacts
     place: tuple[str, str, str]
+    limits: Limits
 
 
 def find(layout: Layout, server: str, uid_base: int, only: str = "") -> Found:
     """Probe the machine, end what an earlier agent on this root left behind, and log what was found."""
-    tag = hashlib.sha256(layout.root.encode()).hexdigest()[:12]
-    place = control.probe(tag, only)
+    place = control.probe(layout.tag, only)
     if place[0] == control.Session.name:
         control.hunt([f"AZ_BATCH_NODE_ROOT_DIR={layout.root}"])
     missing = []
@@ -39,6 +41,8 @@ def find(layout: Layout, server: str, uid_base: int, only: str = "") -> Found:
             "A process that leaves its session and changes its environment may outlive its task: "
             "there is no cgroup that the agent may write to."
         )
+    limits, place = limits_.probe(layout.tag, place)
+    missing += limits.obstacles
     obstacle = users.obstacle(layout.root, uid_base)
     if obstacle is not None:
         missing.append(obstacle)
@@ -51,11 +55,28 @@ def find(layout: Layout, server: str, uid_base: int, only: str = "") -> Found:
         process_control=place[0],
         switches_users=obstacle is None,
         not_isolated=missing,
+        disk_bytes=_disk_bytes(layout.root),
+        system=_system(),
+        limits=limits.names,
     )
     log.info("agent started", root=layout.root, process_control=place[0], switches_users=obstacle is None, cores=found.cores)
     for sentence in missing:
         log.warning("not isolated", what=sentence)
-    return Found(found, place)
+    return Found(found, place, limits)
+
+
+def _disk_bytes(path: str) -> int:
+    """Size of the file system that holds a path."""
+    seen = os.statvfs(path)
+    return seen.f_blocks * seen.f_frsize
+
+
+def _system() -> str:
+    """Name and version of the operating system, as it calls itself."""
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:
+        return platform.system()
 
 
 def _address(server: str) -> str:

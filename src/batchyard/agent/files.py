@@ -21,15 +21,20 @@ _DEEPEST = 200
 
 
 class Refused(Exception):
-    """The request ends with this code of the catalogue."""
+    """The request ends with this code of the catalogue; `reason` says more to the client."""
+
+    def __init__(self, code: str, reason: str | None = None) -> None:
+        super().__init__(code if reason is None else f"{code}: {reason}")
+        self.code, self.reason = code, reason
 
 
 @dataclass(slots=True)
 class Found:
-    """The head of an answer and, for `get`, the open file (to be closed by the taker)."""
+    """The head of an answer and, for `get`, the open file (to be closed by the taker); other operations may have a JSON body."""
 
     head: FileHead
     fd: int = -1
+    body: bytes = b""
 
 
 def answer(root: str, request: FileRequest) -> Found:
@@ -44,14 +49,21 @@ def answer(root: str, request: FileRequest) -> Found:
         if request.operation == "list":
             with _opened(base, path):
                 return Found(FileHead())
+        if request.operation != "delete":
+            raise Refused("OperationNotValidOnNode", f"this node's agent does not know the operation {request.operation!r}")
         _delete(base, path, request.recursive)
         return Found(FileHead())
     except Refused as refused:
-        return Found(FileHead(error=str(refused)))
+        return refusal(refused)
     except (beneath.Outside, FileNotFoundError, NotADirectoryError):
         return Found(FileHead(error="FileNotFound"))
     except OSError:
         return Found(FileHead(error="IOError"))
+
+
+def refusal(refused: Refused) -> Found:
+    """The answer to a request that was refused."""
+    return Found(FileHead(error=refused.code, reason=refused.reason))
 
 
 def _opened(base: str, path: str) -> AbstractContextManager[int]:

@@ -7,6 +7,7 @@ server asks for files under the spelling that the order carried, so the two neve
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import stat
 from dataclasses import dataclass
@@ -23,13 +24,21 @@ class TaskPlace:
     """Where a task lives on the node."""
 
     job_id: str
+    """Empty for the node's start task, which has no id either."""
     task_id: str
     directory: str
+    mode: int = 0o750
+    """Permissions of both directories."""
 
     @property
     def working(self) -> str:
         """The working directory."""
         return self.directory + "/wd"
+
+
+def tag_of(root: str) -> str:
+    """Short name of a node on its machine, the same in every life: its root directory's."""
+    return hashlib.sha256(root.encode()).hexdigest()[:12]
 
 
 class Layout:
@@ -41,6 +50,7 @@ class Layout:
         self.startup = self.root + "/startup"
         self.mounts = self.root + "/fsmounts"
         self.volatile = self.root + "/volatile"
+        self.tag = tag_of(self.root)
 
     def make(self) -> None:
         """Make the directories that every node has. Raises OSError."""
@@ -57,6 +67,10 @@ class Layout:
         if not (ids.is_valid(work_item) and ids.is_valid(task_id) and number.isascii() and number.isdigit()):
             raise ValueError(f"not a job and a task: {job_id!r}, {task_id!r}")
         return TaskPlace(job_id, task_id, f"{self.root}/workitems/{work_item}/job-{number}/{task_id}")
+
+    def start_task(self) -> TaskPlace:
+        """Place of the node's start task: every task may read what it leaves."""
+        return TaskPlace("", "", self.startup, 0o755)
 
 
 def former_user(place: TaskPlace) -> int:
@@ -80,43 +94,43 @@ def open_to(place: TaskPlace, user: User) -> None:
         return open_to(place, user)
     except FileExistsError:
         return _take_over(place, user)
-    os.mkdir(place.working, 0o750)
+    os.mkdir(place.working, place.mode)
     if user.uid >= 0:
-        os.chown(place.working, user.uid, user.uid)
-        os.chown(place.directory, user.uid, user.uid)
-    os.chmod(place.directory, 0o750)
+        os.chown(place.working, user.uid, user.group)
+        os.chown(place.directory, user.uid, user.group)
+    os.chmod(place.directory, place.mode)
 
 
 def _take_over(place: TaskPlace, user: User) -> None:
     """Open an earlier attempt's directories to this one's user; links in there are not followed."""
     former = former_user(place)
     with beneath.directory(place.directory, []) as fd:
-        _working_directory(fd)
+        _working_directory(fd, place.mode)
         if user.uid >= 0:
             if former not in (-1, user.uid):
-                _hand_over(fd, former, user.uid)
-            os.chown("wd", user.uid, user.uid, dir_fd=fd, follow_symlinks=False)
-            os.fchown(fd, user.uid, user.uid)
-        os.fchmod(fd, 0o750)
+                _hand_over(fd, former, user)
+            os.chown("wd", user.uid, user.group, dir_fd=fd, follow_symlinks=False)
+            os.fchown(fd, user.uid, user.group)
+        os.fchmod(fd, place.mode)
 
 
-def _working_directory(fd: int) -> None:
+def _working_directory(fd: int, mode: int) -> None:
     """Make `wd` anew when the earlier attempt removed it or put something else in its place."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISDIR(os.stat("wd", dir_fd=fd, follow_symlinks=False).st_mode):
             os.unlink("wd", dir_fd=fd)
     with contextlib.suppress(FileExistsError):
-        os.mkdir("wd", 0o750, dir_fd=fd)
+        os.mkdir("wd", mode, dir_fd=fd)
 
 
-def _hand_over(top: int, former: int, uid: int) -> None:
+def _hand_over(top: int, former: int, user: User) -> None:
     """Give what belonged to the former user to the new one; files with other names elsewhere (hard links) stay."""
     for _, directories, files, fd in os.fwalk(".", dir_fd=top, follow_symlinks=False):
         for name in directories + files:
             with contextlib.suppress(FileNotFoundError):
                 seen = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 if seen.st_uid == former and (stat.S_ISDIR(seen.st_mode) or seen.st_nlink == 1):
-                    os.chown(name, uid, uid, dir_fd=fd, follow_symlinks=False)
+                    os.chown(name, user.uid, user.group, dir_fd=fd, follow_symlinks=False)
 
 
 def close(place: TaskPlace, user: User) -> None:

@@ -26,15 +26,19 @@ import msgspec
 import structlog
 
 from batchyard.agent import beneath, facts
+from batchyard.agent.chaos import Disturbances, Making
+from batchyard.agent.health import Health
 from batchyard.agent.layout import Layout
 from batchyard.agent.link import Broken, Link
+from batchyard.agent.logins import Logins, LoginService
+from batchyard.agent.logs import ServiceLogs
 from batchyard.agent.process import Spawners
 from batchyard.agent.removals import Directories, Remover
 from batchyard.agent.replies import Replies
 from batchyard.agent.runner import Attempt, Node
 from batchyard.agent.state import State
 from batchyard.agent.users import Users
-from batchyard.model.sync import SYNC_PATH, NodeSetup, Orders, Removal, Sync
+from batchyard.model.sync import SYNC_PATH, NodeProblem, NodeSetup, Orders, Removal, Sync
 
 if TYPE_CHECKING:
     import httpx
@@ -42,10 +46,14 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _THREADS, _TRANSFER = 16, "transfer"
+_PROBES = 4
+"""Probes of the operator that run at once."""
 _BREATH_S = 0.2
 """Pause after a poll that came back at once and brought nothing, so that it cannot spin."""
 _ANSWER_S = 30.0
 """How long a sync may take beyond what the server was asked to wait."""
+_LOOK_S = 20.0
+"""How long the first look at the node is waited for: a disk that hangs must not keep the agent from saying so."""
 _LEAVE_S = 15.0
 """How long the end of all attempts is waited for before the agent joins again or exits."""
 
@@ -76,6 +84,14 @@ class AgentSettings:
     """Restricts the way of ending everything to `cgroup2`, `freezer` or `session`."""
     ca_file: str | None = None
     """Certificates to trust instead of the usual ones, as PEM."""
+    log_file: str | None = None
+    """File that the agent's log goes to, for clients who ask for it; whoever starts the agent sends its output there."""
+    probes: str | None = None
+    """Directory of the operator's programs that say whether the node is fit for tasks."""
+    health_s: float = 5.0
+    """How often the node is looked at, in seconds."""
+    chaos: bool = False
+    """Obey disturbances on demand."""
 
 
 class Fenced(Exception):
@@ -90,19 +106,30 @@ class Agent:
         self._threads = ThreadPoolExecutor(_THREADS, _TRANSFER)
         self._users = Users(settings.uid_base, found.facts.switches_users)
         self._state = State()
-        self._attempts: dict[str, Attempt] = {}
+        self._attempts: dict[str, Making] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._chores: set[asyncio.Task[None]] = set()
         self._polls: dict[asyncio.Task[bool], None] = {}
         self._news = asyncio.Event()
         self._node: Node | None = None
-        self._replies = Replies(lambda: _client(settings, token), layout.root, self._threads)
+        self._logins = LoginService(Logins(layout, found.facts.switches_users), self._threads)
+        self._logs = ServiceLogs(settings.log_file, layout, self._threads)
+        self._probers = ThreadPoolExecutor(_PROBES, _TRANSFER)
+        self._chaos = Disturbances(settings.chaos)
+        self._health = Health(layout.root, settings.probes, self._probers, self._chaos.problems, self._chaos.changed)
+        services = {**self._logins.services, "upload_logs": self._logs.answer, "chaos": self._chaos.answer}
+        self._replies = Replies(lambda: _client(settings, token), layout.root, self._threads, services, self._chaos.answered)
         self._directories = Directories()
         self._remover = Remover(layout, self._directories, self._threads)
 
     async def run(self) -> None:
         """Converse until the node is gone; ends all attempts on the way out, however it leaves."""
+        upkeep = asyncio.create_task(self._logins.upkeep())
+        watch = asyncio.create_task(self._health.watch(self._settings.health_s, self._note_problems))
         try:
+            with contextlib.suppress(TimeoutError):  # so that the first word tells of all that is wrong
+                async with asyncio.timeout(_LOOK_S):
+                    await self._health.looked.wait()
             pause = _Pause()
             while True:
                 try:
@@ -114,25 +141,33 @@ class Agent:
                 except (msgspec.DecodeError, OSError) as error:
                     log.warning("sync failed", reason=str(error) or type(error).__name__)
                     await pause.next()
+        except NodeGone:
+            await self._logins.leave()
+            raise
         finally:
+            upkeep.cancel()
+            self._logs.stop()
+            await self._logins.close()
             await self._end_all()
             await self._replies.close()
             self._remover.stop.set()
             if self._node is not None:
                 await self._node.spawners.close()
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            watch.cancel()
+            for threads in (self._threads, self._probers):
+                threads.shutdown(wait=False, cancel_futures=True)
 
     async def _turn(self) -> None:
         """One exchange: join, report, or wait for news. Raises NodeGone, Fenced, DecodeError or OSError."""
         if self._state.session == 0:
-            await self._exchange(self._state.say(facts=self._found.facts))
+            await self._exchange(self._state.say(facts=self._found.facts, clock=_clock()))
             return
         if not self._state.has_news():
             await self._wait()
         if self._state.has_news():
             await asyncio.sleep(0)  # take along what ends in the same turn of the loop
             self._news.clear()
-            await self._exchange(self._state.say())
+            await self._exchange(self._state.say(clock=_clock()))
 
     async def _wait(self) -> None:
         """Poll until there is an answer or something to report."""
@@ -140,7 +175,7 @@ class Agent:
             await self._drop(next(iter(self._polls)))
         self._news.clear()
         begun = time.monotonic()
-        poll = asyncio.create_task(self._exchange(self._state.say(wait_s=self._settings.wait_s)))
+        poll = asyncio.create_task(self._exchange(self._state.say(clock=_clock(), wait_s=self._settings.wait_s)))
         self._polls[poll] = None
         news = asyncio.create_task(self._news.wait())
         try:
@@ -192,8 +227,13 @@ class Agent:
             self._attempts[kill.attempt].kill()
         for start in plan.starts:
             assert self._node is not None
-            attempt = self._attempts[start.order.attempt] = Attempt(self._node, start.order)
-            self._begin(self._make(start.order.attempt, attempt), self._tasks)
+            name = start.order.attempt
+            attempt = self._attempts[name] = self._chaos.disturb(name, Attempt(self._node, start.order))
+            self._begin(self._make(name, attempt), self._tasks)
+        if plan.notice_s is not None:
+            log.warning("the machine will be taken away", seconds=plan.notice_s, attempts=len(self._attempts))
+            for attempt in self._attempts.values():
+                attempt.terminate()
         for request in plan.files:
             self._replies.begin(request)
         for removal in plan.removals:
@@ -214,16 +254,21 @@ class Agent:
         self._news.set()
         await self._remover.empty()
 
+    def _note_problems(self, problems: list[NodeProblem]) -> None:
+        self._state.problems = problems
+        self._news.set()
+
     def _set_up(self, setup: NodeSetup) -> None:
         log.info("joined", pool=setup.pool_id, node=setup.node_id, slots=setup.slots)
+        self._found.limits.learn(setup, self._found.facts.cores)
         if self._node is None:
             many = self._found.facts.cores > 1 and setup.slots > 4
-            spawners = Spawners(self._found.place, self._settings.spawners or (2 if many else 1))
+            spawners = Spawners(self._found.place, self._settings.spawners or (2 if many else 1), self._found.limits)
         else:
             spawners = self._node.spawners
         self._node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories)
 
-    async def _make(self, name: str, attempt: Attempt) -> None:
+    async def _make(self, name: str, attempt: Making) -> None:
         ended = await attempt.run()
         if self._attempts.get(name) is attempt:
             del self._attempts[name]
@@ -256,6 +301,11 @@ class _Pause:
 
     def over(self) -> None:
         self._seconds = 0.1
+
+
+def _clock() -> int:
+    """The node's time in microseconds since 1970."""
+    return time.time_ns() // 1000
 
 
 async def run(settings: AgentSettings) -> None:
@@ -329,6 +379,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--wait-s", type=float, default=20.0, help="how long a poll waits, in seconds")
     parser.add_argument("--control", default="", choices=["", "cgroup2", "freezer", "session"])
     parser.add_argument("--ca-file", help="certificates to trust, as PEM")
+    parser.add_argument("--log-file", help="where this agent's output goes, so that it can be uploaded when a client asks for it")
+    parser.add_argument("--probes", metavar="DIR", help="programs that say by exit code 0 that the node is fit for tasks")
+    parser.add_argument("--chaos", action="store_true", help="obey disturbances on demand; for trials only")
     settings = AgentSettings(**vars(parser.parse_args(argv)))
     structlog.configure(
         processors=[

@@ -12,11 +12,13 @@ import marshal
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from batchyard.agent import control, spawner
+from batchyard.agent.limits import Limits
 
 log = structlog.get_logger()
 
@@ -32,6 +34,8 @@ class Command:
     stderr: str
     uid: int = -1
     limit_s: float | None = None
+    gid: int | None = None
+    """None for the group with the user's number."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -62,8 +66,8 @@ class SpawnerLost(Exception):
 class _Spawner(asyncio.Protocol):
     """One spawner process and the runs it was given."""
 
-    def __init__(self, place: tuple[str, str, str]) -> None:
-        self.place = place
+    def __init__(self, place: tuple[str, str, str], groups: Sequence[str]) -> None:
+        self.place, self.groups = place, groups
         self.waiting: dict[int, asyncio.Future[Exit]] = {}
         self.lost = asyncio.get_running_loop().create_future()
         self.pid = 0
@@ -77,7 +81,7 @@ class _Spawner(asyncio.Protocol):
         try:
             os.set_inheritable(theirs.fileno(), True)
             python = sys.executable if os.access(sys.executable, os.X_OK) else os.readlink("/proc/self/exe")
-            argv = [python, "-I", "-S", "-X", "utf8", spawner.__file__, str(theirs.fileno()), *self.place]
+            argv = [python, "-I", "-S", "-X", "utf8", spawner.__file__, str(theirs.fileno()), *self.place, *self.groups]
             kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
             self.pid = os.posix_spawn(python, argv, kept, setsid=True)
         finally:
@@ -136,10 +140,10 @@ class _Spawner(asyncio.Protocol):
 
 
 class Spawners:
-    """Runs commands; `place` is what `control.probe` found, `count` how many spawners share the work."""
+    """Runs commands; `place` is what `control.probe` found, `count` how many spawners share the work, held to `limits`."""
 
-    def __init__(self, place: tuple[str, str, str], count: int) -> None:
-        self._place, self.count = place, count
+    def __init__(self, place: tuple[str, str, str], count: int, limits: Limits | None = None) -> None:
+        self._place, self.count, self._limits = place, count, limits or Limits()
         self._slots: dict[int, asyncio.Task[_Spawner]] = {}
         self._endings: set[asyncio.Task[None]] = set()
         self._where: dict[int, _Spawner] = {}
@@ -163,7 +167,8 @@ class Spawners:
         self._marks[key] = command.environment.get(control.MARK, "")
         limit = -1.0 if command.limit_s is None else command.limit_s
         log_paths = command.stdout, command.stderr
-        one.send("start", key, command.argv, command.environment, command.directory, *log_paths, command.uid, limit)
+        who = command.uid, command.uid if command.gid is None else command.gid
+        one.send("start", key, command.argv, command.environment, command.directory, *log_paths, *who, limit)
         try:
             return await future
         finally:
@@ -176,6 +181,12 @@ class Spawners:
         if one is not None:
             one.send("kill", key)
 
+    def terminate(self, key: int) -> None:
+        """Send SIGTERM to a run's process group. Nothing happens when there is none."""
+        one = self._where.get(key)
+        if one is not None:
+            one.send("terminate", key)
+
     async def _spawner(self, slot: int) -> _Spawner:
         task = self._slots.get(slot)
         if task is None:
@@ -187,7 +198,7 @@ class Spawners:
     async def _launch(self, slot: int) -> _Spawner:
         self._life += 1
         name, base, home = self._place
-        one = _Spawner((name, f"{base}/{self._life}" if base else "", home))
+        one = _Spawner((name, f"{base}/{self._life}" if base else "", home), self._limits.apply())
         try:
             await one.start()
         except OSError as error:
@@ -219,6 +230,7 @@ class Spawners:
             await asyncio.wait(self._endings)
         with contextlib.suppress(OSError):
             control.make(*self._place).sweep()
+        self._limits.remove()
 
 
 def _bury(one: _Spawner, marks: list[str]) -> None:

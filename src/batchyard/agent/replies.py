@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -31,11 +31,28 @@ _ENTRIES = 500
 """Entries of a list that are read and sent at a time."""
 
 
-class Replies:
-    """Answers requests, a few at a time; the same request is answered once. `connect` is called for the first."""
+Service = Callable[[FileRequest], Awaitable[files.Found]]
+"""Does what a request asks that is not about files; may raise Refused, OSError or msgspec.ValidationError."""
 
-    def __init__(self, connect: Callable[[], httpx.AsyncClient], root: str, threads: Executor) -> None:
+
+class Replies:
+    """Answers requests, a few at a time; the same request is answered once. `connect` is called for the first.
+
+    `services` by operation do what is not about files; each request is done once, however often its answer gets lost.
+    `answered` hears of every request whose answer the server has.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], httpx.AsyncClient],
+        root: str,
+        threads: Executor,
+        services: Mapping[str, Service],
+        answered: Callable[[FileRequest, FileHead], None],
+    ) -> None:
         self._connect, self._root, self._threads = connect, root, threads
+        self._services, self._hear_answered = services, answered
+        self._done: dict[str, files.Found] = {}
         self._connecting = asyncio.Lock()
         self._client: httpx.AsyncClient | None = None
         self._room = asyncio.Semaphore(_AT_ONCE)
@@ -57,12 +74,14 @@ class Replies:
     async def _reply(self, request: FileRequest) -> None:
         try:
             async with self._room:
-                found = await self._in_thread(files.answer, self._root, request)
+                found = await self._do(request)
                 try:
                     await self._post(request, found)
                 finally:
                     if found.fd >= 0:
                         os.close(found.fd)
+            self._hear_answered(request, found.head)
+            self._done.pop(request.id, None)
             self._answered[request.id] = None
             if len(self._answered) > _REMEMBERED:
                 self._answered.popitem(last=False)
@@ -71,9 +90,20 @@ class Replies:
         finally:
             del self._tasks[request.id]
 
+    async def _do(self, request: FileRequest) -> files.Found:
+        service = self._services.get(request.operation)
+        if service is None:
+            return await self._in_thread(files.answer, self._root, request)
+        found = self._done.get(request.id)
+        if found is None:
+            found = self._done[request.id] = await _served(service, request)
+            if len(self._done) > _REMEMBERED:  # of clients that went away
+                self._done.pop(next(iter(self._done)))
+        return found
+
     async def _post(self, request: FileRequest, found: files.Found) -> None:
         headers = {FILE_HEADER: _ascii(found.head), "content-type": "application/octet-stream"}
-        body: AsyncIterator[bytes] | bytes = b""
+        body: AsyncIterator[bytes] | bytes = found.body
         if found.head.error is None and request.operation == "get":
             body = self._pieces(files.read(found.fd, found.head.offset, found.head.length))
             headers["content-length"] = str(found.head.length)
@@ -100,6 +130,21 @@ class Replies:
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *arguments))
+
+
+async def _served(service: Service, request: FileRequest) -> files.Found:
+    """What a service answers; whatever goes wrong becomes the answer."""
+    try:
+        return await service(request)
+    except files.Refused as refused:
+        return files.refusal(refused)
+    except msgspec.ValidationError as error:
+        return files.refusal(files.Refused("InvalidRequestBody", str(error)))
+    except OSError as error:
+        return files.refusal(files.Refused("IOError", error.strerror))
+    except Exception:
+        log.exception("request failed for a reason inside the agent", operation=request.operation)
+        return files.Found(FileHead(error="InternalError"))
 
 
 def _ascii(head: FileHead) -> str:

@@ -43,10 +43,11 @@ _KEYS = itertools.count(1)
 
 
 class Work(msgspec.Struct, rename="camel"):
-    """What the agent needs of a TaskCreateContent; members that it does not know are ignored."""
+    """What the agent needs of a TaskCreateContent or a StartTask; members that it does not know are ignored."""
 
-    id: str
     command_line: str
+    id: str = ""
+    """A start task has none."""
     resource_files: list[ResourceFile] | None = None
     output_files: list[OutputFile] | None = None
     environment_settings: list[EnvironmentSetting] | None = None
@@ -72,6 +73,7 @@ class Node:
 
     def __post_init__(self) -> None:
         self.variables = environment.of_node(self.setup, self.layout)
+        self.users.learn(self.setup.accounts)
 
 
 class Attempt:
@@ -91,6 +93,10 @@ class Attempt:
         self._node.spawners.kill(self._key)
         if self._transfer is not None:
             self._transfer.cancel()
+
+    def terminate(self) -> None:
+        """Let its command know that the machine goes; it goes on until it ends or is ended."""
+        self._node.spawners.terminate(self._key)
 
     async def run(self) -> Ended:
         """Make the attempt and tell how it went; raises nothing."""
@@ -124,7 +130,8 @@ class Attempt:
     async def _all(self) -> None:
         work = _WORK.decode(self._order.task)
         try:
-            place = self._node.layout.task(self._order.job_id, work.id)
+            rooms = self._node.layout
+            place = rooms.start_task() if self._order.start else rooms.task(self._order.job_id, work.id)
         except ValueError as error:
             raise Failed("preprocessing", failure("CommandLaunchFailed", str(error), SERVER)) from error
         if self._order.after_others:
@@ -137,7 +144,10 @@ class Attempt:
     async def _in_directory(self, work: Work, place: TaskPlace) -> None:
         users = self._node.users
         try:
-            user = users.take(work.user_identity, layout.former_user(place))
+            if self._order.start:
+                user = users.of_start_task(work.user_identity)
+            else:
+                user = users.take(work.user_identity, layout.former_user(place))
         except NoSuchUser as error:
             raise Failed("preprocessing", failure("CommandLaunchFailed", str(error))) from error
         try:
@@ -149,7 +159,9 @@ class Attempt:
 
     async def _in_stages(self, work: Work, place: TaskPlace, user: User) -> None:
         if work.resource_files:
-            await self._do(Staging(place.working, user.uid, self._node.threads, self._stop.part()).all(work.resource_files))
+            mode = 0o775 if self._order.start else 0o770  # every task may read what the start task brings
+            staging = Staging(place.working, user.uid, self._node.threads, self._stop.part(), user.group, mode)
+            await self._do(staging.all(work.resource_files))
         if self._stop.is_set():
             raise Cancelled
         common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
@@ -161,7 +173,7 @@ class Attempt:
         try:
             if work.output_files:
                 self._stage = "upload"
-                upload = Upload(place, self._node.layout.shared, user.uid, variables, self._node.threads, self._stop)
+                upload = Upload(place, self._node.layout.shared, user.uid, variables, self._node.threads, self._stop, user.group)
                 await self._do(upload.all(work.output_files, done.code))
         except Cancelled:
             self._stage = "run"
@@ -201,7 +213,7 @@ class Attempt:
         logs = place.directory + "/stdout.txt", place.directory + "/stderr.txt"
         seconds = None if limit_us is None else limit_us / 1e6
         try:
-            return await self._node.spawners.run(self._key, Command(argv, variables, place.working, *logs, user.uid, seconds))
+            return await self._node.spawners.run(self._key, Command(argv, variables, place.working, *logs, user.uid, seconds, user.group))
         except NotLaunched as error:
             if error.found:
                 raise _not_launched("CommandLaunchFailed", "The command could not be started", work, str(error)) from error

@@ -1,10 +1,11 @@
 """The small process that starts tasks, waits for them and ends all that they started.
 
-It runs alone as a script (`python -I -S spawner.py FD CONTROL BASE HOME`) on the standard library, so that it stays
-small: starting a process from a grown one costs many times as much. One thread, one loop over its socket and its
-children. Frames on the socket are a length (4 bytes, little endian) and a marshalled tuple:
+It runs alone as a script (`python -I -S spawner.py FD CONTROL BASE HOME [GROUP …]`; the groups hold it and its tasks
+to the node's limits) on the standard library, so that it stays small: starting a process from a grown one costs many
+times as much. One thread, one loop over its socket and its children. Frames on the socket are a length (4 bytes,
+little endian) and a marshalled tuple:
 
-    to it:    ("start", key, argv, environment, directory, stdout, stderr, uid, limit_s)    ("kill", key)
+    to it:    ("start", key, argv, environment, directory, stdout, stderr, uid, gid, limit_s)    ("kill", key)    ("terminate", key)
     from it:  ("ended", key, code, started_us, ended_us, user_us, kernel_us, overdue)    ("failed", key, found, text)
 
 An end is told once everything that the attempt started is gone. When the socket closes, everything is killed.
@@ -24,18 +25,21 @@ import stat
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 
 if __name__ == "__main__":
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from batchyard.agent.control import MARK, Control, Group, Session, make
+from batchyard.agent.control import MARK, Control, Group, Session, enter, leave, make, write
 
-Start = tuple[str, int, list[str], dict[str, str], str, str, str, int, float]
+Start = tuple[str, int, list[str], dict[str, str], str, str, str, int, int, float]
 
 _RESET = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _TRUNCATED = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NOCTTY
 _PATIENCE_S = 5.0
 """How long an end is held back while a killed process does not go away (uninterruptible I/O)."""
+_FIRST_TO_GO = b"500"
+"""Tasks' oom_score_adj: where memory runs out, the kernel ends a task and not what watches it."""
 
 
 class NotFound(Exception):
@@ -121,6 +125,8 @@ class Spawner:
             at = end
             if message[0] == "start":
                 self._queue.append(message)
+            elif message[0] == "terminate":
+                self._terminate(message[1])
             else:
                 self._kill(message[1])
         if at:
@@ -138,8 +144,15 @@ class Spawner:
                 self._tell("failed", key, True, "killed before its start")
                 return
 
+    def _terminate(self, key: int) -> None:
+        """SIGTERM to the group that a run's first process leads; until that was waited for nobody else can have its number."""
+        run = self._by_key.get(key)
+        if run is not None and run.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGTERM)
+
     def _start(self, message: Start) -> None:
-        _, key, argv, environment, directory, stdout, stderr, uid, limit_s = message
+        _, key, argv, environment, directory, stdout, stderr, uid, gid, limit_s = message
         try:
             group = self._control.take(environment.get(MARK, ""))
         except OSError as error:
@@ -147,7 +160,7 @@ class Spawner:
             return
         run = Run(key, group)
         try:
-            run.pid = self._launch(run, argv, environment, directory, (stdout, stderr), uid)
+            run.pid = self._launch(run, argv, environment, (directory, stdout, stderr), (uid, gid))
         except (OSError, ValueError, NotFound) as error:
             text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             self._tell("failed", key, not isinstance(error, NotFound), text)
@@ -164,16 +177,19 @@ class Spawner:
             heapq.heapify(self._timers)
         heapq.heappush(self._timers, (due, key))
 
-    def _launch(self, run: Run, argv: list[str], environment: dict[str, str], directory: str, logs: tuple[str, str], uid: int) -> int:
+    def _launch(self, run: Run, argv: list[str], environment: dict[str, str], where: tuple[str, str, str], who: tuple[int, int]) -> int:
         """Process id of the started command. Raises NotFound, OSError or ValueError, always after becoming itself again."""
         try:
+            (directory, *logs), (uid, gid) = where, who
             if self._root and uid > 0:
-                os.setresgid(uid, uid, 0)
+                os.setresgid(gid, gid, 0)
                 os.setresuid(uid, uid, 0)
             os.chdir(directory)
             program = find(argv[0], environment.get("PATH", ""))
             run.started = time.time_ns() // 1000
             pid = spawn(program, argv, environment, logs)
+            with contextlib.suppress(OSError):  # it may be over already
+                write(f"/proc/{pid}/oom_score_adj", _FIRST_TO_GO)
             if isinstance(self._control, Session):
                 run.group.started(pid)  # type: ignore[attr-defined]
             return pid
@@ -281,7 +297,7 @@ def find(program: str, path: str) -> str:
     raise NotFound(f"there is no program {program!r}")
 
 
-def spawn(program: str, argv: list[str], environment: dict[str, str], logs: tuple[str, str]) -> int:
+def spawn(program: str, argv: list[str], environment: dict[str, str], logs: Sequence[str]) -> int:
     """Start in the current directory as the leader of a new session, with new log files. Raises OSError or ValueError.
 
     Logs are only ever created: what an earlier run left in their place, a pipe perhaps, is unlinked and never opened.
@@ -317,7 +333,7 @@ def become_subreaper() -> None:
 
 def main() -> None:
     """Serve the socket that is given by its number."""
-    fd, control, base, home = sys.argv[1:5]
+    fd, control, base, home, *groups = sys.argv[1:]
     close_all_but(int(fd))
     os.chdir("/")
     os.umask(0o022)
@@ -326,7 +342,11 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     become_subreaper()
-    Spawner(int(fd), make(control, base, home)).serve()
+    enter(groups)
+    try:
+        Spawner(int(fd), make(control, base, home)).serve()
+    finally:
+        leave(groups)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,6 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _AT_ONCE = 8
-_DEFAULT_MODE = 0o770
 
 
 @dataclass(slots=True)
@@ -42,6 +41,22 @@ class Staging:
     uid: int
     threads: Executor
     stop: Stop = field(default_factory=Stop)
+    gid: int | None = None
+    """Group of the files; None for the one with the user's number."""
+    mode: int = 0o770
+    """Permissions of directories, and of files that come without."""
+
+    @property
+    def _owner(self) -> tuple[int, int]:
+        return self.uid, self.uid if self.gid is None else self.gid
+
+    def _mode_of(self, file: ResourceFile) -> int:
+        try:
+            return int(file.file_mode, 8) & 0o7777 if file.file_mode else self.mode
+        except ValueError:
+            raise _failed(
+                "ResourceFileCreateFailed", f"The file mode {file.file_mode!r} is not octal", USER, file.file_path or ""
+            ) from None
 
     async def all(self, files: Sequence[ResourceFile]) -> None:
         """Bring all files, several at once. Raises Failed for the first that cannot be had, or Cancelled."""
@@ -53,7 +68,7 @@ class Staging:
             raise
 
     async def _one(self, file: ResourceFile, room: asyncio.Semaphore) -> None:
-        mode = _mode(file)
+        mode = self._mode_of(file)
         if file.http_url is not None:
             url = file.http_url
             await self._job(room, self._bring, lambda: storage.read_url(url), file.file_path or "", mode, plain(url))
@@ -104,7 +119,7 @@ class Staging:
         try:
             with contextlib.ExitStack() as stack:
                 with self.stop.going():
-                    fd = stack.enter_context(beneath.directory(self.directory, names[:-1], self.uid))
+                    fd = stack.enter_context(beneath.directory(self.directory, names[:-1], self._owner, self.mode))
                     step = "ResourceFileCreateFailed"
                     temporary = f".{secrets.token_hex(8)}.part"
                     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
@@ -113,7 +128,7 @@ class Staging:
                     self._fill(file, source)
                     os.fchmod(file, mode)
                     if self.uid >= 0:
-                        os.fchown(file, self.uid, self.uid)
+                        os.fchown(file, *self._owner)
                     step = "ResourceFileCreateFailed"
                     with self.stop.going():
                         os.rename(temporary, names[-1], src_dir_fd=fd, dst_dir_fd=fd)
@@ -141,13 +156,6 @@ async def _together(jobs: Sequence[Coroutine[None, None, None]]) -> None:
                 group.create_task(job)
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from errors.exceptions[0].__cause__
-
-
-def _mode(file: ResourceFile) -> int:
-    try:
-        return int(file.file_mode, 8) & 0o7777 if file.file_mode else _DEFAULT_MODE
-    except ValueError:
-        raise _failed("ResourceFileCreateFailed", f"The file mode {file.file_mode!r} is not octal", USER, file.file_path or "") from None
 
 
 def _failed(code: str, message: str, category: ErrorCategory, source: str, path: str = "") -> Failed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from batchyard.model.sync import Ended, FileRequest, NodeFacts, Order, Orders, Removal, Sync
+from batchyard.model.sync import Ended, FileRequest, NodeFacts, NodeProblem, Order, Orders, Removal, Sync
 
 
 @dataclass(slots=True, frozen=True)
@@ -34,11 +34,13 @@ class Plan:
     kills: list[Kill] = field(default_factory=list)
     files: Sequence[FileRequest] = ()
     removals: list[Removal] = field(default_factory=list)
+    notice_s: float | None = None
+    """The machine goes in so many seconds: let everything that runs know. Present in the first plan after each such word."""
     fenced: bool = False
     """End everything and join again; nothing else is to be done."""
 
     def __bool__(self) -> bool:
-        return bool(self.starts or self.kills or self.files or self.removals or self.fenced)
+        return bool(self.starts or self.kills or self.files or self.removals or self.fenced or self.notice_s is not None)
 
 
 def plan(orders: Sequence[Order], wanted: Collection[str], running: Collection[str], held: Collection[str]) -> Plan:
@@ -62,17 +64,27 @@ class State:
     removing: set[int] = field(default_factory=set)
     removed: set[int] = field(default_factory=set)
     """Removals that are done and not yet acknowledged."""
+    problems: list[NodeProblem] = field(default_factory=list)
+    """All that is wrong now; exchanged as a whole."""
+    told: list[NodeProblem] | None = None
+    """The list of problems that the server acknowledged in this session."""
+    noticed: bool = False
+    """True while the server says that the machine goes."""
 
-    def say(self, *, facts: NodeFacts | None = None, wait_s: float = 0) -> Sync:
-        """The next sync: the full picture."""
+    def say(self, *, facts: NodeFacts | None = None, clock: int | None = None, wait_s: float = 0) -> Sync:
+        """The next sync: the full picture. `clock` is the node's time in microseconds since 1970."""
         self.number += 1
         has = [*self.running, *self.ended]
         ended, removed = list(self.ended.values()), sorted(self.removed)
-        return Sync(session=self.session, number=self.number, has=has, ended=ended, removed=removed, facts=facts, wait_s=wait_s)
+        problems = None if self.told is self.problems else self.problems
+        return Sync(
+            session=self.session, number=self.number, has=has, ended=ended, removed=removed, facts=facts, clock=clock, problems=problems,
+            wait_s=wait_s,
+        )  # fmt: skip
 
     def has_news(self) -> bool:
         """True when there is something to report."""
-        return bool(self.ended or self.removed)
+        return bool(self.ended or self.removed) or self.told is not self.problems
 
     def hear(self, said: Sync, answer: Orders) -> Plan:
         """Apply the answer to a sync. One to an earlier session, or older than the newest applied, changes nothing."""
@@ -85,10 +97,14 @@ class State:
             if self.ended.get(end.attempt) is end:
                 del self.ended[end.attempt]
         self.removed.difference_update(said.removed)
+        if said.problems is not None:
+            self.told = said.problems
         killing = [attempt for attempt, killed in self.running.items() if killed]
         held = self.running.keys() | self.ended.keys() | {end.attempt for end in said.ended}
         made = plan(answer.orders, answer.wanted, self.running.keys() - set(killing), held)
         made.files = answer.files
+        made.notice_s = None if self.noticed else answer.notice_s
+        self.noticed = answer.notice_s is not None
         made.removals = [each for each in answer.removals if each.number not in self.removing | self.removed]
         self.removing.update(each.number for each in made.removals)
         for start in made.starts:
@@ -113,6 +129,7 @@ class State:
     def forget(self) -> None:
         """Start over, to join again."""
         self.session = self.number = self.applied = 0
+        self.told, self.noticed = None, False
         self.running.clear()
         self.ended.clear()
         self.removing.clear()

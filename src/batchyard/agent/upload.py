@@ -49,6 +49,8 @@ class Upload:
     variables: dict[str, str]
     threads: Executor
     stop: Stop = field(default_factory=Stop)
+    gid: int | None = None
+    """The task's group; None for the one with the user's number."""
     _out: list[str] = field(default_factory=list)
     _err: list[str] = field(default_factory=list)
 
@@ -122,7 +124,8 @@ class Upload:
         fd = beneath.open_file(*room)
         try:
             seen = os.fstat(fd)
-            mine = self.uid <= 0 or seen.st_uid == self.uid or seen.st_mode & (stat.S_IROTH | (seen.st_gid == self.uid) * stat.S_IRGRP)
+            group = self.uid if self.gid is None else self.gid
+            mine = self.uid <= 0 or seen.st_uid == self.uid or seen.st_mode & (stat.S_IROTH | (seen.st_gid == group) * stat.S_IRGRP)
             if not stat.S_ISREG(seen.st_mode) or not mine:
                 raise beneath.Outside(path)
             yield fd
@@ -154,7 +157,7 @@ class Upload:
             with open(file, "w", encoding="utf-8", errors="replace") as out:
                 out.writelines(lines)
                 if self.uid >= 0:
-                    os.fchown(file, self.uid, self.uid)
+                    os.fchown(file, self.uid, self.uid if self.gid is None else self.gid)
             os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
 
 

@@ -9,16 +9,21 @@ from starlette.responses import Response
 from batchyard.api import views, wire
 from batchyard.api.call import Call
 from batchyard.model import times
-from batchyard.model.account import PoolUsageMetrics
+from batchyard.model.account import PoolUsageMetrics, SupportedImage
 from batchyard.model.errors import invalid_query
-from batchyard.rules import usage
+from batchyard.rules import odata, usage
 from batchyard.rules.usage import INTERVAL_US, Used
 from batchyard.store import nodes as node_rows
 from batchyard.store import usage as rows
+from batchyard.store.filters import Page, sift
+from batchyard.store.filters import page as page_of
+from batchyard.store.nodes import NodeCount
 from batchyard.store.reader import Reader
 
 _POOL_BITS = 36
 """Room for a pool's key in the token of a page, beside the number of the interval."""
+_LOOKED_AT = 2_000
+"""Items that a page by `$filter` looks at."""
 _HOUR_US = 3_600_000_000
 _WINDOW_US = 48 * INTERVAL_US
 """Usage is read a day at a time."""
@@ -26,33 +31,64 @@ _WINDOW_US = 48 * INTERVAL_US
 
 async def supported_images(call: Call) -> Response:
     """GET /supportedimages"""
+    found = call.filter(odata.IMAGES)
     after, most = call.page()
-    images = call.services.offer.images
-    shown = images[after : after + most]
-    link = call.next_link(after + most) if after + most < len(images) else None
-    return wire.listing(call.base, "supportedimages", [wire.encode(image) for image in shown], link)
+    images = list(enumerate(call.services.offer.images, 1))
+    page = page_of(
+        [(key, image) for key, image in images if key > after and odata.matches(found, _of_image(image).__getitem__)], most, _first
+    )
+    return wire.listing(call.base, "supportedimages", [wire.encode(image) for _, image in page.rows], call.next_link(page.more))
+
+
+def _first(item: tuple[int, SupportedImage]) -> int:
+    return item[0]
+
+
+def _of_image(image: SupportedImage) -> dict[str, object]:
+    return {"osType": image.os_type, "verificationType": image.verification_type, "nodeAgentSKUId": image.node_agent_sku_id}
 
 
 async def node_counts(call: Call) -> Response:
     """GET /nodecounts: every pool, also one without nodes."""
+    found = call.filter(odata.NODE_COUNTS)
     after, most = call.page()
-    counted = await call.db.read(node_rows.counts, after, most + 1)
-    pools = [list(counts) for _, counts in groupby(counted, key=lambda row: row.pool_pk)]
-    link = call.next_link(pools[most - 1][0].pool_pk) if len(pools) > most else None
-    return wire.listing(call.base, "poolnodecounts", [views.node_counts(counts) for counts in pools[:most]], link)
+
+    def query(reader: Reader) -> Page[list[NodeCount]]:
+        return sift(
+            lambda behind, n: [list(counts) for _, counts in groupby(node_rows.counts(reader, behind, n), key=lambda row: row.pool_pk)],
+            lambda counts: odata.matches(found, {"poolId": counts[0].pool_id}.__getitem__),
+            lambda counts: counts[0].pool_pk,
+            after,
+            most,
+            most + 1 if found is None else _LOOKED_AT,
+        )
+
+    page = await call.db.read(query)
+    return wire.listing(call.base, "poolnodecounts", [views.node_counts(counts) for counts in page.rows], call.next_link(page.more))
 
 
 async def usage_metrics(call: Call) -> Response:
     """GET /poolusagemetrics: an item for each pool and half hour in which it had nodes; without times the newest half hour."""
+    found = call.filter(odata.USAGE_METRICS)
     after, most = call.page()
     newest_start, newest_end = usage.last_interval(call.now)
     end = _time(call, "endtime", usage.END_AGE_US, newest_end)
     start = _time(call, "starttime", usage.START_AGE_US, min(newest_start, max(usage.floor(end) - INTERVAL_US, 0)))
     if start > end:
         raise invalid_query("starttime", call.query.get("starttime", ""), "The start must not lie behind the end")
-    found = await call.db.read(_used, usage.floor(start), end, after, most + 1)
-    link = call.next_link(_token(found[most - 1])) if len(found) > most else None
-    return wire.listing(call.base, "poolusagemetrics", [_metrics(used) for used in found[:most]], link)
+
+    def query(reader: Reader) -> Page[Used]:
+        return sift(
+            lambda behind, n: _used(reader, usage.floor(start), end, behind, n),
+            lambda used: odata.matches(found, {"poolId": used.pool_id}.__getitem__),
+            _token,
+            after,
+            most,
+            most + 1 if found is None else _LOOKED_AT,
+        )
+
+    page = await call.db.read(query)
+    return wire.listing(call.base, "poolusagemetrics", [_metrics(used) for used in page.rows], call.next_link(page.more))
 
 
 def _time(call: Call, name: str, age_us: int, default: int) -> int:

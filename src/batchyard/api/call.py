@@ -15,6 +15,7 @@ from batchyard.engine.clock import Clock
 from batchyard.engine.wakes import Wakes
 from batchyard.model import times
 from batchyard.model.errors import BatchError, invalid_query
+from batchyard.rules import odata
 from batchyard.rules.conditions import Conditions
 from batchyard.rules.offer import AZURE, Offer
 from batchyard.store.db import Database
@@ -35,6 +36,8 @@ class Services(msgspec.Struct, frozen=True):
     relay: Relay
     account: Account
     node_key: bytes
+    chaos: bool = False
+    """Nodes may be disturbed on demand."""
     offer: Offer = AZURE
 
 
@@ -84,6 +87,10 @@ class Call(msgspec.Struct):
             raise invalid_query("$expand", text[:100], "Only stats can be expanded")
         return text == "stats"
 
+    def filter(self, properties: odata.Properties) -> odata.Filter | None:
+        """What a list is asked for, None for everything. Raises InvalidQueryParameterValue."""
+        return odata.parse(self.query.get("$filter", ""), properties)
+
     def conditions(self) -> Conditions:
         """The conditional headers. Raises InvalidHeaderValue."""
         headers = self.signed.headers
@@ -122,8 +129,10 @@ class Call(msgspec.Struct):
             raise invalid_query("$skiptoken", token[:100], "The token is not one of this server's")
         return int(token, 16)
 
-    def next_link(self, last_key: int) -> str:
-        """URL of the page behind a key, with the options of this one."""
+    def next_link(self, last_key: int | None) -> str | None:
+        """URL of the page behind a key, with the options of this one; None behind the last."""
+        if last_key is None:
+            return None
         kept = {name: value for name, value in self.query.items() if name not in ("$skiptoken", "timeout")}
         kept["$skiptoken"] = f"{last_key:x}"
         options = "&".join(f"{quote(name, safe='$')}={quote(value, safe='')}" for name, value in kept.items())

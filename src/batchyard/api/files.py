@@ -17,19 +17,13 @@ from batchyard.engine.tasks import directory
 from batchyard.model import times
 from batchyard.model.errors import BatchError
 from batchyard.model.file import FileProperties, NodeFile
-from batchyard.model.states import NodeState, TaskState
+from batchyard.model.states import TaskState
 from batchyard.model.sync import FileEntry, FileRequest
+from batchyard.rules import odata
 from batchyard.rules.conditions import Conditions
 
 _entries = msgspec.json.Decoder(list[FileEntry])
 _CONTENT_TYPE = "application/octet-stream"
-_REACHABLE = (
-    NodeState.IDLE,
-    NodeState.RUNNING,
-    NodeState.OFFLINE,
-    NodeState.WAITING_FOR_START_TASK,
-    NodeState.START_TASK_FAILED,
-)
 
 
 class Place(msgspec.Struct):
@@ -53,7 +47,7 @@ async def of_task(call: Call) -> Place:
 async def of_node(call: Call) -> Place:
     """The root of a node. Raises OperationInvalidForCurrentState."""
     node = await call.db.read(nodes.find, call.ids["pool_id"], call.ids["node_id"])
-    if node.state not in _REACHABLE:
+    if node.state not in nodes.REACHABLE:
         raise BatchError("OperationInvalidForCurrentState")
     return Place(node.pk, "", call.url("pools", node.pool_id, "nodes", node.id, "files"))
 
@@ -72,9 +66,10 @@ async def _list(call: Call, place: Place) -> Response:
     """A page of the listing; the token is the number of entries that were shown."""
     recursive = call.query.get("recursive", "false").lower() == "true"
     skip, most = call.page()
+    found = call.filter(odata.FILES)
     exchange = await _ask(call, place, FileRequest(id="", operation="list", base=place.base, path="", recursive=recursive))
     body = b"".join([chunk async for chunk in exchange.chunks()])
-    entries = _entries.decode(body)
+    entries = [entry for entry in _entries.decode(body) if odata.matches(found, {"name": entry.name}.get)]
     page = entries[skip : skip + most]
     link = call.next_link(skip + most) if len(entries) > skip + most else None
     return wire.listing(call.base, "files", [_item(entry, place) for entry in page], link)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import groupby
 
 from starlette.responses import Response
 
-from batchyard.api import views, wire
+from batchyard.api import selection, views, wire
 from batchyard.api.call import Call
 from batchyard.engine import jobs, lookup
 from batchyard.model.errors import BatchError
 from batchyard.model.job import JobCreateContent, JobDisable, JobPatch, JobTerminate, JobUpdate
 from batchyard.model.states import JobState
+from batchyard.rules import odata
 from batchyard.rules.conditions import Conditions
 from batchyard.store import jobs as rows
 from batchyard.store import special_tasks as special_rows
+from batchyard.store.filters import Page
 from batchyard.store.jobs import JobCounts, JobRow
 from batchyard.store.reader import Reader
 from batchyard.store.special_tasks import SpecialTaskRow
@@ -30,19 +31,22 @@ async def add(call: Call) -> Response:
 
 async def list_(call: Call) -> Response:
     """GET /jobs"""
+    chosen, found = selection.of(call, selection.JOB), call.filter(odata.JOBS)
     after, most = call.page()
     with_stats = call.expands_stats()
 
-    def query(reader: Reader) -> list[tuple[JobRow, JobCounts | None]]:
-        return [(row, rows.counts(reader, row.pk) if with_stats else None) for row in rows.page(reader, after, most + 1)]
+    def query(reader: Reader) -> tuple[Page[JobRow], list[JobCounts | None]]:
+        page = rows.filtered(reader, found, after, most)
+        return page, [rows.counts(reader, row.pk) if with_stats else None for row in page.rows]
 
-    page = await call.db.read(query)
-    link = call.next_link(page[most - 1][0].pk) if len(page) > most else None
-    return wire.listing(call.base, "jobs", [views.job(row, call, counts) for row, counts in page[:most]], link)
+    page, counts = await call.db.read(query)
+    items = chosen.all(views.job(row, call, its) for row, its in zip(page.rows, counts, strict=True))
+    return wire.listing(call.base, "jobs", items, call.next_link(page.more))
 
 
 async def get(call: Call) -> Response:
     """GET /jobs/{jobId}"""
+    chosen = selection.of(call, selection.JOB)
     with_stats = call.expands_stats()
 
     def query(reader: Reader, job_id: str) -> tuple[JobRow, JobCounts | None]:
@@ -51,7 +55,7 @@ async def get(call: Call) -> Response:
 
     job, counts = await call.db.read(query, call.ids["job_id"])
     call.conditions().check(job.modified, reading=True)
-    return wire.tag(wire.element(call.base, "jobs", views.job(job, call, counts)), job.modified)
+    return wire.tag(wire.element(call.base, "jobs", chosen.one(views.job(job, call, counts))), job.modified)
 
 
 async def _change(call: Call, use: Callable[[Tx, JobRow], JobRow]) -> JobRow:
@@ -115,20 +119,18 @@ async def delete(call: Call) -> Response:
 
 async def special_task_status(call: Call) -> Response:
     """GET /jobs/{jobId}/jobpreparationandreleasetaskstatus"""
+    chosen, found = selection.of(call, selection.SPECIAL_TASKS), call.filter(odata.SPECIAL_TASKS)
     after, most = call.page()
 
-    def query(reader: Reader, job_id: str) -> tuple[JobRow, list[SpecialTaskRow]]:
+    def query(reader: Reader, job_id: str) -> tuple[JobRow, Page[list[SpecialTaskRow]]]:
         job = lookup.job(reader, job_id)
         if job.preparation_id is None:
             raise BatchError("JobPreparationTaskOrReleaseTaskNotSpecified")
-        return job, special_rows.page(reader, job.pk, after, most + 1)
+        return job, special_rows.filtered(reader, job.pk, found, after, most)
 
     job, page = await call.db.read(query, call.ids["job_id"])
-    by_node = {key: list(rows) for key, rows in groupby(page, key=lambda row: row.node_pk)}
-    shown = list(by_node)[:most]
-    link = call.next_link(shown[-1]) if len(by_node) > most else None
-    items = [views.special_tasks(by_node[key], job, call) for key in shown]
-    return wire.listing(call.base, "jobpreparationandreleasetaskstatuslist", items, link)
+    items = chosen.all(views.special_tasks(runs, job, call) for runs in page.rows)
+    return wire.listing(call.base, "jobpreparationandreleasetaskstatuslist", items, call.next_link(page.more))
 
 
 async def task_counts(call: Call) -> Response:

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import msgspec
 from starlette.responses import Response
 
-from batchyard.api import account, clock, explain, files, jobs, nodes, pools, tasks
+from batchyard.api import about, account, chaos, clock, explain, files, jobs, nodes, pools, tasks
 from batchyard.api.call import Call
 from batchyard.model.errors import BatchError
 
@@ -27,19 +27,22 @@ class Op(msgspec.Struct, frozen=True):
     query: frozenset[str] = frozenset()
 
 
+_FILTERED = _PAGED | {"$filter"}
+_SELECT = frozenset({"$select"})
 _EXPAND = frozenset({"$expand"})
 _FORCE = frozenset({"force"})
 _RECURSIVE = frozenset({"recursive"})
+_NODE = "/pools/{pool_id}/nodes/{node_id}"
 _TASK_FILE = "/jobs/{job_id}/tasks/{task_id}/files/{file_path}"
 _NODE_FILE = "/pools/{pool_id}/nodes/{node_id}/files/{file_path}"
 
 OPERATIONS = (
-    Op("GET", "/supportedimages", account.supported_images, _PAGED),
-    Op("GET", "/nodecounts", account.node_counts, _PAGED),
-    Op("GET", "/poolusagemetrics", account.usage_metrics, _PAGED | {"starttime", "endtime"}),
+    Op("GET", "/supportedimages", account.supported_images, _FILTERED),
+    Op("GET", "/nodecounts", account.node_counts, _FILTERED),
+    Op("GET", "/poolusagemetrics", account.usage_metrics, _FILTERED | {"starttime", "endtime"}),
     Op("POST", "/pools", pools.add),
-    Op("GET", "/pools", pools.list_, _PAGED | _EXPAND),
-    Op("GET", "/pools/{pool_id}", pools.get, _EXPAND),
+    Op("GET", "/pools", pools.list_, _FILTERED | _SELECT | _EXPAND),
+    Op("GET", "/pools/{pool_id}", pools.get, _SELECT | _EXPAND),
     Op("HEAD", "/pools/{pool_id}", pools.exists),
     Op("DELETE", "/pools/{pool_id}", pools.delete),
     Op("PATCH", "/pools/{pool_id}", pools.patch),
@@ -47,37 +50,52 @@ OPERATIONS = (
     Op("POST", "/pools/{pool_id}/resize", pools.resize),
     Op("POST", "/pools/{pool_id}/stopresize", pools.stop_resize),
     Op("POST", "/pools/{pool_id}/removenodes", pools.remove_nodes),
-    Op("GET", "/pools/{pool_id}/nodes", nodes.list_, _PAGED),
-    Op("GET", "/pools/{pool_id}/nodes/{node_id}", nodes.get),
-    Op("GET", "/pools/{pool_id}/nodes/{node_id}/files", files.list_node_files, _PAGED | _RECURSIVE),
+    Op("GET", "/pools/{pool_id}/nodes", nodes.list_, _FILTERED | _SELECT),
+    Op("GET", "/pools/{pool_id}/nodes/{node_id}", nodes.get, _SELECT),
+    Op("POST", _NODE + "/reboot", nodes.reboot),
+    Op("POST", _NODE + "/reimage", nodes.reimage),
+    Op("POST", _NODE + "/start", nodes.start),
+    Op("POST", _NODE + "/deallocate", nodes.deallocate),
+    Op("POST", _NODE + "/disablescheduling", nodes.disable_scheduling),
+    Op("POST", _NODE + "/enablescheduling", nodes.enable_scheduling),
+    Op("GET", _NODE + "/remoteloginsettings", nodes.remote_login_settings),
+    Op("POST", _NODE + "/uploadbatchservicelogs", nodes.upload_service_logs),
+    Op("POST", _NODE + "/users", nodes.add_user),
+    Op("PUT", _NODE + "/users/{user_name}", nodes.update_user),
+    Op("DELETE", _NODE + "/users/{user_name}", nodes.delete_user),
+    Op("GET", _NODE + "/extensions", nodes.list_extensions, _PAGED | _SELECT),
+    Op("GET", _NODE + "/extensions/{extension_name}", nodes.get_extension, _SELECT),
+    Op("GET", "/pools/{pool_id}/nodes/{node_id}/files", files.list_node_files, _FILTERED | _RECURSIVE),
     Op("GET", _NODE_FILE, files.get_node_file),
     Op("HEAD", _NODE_FILE, files.node_file_properties),
     Op("DELETE", _NODE_FILE, files.delete_node_file, _RECURSIVE),
     Op("POST", "/jobs", jobs.add),
-    Op("GET", "/jobs", jobs.list_, _PAGED | _EXPAND),
-    Op("GET", "/jobs/{job_id}", jobs.get, _EXPAND),
+    Op("GET", "/jobs", jobs.list_, _FILTERED | _SELECT | _EXPAND),
+    Op("GET", "/jobs/{job_id}", jobs.get, _SELECT | _EXPAND),
     Op("PATCH", "/jobs/{job_id}", jobs.patch),
     Op("PUT", "/jobs/{job_id}", jobs.update),
     Op("DELETE", "/jobs/{job_id}", jobs.delete, _FORCE),
     Op("POST", "/jobs/{job_id}/disable", jobs.disable),
     Op("POST", "/jobs/{job_id}/enable", jobs.enable),
     Op("POST", "/jobs/{job_id}/terminate", jobs.terminate, _FORCE),
-    Op("GET", "/jobs/{job_id}/jobpreparationandreleasetaskstatus", jobs.special_task_status, _PAGED),
+    Op("GET", "/jobs/{job_id}/jobpreparationandreleasetaskstatus", jobs.special_task_status, _FILTERED | _SELECT),
     Op("GET", "/jobs/{job_id}/taskcounts", jobs.task_counts),
     Op("POST", "/jobs/{job_id}/tasks", tasks.add),
     Op("POST", "/jobs/{job_id}/addtaskcollection", tasks.add_collection),
-    Op("GET", "/jobs/{job_id}/tasks", tasks.list_, _PAGED | _EXPAND),
-    Op("GET", "/jobs/{job_id}/tasks/{task_id}", tasks.get, _EXPAND),
+    Op("GET", "/jobs/{job_id}/tasks", tasks.list_, _FILTERED | _SELECT | _EXPAND),
+    Op("GET", "/jobs/{job_id}/tasks/{task_id}", tasks.get, _SELECT | _EXPAND),
     Op("PUT", "/jobs/{job_id}/tasks/{task_id}", tasks.update),
     Op("DELETE", "/jobs/{job_id}/tasks/{task_id}", tasks.delete),
     Op("POST", "/jobs/{job_id}/tasks/{task_id}/reactivate", tasks.reactivate),
-    Op("GET", "/jobs/{job_id}/tasks/{task_id}/subtasksinfo", tasks.subtasks),
+    Op("GET", "/jobs/{job_id}/tasks/{task_id}/subtasksinfo", tasks.subtasks, _SELECT),
     Op("POST", "/jobs/{job_id}/tasks/{task_id}/terminate", tasks.terminate),
-    Op("GET", "/jobs/{job_id}/tasks/{task_id}/files", files.list_task_files, _PAGED | _RECURSIVE),
+    Op("GET", "/jobs/{job_id}/tasks/{task_id}/files", files.list_task_files, _FILTERED | _RECURSIVE),
     Op("GET", _TASK_FILE, files.get_task_file),
     Op("HEAD", _TASK_FILE, files.task_file_properties),
     Op("DELETE", _TASK_FILE, files.delete_task_file, _RECURSIVE),
+    Op("POST", "/batchyard/chaos/nodes/{node_id}", chaos.disturb),
     Op("POST", "/batchyard/clock", clock.advance),
+    Op("GET", "/batchyard" + _NODE, about.node),
     Op("GET", "/batchyard/explain/jobs/{job_id}", explain.job),
     Op("GET", "/batchyard/explain/jobs/{job_id}/tasks/{task_id}", explain.task),
     Op("GET", "/batchyard/explain/pools/{pool_id}", explain.pool),

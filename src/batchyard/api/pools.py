@@ -6,14 +6,16 @@ from collections.abc import Callable
 
 from starlette.responses import Response
 
-from batchyard.api import views, wire
+from batchyard.api import selection, views, wire
 from batchyard.api.call import Call
 from batchyard.engine import pools
 from batchyard.model.errors import BatchError
 from batchyard.model.pool import NodeRemove, PoolCreateContent, PoolPatch, PoolResize, PoolUpdateProperties
+from batchyard.rules import odata
 from batchyard.rules.conditions import Conditions
 from batchyard.store import pools as rows
 from batchyard.store import usage
+from batchyard.store.filters import Page
 from batchyard.store.pools import PoolView
 from batchyard.store.reader import Reader
 from batchyard.store.tx import Tx
@@ -27,15 +29,17 @@ async def add(call: Call) -> Response:
 
 async def list_(call: Call) -> Response:
     """GET /pools"""
+    chosen, found = selection.of(call, selection.POOL), call.filter(odata.POOLS)
     after, most = call.page()
     with_stats = call.expands_stats()
 
-    def query(reader: Reader) -> list[tuple[PoolView, int | None]]:
-        return [(row, _core_time(reader, row, call.now) if with_stats else None) for row in rows.page(reader, after, most + 1)]
+    def query(reader: Reader) -> tuple[Page[PoolView], list[int | None]]:
+        page = rows.filtered(reader, found, after, most)
+        return page, [_core_time(reader, row, call.now) if with_stats else None for row in page.rows]
 
-    page = await call.db.read(query)
-    link = call.next_link(page[most - 1][0].pk) if len(page) > most else None
-    return wire.listing(call.base, "pools", [views.pool(row, call, core_time) for row, core_time in page[:most]], link)
+    page, core_times = await call.db.read(query)
+    items = chosen.all(views.pool(row, call, core_time) for row, core_time in zip(page.rows, core_times, strict=True))
+    return wire.listing(call.base, "pools", items, call.next_link(page.more))
 
 
 def _core_time(reader: Reader, pool: PoolView, now: int) -> int:
@@ -44,6 +48,7 @@ def _core_time(reader: Reader, pool: PoolView, now: int) -> int:
 
 async def get(call: Call) -> Response:
     """GET /pools/{poolId}"""
+    chosen = selection.of(call, selection.POOL)
     with_stats = call.expands_stats()
 
     def query(reader: Reader, pool_id: str) -> tuple[PoolView | None, int | None]:
@@ -52,7 +57,7 @@ async def get(call: Call) -> Response:
 
     pool, core_time = await call.db.read(query, call.ids["pool_id"])
     pool = _readable(call, pool)
-    return wire.tag(wire.element(call.base, "pools", views.pool(pool, call, core_time)), pool.modified)
+    return wire.tag(wire.element(call.base, "pools", chosen.one(views.pool(pool, call, core_time))), pool.modified)
 
 
 async def exists(call: Call) -> Response:

@@ -93,7 +93,7 @@ class Relay:
             self._open.pop(request.id, None)
         if head.error is not None:
             exchange.close()
-            raise BatchError(head.error)
+            raise BatchError(head.error, **({} if head.reason is None else {"Reason": head.reason}))
         return exchange
 
     def waiting(self, node_pk: int) -> list[FileRequest]:

@@ -9,7 +9,7 @@ from batchyard.model.pool import PoolStatistics, PoolUsageStatistics
 from batchyard.model.task import TaskStatistics
 from batchyard.store.jobs import JobCounts, JobRow
 from batchyard.store.pools import PoolView
-from batchyard.store.tasks import ShownTask
+from batchyard.store.tasks import TaskView
 
 _NONE = "PT0S"
 
@@ -41,7 +41,7 @@ def of_job(row: JobRow, counts: JobCounts, call: Call) -> JobStatistics:
     )
 
 
-def of_task(row: ShownTask, url: str, call: Call) -> TaskStatistics:
+def of_task(row: TaskView, url: str, call: Call) -> TaskStatistics:
     """What all runs of a task used; it waited from its addition to the start of its newest run."""
     return TaskStatistics(
         url=url,

@@ -31,6 +31,7 @@ class Agents:
         self._setting = Setting(services.account.name, services.node_key)
         self._newest: dict[int, int] = {}
         self._told: dict[int, set[str]] = {}
+        self._warned: set[int] = set()
         self._closing = False
 
     def close(self) -> None:
@@ -45,7 +46,7 @@ class Agents:
             if scheme.lower() != "bearer":
                 raise NotThisNode
             node_pk = nodes.identify(self._services.node_key, token.strip())
-            parts = request.url.path.strip("/").split("/")
+            parts = request.scope["path"].strip("/").split("/")
             if request.method != "POST":
                 return Response(status_code=405)
             if parts[1:] == ["sync"]:
@@ -68,17 +69,19 @@ class Agents:
             return Response(status_code=413)
         sync = decode(await request.body(), Sync)
         services = self._services
+        if sync.clock is not None:
+            sync.clock += services.clock.ahead  # a clock that tests moved is no skew
         order = self._newest[node_pk] = self._newest.get(node_pk, 0) + 1
         topic = wakes.node(node_pk)
-        services.wakes([topic])  # the older poll of this node gives way
+        services.wakes.at_once(topic)  # the older poll of this node gives way, this one must not wake itself
         with services.wakes.listen(topic) as event:
             answer = await services.db.run(nodes.hear_and_refill, node_pk, sync, self._setting, services.clock.now())
             if answer is None:
                 return _json(Orders(session=sync.session, number=sync.number, fenced=True))
             if answer.setup is not None:
                 answer.setup.account_url = str(request.base_url).rstrip("/")
-            deadline = asyncio.get_running_loop().time() + min(max(sync.wait_s, 0.0), LONGEST_WAIT_S)
-            while not self._has_news(answer, sync, node_pk):
+            deadline = asyncio.get_running_loop().time() + min(sync.wait_s, LONGEST_WAIT_S)
+            while sync.wait_s > 0 and not self._has_news(answer, sync, node_pk):
                 if self._closing or not await _woken(event, deadline):
                     break
                 if self._newest[node_pk] != order:
@@ -87,6 +90,7 @@ class Agents:
                 answer = await services.db.read(nodes.present_orders, node_pk, sync, services.node_key)
                 if answer is None:
                     return _json(Orders(session=sync.session, number=sync.number, fenced=True))
+        (self._warned.discard if answer.notice_s is None else self._warned.add)(node_pk)
         answer.files = services.relay.waiting(node_pk)
         self._told[node_pk] = set(sync.has) - set(answer.wanted)
         return _json(answer)
@@ -102,6 +106,7 @@ class Agents:
             or sync.removed
             or answer.orders
             or answer.removals
+            or (answer.notice_s is not None and node_pk not in self._warned)
             or set(sync.has) - set(answer.wanted) - self._told.get(node_pk, set())
             or self._services.relay.waiting(node_pk)
         )

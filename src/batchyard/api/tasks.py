@@ -8,17 +8,20 @@ from typing import TypeVar
 import msgspec
 from starlette.responses import Response
 
-from batchyard.api import views, wire
+from batchyard.api import selection, task_views, wire
 from batchyard.api.call import Call, decode
 from batchyard.engine import lookup, tasks
 from batchyard.model.errors import BatchError, invalid_property
 from batchyard.model.task import TaskAddCollection, TaskAddResult, TaskCreateContent, TaskUpdate
 from batchyard.model.words import ElevationLevel, TaskAddStatus
+from batchyard.rules import odata
 from batchyard.rules.conditions import Conditions
+from batchyard.store import task_pages
 from batchyard.store import tasks as rows
+from batchyard.store.filters import Page
 from batchyard.store.jobs import JobRow
 from batchyard.store.reader import Reader
-from batchyard.store.tasks import TaskView
+from batchyard.store.tasks import TaskLine, TaskView
 from batchyard.store.tx import Tx
 
 T = TypeVar("T")
@@ -75,7 +78,7 @@ def _name(raw: msgspec.Raw) -> str:
 
 
 def _added(name: str, at: int, urls: str) -> bytes:
-    tag, modified = views.version(at)
+    tag, modified = task_views.version(at)
     return wire.encode(
         TaskAddResult(status=TaskAddStatus.SUCCESS, task_id=name, e_tag=tag, last_modified=modified, location=f"{urls}/{name}")
     )
@@ -88,22 +91,25 @@ def _refused(name: str, error: BatchError, call: Call) -> bytes:
 
 async def list_(call: Call) -> Response:
     """GET /jobs/{jobId}/tasks"""
+    chosen, found = selection.of(call, selection.TASK), call.filter(odata.TASKS)
     after, most = call.page()
+    row = TaskView if call.expands_stats() else TaskLine
 
-    def query(reader: Reader, job_id: str) -> tuple[JobRow, list[TaskView]]:
+    def query(reader: Reader, job_id: str) -> tuple[JobRow, Page[TaskLine]]:
         job = lookup.job(reader, job_id)
-        return job, rows.page(reader, job.pk, after, most + 1)
+        return job, task_pages.filtered(reader, job.pk, found, after, most, row)
 
     job, page = await call.db.read(query, call.ids["job_id"])
-    link = call.next_link(page[most - 1].pk) if len(page) > most else None
-    return wire.listing(call.base, "tasks", views.tasks(page[:most], job.id, call), link)
+    items = chosen.all(task_views.tasks(page.rows, job.id, call))
+    return wire.listing(call.base, "tasks", items, call.next_link(page.more))
 
 
 async def get(call: Call) -> Response:
     """GET /jobs/{jobId}/tasks/{taskId}"""
+    chosen = selection.of(call, selection.TASK)
     job, task = await call.db.read(find, call.ids["job_id"], call.ids["task_id"])
     call.conditions().check(task.modified, reading=True)
-    answer = wire.element(call.base, "tasks", views.task(task, job.id, call))
+    answer = wire.element(call.base, "tasks", chosen.one(task_views.task(task, job.id, call)))
     return wire.tag(answer, task.modified, call.url("jobs", job.id, "tasks", task.id))
 
 
@@ -150,6 +156,7 @@ async def reactivate(call: Call) -> Response:
 
 async def subtasks(call: Call) -> Response:
     """GET /jobs/{jobId}/tasks/{taskId}/subtasksinfo: an ordinary task has none (contract 9.5)."""
+    selection.of(call, selection.SUBTASK)
     await call.db.read(find, call.ids["job_id"], call.ids["task_id"])
     return wire.listing(call.base, "subtaskinfo", [], None)
 

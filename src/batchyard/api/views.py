@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from batchyard.api import statistics
 from batchyard.api.call import Call
 from batchyard.api.wire import encode, splice
-from batchyard.engine.tasks import directory, job_directory
+from batchyard.engine.tasks import directory
 from batchyard.model import times
 from batchyard.model.account import NodeCounts, PoolNodeCounts
-from batchyard.model.ids import NODE_AFFINITY_PREFIX
 from batchyard.model.job import (
     JobExecutionInformation,
     JobPreparationAndReleaseTaskExecutionInformation,
@@ -21,37 +19,24 @@ from batchyard.model.job import (
     JobReleaseTaskExecutionInformation,
     JobServed,
 )
-from batchyard.model.node import Node, NodeAgentInformation, VirtualMachineInfo
 from batchyard.model.pool import PoolCreateContent, PoolResize, PoolServed, ResizeError
 from batchyard.model.states import NodeState
 from batchyard.model.sync import NodeFacts
 from batchyard.model.task import (
-    ComputeNodeInformation,
     TaskCounts,
     TaskCountsResult,
-    TaskExecutionInformation,
     TaskFailureInformation,
-    TaskServed,
     TaskSlotCounts,
-    TaskStatistics,
 )
 from batchyard.store.jobs import JobCounts, JobRow
-from batchyard.store.nodes import NodeCount, NodeView
+from batchyard.store.nodes import NodeCount
 from batchyard.store.pools import PoolView
 from batchyard.store.special_tasks import PREPARATION, RELEASE, SpecialTaskRow
-from batchyard.store.tasks import TaskView
 
-_encode = msgspec.json.Encoder().encode
 _failure = msgspec.json.Decoder(TaskFailureInformation)
 _resize_errors = msgspec.json.Decoder(list[ResizeError])
 _facts = msgspec.json.Decoder(NodeFacts)
 _pool_body = msgspec.json.Decoder(PoolCreateContent)
-
-
-@lru_cache(maxsize=256)
-def version(modified: int) -> tuple[str, str]:
-    """Tag and time that all tasks of a collection have in common."""
-    return times.etag(modified), times.iso(modified)
 
 
 def _time(us: int | None) -> str | None:
@@ -97,37 +82,6 @@ def _node_counts(by_state: Mapping[NodeState | None, int]) -> NodeCounts:
     return NodeCounts(total=sum(numbers.values()), **numbers)
 
 
-def node(row: NodeView, call: Call) -> bytes:
-    """A compute node."""
-    facts = None if row.facts is None else _facts.decode(row.facts)
-    body = _pool_body.decode(row.pool_body)
-    machine = body.virtual_machine_configuration
-    agent = None
-    if facts is not None:
-        agent = NodeAgentInformation(version=facts.agent_version, last_update_time=times.iso(row.booted or row.allocated))
-    return encode(
-        Node(
-            id=row.id,
-            url=call.url("pools", row.pool_id, "nodes", row.id),
-            state=row.state,
-            scheduling_state=row.scheduling_state,
-            state_transition_time=times.iso(row.state_time),
-            last_boot_time=_time(row.booted),
-            allocation_time=times.iso(row.allocated),
-            ip_address=None if facts is None else facts.ip_address,
-            affinity_id=NODE_AFFINITY_PREFIX + row.id,
-            vm_size=body.vm_size,
-            total_tasks_run=row.tasks_run,
-            total_tasks_succeeded=row.tasks_succeeded,
-            running_tasks_count=row.tasks_running,
-            running_task_slots_count=row.slots_used,
-            is_dedicated=bool(row.dedicated),
-            node_agent_info=agent,
-            virtual_machine_info=None if machine is None else VirtualMachineInfo(image_reference=machine.image_reference),
-        )
-    )
-
-
 def job(row: JobRow, call: Call, counts: JobCounts | None = None) -> bytes:
     """A job; with its counters also its statistics."""
     served = JobServed(
@@ -160,70 +114,6 @@ _job_pool = msgspec.json.Decoder(_JobPool)
 
 def _pool_id(row: JobRow) -> str | None:
     return _job_pool.decode(row.body).pool_info.pool_id
-
-
-def task(row: TaskView, job_id: str, call: Call) -> bytes:
-    """A task."""
-    [view] = tasks([row], job_id, call)
-    return view
-
-
-def tasks(rows: Iterable[TaskView], job_id: str, call: Call) -> list[bytes]:
-    """Tasks of one job; what they have in common is made once, because a page has a thousand."""
-    urls, stats = call.url("jobs", job_id, "tasks"), call.expands_stats()
-    root, node_urls = job_directory(job_id), dict[tuple[str, str], str]()
-
-    def where(row: TaskView) -> ComputeNodeInformation | None:
-        """Node of a task; an ended task that never ran, or whose node is gone, shows an empty object (contract B.3)."""
-        if row.node_id is None or row.pool_id is None:
-            return None if row.ended is None else ComputeNodeInformation()
-        url = node_urls.get((row.pool_id, row.node_id)) or call.url("pools", row.pool_id, "nodes", row.node_id)
-        node_urls[row.pool_id, row.node_id] = url
-        return _where(row, url, f"{root}/{row.id}")
-
-    return [
-        b"%b,%b" % (row.body[:-1], _encode(_task(row, url, where(row), statistics.of_task(row, url, call) if stats else None))[1:])
-        for row in rows
-        for url in (f"{urls}/{row.id}",)  # an id needs no quoting
-    ]
-
-
-def _task(row: TaskView, url: str, where: ComputeNodeInformation | None, stats: TaskStatistics | None) -> TaskServed:
-    tag, modified = version(row.modified)
-    return TaskServed(
-        url=url,
-        e_tag=tag,
-        last_modified=modified,
-        creation_time=modified if row.created == row.modified else times.iso(row.created),
-        state=row.state,
-        state_transition_time=modified if row.state_time == row.modified else times.iso(row.state_time),
-        previous_state=row.previous_state,
-        previous_state_transition_time=_time(row.previous_time),
-        execution_info=TaskExecutionInformation(
-            start_time=_time(row.started),
-            end_time=_time(row.ended),
-            exit_code=row.exit_code,
-            failure_info=None if row.failure is None else _failure.decode(row.failure),
-            retry_count=row.retries,
-            last_retry_time=_time(row.last_retry),
-            requeue_count=row.requeues,
-            last_requeue_time=_time(row.last_requeue),
-            result=row.result,
-        ),
-        node_info=where,
-        stats=stats,
-    )
-
-
-def _where(row: TaskView, node_url: str, path: str) -> ComputeNodeInformation:
-    return ComputeNodeInformation(
-        affinity_id=f"{NODE_AFFINITY_PREFIX}{row.node_id}",
-        node_url=node_url,
-        pool_id=row.pool_id,
-        node_id=row.node_id,
-        task_root_directory=path,
-        task_root_directory_url=f"{node_url}/files/{path}",
-    )
 
 
 def task_counts(counts: JobCounts) -> bytes:

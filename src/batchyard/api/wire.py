@@ -38,6 +38,12 @@ def element(base: str, kind: str, *objects: bytes) -> Response:
     return Response(splice(metadata, *objects), media_type=JSON)
 
 
+def entity(base: str, kind: str, *objects: bytes) -> Response:
+    """200 with an object of a type of its own, which is no element of a set."""
+    metadata = encode({"odata.metadata": f"{base}/$metadata#Microsoft.Azure.Batch.Protocol.Entities.{kind}"})
+    return Response(splice(metadata, *objects), media_type=JSON)
+
+
 def listing(base: str, kind: str, items: Sequence[bytes], next_link: str | None) -> Response:
     """200 with a page of objects."""
     head = encode({"odata.metadata": f"{base}/$metadata#{kind}"})[:-1] + b',"value":['

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,18 +144,14 @@ def already_running(directory: Path) -> Problem:
     return Problem(f"a server of {directory} already runs{where}; end it with: batchyard down --dir {directory}")
 
 
-def start(
-    directory: Path, host: str, port: int, nodes: int, *, test_clock: bool, insecure: bool = False, config: Path | None = None
-) -> Server:
-    """Start a server in the background; returns when it answers. Raises Problem."""
+def start(directory: Path, host: str, port: int, nodes: int, more: Sequence[str] = ()) -> Server:
+    """Start a server in the background, with `more` options of `serve`; returns when it answers. Raises Problem."""
     prepare(directory)
     if running(directory):
         raise already_running(directory)
     check_port(host, port)
     command = [sys.executable, "-P", "-m", "batchyard.cli.main", "serve"]
-    command += ["--dir", str(directory), "--host", host, "--port", str(port), "--nodes", str(nodes)]
-    command += ["--test-clock"] * test_clock + ["--insecure"] * insecure
-    command += [] if config is None else ["--config", str(config)]
+    command += ["--dir", str(directory), "--host", host, "--port", str(port), "--nodes", str(nodes), *more]
     log = directory / "server.log"
     log.touch(mode=0o600)
     seen = log.stat().st_size

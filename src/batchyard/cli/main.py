@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from batchyard.cli import daemon, daily, explain
+from batchyard.cli import chaos as disturbances
+from batchyard.cli import daemon, daily, doctor, explain
 from batchyard.cli.problem import Problem
 
 if TYPE_CHECKING:
@@ -34,6 +36,18 @@ Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 
 Nodes = Annotated[int, typer.Option(min=0, help="How many local nodes there may be at once.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain HTTP on an address that others can reach.")]
 TestClock = Annotated[bool, typer.Option("--test-clock", help="Let a test move the server's clock.")]
+Chaos = Annotated[bool, typer.Option("--chaos", help="Let `batchyard chaos` disturb nodes; for trials only.")]
+Probes = Annotated[Path | None, typer.Option(metavar="DIR", help="Programs that say whether a local node is fit for tasks.")]
+
+
+class Provider(StrEnum):
+    """Where nodes come from."""
+
+    LOCAL = "local"
+    EXTERNAL = "external"
+
+
+NodesFrom = Annotated[Provider, typer.Option("--provider", help="local: agents on this machine; external: you start the agents.")]
 
 Configuration = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="TOML file with sizes and quotas; see docs/configuration.md.")
@@ -48,14 +62,20 @@ def up(
     nodes: Nodes = 8,
     test_clock: TestClock = False,
     insecure: Insecure = False,
+    chaos: Chaos = False,
+    probes: Probes = None,
+    provider: NodesFrom = Provider.LOCAL,
     config: Configuration = None,
 ) -> None:
     """Start a server in the background."""
     directory = directory.resolve()
+    flags = {"--test-clock": test_clock, "--insecure": insecure, "--chaos": chaos}
+    more = [flag for flag, given in flags.items() if given] + ["--provider", provider]
+    more += ["--probes", str(probes.resolve())] if probes else []
     if config is not None:
-        config = config.resolve()
         _offer(config)
-    server = daemon.start(directory, host, port, nodes, test_clock=test_clock, insecure=insecure, config=config)
+        more += ["--config", str(config.resolve())]
+    server = daemon.start(directory, host, port, nodes, more)
     given = _given(directory)
     say(f"Batchyard runs at {server.url} with room for {nodes} local nodes (process {server.pid}).")
     say(f"Its state is in {directory}, its log in {directory / 'server.log'}.")
@@ -120,6 +140,9 @@ def serve(
     nodes: Nodes = 8,
     test_clock: TestClock = False,
     insecure: Insecure = False,
+    chaos: Chaos = False,
+    probes: Probes = None,
+    provider: NodesFrom = Provider.LOCAL,
     config: Configuration = None,
 ) -> None:
     """Run a server in the foreground."""
@@ -132,8 +155,12 @@ def serve(
         from batchyard.app import serve as run
         from batchyard.config import Config
 
+        settings = Config(
+            directory=directory, host=host, port=port, max_nodes=nodes, test_clock=test_clock, insecure=insecure, chaos=chaos,
+            probes=None if probes is None else probes.resolve(), external_nodes=provider is Provider.EXTERNAL, offer=offer,
+        )  # fmt: skip
         try:
-            run(Config(directory, host, port, max_nodes=nodes, test_clock=test_clock, insecure=insecure, offer=offer))
+            run(settings)
         except Refused as refused:
             raise Problem(str(refused)) from None
 
@@ -148,6 +175,8 @@ def agent(context: typer.Context) -> None:
 
 daily.add_to(app)
 explain.add_to(app)
+disturbances.add_to(app)
+doctor.add_to(app)
 
 
 def _offer(path: Path | None) -> Offer:

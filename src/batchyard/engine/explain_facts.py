@@ -10,6 +10,7 @@ import msgspec
 from batchyard.engine import special_tasks
 from batchyard.engine.resizing import KIND
 from batchyard.model import ids
+from batchyard.model.node import ComputeNodeError
 from batchyard.model.pool import ResizeError
 from batchyard.model.states import AllocationState, PoolState, TaskResult, TaskState
 from batchyard.model.task import TaskCreateContent, TaskFailureInformation
@@ -36,6 +37,7 @@ _MOST_MISSING = 10
 _CHUNK, _CHUNKS = 1000, 10
 Queues = tuple[list[Queue], frozenset[int], list[Rival], bool]
 _failure = msgspec.json.Decoder(TaskFailureInformation)
+_node_errors = msgspec.json.Decoder(list[ComputeNodeError])
 _resize_errors = msgspec.json.Decoder(list[ResizeError])
 _body = msgspec.json.Decoder(TaskCreateContent)
 
@@ -57,11 +59,12 @@ def job(reader: Reader, row: JobRow, found: PoolView | None) -> JobFacts:
         priority=row.priority, limit=None if row.max_parallel < 0 else row.max_parallel, ready=counts.ready, active=counts.active,
         running=counts.running, completed=counts.completed, ended_by=row.terminate_reason,
         closed=closed, closed_working=rows.closed_working(reader, row.pk, found.pk) if closed and found is not None else 0,
-        preparation_failure=None if failed is None else _preparation_failure(*failed),
+        preparation_failure=None if failed is None else _how(*failed),
     )  # fmt: skip
 
 
-def _preparation_failure(exit_code: int | None, failure: bytes | None) -> str:
+def _how(exit_code: int | None, failure: bytes | None) -> str:
+    """How a special task failed."""
     return f"exit code {exit_code}" if exit_code else _told(failure) or "no exit code"
 
 
@@ -70,12 +73,15 @@ def pool(reader: Reader, row: PoolView, asked: JobRow | None) -> PoolFacts:
     key = row.id.lower()
     free = node_rows.free(reader, key)
     queues, own, rivals, cut = _queues(reader, key, free, asked)
+    start_failed, errors = rows.start_task_failure(reader, row.pk), rows.node_errors(reader, row.pk)
     return PoolFacts(
         id=row.id, since=row.allocation_time, deleting=row.state == PoolState.DELETING,
         resizing=row.allocation_state != AllocationState.STEADY, target=row.target_dedicated + row.target_low_priority,
         slots_per_node=row.slots_per_node, pack=bool(row.pack), failure=_resize_failure(row.resize_errors),
         groups=rows.node_groups(reader, row.pk), rooms=[Room(node.pk, node.free, node.slots, bool(node.dedicated)) for node in free],
         queues=queues, own=own, cut=cut, rivals=rivals, launch_failure=rows.launch_failure(reader, row.pk),
+        start_task_failure=None if start_failed is None else _how(*start_failed),
+        node_problem=None if errors is None else _node_errors.decode(errors)[0].message,
     )  # fmt: skip
 
 

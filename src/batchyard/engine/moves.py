@@ -7,8 +7,10 @@ from batchyard.model.states import JobState, NodeState, SchedulingState
 from batchyard.rules import transitions
 from batchyard.rules.transitions import NodeHappened, TaskHappened
 from batchyard.store import nodes as node_rows
+from batchyard.store import pools as pool_rows
 from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import JobRow
+from batchyard.store.nodes import NodeRow
 from batchyard.store.tasks import TaskRow
 from batchyard.store.tx import Tx
 
@@ -29,6 +31,22 @@ def stir(tx: Tx, job: JobRow) -> None:
     tx.wake(wakes.UPKEEP if job.state == JobState.DISABLING else wakes.pool(job.pool_key))
 
 
+def back_to_work(tx: Tx, node: NodeRow, happened: NodeHappened, now: int) -> None:
+    """Bring a node to where it takes tasks, running if it has some; offline when its scheduling is disabled."""
+    state = transitions.NODE.after(node.state, happened)
+    tx.log(now, "node", node.pk, happened, old=node.state, new=state)
+    further = NodeHappened.TASK_STARTED if node.tasks_running else None
+    if not node.tasks_running and node.scheduling_state == SchedulingState.DISABLED:
+        further = NodeHappened.WENT_OFFLINE
+    if further is not None and transitions.NODE.allows(state, further):
+        before, state = state, transitions.NODE.after(state, further)
+        tx.log(now, "node", node.pk, further, old=before, new=state)
+    node_rows.move(tx, node, state=state, state_time=now)
+    pool = pool_rows.get(tx, node.pool_pk)
+    assert pool is not None, f"node {node.pk} has no pool"
+    tx.wake(wakes.pool(pool.id.lower()))
+
+
 def give_back(tx: Tx, node_pk: int, *, slots: int, tasks: int, now: int, run: int = 0, succeeded: int = 0) -> None:
     """Free what ended tasks held on a node; the node is told to end what it still runs."""
     node = node_rows.occupy(tx, node_pk, slots=-slots, tasks=-tasks, run=run, succeeded=succeeded)
@@ -39,4 +57,6 @@ def give_back(tx: Tx, node_pk: int, *, slots: int, tasks: int, now: int, run: in
         state = transitions.NODE.after(node.state, happened)
         node_rows.move(tx, node, state=state, state_time=now)
         tx.log(now, "node", node_pk, happened, old=node.state, new=state)
+    if node.tasks_running == 0 and node.action is not None:
+        tx.wake(wakes.CAPACITY)
     tx.wake(wakes.node(node_pk))

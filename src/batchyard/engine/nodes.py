@@ -7,25 +7,29 @@ import hmac
 
 import msgspec
 
-from batchyard.engine import scheduler, special_tasks, wakes
-from batchyard.engine.ends import attempt_name, lose, report
-from batchyard.engine.tasks import directory, job_directory
+from batchyard.engine import health, scheduler, start_tasks, wakes
+from batchyard.engine.ends import lose, report
+from batchyard.engine.moves import back_to_work
+from batchyard.engine.node_changes import CHANGING
+from batchyard.engine.orders import orders, task_token
+from batchyard.model.pool import PoolCreateContent, UserAccount
 from batchyard.model.states import NodeState, TaskState
-from batchyard.model.sync import NodeSetup, Order, Orders, Removal, Sync
+from batchyard.model.sync import NodeAccount, NodeSetup, Orders, Sync
+from batchyard.model.words import ElevationLevel
 from batchyard.rules import transitions
 from batchyard.rules.transitions import NodeHappened
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
-from batchyard.store import special_tasks as special_rows
+from batchyard.store import pools as pool_rows
 from batchyard.store import tasks as task_rows
 from batchyard.store.nodes import NodeRow
 from batchyard.store.reader import Reader
 from batchyard.store.tx import Tx
 
-REMOVALS_PER_SYNC = 100
 SEEN_EVERY_US = 1_000_000
 """How exactly it is known when a node spoke last: a poll that says nothing new then costs no write to the disk."""
 _GONE = (NodeState.LEAVING_POOL, NodeState.PREEMPTED, NodeState.DEALLOCATED)
+_pool_body = msgspec.json.Decoder(PoolCreateContent)
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -52,11 +56,6 @@ def identify(key: bytes, shown: str) -> int:
     return int(node)
 
 
-def task_token(key: bytes, pk: int, run: int) -> str:
-    """What one run of a task shows as its own: good for its job while it runs (contract 8.4)."""
-    return f"task.{pk}.{run}.{hmac.new(key, f'task {pk} {run}'.encode(), hashlib.sha256).hexdigest()}"
-
-
 def job_of_token(reader: Reader, key: bytes, shown: str) -> str | None:
     """Id of the job that a task's token is good for; None when it is wrong or the run is over."""
     kind, _, rest = shown.partition(".")
@@ -75,7 +74,7 @@ def job_of_token(reader: Reader, key: bytes, shown: str) -> str | None:
 def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int) -> Orders | None:
     """Take in what an agent says; what it should run, None when the session is over. Raises NotThisNode."""
     node = node_rows.get(tx, node_pk)
-    if node is None or node.state in _GONE:
+    if node is None or node.state in _GONE or (sync.session == 0 and node.state in CHANGING):
         raise NotThisNode
     if sync.session == 0:
         return _join(tx, node, sync, setting, now)
@@ -87,7 +86,9 @@ def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int) -> Orders
         node_rows.removed(tx, node.pk, sync.removed)
     if sync.ended:
         report(tx, node, sync.ended, now)
-    return orders(tx, node.pk, sync, setting.key)
+    if sync.problems is not None or sync.clock is not None:
+        health.hear(tx, node.pk, sync, now)
+    return orders(tx, node, sync, setting.key)
 
 
 def hear_and_refill(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int) -> Orders | None:
@@ -97,34 +98,55 @@ def hear_and_refill(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int
     if answer is None or answer.setup is not None or node is None:
         return answer
     scheduler.run_once(tx, node.pool_id.lower(), now)
-    return orders(tx, node_pk, sync, setting.key)
+    return orders(tx, node, sync, setting.key)
 
 
 def _join(tx: Tx, node: NodeRow, sync: Sync, setting: Setting, now: int) -> Orders:
-    """Begin a session: whatever an earlier agent of the node ran is lost and runs again."""
+    """Begin a session: whatever an earlier agent of the node ran is lost and runs again, and so does the start task."""
     lose(tx, node, now)
     node = node_rows.get(tx, node.pk) or node
+    pool = pool_rows.get(tx, node.pool_pk)
+    assert pool is not None, f"node {node.pk} has no pool"
+    body = _pool_body.decode(pool.body)
     state = node.state
     if transitions.NODE.allows(state, NodeHappened.LOST):
         state = transitions.NODE.after(state, NodeHappened.LOST)
-    state = transitions.NODE.after(state, NodeHappened.JOINED)
-    facts = None if sync.facts is None else msgspec.json.encode(sync.facts)
-    node_rows.move(tx, node, session=node.session + 1, state=state, state_time=now, booted=now, last_seen=now, facts=facts, launches=0)
-    tx.log(now, "node", node.pk, NodeHappened.JOINED, old=node.state, new=state)
-    view = node_rows.view_of(tx, node.pk)
-    assert view is not None
-    tx.wake(wakes.pool(view.pool_id.lower()))
+    if state != node.state:
+        tx.log(now, "node", node.pk, NodeHappened.LOST, old=node.state, new=state)
+    session = node.session + 1
+    node_rows.move(
+        tx, node, session=session, state=state, booted=now, last_seen=now, launches=0, launch_error=None, errors=None,
+        facts=None if sync.facts is None else msgspec.json.encode(sync.facts),
+        start_task=None if body.start_task is None else msgspec.json.encode(body.start_task),
+    )  # fmt: skip
+    happened = start_tasks.begin(tx, node, body.start_task, pool.id, now)
+    node = node_rows.get(tx, node.pk) or node
+    back_to_work(tx, node, happened, now)
+    health.hear(tx, node.pk, sync, now)
     tx.wake(wakes.CAPACITY)
-    setup = NodeSetup(
-        pool_id=view.pool_id,
-        node_id=view.id,
-        is_dedicated=bool(view.dedicated),
+    answer = orders(tx, node_rows.get(tx, node.pk) or node, sync, setting.key)
+    return msgspec.structs.replace(answer, session=session, setup=_setup(node, pool.id, body, setting))
+
+
+def _setup(node: NodeRow, pool_id: str, body: PoolCreateContent, setting: Setting) -> NodeSetup:
+    """What the agent has to know; the API fills in the URL that the agent knows the server by."""
+    return NodeSetup(
+        pool_id=pool_id,
+        node_id=node.id,
+        is_dedicated=bool(node.dedicated),
         account_name=setting.account,
         account_url="",
-        slots=view.slots,
+        slots=node.slots,
+        cores=node.cores,
+        memory_bytes=node.memory,
+        accounts=[_account(account) for account in body.user_accounts or ()],
     )
-    answer = orders(tx, node.pk, sync, setting.key)
-    return msgspec.structs.replace(answer, session=node.session + 1, setup=setup)
+
+
+def _account(account: UserAccount) -> NodeAccount:
+    linux = account.linux_user_configuration
+    admin = account.elevation_level is ElevationLevel.ADMIN
+    return NodeAccount(name=account.name, admin=admin, uid=linux.uid if linux else None, gid=linux.gid if linux else None)
 
 
 def present_orders(reader: Reader, node_pk: int, sync: Sync, key: bytes) -> Orders | None:
@@ -132,53 +154,7 @@ def present_orders(reader: Reader, node_pk: int, sync: Sync, key: bytes) -> Orde
     node = node_rows.get(reader, node_pk)
     if node is None or node.state in _GONE:
         raise NotThisNode
-    return orders(reader, node_pk, sync, key) if node.session == sync.session else None
-
-
-def orders(reader: Reader, node_pk: int, sync: Sync, key: bytes) -> Orders:
-    """All that a node should run, with the orders that it does not have yet."""
-    has = set(sync.has)
-    removals = [Removal(number=number, directory=path) for number, path in node_rows.removals(reader, node_pk, REMOVALS_PER_SYNC)]
-    wanted: list[str] = []
-    fresh: list[Order] = []
-    for pk, run in task_rows.attempts(reader, node_pk):
-        name = attempt_name(pk, run)
-        wanted.append(name)
-        if name not in has and (order := _order(reader, pk, name, key, node_pk if removals else None)) is not None:
-            fresh.append(order)
-    for special in special_rows.running(reader, node_pk):
-        name = special_tasks.attempt_name(special.pk, special.run)
-        wanted.append(name)
-        if name not in has:
-            fresh.append(_special_order(reader, special.pk, name))
-    return Orders(session=sync.session, number=sync.number, wanted=wanted, orders=fresh, removals=removals)
-
-
-def _order(reader: Reader, pk: int, name: str, key: bytes, clearing: int | None) -> Order | None:
-    """The order to run a task; None while node `clearing` has yet to remove what an earlier task left in its directory."""
-    row = task_rows.order(reader, pk)
-    if clearing is not None and node_rows.must_remove(reader, clearing, [job_directory(row.job_id), directory(row.job_id, row.id)]):
-        return None
-    return Order(
-        attempt=name,
-        job_id=row.job_id,
-        task=msgspec.Raw(row.body),
-        environment=msgspec.Raw(row.environment or b"[]"),
-        preparation_id=row.preparation_id,
-        token=task_token(key, row.pk, row.run) if row.wants_token else None,
-    )
-
-
-def _special_order(reader: Reader, pk: int, name: str) -> Order:
-    row = special_rows.order(reader, pk)
-    return Order(
-        attempt=name,
-        job_id=row.job_id,
-        task=msgspec.Raw(special_tasks.order_body(row.body, row.kind)),
-        environment=msgspec.Raw(row.environment or b"[]"),
-        preparation_id=None if row.kind == special_rows.PREPARATION else row.preparation_id,
-        after_others=row.kind == special_rows.RELEASE,
-    )
+    return orders(reader, node, sync, key) if node.session == sync.session else None
 
 
 def gone(tx: Tx, node_pk: int, now: int) -> bool:
@@ -187,6 +163,9 @@ def gone(tx: Tx, node_pk: int, now: int) -> bool:
     True when the node is to be started again. It keeps its handle, for whatever it left has to be released one day.
     """
     node = node_rows.get(tx, node_pk)
+    if node is not None and node.state in CHANGING:
+        _fence(tx, node, now)
+        return False
     if node is None or not transitions.NODE.allows(node.state, NodeHappened.LOST):
         return False
     if node.state == NodeState.STARTING:
@@ -203,6 +182,9 @@ def gone(tx: Tx, node_pk: int, now: int) -> bool:
 def silent(tx: Tx, node_pk: int, now: int) -> None:
     """The node has not spoken for too long: nobody knows what it does, so its tasks run elsewhere and it is fenced off."""
     node = node_rows.get(tx, node_pk)
+    if node is not None and node.state in (*CHANGING, NodeState.UNUSABLE):
+        _fence(tx, node, now)
+        return
     if node is None or not transitions.NODE.allows(node.state, NodeHappened.SILENT):
         return
     lose(tx, node, now)
@@ -210,3 +192,11 @@ def silent(tx: Tx, node_pk: int, now: int) -> None:
     state = transitions.NODE.after(node.state, NodeHappened.SILENT)
     node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1)
     tx.log(now, "node", node_pk, NodeHappened.SILENT, old=node.state, new=state)
+
+
+def _fence(tx: Tx, node: NodeRow, now: int) -> None:
+    """The node takes no tasks and is about to stop, or is known to be broken: what it still ran is made elsewhere."""
+    lose(tx, node, now)
+    node = node_rows.get(tx, node.pk) or node
+    node_rows.move(tx, node, session=node.session + 1, last_seen=None)
+    tx.wake(wakes.CAPACITY)

@@ -138,7 +138,7 @@ def _take_off(tx: Tx, node: NodeRow, now: int) -> None:
         return
     if node.action_option == NodeDeallocationOption.RETAINED_DATA:
         if node.action_after is None:
-            node_rows.move(tx, node, action_after=task_rows.kept_until(tx, node.pk) or now)
+            node_rows.move(tx, node, action_after=task_rows.retained_until(tx, node.pk) or now)
             node = node_rows.get(tx, node.pk) or node
         if now < (node.action_after or now):
             return

@@ -78,14 +78,15 @@ def _start(tx: Tx, placed: list[tuple[Waiting, int, int]], job_of: Mapping[int, 
     ]
     if task_rows.start(tx, rows) != len(rows):
         raise Conflict("a task was started twice")
-    busy: dict[int, list[int]] = {}
+    busy: dict[int, list[tuple[int, int]]] = {}
     for (task, node, held), state in zip(placed, states, strict=True):
         tx.count(job_of[task.key].pk, ready=-1, active=-1, running=1, active_slots=-task.slots, running_slots=task.slots)
         happened = TaskHappened.STARTED if state == TaskState.RUNNING else TaskHappened.ASSIGNED
         tx.log(now, "task", task.key, happened, old=TaskState.ACTIVE, new=state, cause=f"node {node}")
-        busy.setdefault(node, []).append(held)
-    for node_pk, slots in busy.items():
-        occupied = node_rows.occupy(tx, node_pk, slots=sum(slots), tasks=len(slots))
+        busy.setdefault(node, []).append((task.key, held))
+    for node_pk, begun in busy.items():
+        recent = "".join(f"{key}," for key, _ in reversed(begun))
+        occupied = node_rows.occupy(tx, node_pk, slots=sum(held for _, held in begun), tasks=len(begun), recent=recent)
         assert occupied is not None, f"node {node_pk} vanished while it was given tasks"
         if occupied.state == NodeState.IDLE:
             node_state = transitions.NODE.after(occupied.state, NodeHappened.TASK_STARTED)

@@ -1,16 +1,20 @@
-"""Job preparation and job release tasks: once per node, before the job's first task there and when the job ends (contract 3.6)."""
+"""Job preparation and job release tasks: once per node, before the job's first task there and when the job ends (contract 3.6).
+
+What they have in common with start tasks is in `special_runs`.
+"""
 
 from __future__ import annotations
 
 import msgspec
 
-from batchyard.engine import wakes
+from batchyard.engine import start_tasks, wakes
 from batchyard.engine.moves import give_back, requeue
+from batchyard.engine.special_runs import UNKNOWN, begin_anew, complete, current, run_again, settle
 from batchyard.model.job import JobCreateContent, JobPreparationTask, JobReleaseTask
-from batchyard.model.states import ErrorCategory, SpecialTaskState, TaskResult, TaskState
+from batchyard.model.states import ErrorCategory, SpecialTaskState, TaskState
 from batchyard.model.sync import Ended
 from batchyard.model.task import TaskConstraints, TaskCreateContent, TaskFailureInformation
-from batchyard.rules import outcomes, transitions
+from batchyard.rules import transitions
 from batchyard.rules.transitions import TaskHappened
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
@@ -19,7 +23,7 @@ from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import JobRow
 from batchyard.store.nodes import NodeRow
 from batchyard.store.reader import Reader
-from batchyard.store.special_tasks import PREPARATION, RELEASE, SpecialTaskRow
+from batchyard.store.special_tasks import PREPARATION, RELEASE, START, SpecialTaskRow
 from batchyard.store.tx import Tx
 
 RELEASE_PATIENCE_US = 16 * 60 * 1_000_000
@@ -28,15 +32,7 @@ _GIVEN_UP = TaskFailureInformation(
     category=ErrorCategory.SERVER_ERROR, code="TaskEnded", message="The node did not report the end of the task in time"
 )
 _JOB_ENDED = TaskFailureInformation(category=ErrorCategory.USER_ERROR, code="TaskEnded", message="The job ended before the task did")
-_LONGEST_NAME = 18  # both numbers fit a column
-_UNKNOWN = "Unknown"
-"""The node cannot tell how the run ended: it is made again."""
 _job_body = msgspec.json.Decoder(JobCreateContent)
-
-
-def attempt_name(pk: int, run: int) -> str:
-    """Name of a run of a special task as the agent knows it."""
-    return f"s{pk}.{run}"
 
 
 def _preparation(job: JobRow) -> JobPreparationTask:
@@ -53,7 +49,9 @@ def enter(tx: Tx, job_pk: int, node: NodeRow, pool_id: str, now: int) -> TaskSta
     if row is None:
         pk = rows.add(tx, job_pk=job_pk, node_pk=node.pk, kind=PREPARATION, node_id=node.id, pool_id=pool_id, started=now)
         tx.log(now, PREPARATION, pk, "started", new=SpecialTaskState.RUNNING, cause=f"node {node.pk}")
-    done = row is not None and row.state == SpecialTaskState.COMPLETED
+    elif row.stale:
+        begin_anew(tx, row, now)
+    done = row is not None and not row.stale and row.state == SpecialTaskState.COMPLETED
     happened = TaskHappened.ASSIGNED if waits and not done else TaskHappened.STARTED
     return transitions.TASK.after(TaskState.ACTIVE, happened)
 
@@ -89,54 +87,24 @@ def order_body(job_body: bytes, kind: str) -> bytes:
 
 def report(tx: Tx, node: NodeRow, ended: Ended, now: int) -> None:
     """Record how a special task ended on a node; a repeated or late report changes nothing."""
-    row = _current(tx, node, ended.attempt)
+    row = current(tx, node, ended.attempt)
     if row is None:
         return
-    if ended.failure is not None and ended.failure.code == _UNKNOWN:
-        rows.move(tx, row, run=row.run + 1)
-        tx.wake(wakes.node(node.pk))
+    if ended.failure is not None and ended.failure.code == UNKNOWN:
+        run_again(tx, row, now)
+        return
+    if row.kind == START:
+        start_tasks.report(tx, node, row, ended, now)
         return
     job = job_rows.get(tx, row.job_pk)
     if row.kind == RELEASE:
-        _complete(tx, row, ended.failure, ended.exit_code, now)
+        complete(tx, row, ended.failure, ended.exit_code, now)
         tx.wake(wakes.UPKEEP)
         return
     spec = _preparation(job)
     limits = spec.constraints or TaskConstraints()
-    verdict = outcomes.after_end(
-        exit_code=ended.exit_code,
-        stage=ended.stage,
-        failed=ended.failure is not None,
-        retryable=ended.failure is not None and ended.failure.code == "FailureExitCode",
-        retries=row.retries,
-        max_retries=limits.max_task_retry_count or 0,
-        conditions=None,
-    )
-    if verdict.happened is TaskHappened.RETRY_DUE:
-        rows.move(tx, row, run=row.run + 1, retries=row.retries + 1, last_retry=now, started=now)
-        tx.wake(wakes.node(node.pk))
-        return
-    _complete(tx, row, ended.failure, ended.exit_code, now)
-    if spec.wait_for_success is not False:
+    if settle(tx, row, ended, limits.max_task_retry_count or 0, now) and spec.wait_for_success is not False:
         _let_tasks_go(tx, job, node, succeeded=ended.failure is None, now=now)
-
-
-def _current(tx: Tx, node: NodeRow, attempt: str) -> SpecialTaskRow | None:
-    """Special task that is in this run on this node now, else None."""
-    key, _, run = attempt[1:].partition(".")
-    if not attempt.isascii() or len(attempt) > _LONGEST_NAME or not key.isdigit() or not run.isdigit():
-        return None
-    row = rows.get(tx, int(key))
-    if row is None or row.node_pk != node.pk or row.run != int(run) or row.state != SpecialTaskState.RUNNING:
-        return None
-    return row
-
-
-def _complete(tx: Tx, row: SpecialTaskRow, failure: TaskFailureInformation | None, exit_code: int | None, now: int) -> None:
-    result = TaskResult.SUCCESS if failure is None else TaskResult.FAILURE
-    text = None if failure is None else msgspec.json.encode(failure)
-    rows.move(tx, row, state=SpecialTaskState.COMPLETED, ended=now, exit_code=exit_code, result=result, failure=text)
-    tx.log(now, row.kind, row.pk, "ended", old=row.state, new=SpecialTaskState.COMPLETED, cause=failure.code if failure else None)
 
 
 def _let_tasks_go(tx: Tx, job: JobRow, node: NodeRow, *, succeeded: bool, now: int) -> None:
@@ -155,8 +123,20 @@ def _let_tasks_go(tx: Tx, job: JobRow, node: NodeRow, *, succeeded: bool, now: i
     tx.wake(wakes.pool(job.pool_key))
 
 
+def rebooted(tx: Tx, node: NodeRow) -> None:
+    """Preparations that succeeded are made again before the next task of their job, unless their job says no (contract 3.6)."""
+    for row in rows.prepared(tx, node.pk):
+        if _preparation(job_rows.get(tx, row.job_pk)).rerun_on_node_reboot_after_success is not False:
+            rows.move(tx, row, stale=1)
+
+
+def emptied(tx: Tx, node: NodeRow) -> None:
+    """All that the node kept is gone: preparations are made again whatever came of them, and none is released (contract 3.6)."""
+    rows.delete_preparations(tx, node.pk)
+
+
 def lose(tx: Tx, node: NodeRow, now: int) -> None:
-    """The node's agent is gone: a preparation that ran is forgotten, a release runs again when the node is back."""
+    """The node's agent is gone: a preparation that ran is forgotten; start and release tasks run again when the node is back."""
     for row in rows.running(tx, node.pk):
         if row.kind == PREPARATION:
             rows.delete(tx, row.pk)
@@ -168,7 +148,7 @@ def lose(tx: Tx, node: NodeRow, now: int) -> None:
 def leave(tx: Tx, node_pk: int, now: int) -> None:
     """The node is gone for good: what it still had to run has failed."""
     for row in rows.running(tx, node_pk):
-        _complete(tx, row, _GIVEN_UP, None, now)
+        complete(tx, row, _GIVEN_UP, None, now)
         tx.wake(wakes.UPKEEP)
 
 
@@ -179,7 +159,7 @@ def release(tx: Tx, job: JobRow, now: int) -> bool:
     preparations = rows.of_job(tx, job.pk, PREPARATION)
     for prepared in preparations:
         if prepared.state == SpecialTaskState.RUNNING:
-            _complete(tx, prepared, _JOB_ENDED, None, now)
+            complete(tx, prepared, _JOB_ENDED, None, now)
             tx.wake(wakes.node(prepared.node_pk))
     if job.release_id is None or job.forced:
         return False
@@ -191,7 +171,7 @@ def release(tx: Tx, job: JobRow, now: int) -> bool:
             waiting |= _begin_release(tx, job, prepared, now)
         elif row.state == SpecialTaskState.RUNNING:
             if now >= row.started + RELEASE_PATIENCE_US:
-                _complete(tx, row, _GIVEN_UP, None, now)
+                complete(tx, row, _GIVEN_UP, None, now)
             else:
                 waiting = True
     return waiting

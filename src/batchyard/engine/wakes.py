@@ -43,6 +43,10 @@ class Wakes:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._wake, list(topics))
 
+    def at_once(self, topic: str) -> None:
+        """Wake those who listen now and none who begin afterwards; called in the loop itself."""
+        self._wake([topic])
+
     def _wake(self, topics: list[str]) -> None:
         for topic in topics:
             for event in self._events.get(topic, ()):

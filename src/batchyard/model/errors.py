@@ -93,7 +93,10 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "NodeBeingStarted": (409, "The specified node is being started."),
         "NodeBeingRebooted": (409, "The specified node is being rebooted."),
         "NodeBeingReimaged": (409, "The specified node is being reimaged."),
+        "NodeUserExists": (409, "The specified node user already exists."),
+        "NodeUserNotFound": (404, "The specified node user does not exist."),
         "NodeStateUnusable": (409, "The specified node is unusable."),
+        "NodeAlreadyInTargetSchedulingState": (409, "The specified node is already in the target scheduling state."),
         # files
         "FileNotFound": (404, "The specified file does not exist."),
         "TaskFilesUnavailable": (

@@ -116,7 +116,8 @@ class FileRequest(Message):
     """Something that a client asks of a node and waits for, mostly of its files; answered by a POST to FILES_PATH."""
 
     id: str
-    operation: Literal["get", "properties", "list", "delete", "add_user", "update_user", "delete_user", "upload_logs", "chaos"]
+    operation: str
+    """get, properties, list, delete (files); add_user, update_user, delete_user; upload_logs; chaos. A newer server may know others."""
     base: str = ""
     """Directory below the node's root that the path may not leave, `` for the root itself."""
     path: str = ""
@@ -147,6 +148,8 @@ class FileHead(Message):
 
     error: str | None = None
     """Code of the contract's catalogue: FileNotFound, IOError, InvalidRange …"""
+    reason: str | None = None
+    """What a client is told beyond the code."""
     entry: FileEntry | None = None
     offset: int = 0
     length: int = 0

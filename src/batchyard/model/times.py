@@ -35,6 +35,8 @@ def iso(us: int) -> str:
     """ISO 8601 in UTC with `Z`, trailing zeros of the fraction trimmed: `2020-03-21T02:14:17.451Z`."""
     seconds, fraction = divmod(us, 1_000_000)
     whole = _iso_seconds(seconds)
+    if fraction % 10:
+        return f"{whole}.{fraction:06d}Z"
     return f"{whole}.{fraction:06d}".rstrip("0") + "Z" if fraction else f"{whole}Z"
 
 

@@ -1,12 +1,13 @@
 """The seam between the engine and whatever supplies machines (decision D12).
 
-Four calls, all repeatable: launching the same node twice gives the same node, releasing what is gone is no error,
-one observation sees many nodes.
+Four calls, all repeatable: launching the same node twice gives the same node, stopping or releasing what is gone is no
+error, one observation sees many nodes. A call may take minutes and may fail in any way: the engine waits beside its
+loops, never makes two calls for one node at once, and repeats what failed, later each time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -51,12 +52,16 @@ class NodeProvider(Protocol):
     """Where nodes come from."""
 
     async def launch(self, order: NodeOrder) -> Handle:
-        """Start the node's agent, unless it runs. Raises NoCapacity."""
+        """Start the node's agent, unless it runs. Raises NoCapacity; any other error is a launch that failed and is tried again."""
         ...
 
     async def observe(self, handles: Sequence[Handle]) -> Mapping[Handle, Seen]:
         """What became of the nodes behind these handles."""
         ...
+
+    async def why(self, handle: Handle) -> str:
+        """Why a node is gone, as far as the provider knows; empty when it does not."""
+        return ""
 
     async def stop(self, handles: Sequence[Handle]) -> None:
         """End the agents with all they run; returns when they have ended. What nodes keep stays where the provider can keep it."""
@@ -65,3 +70,7 @@ class NodeProvider(Protocol):
     async def release(self, handles: Sequence[Handle]) -> None:
         """End the nodes with all they run and keep; returns when they are gone."""
         ...
+
+    async def sweep(self, known: Collection[str]) -> None:
+        """Release this server's nodes whose ids are not known: launched, and never noted because the server was killed."""
+        return None

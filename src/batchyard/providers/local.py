@@ -1,7 +1,8 @@
 """Nodes on this machine: an agent process each, with a root directory of its own.
 
 A node is a directory `{nodes}/{node id}` that holds its token, its log, the pid of its agent and `root`, the node's
-file system as tasks see it. The directory is the handle, so a restarted server finds its nodes again.
+file system as tasks see it. The directory is the handle, so a restarted server finds its nodes again. Whatever is
+done to one node is done one after the other.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import msgspec
 import structlog
@@ -28,6 +30,9 @@ FIRST_UID = 70_000
 _UID_BLOCKS = 1_000_000  # so that the highest uid fits 32 bits
 _AGENT = "batchyard.agent.main"
 _GRACE_S = 5.0
+_LOG_TAIL = 4_000
+_LINE = 300
+_EXITS_KEPT = 1_000
 
 
 class _Process(msgspec.Struct):
@@ -37,47 +42,64 @@ class _Process(msgspec.Struct):
     started: int
     server: str = ""
     """URL that it speaks to; a server that listens elsewhere now has to start it anew."""
+    log_from: int = 0
+    """Size of its log when it started."""
 
 
 class LocalProvider:
     """At most `max_nodes` agents on this machine."""
 
-    def __init__(self, directory: Path, server_url: str, max_nodes: int) -> None:
+    def __init__(self, directory: Path, server_url: str, max_nodes: int, agent_options: Sequence[str] = ()) -> None:
         self._directory = directory
+        self._agent_options = agent_options
         self._server_url = server_url
         self._max_nodes = max_nodes
         self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._exits: dict[int, int] = {}
+        """Exit codes of the last agents that ended, by pid."""
+        self._turns: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
+
+    def _turn(self, home: Path) -> asyncio.Lock:
+        """To be held by whoever acts on a node."""
+        return self._turns.setdefault(home, asyncio.Lock())
 
     async def launch(self, order: NodeOrder) -> Handle:
         """Start the agent of a node, unless it runs. Raises NoCapacity."""
         home = self._directory / order.node_id
-        if not home.exists():
-            if self._count() >= self._max_nodes:
-                raise NoCapacity(f"this machine is set to run {self._max_nodes} nodes at most")
-            self._directory.mkdir(mode=0o711, exist_ok=True)
-            home.mkdir(mode=0o711)  # at once, so that launches at the same time count each other
-        elif (process := await asyncio.to_thread(_agent, home)) is not None:
-            if process.server == self._server_url:
-                return str(home)
-            await self._stop(home)
-        await self._start_or_clear(home, order)
+        async with self._turn(home):
+            if not home.exists():
+                if self._count() >= self._max_nodes:
+                    raise NoCapacity(f"this machine is set to run {self._max_nodes} nodes at most")
+                self._directory.mkdir(mode=0o711, exist_ok=True)
+                home.mkdir(mode=0o711)  # at once, so that launches at the same time count each other
+            elif (process := await asyncio.to_thread(_agent, home)) is not None:
+                if process.server == self._server_url:
+                    return str(home)
+                await self._stop(home)
+            await self._start_or_clear(home, order)
         return str(home)
 
     async def _start_or_clear(self, home: Path, order: NodeOrder) -> None:
-        """Start the agent; a node whose first start fails leaves nothing behind."""
+        """Start the agent; a node whose first start fails, or is given up, leaves nothing behind."""
         known = (home / "token").exists()
+        starting = asyncio.ensure_future(asyncio.to_thread(self._start, home, order))
         try:
-            await asyncio.to_thread(self._start, home, order)
+            await asyncio.shield(starting)
         except BaseException:
+            await asyncio.wait({starting})  # a thread cannot be ended
             if not known:
-                await self._release(home)
+                with contextlib.suppress(OSError):
+                    await self._remove(home)
             raise
 
     async def sweep(self, known: Collection[str]) -> None:
         """Release what an earlier server launched and never noted: directories that are no known node's."""
         if self._directory.exists():
             homes = [home for home in self._directory.iterdir() if home.is_dir() and home.name not in known]
-            await asyncio.gather(*(self._release(home) for home in homes))
+            results = await asyncio.gather(*(self._release(home) for home in homes), return_exceptions=True)
+            for home, result in zip(homes, results, strict=True):
+                if isinstance(result, BaseException):
+                    log.warning("node directory not removed", directory=str(home), reason=str(result))
 
     def _count(self) -> int:
         return sum(1 for home in self._directory.iterdir() if home.is_dir()) if self._directory.exists() else 0
@@ -88,18 +110,24 @@ class LocalProvider:
         token = home / "token"
         token.touch(mode=0o600)
         token.write_text(order.token)
+        log_file = home / "agent.log"
         command = [
             sys.executable, "-m", _AGENT, "--server", self._server_url, "--root", str(root), "--token-file", str(token),
-            "--uid-base", str(FIRST_UID + order.number % _UID_BLOCKS * UIDS_PER_NODE),
+            "--uid-base", str(FIRST_UID + order.number % _UID_BLOCKS * UIDS_PER_NODE), "--log-file", str(log_file), *self._agent_options,
         ]  # fmt: skip
-        log_file = home / "agent.log"
         log_file.touch(mode=0o600)
         with log_file.open("ab") as output:
+            log_from = output.tell()
             child = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=home, env=_environment()
             )
         self._children[child.pid] = child
-        _write(home, _Process(child.pid, _start_time(child.pid) or 0, self._server_url))
+        try:
+            _write(home, _Process(child.pid, _start_time(child.pid) or 0, self._server_url, log_from))
+        except OSError:  # the disk is full: an agent that nobody knows of must not live on
+            child.kill()
+            child.wait()
+            raise
         log.info("node launched", node=order.node_id, pid=child.pid)
 
     async def observe(self, handles: Sequence[Handle]) -> Mapping[Handle, Seen]:
@@ -112,22 +140,50 @@ class LocalProvider:
             seen[handle] = Seen.ALIVE if ours else Seen.GONE
         return seen
 
+    async def why(self, handle: Handle) -> str:
+        """How the agent of a node ended, with the last line that it wrote."""
+        self._reap()
+        return await asyncio.to_thread(self._why, Path(handle))
+
+    def _why(self, home: Path) -> str:
+        process = _read(home)
+        if process is None:
+            return "the agent was stopped" if home.exists() else "the node's directory is gone"
+        if _alive(process):
+            return f"the agent speaks to another address of the server, {process.server}"
+        code = self._exits.get(process.pid)
+        if code is not None and code < 0:
+            return f"the agent was ended by signal {-code}, {signal.strsignal(-code)}"
+        how = "the agent has ended" if code is None else f"the agent exited with code {code}"
+        line = _last_line(home / "agent.log", process.log_from)
+        return f"{how}: {line}" if line else how
+
     async def stop(self, handles: Sequence[Handle]) -> None:
         """End the agents with all their tasks; the directories stay."""
-        await asyncio.gather(*(self._stop(Path(handle)) for handle in handles))
+        await asyncio.gather(*(self._stop_in_turn(Path(handle)) for handle in handles))
+
+    async def _stop_in_turn(self, home: Path) -> None:
+        async with self._turn(home):
+            await self._stop(home)
 
     async def release(self, handles: Sequence[Handle]) -> None:
         """End the agents with all their tasks and remove their directories."""
         await asyncio.gather(*(self._release(Path(handle)) for handle in handles))
 
     async def _release(self, home: Path) -> None:
+        async with self._turn(home):
+            await self._remove(home)
+
+    async def _remove(self, home: Path) -> None:
         await self._stop(home)
         await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
+        if home.exists():  # what was just being written, or what cannot be removed: that raises
+            await asyncio.to_thread(shutil.rmtree, home)
 
     async def stop_all(self) -> None:
         """End every agent but keep the nodes' files; a later server launches them again."""
         if self._directory.exists():
-            await asyncio.gather(*(self._stop(home) for home in self._directory.iterdir() if home.is_dir()))
+            await asyncio.gather(*(self._stop_in_turn(home) for home in self._directory.iterdir() if home.is_dir()))
 
     async def _stop(self, home: Path) -> None:
         """SIGTERM, then SIGKILL; the agent's spawner ends the tasks when the agent is gone."""
@@ -163,8 +219,13 @@ class LocalProvider:
 
     def _reap(self) -> None:
         for pid, child in list(self._children.items()):
-            if child.poll() is not None:
+            code = child.poll()
+            if code is not None:
                 del self._children[pid]
+                self._exits.pop(pid, None)
+                self._exits[pid] = code
+        while len(self._exits) > _EXITS_KEPT:
+            del self._exits[next(iter(self._exits))]
 
 
 def _agent(home: Path) -> _Process | None:
@@ -172,16 +233,26 @@ def _agent(home: Path) -> _Process | None:
     process = _read(home)
     if process is not None and _alive(process):
         return process
-    root = os.fsencode(home / "root")
+    found = dict(_running(os.fsencode(home / "root")))
+    for pid, (parent, server) in found.items():
+        # A child of the agent looks like it until it has become what it shall be.
+        if parent not in found and (started := _start_time(pid)) is not None:
+            process = _Process(pid, started, server)
+            with contextlib.suppress(OSError):
+                _write(home, process)
+            return process
+    return None
+
+
+def _running(root: bytes) -> Iterator[tuple[int, tuple[int, str]]]:
+    """Pid, parent and server of every process that was called as the agent of a root directory."""
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdecimal() else []
-            if _AGENT.encode() in words and root in words and (started := _start_time(int(entry.name))) is not None:
+            if _AGENT.encode() in words and root in words:
                 server = words[words.index(b"--server") + 1].decode() if b"--server" in words else ""
-                process = _Process(int(entry.name), started, server)
-                _write(home, process)
-                return process
-    return None
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                yield int(entry.name), (int(parent), server)
 
 
 def _environment() -> dict[str, str]:
@@ -195,6 +266,18 @@ def _read(home: Path) -> _Process | None:
         return msgspec.json.decode((home / "process").read_bytes(), type=_Process)
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def _last_line(log_file: Path, start: int) -> str:
+    """The last line of a log that is not empty and stands behind its first `start` bytes, shortened."""
+    try:
+        with log_file.open("rb") as text:
+            size = text.seek(0, os.SEEK_END)
+            text.seek(max(start, size - _LOG_TAIL))
+            lines = text.read().decode("utf-8", "replace").split("\n")
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")[:_LINE]
 
 
 def _write(home: Path, process: _Process) -> None:

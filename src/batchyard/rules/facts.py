@@ -132,6 +132,10 @@ class PoolFacts(msgspec.Struct, kw_only=True):
     rivals: Sequence[Rival] = ()
     """Those other than the job that is asked about."""
     launch_failure: LaunchFailure | None = None
+    start_task_failure: str | None = None
+    """How the start task failed on one of the nodes."""
+    node_problem: str | None = None
+    """What is wrong with one of the unusable nodes."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):

@@ -78,8 +78,17 @@ WORDS: Mapping[Code, Words] = MappingProxyType({
     Code.NODES_STARTING: Words(
         "Pool {pool_id} waits for {n} to start since {since}{states}", "Wait; if it takes long, see the logs of the nodes"
     ),
+    Code.START_TASK_FAILED: Words(
+        "The start task failed on {n} of pool {pool_id}{how}",
+        "Read startup/stdout.txt and stderr.txt on the node, mend the start task by a patch of the pool, then reboot the nodes",
+    ),
+    Code.NODES_PREEMPTED: Words(
+        "Pool {pool_id} has {n} preempted", "Wait until there is capacity again, or resize the pool to dedicated nodes"
+    ),
+    Code.NODES_DEALLOCATED: Words("Pool {pool_id} has {n} deallocated", "Start the nodes, or resize the pool"),
     Code.NODES_UNUSABLE: Words(
-        "Pool {pool_id} has {n} unable to take tasks{states}", "See the logs of the nodes; let them go and resize the pool again"
+        "Pool {pool_id} has {n} unable to take tasks{states}{how}",
+        "See the errors and logs of the nodes; mend them, or let the nodes go and resize the pool again",
     ),
     Code.SCHEDULING_DISABLED: Words(
         "Pool {pool_id} has {n} with scheduling disabled{states}", "Enable scheduling on the nodes, or resize the pool"

@@ -15,6 +15,8 @@ _COMING = (
     NodeState.CREATING, NodeState.STARTING, NodeState.WAITING_FOR_START_TASK, NodeState.REBOOTING, NodeState.REIMAGING,
     NodeState.UPGRADING_OS,
 )  # fmt: skip
+_NAMED = (NodeState.START_TASK_FAILED, NodeState.PREEMPTED, NodeState.DEALLOCATED, NodeState.DEALLOCATING)
+"""States that have a reason of their own."""
 _SWITCHED_OFF = (NodeState.IDLE, NodeState.RUNNING, NodeState.OFFLINE)
 
 
@@ -64,9 +66,23 @@ def _changing(pool: PoolFacts, staying: list[NodeGroup]) -> list[Reason]:
 
 def _unfit(pool: PoolFacts, staying: list[NodeGroup]) -> list[Reason]:
     off = [group for group in staying if not group.enabled and group.state in _SWITCHED_OFF]
-    broken = [group for group in staying if not group.working and group not in off and group.state not in _COMING]
-    found = ((Code.SCHEDULING_DISABLED, off), (Code.NODES_UNUSABLE, broken))
-    return [reason(code, pool_id=pool.id, n=_number(nodes), states=_states(nodes)) for code, nodes in found if nodes]
+    broken = [group for group in staying if not group.working and group not in off and group.state not in (*_COMING, *_NAMED)]
+    found = (
+        (Code.START_TASK_FAILED, _in(staying, NodeState.START_TASK_FAILED), pool.start_task_failure),
+        (Code.SCHEDULING_DISABLED, off, None),
+        (Code.NODES_PREEMPTED, _in(staying, NodeState.PREEMPTED), None),
+        (Code.NODES_DEALLOCATED, _in(staying, NodeState.DEALLOCATED, NodeState.DEALLOCATING), None),
+        (Code.NODES_UNUSABLE, broken, pool.node_problem),
+    )
+    return [
+        reason(code, pool_id=pool.id, n=_number(nodes), states=_states(nodes), how=f": {told}" if told else "")
+        for code, nodes, told in found
+        if nodes
+    ]
+
+
+def _in(groups: list[NodeGroup], *states: NodeState) -> list[NodeGroup]:
+    return [group for group in groups if group.state in states]
 
 
 def _number(groups: list[NodeGroup]) -> str:

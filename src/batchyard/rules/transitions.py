@@ -155,6 +155,7 @@ class NodeHappened(StrEnum):
     SILENT = "silent"
     LOST = "lost"  # the agent is gone, the machine may be started again
     BROKEN = "broken"
+    HEALED = "healed"
     REBOOT_REQUESTED = "reboot requested"
     REIMAGE_REQUESTED = "reimage requested"
     RESTARTED = "restarted"
@@ -192,6 +193,7 @@ NODE = Table(
         **{(state, _X.BROKEN): _N.UNUSABLE for state in (*_REACHABLE, _N.CREATING, _N.UNKNOWN)},
         (_N.UNKNOWN, _X.JOINED): _N.IDLE,
         (_N.UNUSABLE, _X.JOINED): _N.IDLE,
+        (_N.UNUSABLE, _X.HEALED): _N.IDLE,
         (_N.UNKNOWN, _X.START_TASK_STARTED): _N.WAITING_FOR_START_TASK,
         (_N.UNUSABLE, _X.START_TASK_STARTED): _N.WAITING_FOR_START_TASK,
         **{(state, _X.REBOOT_REQUESTED): _N.REBOOTING for state in _RESTARTABLE},

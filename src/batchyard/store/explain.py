@@ -40,14 +40,14 @@ def _exit_code_and_failure(exit_code: int | None, failure: bytes | None) -> tupl
 
 
 _NODE_GROUPS = Statement(
-    "SELECT state, scheduling_state = 'enabled', dedicated, count(*), max(slots), sum(slots), sum(slots_used), min(state_time) FROM node"
-    " WHERE pool_pk = :pool_pk GROUP BY state, scheduling_state, dedicated ORDER BY state, scheduling_state, dedicated",
+    "SELECT state, scheduling_state = 'enabled' AND action IS NULL, dedicated, count(*), max(slots), sum(slots), sum(slots_used),"
+    " min(state_time) FROM node"
+    " WHERE pool_pk = :pool_pk GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
     _group,
 )
 _LAUNCH_FAILURE = Statement(
-    "SELECT node.id, node.launches, coalesce((SELECT cause FROM event WHERE what = 'node' AND subject = node.pk"
-    " AND happened = 'launch failed' ORDER BY pk DESC LIMIT 1), '') FROM node"
-    " WHERE node.pool_pk = :pool_pk AND node.launches > 0 AND node.handle IS NULL LIMIT 1",
+    "SELECT id, launches, launch_error FROM node"
+    " WHERE pool_pk = :pool_pk AND launches > 0 AND launch_error IS NOT NULL AND state <> 'leavingpool' LIMIT 1",
     LaunchFailure,
 )
 _WAITING_JOBS = Statement(
@@ -82,6 +82,13 @@ _PREPARATION_FAILURE = Statement(
     " AND result = 'failure' LIMIT 1",
     _exit_code_and_failure,
 )
+
+_START_TASK_FAILURE = Statement(
+    "SELECT exit_code, failure FROM node JOIN special_task ON special_task.job_pk = 0 AND kind = 'start' AND node_pk = node.pk"
+    " WHERE node.pool_pk = :pool_pk AND node.state = 'starttaskfailed' LIMIT 1",
+    _exit_code_and_failure,
+)
+_NODE_ERRORS = Statement("SELECT errors FROM node WHERE pool_pk = :pool_pk AND state = 'unusable' AND errors IS NOT NULL LIMIT 1", bytes)
 
 _MOST_EDGES = 10_000
 
@@ -126,6 +133,16 @@ def blocked(reader: Reader, job_pk: int, n: int) -> list[int]:
 def closed_working(reader: Reader, job_pk: int, pool_pk: int) -> int:
     """Nodes that take tasks, on which the preparation task of a job failed for good."""
     return reader.first(_CLOSED_WORKING, job_pk=job_pk, pool_pk=pool_pk) or 0
+
+
+def start_task_failure(reader: Reader, pool_pk: int) -> tuple[int | None, bytes | None] | None:
+    """Exit code and failure of a start task that made a node of the pool unfit."""
+    return reader.first(_START_TASK_FAILURE, pool_pk=pool_pk)
+
+
+def node_errors(reader: Reader, pool_pk: int) -> bytes | None:
+    """The errors of one unusable node of a pool, as JSON."""
+    return reader.first(_NODE_ERRORS, pool_pk=pool_pk)
 
 
 def preparation_failure(reader: Reader, job_pk: int) -> tuple[int | None, bytes | None] | None:

@@ -7,7 +7,10 @@ from typing import Any
 import msgspec
 
 from batchyard.model.states import JobState
+from batchyard.rules.odata import Filter
 from batchyard.store import tasks
+from batchyard.store.filters import ALL, Page, by_key, condition, reach
+from batchyard.store.filters import page as page_of
 from batchyard.store.reader import Change, Reader, Statement, columns
 from batchyard.store.tx import Tx
 
@@ -89,6 +92,18 @@ class Pusher(msgspec.Struct):
 
 
 _ANY_SIZE = 2**31
+_LOOKED_AT = 5_000
+"""Jobs that a page by `$filter` looks at."""
+FILTERED_BY = {
+    "id": "id",
+    "state": "state",
+    "stateTransitionTime": "state_time",
+    "creationTime": "created",
+    "lastModified": "modified",
+    "executionInfo/startTime": "started",
+    "executionInfo/endTime": "ended",
+    "executionInfo/poolId": "pool_key",
+}
 _COLUMNS = columns(JobRow)
 _BY_ID = Statement(f"SELECT {_COLUMNS} FROM job WHERE lower(id) = :key", JobRow)
 _BY_PK = Statement(f"SELECT {_COLUMNS} FROM job WHERE pk = :pk", JobRow)
@@ -145,6 +160,17 @@ def get(reader: Reader, pk: int) -> JobRow:
 def page(reader: Reader, after: int, n: int) -> list[JobRow]:
     """The next `n` jobs behind key `after`, in the order they were added."""
     return reader.all(_PAGE, after=after, n=n)
+
+
+def filtered(reader: Reader, found: Filter | None, after: int, most: int) -> Page[JobRow]:
+    """At most `most` jobs behind key `after` that are asked for, in the order they were added."""
+    if found is None:
+        return page_of(page(reader, after, most + 1), most, by_key)
+    where, params = condition(found, FILTERED_BY)
+    until = reach(reader, "job", "1 = 1", after, _LOOKED_AT)
+    sql = f"SELECT {_COLUMNS} FROM job WHERE pk > :after AND pk <= :until AND {where} ORDER BY pk LIMIT :n"
+    rows = reader.all(Statement(sql, JobRow), after=after, until=ALL if until is None else until, n=most + 1, **params)
+    return page_of(rows, most, by_key, until)
 
 
 def changing(reader: Reader) -> list[JobRow]:

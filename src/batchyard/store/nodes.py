@@ -7,7 +7,11 @@ from typing import Any
 
 import msgspec
 
-from batchyard.model.states import NodeState, SchedulingState
+from batchyard.model.errors import BatchError
+from batchyard.model.states import NodeState, SchedulingState, SpecialTaskState, TaskResult, TaskState
+from batchyard.rules.odata import Filter
+from batchyard.store.filters import Page, by_key, condition
+from batchyard.store.filters import page as page_of
 from batchyard.store.reader import Change, Params, Reader, Statement, columns
 from batchyard.store.tx import Tx
 
@@ -49,10 +53,35 @@ class NodeRow(msgspec.Struct):
 
 
 class NodeView(NodeRow):
-    """A node with its pool's id and body."""
+    """A node with its pool's id and body, and how its start task goes."""
 
     pool_id: str
     pool_body: bytes
+    start_state: SpecialTaskState | None
+    start_began: int | None
+    start_ended: int | None
+    start_exit_code: int | None
+    start_result: TaskResult | None
+    start_failure: bytes | None
+    start_retries: int | None
+    start_last_retry: int | None
+
+
+class RecentTask(msgspec.Struct):
+    """What a node shows of a task that ran there lately."""
+
+    job_id: str
+    task_id: str
+    state: TaskState
+    started: int | None
+    ended: int | None
+    exit_code: int | None
+    failure: bytes | None
+    retries: int
+    last_retry: int | None
+    requeues: int
+    last_requeue: int | None
+    result: TaskResult | None
 
 
 class NodeCount(msgspec.Struct):
@@ -75,29 +104,55 @@ class FreeNode(msgspec.Struct):
     dedicated: int
 
 
+MOST_RECENT = 10
+"""Recent tasks that a node shows (contract 7.1)."""
+
+
 def _number_and_path(pk: int, directory: str) -> tuple[int, str]:
     return pk, directory
 
 
 _COLUMNS = columns(NodeRow)
-_VIEW = f"SELECT {columns(NodeRow, 'node.')}, pool.id, pool.body FROM node JOIN pool ON pool.pk = node.pool_pk"
+_VIEW = (
+    f"SELECT {columns(NodeRow, 'node.')}, pool.id, pool.body, begun.state, begun.started, begun.ended, begun.exit_code, begun.result,"
+    " begun.failure, begun.retries, begun.last_retry FROM node JOIN pool ON pool.pk = node.pool_pk"
+    " LEFT JOIN special_task AS begun ON begun.job_pk = 0 AND begun.kind = 'start' AND begun.node_pk = node.pk"
+)
+_BEHIND = f"{_VIEW} WHERE node.pool_pk = :pool_pk AND node.pk > :after"
+FILTERED_BY = {
+    "state": "node.state",
+    "stateTransitionTime": "node.state_time",
+    "lastBootTime": "node.booted",
+    "allocationTime": "node.allocated",
+    "startTaskInfo/state": "begun.state",
+    "startTaskInfo/startTime": "begun.started",
+    "startTaskInfo/endTime": "begun.ended",
+    "startTaskInfo/exitCode": "begun.exit_code",
+    "startTaskInfo/result": "begun.result",
+}
 _BY_PK = Statement(f"SELECT {_COLUMNS} FROM node WHERE pk = :pk", NodeRow)
 _BY_ID = Statement(f"SELECT {_COLUMNS} FROM node WHERE pool_pk = :pool_pk AND lower(id) = :key", NodeRow)
 _VIEW_BY_PK = Statement(f"{_VIEW} WHERE node.pk = :pk", NodeView)
 _VIEW_BY_ID = Statement(f"{_VIEW} WHERE node.pool_pk = :pool_pk AND lower(node.id) = :key", NodeView)
 _PAGE = Statement(f"{_VIEW} WHERE node.pool_pk = :pool_pk AND node.pk > :after ORDER BY node.pk LIMIT :n", NodeView)
 _OF_POOL = Statement(f"SELECT {_COLUMNS} FROM node WHERE pool_pk = :pool_pk ORDER BY pk", NodeRow)
+_BY_START = Statement(
+    f"{_VIEW} WHERE substr(lower(node.id), 1, :length) = :start ORDER BY length(node.id), node.pk LIMIT 2",
+    NodeView,
+)
 _ALL = Statement(f"SELECT {_COLUMNS} FROM node ORDER BY pk", NodeRow)
 _FREE = Statement(
     "SELECT node.pk, node.id, node.slots - node.slots_used, node.slots, node.dedicated FROM node"
     " JOIN pool ON pool.pk = node.pool_pk WHERE lower(pool.id) = :pool_key"
-    " AND node.state IN ('idle', 'running') AND node.scheduling_state = 'enabled' AND node.slots > node.slots_used ORDER BY node.pk",
+    " AND node.state IN ('idle', 'running') AND node.scheduling_state = 'enabled' AND node.action IS NULL"
+    " AND node.slots > node.slots_used ORDER BY node.pk",
     FreeNode,
 )
 _SEEN = Change("UPDATE node SET last_seen = :now WHERE pk = :pk")
 _OCCUPY = Statement(
     "UPDATE node SET slots_used = slots_used + :slots, tasks_running = tasks_running + :tasks, tasks_run = tasks_run + :run,"
-    " tasks_succeeded = tasks_succeeded + :succeeded, version = version + 1 WHERE pk = :pk RETURNING " + _COLUMNS,
+    " tasks_succeeded = tasks_succeeded + :succeeded, recent = substr(:recent || recent, 1, 200), version = version + 1"
+    " WHERE pk = :pk RETURNING " + _COLUMNS,
     NodeRow,
 )
 _DELETE = Change("DELETE FROM node WHERE pk = :pk")
@@ -109,6 +164,11 @@ _REMOVALS = Statement("SELECT pk, directory FROM removal WHERE node_pk = :node_p
 _MUST_REMOVE = Statement("SELECT 1 FROM removal WHERE node_pk = :node_pk AND directory = :directory LIMIT 1", int)
 _DONE_REMOVAL = Change("DELETE FROM removal WHERE pk = :pk AND node_pk = :node_pk")
 _DROP_REMOVALS = Change("DELETE FROM removal WHERE node_pk = :pk")
+_RECENT = Statement(
+    "SELECT job.id, task.id, task.state, task.started, task.ended, exit_code, failure, retries, last_retry, requeues, last_requeue, result"
+    " FROM task JOIN job ON job.pk = task.job_pk WHERE task.pk = :pk AND task.node_pk = :node_pk",
+    RecentTask,
+)
 _DROP_UNUSED = Change("DELETE FROM node_usage WHERE node_pk = :pk AND released IS NULL")
 _COUNTS = Statement(
     "SELECT shown.pk, shown.id, node.dedicated, node.state, count(node.pk) FROM"
@@ -118,7 +178,8 @@ _COUNTS = Statement(
 )
 _SILENT = Statement(
     "SELECT pk FROM node WHERE last_seen < :before"
-    " AND state IN ('starting', 'waitingforstarttask', 'starttaskfailed', 'idle', 'running', 'offline')",
+    " AND (state IN ('starting', 'waitingforstarttask', 'starttaskfailed', 'idle', 'running', 'offline')"
+    " OR tasks_running > 0 AND state IN ('unusable', 'rebooting', 'reimaging', 'deallocating'))",
     int,
 )
 
@@ -143,9 +204,28 @@ def view_of(reader: Reader, pk: int) -> NodeView | None:
     return reader.first(_VIEW_BY_PK, pk=pk)
 
 
+def by_start(reader: Reader, start: str) -> NodeView:
+    """The node of any pool whose id begins so, or is that; case-insensitively. Raises NodeNotFound."""
+    found = reader.all(_BY_START, length=len(start), start=start.lower())
+    if not found:
+        raise BatchError("NodeNotFound")
+    if len(found) > 1 and (found[0].id.lower() != start.lower() or found[1].id.lower() == start.lower()):
+        raise BatchError("NodeNotFound", Reason="More than one node's id begins so")
+    return found[0]
+
+
 def page(reader: Reader, pool_pk: int, after: int, n: int) -> list[NodeView]:
     """The next `n` nodes of a pool behind key `after`."""
     return reader.all(_PAGE, pool_pk=pool_pk, after=after, n=n)
+
+
+def filtered(reader: Reader, pool_pk: int, found: Filter | None, after: int, most: int) -> Page[NodeView]:
+    """At most `most` nodes of a pool behind key `after` that are asked for."""
+    if found is None:
+        return page_of(page(reader, pool_pk, after, most + 1), most, by_key)
+    where, params = condition(found, FILTERED_BY)
+    search = Statement(f"{_BEHIND} AND {where} ORDER BY node.pk LIMIT :n", NodeView)
+    return page_of(reader.all(search, pool_pk=pool_pk, after=after, n=most + 1, **params), most, by_key)
 
 
 def of_pool(reader: Reader, pool_pk: int) -> list[NodeRow]:
@@ -161,6 +241,13 @@ def every(reader: Reader) -> list[NodeRow]:
 def free(reader: Reader, pool_key: str) -> list[FreeNode]:
     """Nodes of a pool that take tasks and have free slots."""
     return reader.all(_FREE, pool_key=pool_key)
+
+
+def recent_tasks(reader: Reader, node: NodeRow) -> list[RecentTask]:
+    """The last tasks that started on a node, newest first, at most `MOST_RECENT`; those that moved on or were deleted are left out."""
+    keys = dict.fromkeys(int(key) for key in node.recent.split(",")[:-1])
+    found = (reader.first(_RECENT, pk=key, node_pk=node.pk) for key in list(keys)[:MOST_RECENT])
+    return [task for task in found if task is not None]
 
 
 def silent(reader: Reader, before: int) -> list[int]:
@@ -183,9 +270,12 @@ def seen(tx: Tx, pk: int, now: int) -> None:
     tx.change(_SEEN, pk=pk, now=now)
 
 
-def occupy(tx: Tx, pk: int, *, slots: int, tasks: int, run: int = 0, succeeded: int = 0) -> NodeRow | None:
-    """Change what a node is busy with by these differences; None when the node is gone."""
-    return tx.first(_OCCUPY, pk=pk, slots=slots, tasks=tasks, run=run, succeeded=succeeded)
+def occupy(tx: Tx, pk: int, *, slots: int, tasks: int, run: int = 0, succeeded: int = 0, recent: str = "") -> NodeRow | None:
+    """Change what a node is busy with by these differences; None when the node is gone.
+
+    `recent` are the keys of tasks that start there, newest first, each followed by a comma.
+    """
+    return tx.first(_OCCUPY, pk=pk, slots=slots, tasks=tasks, run=run, succeeded=succeeded, recent=recent)
 
 
 def counts(reader: Reader, after: int, n: int) -> list[NodeCount]:
@@ -198,6 +288,11 @@ def delete(tx: Tx, pk: int) -> None:
     tx.change(_DROP_UNUSED, pk=pk)
     tx.change(_DROP_REMOVALS, pk=pk)
     tx.change(_DELETE, pk=pk)
+
+
+def forget_removals(tx: Tx, node_pk: int) -> None:
+    """Nothing has to be removed on a node that lost all its files."""
+    tx.change(_DROP_REMOVALS, pk=node_pk)
 
 
 def add_removals(tx: Tx, rows: Sequence[Params]) -> None:

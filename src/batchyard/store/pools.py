@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 from batchyard.model.states import AllocationState, PoolState
+from batchyard.rules.odata import Filter, matches
+from batchyard.store.filters import Page, by_key, sift
 from batchyard.store.reader import Change, Reader, Statement, columns
 from batchyard.store.tx import Tx
 
@@ -40,6 +42,17 @@ class PoolView(PoolRow):
     current_low_priority: int
 
 
+class _Asked(msgspec.Struct, rename="camel"):
+    """What lists of pools are filtered by and only the body has."""
+
+    vm_size: str | None = None
+    enable_auto_scale: bool | None = None
+    enable_inter_node_communication: bool | None = None
+
+
+_asked = msgspec.json.Decoder(_Asked)
+_LOOKED_AT = 2_000
+"""Pools that a page by `$filter` looks at."""
 _VIEW = (
     f"SELECT {columns(PoolRow)}, (SELECT count(*) FROM node WHERE node.pool_pk = pool.pk AND dedicated = 1),"
     " (SELECT count(*) FROM node WHERE node.pool_pk = pool.pk AND dedicated = 0) FROM pool"
@@ -65,6 +78,34 @@ def get(reader: Reader, pk: int) -> PoolView | None:
 def page(reader: Reader, after: int, n: int) -> list[PoolView]:
     """The next `n` pools behind key `after`, in the order they were added."""
     return reader.all(_PAGE, after=after, n=n)
+
+
+def filtered(reader: Reader, found: Filter | None, after: int, most: int) -> Page[PoolView]:
+    """At most `most` pools behind key `after` that are asked for, in the order they were added."""
+    return sift(
+        lambda behind, n: page(reader, behind, n),
+        lambda row: found is None or matches(found, _properties(row).__getitem__),
+        by_key,
+        after,
+        most,
+        most + 1 if found is None else _LOOKED_AT,
+    )
+
+
+def _properties(row: PoolView) -> dict[str, object]:
+    body = _asked.decode(row.body)
+    return {
+        "id": row.id,
+        "state": row.state,
+        "stateTransitionTime": row.state_time,
+        "allocationState": row.allocation_state,
+        "allocationStateTransitionTime": row.allocation_time,
+        "creationTime": row.created,
+        "lastModified": row.modified,
+        "vmSize": body.vm_size,
+        "enableAutoScale": bool(body.enable_auto_scale),
+        "enableInterNodeCommunication": bool(body.enable_inter_node_communication),
+    }
 
 
 def every(reader: Reader) -> list[PoolView]:

@@ -1,17 +1,25 @@
-"""Job preparation and job release tasks: one row per job and node, whatever its run."""
+"""Job preparation and job release tasks: one row per job and node, whatever its run. Start tasks: one row per node."""
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import msgspec
 
 from batchyard.model.states import SpecialTaskState, TaskResult
+from batchyard.rules.odata import Filter, matches
+from batchyard.store.filters import Page, sift
 from batchyard.store.reader import Change, Reader, Statement, columns
 from batchyard.store.tx import Tx
 
 PREPARATION = "preparation"
 RELEASE = "release"
+START = "start"
+NO_JOB = 0
+"""Key in the place of the job for start tasks, which belong to their node alone."""
+_LOOKED_AT = 2_000
+"""Nodes that a page by `$filter` looks at."""
 
 
 class SpecialTaskRow(msgspec.Struct):
@@ -67,6 +75,13 @@ _ORDER = Statement(
     " FROM special_task JOIN job ON job.pk = special_task.job_pk WHERE special_task.pk = :pk",
     SpecialOrder,
 )
+_PREPARED = Statement(
+    f"SELECT {_COLUMNS} FROM special_task WHERE node_pk = :node_pk AND kind = 'preparation' AND state = 'completed' AND result = 'success'"
+    " AND stale = 0",
+    SpecialTaskRow,
+)
+_DELETE_PREPARATIONS = Change("DELETE FROM special_task WHERE node_pk = :node_pk AND kind = 'preparation'")
+_DELETE_START = Change("DELETE FROM special_task WHERE job_pk = 0 AND kind = 'start' AND node_pk = :node_pk")
 _DELETE = Change("DELETE FROM special_task WHERE pk = :pk")
 _DELETE_OF_JOB = Change("DELETE FROM special_task WHERE job_pk = :job_pk")
 
@@ -89,6 +104,37 @@ def of_job(reader: Reader, job_pk: int, kind: str) -> list[SpecialTaskRow]:
 def page(reader: Reader, job_pk: int, after: int, n: int) -> list[SpecialTaskRow]:
     """Both special tasks of the next `n` nodes behind key `after`."""
     return reader.all(_PAGE, job_pk=job_pk, after=after, n=n)
+
+
+def filtered(reader: Reader, job_pk: int, found: Filter | None, after: int, most: int) -> Page[list[SpecialTaskRow]]:
+    """Both special tasks of at most `most` nodes behind key `after` that are asked for."""
+
+    def read(behind: int, n: int) -> list[list[SpecialTaskRow]]:
+        return [list(rows) for _, rows in groupby(page(reader, job_pk, behind, n), key=_node)]
+
+    def keep(runs: list[SpecialTaskRow]) -> bool:
+        return found is None or matches(found, _properties(runs).get)
+
+    return sift(read, keep, lambda runs: runs[0].node_pk, after, most, most + 1 if found is None else _LOOKED_AT)
+
+
+def _node(row: SpecialTaskRow) -> int:
+    return row.node_pk
+
+
+def _properties(runs: list[SpecialTaskRow]) -> dict[str, object]:
+    """What lists are filtered by; a task that did not run there has none of it."""
+    found: dict[str, object] = {"poolId": runs[0].pool_id, "nodeId": runs[0].node_id}
+    for row in runs:
+        info = "jobReleaseTaskExecutionInfo" if row.kind == RELEASE else "jobPreparationTaskExecutionInfo"
+        found |= {
+            f"{info}/state": row.state,
+            f"{info}/startTime": row.started,
+            f"{info}/endTime": row.ended,
+            f"{info}/exitCode": row.exit_code,
+            f"{info}/result": row.result,
+        }
+    return found
 
 
 def running(reader: Reader, node_pk: int) -> list[SpecialTaskRow]:
@@ -126,6 +172,21 @@ def move(tx: Tx, row: SpecialTaskRow, **changes: Any) -> None:
 def delete(tx: Tx, pk: int) -> None:
     """Remove a special task; the next task of the job makes the node run it again."""
     tx.change(_DELETE, pk=pk)
+
+
+def prepared(reader: Reader, node_pk: int) -> list[SpecialTaskRow]:
+    """Preparation tasks that succeeded on a node and need not be made again yet."""
+    return reader.all(_PREPARED, node_pk=node_pk)
+
+
+def delete_preparations(tx: Tx, node_pk: int) -> None:
+    """Forget every preparation on a node."""
+    tx.change(_DELETE_PREPARATIONS, node_pk=node_pk)
+
+
+def delete_start(tx: Tx, node_pk: int) -> None:
+    """Forget the start task of a node that is gone."""
+    tx.change(_DELETE_START, node_pk=node_pk)
 
 
 def delete_of_job(tx: Tx, job_pk: int) -> None:

@@ -12,8 +12,8 @@ from batchyard.model.states import TaskResult, TaskState
 from batchyard.store.reader import Change, Params, Reader, Statement, columns
 from batchyard.store.tx import Taken, Tx
 
-ALL = FOR_EVER = 2**62
-"""A limit that limits nothing, and a time that never comes."""
+ALL = 2**62
+"""A limit that limits nothing."""
 
 
 class TaskRow(msgspec.Struct):
@@ -61,13 +61,12 @@ class TaskRow(msgspec.Struct):
     wall_us: int
 
 
-class ShownTask(msgspec.Struct, gc=False):
-    """What is shown of a task, and no more, because a page has a thousand."""
+class TaskLine(msgspec.Struct, gc=False):
+    """What a list shows of a task, and no more, because a page has a thousand."""
 
     pk: int
     id: str
     state: TaskState
-    run: int
     retries: int
     requeues: int
     created: int
@@ -75,7 +74,6 @@ class ShownTask(msgspec.Struct, gc=False):
     state_time: int
     previous_state: TaskState | None
     previous_time: int | None
-    node_pk: int | None
     started: int | None
     ended: int | None
     last_retry: int | None
@@ -83,18 +81,20 @@ class ShownTask(msgspec.Struct, gc=False):
     exit_code: int | None
     result: TaskResult | None
     failure: bytes | None
+    body: bytes
+    node_id: str | None
+    pool_id: str | None
+
+
+class TaskView(TaskLine, gc=False):
+    """A task with all that is told of it."""
+
+    run: int
+    node_pk: int | None
     retention: int | None
     user_us: int
     kernel_us: int
     wall_us: int
-
-
-class TaskView(ShownTask, gc=False):
-    """A task with its body and the names that its node goes by."""
-
-    body: bytes
-    node_id: str | None
-    pool_id: str | None
 
 
 class ReadyTask(msgspec.Struct):
@@ -136,16 +136,25 @@ class OrderRow(msgspec.Struct):
     body: bytes
 
 
-_VIEW = (
-    f"SELECT {columns(ShownTask, 'task.')}, task_body.body, node.id, pool.id FROM task JOIN task_body ON task_body.pk = task.pk"
-    " LEFT JOIN node ON node.pk = task.node_pk LEFT JOIN pool ON pool.pk = node.pool_pk"
-)
+_ELSEWHERE = {"body": "task_body.body", "node_id": "node.id", "pool_id": "pool.id"}
+
+
+def select(row: type[TaskLine]) -> str:
+    """The head of a statement that gives such rows."""
+    names = ", ".join(_ELSEWHERE.get(field, f"task.{field}") for field in row.__struct_fields__)
+    joined = "JOIN task_body ON task_body.pk = task.pk LEFT JOIN node ON node.pk = task.node_pk LEFT JOIN pool ON pool.pk = node.pool_pk"
+    return f"SELECT {names} FROM task {joined}"
+
+
 _BY_ID = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE job_pk = :job_pk AND lower(id) = :key", TaskRow)
 _BY_PK = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE pk = :pk", TaskRow)
-_VIEW_BY_ID = Statement(f"{_VIEW} WHERE task.job_pk = :job_pk AND lower(task.id) = :key", TaskView)
-_PAGE = Statement(f"{_VIEW} WHERE task.job_pk = :job_pk AND task.pk > :after ORDER BY task.pk LIMIT :n", TaskView)
+_VIEW_BY_ID = Statement(f"{select(TaskView)} WHERE task.job_pk = :job_pk AND lower(task.id) = :key", TaskView)
+_IN_ORDER = "WHERE task.job_pk = :job_pk AND task.pk > :after ORDER BY task.pk LIMIT :n"
+_PAGE = Statement(f"{select(TaskLine)} {_IN_ORDER}", TaskLine)
+_PAGE_OF_VIEWS = Statement(f"{select(TaskView)} {_IN_ORDER}", TaskView)
 _READY_COLUMNS = "SELECT pk, slots, exclusive, dedicated_only, affinity, manager = 1 AND run > 0, manager FROM task"
 _READY = Statement(f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND ready = 1 AND slots = :slots ORDER BY pk LIMIT :n", ReadyTask)
+_ANY_BLOCKED = Statement("SELECT 1 FROM task WHERE job_pk = :job_pk AND state = 'active' AND ready = 0 LIMIT 1", int)
 _READY_MANAGER = Statement(
     f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND manager = 1 AND ready = 1 AND (+slots <= :largest OR exclusive = 1)", ReadyTask
 )
@@ -191,10 +200,6 @@ _START = Change(
 _PREPARING = Statement(
     f"SELECT {columns(TaskRow)} FROM task WHERE node_pk = :node_pk AND job_pk = :job_pk AND state = 'preparing' ORDER BY pk", TaskRow
 )
-_KEPT_UNTIL = Statement(
-    f"SELECT max(CASE WHEN retention IS NULL THEN {FOR_EVER} ELSE expires END) FROM task WHERE node_pk = :node_pk AND state = 'completed'",
-    lambda until: until,
-)
 _EXPIRED = Statement(
     f"SELECT {columns(TaskRow, 'task.')} FROM task WHERE expires <= :now ORDER BY expires LIMIT :n",
     TaskRow,
@@ -207,9 +212,10 @@ _RUNNING_OF_POOL = Statement(
     "SELECT task.pk, task.node_pk, node.dedicated, task.held, job.priority, job.preemptible, task.manager, task.started FROM task"
     " JOIN node ON node.pk = task.node_pk JOIN job ON job.pk = task.job_pk"
     " WHERE node.pool_pk = :pool_pk AND task.state IN ('preparing', 'running') AND node.state = 'running'"
-    " AND node.scheduling_state = 'enabled' AND job.state NOT IN ('terminating', 'deleting')",
+    " AND node.action IS NULL AND node.scheduling_state = 'enabled' AND job.state NOT IN ('terminating', 'deleting')",
     RunningTask,
 )
+_RETAINED = Statement("SELECT max(expires) FROM task WHERE expires IS NOT NULL AND node_pk = :node_pk", lambda until: until)
 _MANAGERS = Statement(
     "SELECT task.node_pk FROM node JOIN task ON task.node_pk = node.pk AND task.state IN ('preparing', 'running')"
     " WHERE node.pool_pk = :pool_pk AND task.manager = 1",
@@ -236,9 +242,14 @@ def view(reader: Reader, job_pk: int, task_id: str) -> TaskView | None:
     return reader.first(_VIEW_BY_ID, job_pk=job_pk, key=task_id.lower())
 
 
-def page(reader: Reader, job_pk: int, after: int, n: int) -> list[TaskView]:
+def page(reader: Reader, job_pk: int, after: int, n: int) -> list[TaskLine]:
     """The next `n` tasks of a job behind key `after`, in the order they were added."""
     return reader.all(_PAGE, job_pk=job_pk, after=after, n=n)
+
+
+def page_of_views(reader: Reader, job_pk: int, after: int, n: int) -> list[TaskView]:
+    """The same with all that is told of them."""
+    return reader.all(_PAGE_OF_VIEWS, job_pk=job_pk, after=after, n=n)
 
 
 def body(reader: Reader, pk: int) -> bytes:
@@ -267,6 +278,16 @@ def ready(reader: Reader, job_pk: int, largest: int, n: int) -> list[ReadyTask]:
     return managers + [task for task in found if not task.manager][:n]
 
 
+def ready_sizes(reader: Reader, job_pk: int) -> list[int]:
+    """How many slots the tasks of a job that may start need, each size once; one step through an index for each."""
+    return reader.all(_READY_SIZES, job_pk=job_pk, largest=ALL)
+
+
+def has_blocked(reader: Reader, job_pk: int) -> bool:
+    """True when an active task of the job may not start yet."""
+    return reader.first(_ANY_BLOCKED, job_pk=job_pk) is not None
+
+
 def _by_key(task: ReadyTask) -> int:
     return task.pk
 
@@ -284,11 +305,6 @@ def running_of_job(reader: Reader, job_pk: int, n: int = ALL) -> list[TaskRow]:
 def preparing(reader: Reader, node_pk: int, job_pk: int) -> list[TaskRow]:
     """Tasks of a job that wait for its preparation task on a node."""
     return reader.all(_PREPARING, node_pk=node_pk, job_pk=job_pk)
-
-
-def kept_until(reader: Reader, node_pk: int) -> int | None:
-    """When the last retention of a node's ended tasks is over, `FOR_EVER` when one never is; None when it keeps none."""
-    return reader.first(_KEPT_UNTIL, node_pk=node_pk)
 
 
 def expired(reader: Reader, now: int, n: int) -> list[TaskRow]:
@@ -309,6 +325,12 @@ def running_of_pool(reader: Reader, pool_pk: int) -> list[RunningTask]:
 def nodes_with_managers(reader: Reader, pool_pk: int) -> set[int]:
     """Nodes of a pool that run a job manager."""
     return set(reader.all(_MANAGERS, pool_pk=pool_pk))
+
+
+def retained_until(reader: Reader, node_pk: int) -> int | None:
+    """When the last directory that a node keeps for a completed task may go; None when it keeps none. Reads all that are kept anywhere."""
+    until: int | None = reader.first(_RETAINED, node_pk=node_pk)
+    return until
 
 
 def attempts(reader: Reader, node_pk: int) -> list[tuple[int, int]]:

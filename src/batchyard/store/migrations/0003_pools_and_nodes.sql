@@ -17,3 +17,4 @@ ALTER TABLE node ADD COLUMN launch_error TEXT;
 
 -- A preparation that has to be made again, because its node was rebooted.
 ALTER TABLE special_task ADD COLUMN stale INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX special_task_by_node ON special_task (node_pk, kind);

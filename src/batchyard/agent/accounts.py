@@ -1,0 +1,151 @@
+"""Linux accounts with a node's mark, made, changed and removed by the system's own tools.
+
+Invariant: whatever is changed or removed here was listed in `/etc/passwd` with a mark in its GECOS field, which only root
+can write. Everything blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from batchyard.agent import beneath, control, files
+from batchyard.agent.files import Refused
+from batchyard.agent.layout import tag_of
+from batchyard.model import times
+
+log = structlog.get_logger()
+
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+TOOLS = ("useradd", "usermod", "userdel", "chpasswd")
+NO_PASSWORD = "*"
+"""In the place of a hash: no password fits, but keys do; `!` would make some SSH servers refuse keys as well."""
+LONG_AGO = "1970-01-02"
+"""Expiry of accounts that nobody may use."""
+_SUDOERS = Path("/etc/sudoers.d")
+_DAY_US = 86_400_000_000
+_LAST_US = 253_370_764_800_000_000
+"""The year 9999, to which later expiries are cut."""
+_FIRST_OF_PEOPLE = 1_000
+_TRIES, _PAUSE_S = 20, 0.1
+
+
+@dataclass(slots=True, frozen=True)
+class Account:
+    """A line of /etc/passwd that carries a node's mark."""
+
+    name: str
+    uid: int
+    gid: int
+    mark: str
+    home: str
+
+
+def mark_of(root: str) -> str:
+    """What marks the accounts of the node with this root directory."""
+    return f"batchyard {tag_of(root)}"
+
+
+def expiry_day(expires: int) -> str:
+    """First day on which Linux refuses logins: whole days, never too early."""
+    return times.moment(-(-min(expires, _LAST_US) // _DAY_US) * _DAY_US).date().isoformat()
+
+
+class ToolFailed(Refused):
+    """One of the system's tools refused."""
+
+    def __init__(self, tool: str, code: int, text: str) -> None:
+        super().__init__("OperationNotValidOnNode", f"{tool} ended with {code}: {text}")
+        self.exit_code = code
+
+
+def run(tool: str, *arguments: str, stdin: str = "") -> None:
+    """Run one of the system's tools; waits while another one holds the password file. Raises Refused."""
+    environment = {"PATH": PATH, "LC_ALL": "C"}
+    for _ in range(_TRIES):
+        done = subprocess.run([tool, *arguments], input=stdin.encode(), capture_output=True, env=environment, cwd="/", timeout=30)
+        text = done.stderr.decode(errors="replace").strip()
+        if done.returncode == 0:
+            return
+        if "lock" not in text:
+            break
+        time.sleep(_PAUSE_S)
+    raise ToolFailed(tool, done.returncode, text.rpartition("\n")[2])
+
+
+def is_known(name: str) -> bool:
+    """True when the system has a user of that name, from wherever it takes its users."""
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def marked() -> Iterator[Account]:
+    """All accounts of nodes on this machine; directories of users elsewhere cannot hold any."""
+    for line in Path("/etc/passwd").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        fields = line.split(":")
+        mark = fields[4].partition(",")[0] if len(fields) == 7 else ""
+        if mark.startswith("batchyard "):
+            yield Account(fields[0], int(fields[2]), int(fields[3]), mark, fields[5])
+
+
+def _sudoers(account: Account) -> Path:
+    return _SUDOERS / f"{account.mark.replace(' ', '-')}-{account.uid}"
+
+
+def make_admin(account: Account) -> None:
+    """Root for an account, by its number: a name could mean something else to sudo."""
+    path = _sudoers(account)
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o440), "w", encoding="ascii") as file:
+        file.write(f"#{account.uid} ALL=(ALL:ALL) NOPASSWD: ALL\n")
+
+
+def erase(account: Account) -> None:
+    """Remove an account with its rights, processes and home; what is gone already is no error."""
+    _sudoers(account).unlink(missing_ok=True)
+    try:
+        run("usermod", "--password", NO_PASSWORD, "--expiredate", LONG_AGO, "--", account.name)
+        _end_processes(account.uid)
+        run("userdel", "--force", "--", account.name)
+    except ToolFailed as failed:
+        if is_known(account.name):
+            raise
+        log.debug("account was gone", user=account.name, reason=str(failed))
+    if mark_of(os.path.dirname(os.path.dirname(account.home))) == account.mark:  # else somebody gave it another one
+        remove_home(account.home)
+
+
+def _end_processes(uid: int) -> None:
+    for _ in range(_TRIES if uid >= _FIRST_OF_PEOPLE else 0):
+        found = [pid for pid in control.processes() if _owner(pid) == uid]
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if not found:
+            return
+        time.sleep(_PAUSE_S / 5)
+
+
+def _owner(pid: int) -> int:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return -1
+
+
+def remove_home(home: str) -> None:
+    """Remove a home if it is there, following no link."""
+    with contextlib.suppress(OSError), beneath.directory(os.path.dirname(home), []) as fd:
+        files.remove(os.path.basename(home), fd)

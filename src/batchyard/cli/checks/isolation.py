@@ -1,0 +1,147 @@
+"""What keeps tasks apart on a node: cgroups, limits, users. The probes are the agent's own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from batchyard.cli.checks.finding import Finding, Place, note, ok, root
+
+_CONTROLLERS = {"memory": "memory", "cpu": "cores"}
+_TOOLS = ("useradd", "usermod", "userdel", "chpasswd")
+_SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def cgroups(_: Place) -> Iterator[Finding]:
+    """How everything that a task started is ended, as the agent will find it."""
+    from batchyard.agent import control
+
+    name, base, _home = control.probe(f"doctor-{os.getpid()}")
+    where = os.path.dirname(base)
+    if name == control.Cgroup2.name:
+        yield ok("cgroups", f"all that a task started is ended by cgroup v2 (in {where})")
+    elif name == control.Freezer.name:
+        yield ok("cgroups", f"all that a task started is ended by the cgroup v1 freezer (in {where})")
+    else:
+        yield note(
+            "cgroups",
+            "there is no cgroup to write to: a process that leaves its session and changes its environment may outlive its task",
+            "Start the server as root, or by `systemd-run --user --scope -p Delegate=yes batchyard serve`.",
+        )
+
+
+def limits(_: Place) -> Iterator[Finding]:
+    """Whether nodes can be held to the memory and the cores of their size."""
+    mounts = Path("/proc/self/mounts").read_text()
+    own = Path("/proc/self/cgroup").read_text()
+    for controller, what in _CONTROLLERS.items():
+        where = next((place for place in places(controller, mounts, own) if _may_make(place)), None)
+        if where:
+            yield ok("limits", f"a node can be held to its {what} ({controller} cgroup in {where})")
+        else:
+            yield note(
+                "limits",
+                f"a node cannot be held to its {what}: there is no {controller} cgroup to write to",
+                f"Start the server as root, or in a cgroup that passes the {controller} controller on (Delegate=yes).",
+            )
+
+
+def places(controller: str, mounts: str, own: str) -> Iterator[str]:
+    """Where groups of a controller could be made, for texts like those of /proc/self/mounts and /proc/self/cgroup."""
+    at = {names: path for _, names, path in (line.split(":", 2) for line in own.splitlines())}
+    for line in mounts.splitlines():
+        _, mount, kind, options = line.split(" ")[:4]
+        if kind == "cgroup" and controller in options.split(","):
+            below = next((path for names, path in at.items() if controller in names.split(",")), "")
+        elif kind == "cgroup2":
+            below = at.get("", "")
+        else:
+            continue
+        for home in dict.fromkeys((mount + below.rstrip("/"), mount)):
+            if os.path.isdir(home) and (kind == "cgroup" or controller in _read(f"{home}/cgroup.controllers").split()):
+                yield home
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _may_make(home: str) -> bool:
+    """Try it: make a group and remove it."""
+    trial = f"{home}/batchyard-doctor-{os.getpid()}"
+    try:
+        os.mkdir(trial)
+        return os.access(f"{trial}/cgroup.procs", os.W_OK)
+    except OSError:
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            os.rmdir(trial)
+
+
+def held_to(controller: str, *names: str) -> str:
+    """What this process's own group of a controller says in the first of these files that it has; empty without one."""
+    for home in places(controller, _read("/proc/self/mounts"), _read("/proc/self/cgroup")):
+        for name in names:
+            if text := _read(f"{home}/{name}").strip():
+                return text
+    return ""
+
+
+def users(place: Place) -> Iterator[Finding]:
+    """Whether tasks run as users of their own."""
+    from batchyard.agent.users import BLOCK, obstacle
+    from batchyard.providers.local import FIRST_UID
+
+    if reason := obstacle(str(place.existing), FIRST_UID):
+        found, _, mend = reason.partition(": ")
+        yield note("users", reason if not mend else found, mend[:1].upper() + mend[1:])
+        return
+    yield ok("users", f"tasks run as users of their own, from uid {FIRST_UID} on, {BLOCK} for each node")
+    yield from taken(FIRST_UID, [(entry.pw_name, entry.pw_uid) for entry in pwd.getpwall()], _read("/etc/subuid"))
+
+
+def taken(first: int, accounts: list[tuple[str, int]], subordinate: str) -> Iterator[Finding]:
+    """Accounts and subordinate ranges that lie where the users of tasks lie; uid 2^32 - 2 and the like are nobody's."""
+    for name, uid in accounts:
+        if first <= uid < 2**31:
+            yield note(
+                "users",
+                f"the account {name} has uid {uid}, which a task may get: it could read the account's files",
+                f"Give {name} a uid below {first}.",
+            )
+    for line in subordinate.splitlines():
+        name, start, count = [*line.split(":"), "", ""][:3]
+        if start.isdigit() and count.isdigit() and int(start) + int(count) > first and int(count):
+            yield note(
+                "users",
+                f"the subordinate users {start} to {int(start) + int(count) - 1} of {name} (/etc/subuid) are uids that tasks may get",
+                f"It matters only when {name} runs rootless containers here; then move its range below {first}.",
+            )
+
+
+def accounts(_: Place) -> Iterator[Finding]:
+    """Whether users can be added to nodes, and made administrators."""
+    path = f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}"
+    missing = [tool for tool in _TOOLS if shutil.which(tool, path=path) is None]
+    if not root():
+        yield note(
+            "node users", "users cannot be added to nodes, because only root makes accounts", "Start the server as root if they are needed."
+        )
+    elif missing:
+        yield note(
+            "node users", f"users cannot be added to nodes: {', '.join(missing)} not found", "Install the package passwd (shadow-utils)."
+        )
+    elif shutil.which("sudo", path=path) is None:
+        yield note(
+            "node users", "users can be added to nodes, but are no administrators: there is no sudo", "Install sudo if they are to be."
+        )
+    else:
+        yield ok("node users", "users can be added to nodes, administrators with sudo")

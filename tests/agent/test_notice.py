@@ -1,0 +1,72 @@
+"""The notice that a machine will be taken away, as tasks get it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from batchyard.agent.process import Command, Spawners
+from batchyard.agent.state import State
+from batchyard.model.sync import Orders, Sync
+
+TRAPS = """/bin/sh -c 'trap "echo notice >> notes; echo noticed > %s" TERM; echo started > %s; while :; do sleep 0.05; done'"""
+
+
+async def test_running_tasks_get_the_signal_once_and_go_on_until_they_are_ended(node: Any, pipe: Any, place: Path) -> None:
+    node.order("task", TRAPS % (pipe, pipe))
+    assert await pipe.line() == "started"
+    node.notice_s = 30
+    node.change()
+    assert await pipe.line() == "noticed"
+    await node.result("other", "/bin/true")  # more answers with the same notice
+    assert "task" not in node.ends
+    [notes] = place.glob("root/workitems/job/job-1/task/wd/notes")
+    assert notes.read_text() == "notice\n"
+    del node.wanted["task"]
+    node.change()
+    assert (await node.end_of("task")).exit_code == 137
+
+
+async def test_a_task_that_does_not_catch_it_ends_by_it(node: Any, pipe: Any) -> None:
+    node.order("task", f"/bin/sh -c 'echo started > {pipe}; exec sleep 1000'")
+    assert await pipe.line() == "started"
+    node.notice_s = 30
+    node.change()
+    ended = await node.end_of("task")
+    assert (ended.exit_code, ended.failure.code) == (143, "FailureExitCode")
+
+
+async def test_only_the_group_of_the_run_gets_it(any_control: tuple[str, str, str], place: Path, pipe: Any) -> None:
+    spawners = Spawners(any_control, 1)
+    environment = {"PATH": "/bin:/usr/bin"}
+    try:
+        runs = []
+        for key in (1, 2):
+            words = ["sh", "-c", f"echo {key} > {pipe}; exec sleep 1000"]
+            runs.append(asyncio.create_task(spawners.run(key, Command(words, environment, str(place), *logs(place, key)))))
+            assert await pipe.line() == str(key)
+        spawners.terminate(3)
+        spawners.terminate(1)
+        assert (await runs[0]).code == 143
+        spawners.terminate(1)
+        assert not runs[1].done()
+        spawners.kill(2)
+        assert (await runs[1]).code == 137
+    finally:
+        await spawners.close()
+
+
+def logs(place: Path, key: int) -> tuple[str, str]:
+    return str(place / f"out{key}"), str(place / f"err{key}")
+
+
+def test_a_notice_counts_once_until_it_is_taken_back() -> None:
+    state = State()
+    said: list[float | None] = []
+    for notice in (None, 30.0, 29.0, None, 30.0):
+        one: Sync = state.say()
+        plan = state.hear(one, Orders(session=1, number=one.number, notice_s=notice))
+        said.append(plan.notice_s)
+        assert bool(plan) == (plan.notice_s is not None)
+    assert said == [None, 30.0, None, None, 30.0]

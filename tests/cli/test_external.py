@@ -1,0 +1,84 @@
+"""Nodes whose agents somebody else starts, and what the operator tells agents: `up --provider external`, `serve --probes`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import Server, wait_for
+
+from batchyard.cli import daemon, processes
+from batchyard.cli.client import Client
+
+_IMAGE = {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"}
+_MACHINE = {"imageReference": _IMAGE, "nodeAgentSKUId": "batch.node.ubuntu 24.04"}
+POOL = {"id": "pool", "vmSize": "small", "virtualMachineConfiguration": _MACHINE, "targetDedicatedNodes": 1}
+COMMAND = [sys.executable, "-P", "-m", "batchyard.cli.main"]
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory that every user can enter; what runs below it is ended."""
+    with tempfile.TemporaryDirectory(prefix="batchyard-test-") as place:
+        Path(place).chmod(0o711)
+        yield Path(place)
+        daemon.stop(Path(place))
+        for pid, started in list(processes.agents_below(Path(place))):
+            processes.end(pid, started, 5)
+
+
+def chaos(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, "chaos", *words, "--dir", str(directory)], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_an_agent_that_somebody_starts_with_the_token_becomes_the_node(directory: Path) -> None:
+    up = [*COMMAND, "up", "--dir", str(directory), "--port", "0", "--provider", "external", "--chaos"]
+    subprocess.run(up, check=True, capture_output=True, timeout=60)
+    server, account = daemon.running(directory), daemon.account(directory)
+    assert server is not None
+    with Client(server.url, account.name, account.keys[0]) as batch:
+        batch.post("pools", body=POOL)
+        token = wait_for(lambda: next(directory.glob("nodes/*/token"), None), "the token")
+        root = directory / "elsewhere"
+        start = [*COMMAND, "agent", "--server", server.url, "--root", str(root), "--token-file", str(token)]
+        with (directory / "agent.log").open("wb") as log:
+            agent = subprocess.Popen(start, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+        def ready() -> Any:
+            return next((node for node in batch.listed("pools", "pool", "nodes") if node["state"] == "idle"), None)
+
+        try:
+            node = wait_for(ready, "the node")
+            assert node["id"] == token.parent.name
+            assert not list(processes.agents_below(directory / "nodes"))  # the server started none
+            refused = chaos(directory, "kill", node["id"])
+            assert "The node's agent was started without --chaos" in refused.stderr
+            batch.delete("pools", "pool")
+            assert agent.wait(60) == 0
+        finally:
+            agent.kill()
+            agent.wait()
+
+
+def test_local_agents_run_the_probes_of_their_server(directory: Path) -> None:
+    (directory / "probes").mkdir()
+    (directory / "probes" / "gpu").write_text("#!/bin/sh\necho no device\nexit 3\n")
+    (directory / "probes" / "gpu").chmod(0o755)
+    server = Server("--probes", str(directory / "probes"), nodes=1)
+    try:
+        with Client(server.endpoint, server.account, server.key) as batch:
+            batch.post("pools", body=POOL)
+
+            def unusable() -> Any:
+                return next((node for node in batch.listed("pools", "pool", "nodes") if node["state"] == "unusable"), None)
+
+            node = wait_for(unusable, "the node to be unusable")
+        [failed] = [error for error in node["errors"] if error["code"] == "ProbeFailed"]
+        assert failed["message"] == "The probe gpu ended with 3: no device"
+    finally:
+        server.stop()
