@@ -30,6 +30,7 @@ from batchyard.blobs.local import LocalBlobStore
 from batchyard.blobs.server import application as storage_endpoint
 from batchyard.config import Config
 from batchyard.engine import scheduler, wakes
+from batchyard.engine.autoscale import Autoscale
 from batchyard.engine.capacity import Capacity
 from batchyard.engine.clock import Clock, MovableClock
 from batchyard.engine.loops import LEASE_S, Lease, every
@@ -49,6 +50,7 @@ log = structlog.get_logger()
 SCHEDULER_PERIOD_S = 5.0
 CAPACITY_PERIOD_S = 1.0
 UPKEEP_PERIOD_S = 5.0
+AUTOSCALE_PERIOD_S = 1.0
 CHECKPOINT_PERIOD_S = 2.0
 BLOCKS_PERIOD_S = 3600.0
 UNCOMMITTED_KEPT_US = 7 * 86_400_000_000
@@ -168,7 +170,8 @@ async def _serve(config: Config) -> None:
     provider = _provider(config, url)
     node_key = account.node_key.encode()
     offer = msgspec.structs.replace(config.offer, images=images.supported(images.of_machine(_os_release())))
-    services = Services(db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key, config.chaos, offer)
+    shortest_us = int(config.autoscale_min_interval_s * 1e6)
+    services = Services(db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key, config.chaos, shortest_us, offer)
     store = LocalBlobStore(config.directory / "blobs")
     blobs = storage_endpoint(store, {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now()))
     api = Api(services, {account.storage_name: blobs})
@@ -185,7 +188,8 @@ async def _serve(config: Config) -> None:
     await provider.sweep({node.id for node in await db.read(node_rows.every)})
     capacity = Capacity(db, {"local": provider}, clock, node_key, int(config.node_join_s * 1e6), offer)
     upkeep = Upkeep(db, clock, int(config.node_silence_s * 1e6))
-    loops = [*_loops(services, lease, capacity, upkeep), every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), asyncio.Event())]
+    loops = [*_loops(services, lease, capacity, upkeep), _autoscale(services, lease, config.autoscale_on_demand)]
+    loops.append(every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), asyncio.Event()))
     _settle_memory()
     try:
         await _answer(server, listener, [*loops, _announce(server, config.directory, url)])
@@ -272,6 +276,13 @@ def _expire_blocks(store: LocalBlobStore, clock: Clock) -> Callable[[], Awaitabl
         await asyncio.to_thread(store.expire_blocks, clock.now() - UNCOMMITTED_KEPT_US)
 
     return run_once
+
+
+def _autoscale(services: Services, lease: Lease, on_demand: bool) -> Coroutine[None, None, None]:
+    """Samples and evaluations; with `on_demand` also as soon as tasks come or go."""
+    sooner = asyncio.Event()
+    work = Autoscale(services.db, services.clock, on_demand=on_demand, follow=lambda topics: services.wakes.follow(topics, sooner))
+    return every("autoscale", AUTOSCALE_PERIOD_S, lease.only(work.run_once), sooner)
 
 
 def _loops(services: Services, lease: Lease, capacity: Capacity, upkeep: Upkeep) -> list[Coroutine[None, None, None]]:

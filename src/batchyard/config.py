@@ -50,6 +50,10 @@ class Config:
     """Nodes are made of agents that somebody else starts, and not of agents on this machine."""
     node_join_s: float = 600.0
     """How long a launched node's agent may take to its first word, before the node is stopped and launched again."""
+    autoscale_min_interval_s: float = 300.0
+    """The shortest autoScaleEvaluationInterval that is accepted."""
+    autoscale_on_demand: bool = False
+    """Evaluate autoscale formulas also when the number of pending tasks has changed."""
 
 
 class _Size(msgspec.Struct, forbid_unknown_fields=True):

@@ -83,6 +83,13 @@ def pools():
     results["pools"] = [item.id for item in batch.pool.list(models.PoolListOptions(max_results=1))]
     until(lambda: batch.pool.get(pool_id).allocation_state == models.AllocationState.steady)
     batch.pool.resize(pool_id, models.PoolResizeParameter(target_dedicated_nodes=0, target_low_priority_nodes=0))
+    until(lambda: batch.pool.get(pool_id).allocation_state == models.AllocationState.steady)
+    batch.pool.enable_auto_scale(pool_id, auto_scale_formula="$TargetDedicatedNodes=0;")
+    results["autoscale_on"] = plain(batch.pool.get(pool_id))
+    results["autoscale_trial"] = plain(batch.pool.evaluate_auto_scale(pool_id, "something_useless"))
+    results["autoscale_no_resize"] = error_of(batch.pool.resize, pool_id, models.PoolResizeParameter(target_dedicated_nodes=1))
+    batch.pool.disable_auto_scale(pool_id)
+    results["autoscale_off"] = plain(batch.pool.get(pool_id))
     tag = batch.pool.get(pool_id).e_tag
     results["pool_not_matched"] = error_of(batch.pool.delete, pool_id, models.PoolDeleteOptions(if_match="0x8D4BCC2E4835CD0"))
     batch.pool.delete(pool_id, models.PoolDeleteOptions(if_match=tag))

@@ -36,6 +36,9 @@ SUCCESS: dict[tuple[str, str], tuple[int, str]] = {
     ("DELETE", _POOL): (202, ""),
     ("PATCH", _POOL): (200, "EI"),
     ("POST", _POOL + "/updateproperties"): (204, "EI"),
+    ("POST", _POOL + "/enableautoscale"): (200, "EI"),
+    ("POST", _POOL + "/disableautoscale"): (200, "EI"),
+    ("POST", _POOL + "/evaluateautoscale"): (200, "IJ"),
     ("POST", _POOL + "/resize"): (202, "EI"),
     ("POST", _POOL + "/stopresize"): (202, "EI"),
     ("POST", _POOL + "/removenodes"): (202, "EI"),
@@ -88,6 +91,9 @@ SUCCESS: dict[tuple[str, str], tuple[int, str]] = {
 FILE_HEADERS = {"content-length", "content-type", "last-modified", "ocp-creation-time"} | {
     f"ocp-batch-file-{name}" for name in ("isdirectory", "url", "mode")
 }
+
+
+RESULTS = "$TargetDedicatedNodes=0;$TargetLowPriorityNodes=0;$NodeDeallocationOption=requeue"
 
 
 def test_the_table_knows_every_operation() -> None:
@@ -157,6 +163,14 @@ class TestOlderSdk:
         assert results["pool"]["id"] in results["pools"]
         assert results["pool"]["vm_size"] == "standard_d2s_v3"
         assert "resize_errors" not in results["pool"]
+        assert results["autoscale_on"]["auto_scale_formula"] == "$TargetDedicatedNodes=0;"
+        assert results["autoscale_on"]["auto_scale_run"]["results"] == RESULTS
+        trial, error = results["autoscale_trial"], results["autoscale_trial"]["error"]
+        assert (trial["results"], error["code"]) == (RESULTS, "AutoScalingFormulaEvaluationError")
+        assert error["values"] == [{"name": "Message", "value": "Line 1, Col 1: Undefined symbol: something_useless"}]
+        refused = results["autoscale_no_resize"]
+        assert (refused["status"], refused["code"]) == (409, "OperationNotValidOnPool")
+        assert (results["autoscale_off"]["enable_auto_scale"], "auto_scale_formula" in results["autoscale_off"]) == (False, False)
         assert (results["pool_not_matched"]["status"], results["pool_not_matched"]["code"]) == (412, "ConditionNotMet")
 
     def test_changes_of_pools(self, tour14: Json) -> None:
@@ -287,6 +301,10 @@ def _pools(sdk: Sdk) -> None:
     wait_for(lambda: batch.get_pool(pool_id).allocation_state == "steady", "the pool to be steady")
     resize = models.BatchPoolResizeOptions(target_dedicated_nodes=0, target_low_priority_nodes=0)
     batch.begin_resize_pool(pool_id, resize, polling_interval=0).result()
+    batch.enable_pool_auto_scale(pool_id, models.BatchPoolEnableAutoScaleOptions(auto_scale_formula="$TargetDedicatedNodes=0;"))
+    trial = batch.evaluate_pool_auto_scale(pool_id, models.BatchPoolEvaluateAutoScaleOptions(auto_scale_formula="$TargetDedicatedNodes=0;"))
+    assert trial.results == RESULTS
+    batch.disable_pool_auto_scale(pool_id)
     with pytest.raises(ResourceModifiedError):
         batch.begin_delete_pool(pool_id, etag="0x8D4BCC2E4835CD0", match_condition=MatchConditions.IfNotModified)
     batch.update_pool(pool_id, models.BatchPoolUpdateOptions(metadata=[models.BatchMetadataItem(name="a", value="1")]))

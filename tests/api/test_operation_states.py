@@ -68,7 +68,7 @@ async def test_jobs(still: Still, operation: tuple[str, str, str], state: str) -
 
 
 POOL_STATES = (("active", "steady"), ("active", "resizing"), ("active", "stopping"), ("deleting", "steady"))
-_RESIZED, _DELETED = "PoolBeingResized", "PoolBeingDeleted"
+_RESIZED, _DELETED, _NOT_ON_POOL = "PoolBeingResized", "PoolBeingDeleted", "OperationNotValidOnPool"
 _CHANGE, _RESIZE = [OK, OK, OK, _DELETED], [OK, _RESIZED, _RESIZED, _DELETED]
 POOL: Mapping[tuple[str, str, str], tuple[Json | None, list[str]]] = {
     ("get", "GET", "/pools/p"): (None, [OK] * 4),
@@ -82,6 +82,12 @@ POOL: Mapping[tuple[str, str, str], tuple[Json | None, list[str]]] = {
     ("resize", "POST", "/pools/p/resize"): ({"targetDedicatedNodes": 1}, _RESIZE),
     ("remove nodes", "POST", "/pools/p/removenodes"): ({"nodeList": ["n"]}, _RESIZE),
     ("stop resize", "POST", "/pools/p/stopresize"): (None, [_INVALID, OK, OK, _DELETED]),
+    ("enable autoscale", "POST", "/pools/p/enableautoscale"): (
+        {"autoScaleFormula": "$TargetDedicatedNodes=0"},
+        [OK, _RESIZED, _RESIZED, _DELETED],
+    ),
+    ("disable autoscale", "POST", "/pools/p/disableautoscale"): (None, [OK, OK, OK, _DELETED]),
+    ("evaluate without autoscale", "POST", "/pools/p/evaluateautoscale"): ({"autoScaleFormula": "$a=1"}, [_NOT_ON_POOL] * 3 + [_DELETED]),
     ("delete", "DELETE", "/pools/p"): (None, [OK, OK, OK, _DELETED]),
     ("add again", "POST", "/pools"): (pool_body("P"), ["PoolExists"] * 3 + [_DELETED]),
     ("add a job", "POST", "/jobs"): ({"id": "k", "poolInfo": {"poolId": "p"}}, [OK] * 4),
@@ -105,6 +111,32 @@ async def test_nodes_are_removed_in_every_state(still: Still, state: str) -> Non
     answer = await still("POST", "/pools/p/removenodes", {"nodeList": ["N"], "nodeDeallocationOption": "TaskCompletion"})
     assert (answer.status_code, answer.content) == (202, b"")
     assert (await still("GET", "/pools/p")).json()["allocationState"] == "resizing", "the first poll sees it"
+
+
+SCALED: Mapping[tuple[str, str, str], tuple[Json | None, list[str]]] = {
+    ("get", "GET", "/pools/p"): (None, [OK] * 4),
+    ("resize", "POST", "/pools/p/resize"): ({"targetDedicatedNodes": 1}, [_NOT_ON_POOL] * 3 + [_DELETED]),
+    ("remove nodes", "POST", "/pools/p/removenodes"): ({"nodeList": ["n"]}, [_NOT_ON_POOL] * 3 + [_DELETED]),
+    ("stop resize", "POST", "/pools/p/stopresize"): (None, [_INVALID, OK, OK, _DELETED]),
+    ("patch", "PATCH", "/pools/p"): ({"metadata": [{"name": "a", "value": "b"}]}, _CHANGE),
+    ("enable autoscale", "POST", "/pools/p/enableautoscale"): (
+        {"autoScaleEvaluationInterval": "PT6M"},
+        [OK, _RESIZED, _RESIZED, _DELETED],
+    ),
+    ("disable autoscale", "POST", "/pools/p/disableautoscale"): (None, [OK, OK, OK, _DELETED]),
+    ("evaluate", "POST", "/pools/p/evaluateautoscale"): ({"autoScaleFormula": "$a=1"}, [OK, OK, OK, _DELETED]),
+    ("delete", "DELETE", "/pools/p"): (None, [OK, OK, OK, _DELETED]),
+}
+
+
+@pytest.mark.parametrize("state", POOL_STATES, ids="-".join)
+@pytest.mark.parametrize("operation", SCALED, ids=lambda operation: operation[0])
+async def test_pools_with_autoscale(still: Still, operation: tuple[str, str, str], state: tuple[str, str]) -> None:
+    await still.put("pool", allocation_state="steady")
+    assert (await still("POST", "/pools/p/enableautoscale", {"autoScaleFormula": "$TargetDedicatedNodes=0"})).status_code == 200
+    await still.put("pool", state=state[0], allocation_state=state[1], autoscale_enabled=None)
+    body, cells = SCALED[operation]
+    assert await outcome(still, (operation[1], operation[2], body), "/pools/p") == cells[POOL_STATES.index(state)]
 
 
 NODE_STATES = tuple(state for state in NodeState if state is not NodeState.UPGRADING_OS)

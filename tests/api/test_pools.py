@@ -108,7 +108,9 @@ def test_ids_are_compared_without_case_and_kept_with_it(raw: Raw) -> None:
         ({"metadata": {"name": "a"}}, "InvalidRequestBody", "metadata"),
         ({"colour": "red"}, "InvalidRequestBody", "colour"),
         ({"virtualMachineConfiguration": {"imageReference": {}}}, "MissingRequiredProperty", "virtualMachineConfiguration.nodeAgentSKUId"),
-        ({"enableAutoScale": True, "autoScaleFormula": "x"}, "UnsupportedProperty", "enableAutoScale"),
+        ({"enableAutoScale": True, "autoScaleFormula": "x"}, "InvalidAutoScalingSettings", "targetDedicatedNodes"),
+        ({"autoScaleFormula": "$x=1"}, "InvalidAutoScalingSettings", "autoScaleFormula"),
+        ({"autoScaleEvaluationInterval": "PT5M"}, "InvalidAutoScalingSettings", "autoScaleEvaluationInterval"),
     ],
 )
 def test_what_is_refused_names_property_and_reason(raw: Raw, change: Json, code: str, name: str) -> None:

@@ -15,14 +15,15 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
-from batchyard.engine import jobs, lookup, nodes, pools, scheduler, tasks
+from batchyard.engine import autoscale_settings, jobs, lookup, nodes, pools, scheduler, tasks
+from batchyard.engine.autoscale import Autoscale
 from batchyard.engine.capacity import Capacity
 from batchyard.engine.clock import Clock
 from batchyard.engine.node_changes import CHANGING
 from batchyard.engine.upkeep import Upkeep
 from batchyard.model.errors import BatchError
 from batchyard.model.job import JobCreateContent, JobPatch
-from batchyard.model.pool import NodeRemove, PoolCreateContent, PoolResize
+from batchyard.model.pool import NodeRemove, PoolCreateContent, PoolEnableAutoScale, PoolResize
 from batchyard.model.states import NodeState, TaskState
 from batchyard.model.sync import Ended, Orders, Sync
 from batchyard.model.task import TaskConstraints, TaskCreateContent, TaskFailureInformation
@@ -65,16 +66,9 @@ NO_UPLOAD = {"exit_code": 0, "failure": {"category": "usererror", "code": "FileU
 
 
 _NO_CHANGE = {
-    "patched",
-    "updated",
-    "launch failed",
-    "resize requested",
-    "resize ended",
-    "stop requested",
-    "stopped",
-    "removal asked",
-    "errors",
-}
+    "patched", "updated", "launch failed", "resize requested", "resize ended", "stop requested", "stopped", "removal asked", "errors",
+    "autoscale enabled", "autoscale evaluated", "autoscale disabled",
+}  # fmt: skip
 """Events that change no state, or that of the allocation, which has none of its own in the log."""
 _AWAY = (NodeState.LEAVING_POOL, NodeState.PREEMPTED, NodeState.DEALLOCATED)
 _AT_WORK = (NodeState.IDLE, NodeState.RUNNING, NodeState.OFFLINE, NodeState.START_TASK_FAILED)
@@ -184,8 +178,13 @@ class World:
 
     def _open(self) -> None:
         self.db = Database(self.path, self.topics.update)
+        self.open_loops()
+
+    def open_loops(self) -> None:
+        """Make the loops for the provider that there is."""
         self.upkeep_job = Upkeep(self.db, self.clock, SILENCE_US)
         self.capacity_job = Capacity(self.db, {"local": self.provider}, self.clock, b"key", JOIN_US, self.offer)
+        self.autoscale_job = Autoscale(self.db, self.clock)
 
     def reopen(self) -> None:
         """Start over from the file, as after a crash: no word of what was in memory."""
@@ -227,6 +226,9 @@ class World:
     def upkeep(self) -> None:
         asyncio.run(self.upkeep_job.run_once())
 
+    def autoscale(self) -> None:
+        asyncio.run(self.autoscale_job.run_once())
+
     def capacity(self, rounds: int = 1) -> None:
         for _ in range(rounds):
             asyncio.run(self.capacity_round())
@@ -242,6 +244,7 @@ class World:
             self.capacity()
             self.schedule()
             self.upkeep()
+            self.autoscale()
 
     def finish(self, rounds: int = 40) -> None:
         """Healthy nodes and all loops until nothing changes; tasks whose id begins with `f` exit with 1."""
@@ -259,6 +262,7 @@ class World:
                         agent.end(attempt, **(EXIT_1 if self._id_of(attempt).startswith("f") else {}))
             self.schedule()
             self.upkeep()
+            self.autoscale()
             now = self.summary()
             if now == before and not any(_coming_back(node) for node in self.nodes()):
                 return
@@ -282,6 +286,7 @@ class World:
                 " JOIN job ON job.pk = job_pk ORDER BY 1, 2"
             ),
             "pools": self.rows("SELECT id, state, allocation_state, target_dedicated, resize_errors FROM pool ORDER BY id"),
+            "formulas": self.rows("SELECT id, autoscale_formula, autoscale_interval, autoscale_run IS NULL FROM pool ORDER BY id"),
             "special": self.rows(
                 "SELECT job.id, kind, special_task.state, result, count(*) FROM special_task"
                 " JOIN job ON job.pk = job_pk GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"
@@ -308,6 +313,18 @@ class World:
     def remove_nodes(self, *pks: int, pool_id: str = "pool", **more: Any) -> None:
         sent = msgspec.convert({"nodeList": [self.node(pk).id for pk in pks], **more}, NodeRemove)
         self.run(lambda tx: pools.remove_nodes(tx, pools.open_pool(tx, pool_id), sent, self.now))
+
+    def scaled_pool(self, formula: str, pool_id: str = "pool", **more: Any) -> PoolView:
+        scaling = {"enableAutoScale": True, "autoScaleFormula": formula, "targetDedicatedNodes": None}
+        return self.pool(pool_id, **{**scaling, **more})
+
+    def enable_autoscale(self, pool_id: str = "pool", **wanted: Any) -> PoolView:
+        sent = msgspec.convert(wanted, PoolEnableAutoScale)
+        shortest = autoscale_settings.checks.SHORTEST_INTERVAL_US
+        return self.run(lambda tx: autoscale_settings.enable(tx, pools.open_pool(tx, pool_id), sent, shortest, self.now))
+
+    def disable_autoscale(self, pool_id: str = "pool") -> PoolView:
+        return self.run(lambda tx: autoscale_settings.disable(tx, pools.open_pool(tx, pool_id), self.now))
 
     def delete_pool(self, pool_id: str = "pool") -> None:
         self.run(lambda tx: pools.delete(tx, pools.open_pool(tx, pool_id), self.now))

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from engine_world import EXIT_1, Agent, Steady, World
+from engine_world import EXIT_1, NO_PROGRAM, Agent, Steady, World
 
-from batchyard.engine import capacity, node_changes, nodes, scheduler, upkeep
+from batchyard.engine import autoscale, autoscale_runs, capacity, node_changes, nodes, scheduler, upkeep
 
 Step = Callable[[World], object]
 
@@ -94,6 +94,16 @@ def lose_node(world: World, node_pk: int) -> None:
     world.run(nodes.gone, node.pk, world.now)
 
 
+def evaluate(world: World) -> None:
+    """The formula wants another size since tasks came; it is due and its decision is written."""
+    world.enable_autoscale(autoScaleFormula="$TargetDedicatedNodes=$FailedTasks>0?3:2;")
+    agent_of(world, "f1").end(world.attempt("f1"), **NO_PROGRAM)
+    world.advance(16 * 60)
+    [due] = world.run(autoscale.look, world.now, on_demand=False)
+    found = world.run(autoscale_runs.evaluate, due.pool, due.pool.autoscale_formula or "", world.now)
+    world.run(autoscale.conclude, due.pool, found, "interval", world.now)
+
+
 STEPS: dict[str, Step] = {
     "add tasks": lambda world: world.add(*map(str, range(1, 100))),
     "add a task with dependencies": lambda world: world.add({"id": "late", "dependsOn": {"taskIds": ["r1", "r2"]}}),
@@ -105,6 +115,11 @@ STEPS: dict[str, Step] = {
     "delete a running task": lambda world: world.delete("r2"),
     "terminate a job": lambda world: world.end_job(),
     "delete a job": lambda world: world.delete_job(),
+    "add a pool with autoscale": lambda world: world.scaled_pool("$TargetDedicatedNodes=2", "new"),
+    "enable autoscale": lambda world: world.enable_autoscale(autoScaleFormula="$TargetDedicatedNodes=3;"),
+    "enable autoscale with a formula that fails": lambda world: world.enable_autoscale(autoScaleFormula="$TargetDedicatedNodes=1/0"),
+    "disable autoscale": lambda world: (world.enable_autoscale(autoScaleFormula="$TargetDedicatedNodes=3;"), world.disable_autoscale()),
+    "evaluate a formula": evaluate,
     "resize up": lambda world: world.resize(4),
     "resize down, requeue": lambda world: world.resize(1),
     "resize down, terminate": lambda world: world.resize(1, nodeDeallocationOption="terminate"),

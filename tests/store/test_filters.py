@@ -138,7 +138,7 @@ def test_nodes(memory: Database, case: tuple[list[dict[str, Any]], filters.Tree,
         for n, item in enumerate(items):
             own = {column.partition(".")[2]: item[name] for name, column in nodes.FILTERED_BY.items() if column.startswith("node.")}
             keys.append(nodes.add(tx, pool_pk=pool, id=f"n{n}", scheduling_state="enabled", dedicated=1, slots=1, **own))
-            its = {column.partition(".")[2]: item[name] for name, column in nodes.FILTERED_BY.items() if column.startswith("start.")}
+            its = {column.partition(".")[2]: item[name] for name, column in nodes.FILTERED_BY.items() if column.startswith("begun.")}
             common = {"node_pk": keys[-1], "node_id": f"n{n}", "pool_id": "p"}
             if its["state"] is not None:
                 special_tasks.add(tx, job_pk=0, kind="start", **common, started=its["started"])

@@ -10,15 +10,16 @@ from types import ModuleType
 import pytest
 
 from batchyard.rules import odata
-from batchyard.store import events, explain, jobs, leases, nodes, pools, task_pages, tasks, tx, usage
+from batchyard.store import autoscale, events, explain, jobs, leases, nodes, pools, task_pages, tasks, tx, usage
 from batchyard.store.migrate import migrate
 from batchyard.store.reader import Change, Statement
 from batchyard.store.tx import guarded_sql
 
-MODULES = (events, explain, jobs, leases, nodes, pools, task_pages, tasks, tx, usage)
+MODULES = (autoscale, events, explain, jobs, leases, nodes, pools, task_pages, tasks, tx, usage)
 WALKED = {  # few rows, and read as a whole
     "jobs._PAGE": set(), "jobs._POOLS_WITH_DEMAND": {"job"}, "jobs._CHANGING": {"job"}, "nodes._ALL": {"node"}, "nodes._SILENT": {"node"},
-    "nodes._BY_START": {"node"}, "pools._ALL": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"}, "tasks._READY_SIZES": {"size"},
+    "nodes._BY_START": {"node"}, "pools._ALL": {"pool"}, "pools._SCALED": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"},
+    "tasks._READY_SIZES": {"size"},
     "explain._BLOCKERS": {"edge"}, "jobs._ACTIVE": {"job", "active"}, "usage._FIRST": {"firsts"}, "pools._COUNT": {"pool"},
     "nodes._COUNTS": {"shown"},
 }  # fmt: skip
@@ -56,11 +57,20 @@ HOT = {
     "nodes._OF_POOL": ["node_by_id"],
     "nodes._REMOVALS": ["removal_by_node"],
     "pools._BY_ID": ["pool_by_id"],
-    "jobs._ACTIVE": ["job_open"],
+    "jobs._ACTIVE": ["job_of_pool"],
     "usage._CORES": ["node_usage_by_release"],
     "usage._END": ["node_usage_open"],
     "usage._OVERLAPPING": ["node_usage_by_release"],
     "usage._CORE_TIME": ["node_usage_by_pool"],
+    "pools._SCALED": ["pool_scaled"],
+    "autoscale._TASKS": ["job_of_pool"],
+    "autoscale._PENDING": ["job_of_pool"],
+    "autoscale._NODES": ["node_by_id"],
+    "autoscale._HISTORY": ["sqlite_autoindex_autoscale_sample_1"],
+    "autoscale._SAMPLED": ["sqlite_autoindex_autoscale_sample_1"],
+    "autoscale._FORGET": ["sqlite_autoindex_autoscale_sample_1"],
+    "autoscale._RUNS": ["autoscale_run_by_pool"],
+    "autoscale._FORGET_RUNS": ["autoscale_run_by_pool"],
     "explain._NODE_GROUPS": ["node_by_id"],
     "explain._LAUNCH_FAILURE": ["node_by_id"],
     "explain._WAITING_JOBS": ["job_by_pool"],

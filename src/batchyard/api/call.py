@@ -11,6 +11,7 @@ import msgspec
 
 from batchyard.api.auth import Account, Signed
 from batchyard.api.relay import Relay
+from batchyard.engine.autoscale_checks import SHORTEST_INTERVAL_US
 from batchyard.engine.clock import Clock
 from batchyard.engine.wakes import Wakes
 from batchyard.model import times
@@ -38,6 +39,8 @@ class Services(msgspec.Struct, frozen=True):
     node_key: bytes
     chaos: bool = False
     """Nodes may be disturbed on demand."""
+    shortest_autoscale_us: int = SHORTEST_INTERVAL_US
+    """The shortest interval between evaluations of an autoscale formula that a client may ask for."""
     offer: Offer = AZURE
 
 

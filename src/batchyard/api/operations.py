@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import msgspec
 from starlette.responses import Response
 
-from batchyard.api import about, account, chaos, clock, explain, files, jobs, nodes, pools, tasks
+from batchyard.api import about, account, autoscale, chaos, clock, explain, files, jobs, nodes, pools, tasks
 from batchyard.api.call import Call
 from batchyard.model.errors import BatchError
 
@@ -47,6 +47,9 @@ OPERATIONS = (
     Op("DELETE", "/pools/{pool_id}", pools.delete),
     Op("PATCH", "/pools/{pool_id}", pools.patch),
     Op("POST", "/pools/{pool_id}/updateproperties", pools.update_properties),
+    Op("POST", "/pools/{pool_id}/enableautoscale", autoscale.enable),
+    Op("POST", "/pools/{pool_id}/disableautoscale", autoscale.disable),
+    Op("POST", "/pools/{pool_id}/evaluateautoscale", autoscale.evaluate),
     Op("POST", "/pools/{pool_id}/resize", pools.resize),
     Op("POST", "/pools/{pool_id}/stopresize", pools.stop_resize),
     Op("POST", "/pools/{pool_id}/removenodes", pools.remove_nodes),
@@ -99,6 +102,7 @@ OPERATIONS = (
     Op("GET", "/batchyard/explain/jobs/{job_id}", explain.job),
     Op("GET", "/batchyard/explain/jobs/{job_id}/tasks/{task_id}", explain.task),
     Op("GET", "/batchyard/explain/pools/{pool_id}", explain.pool),
+    Op("GET", "/batchyard/autoscale/pools/{pool_id}", autoscale.report, frozenset({"samples"})),
 )
 
 

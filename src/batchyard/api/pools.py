@@ -23,7 +23,9 @@ from batchyard.store.tx import Tx
 
 async def add(call: Call) -> Response:
     """POST /pools"""
-    pool = await call.db.run(pools.add, call.decode(PoolCreateContent), call.now, call.services.offer)
+    services = call.services
+    sent, shortest_us = call.decode(PoolCreateContent), services.shortest_autoscale_us
+    pool = await call.db.run(pools.add, sent, call.now, services.offer, shortest_interval_us=shortest_us)
     return wire.nothing(201, modified=pool.modified, resource=call.url("pools", pool.id), location=True)
 
 

@@ -19,7 +19,7 @@ from batchyard.model.job import (
     JobReleaseTaskExecutionInformation,
     JobServed,
 )
-from batchyard.model.pool import PoolCreateContent, PoolResize, PoolServed, ResizeError
+from batchyard.model.pool import AutoScaleRun, PoolCreateContent, PoolEnableAutoScale, PoolResize, PoolServed, ResizeError
 from batchyard.model.states import NodeState
 from batchyard.model.sync import NodeFacts
 from batchyard.model.task import (
@@ -35,6 +35,7 @@ from batchyard.store.special_tasks import PREPARATION, RELEASE, SpecialTaskRow
 
 _failure = msgspec.json.Decoder(TaskFailureInformation)
 _resize_errors = msgspec.json.Decoder(list[ResizeError])
+_auto_scale_run = msgspec.json.Decoder(AutoScaleRun)
 _facts = msgspec.json.Decoder(NodeFacts)
 _pool_body = msgspec.json.Decoder(PoolCreateContent)
 
@@ -53,6 +54,10 @@ def pool(row: PoolView, call: Call, core_time: int | None = None) -> bytes:
         target_low_priority_nodes=row.target_low_priority,
         resize_timeout=times.duration_text(row.resize_timeout),
     )
+    scaling = PoolEnableAutoScale(
+        auto_scale_formula=row.autoscale_formula,
+        auto_scale_evaluation_interval=None if row.autoscale_interval is None else times.duration_text(row.autoscale_interval),
+    )
     served = PoolServed(
         url=call.url("pools", row.id),
         e_tag=times.etag(row.modified),
@@ -65,9 +70,10 @@ def pool(row: PoolView, call: Call, core_time: int | None = None) -> bytes:
         current_dedicated_nodes=row.current_dedicated,
         current_low_priority_nodes=row.current_low_priority,
         resize_errors=None if row.resize_errors is None else _resize_errors.decode(row.resize_errors),
+        auto_scale_run=None if row.autoscale_run is None else _auto_scale_run.decode(row.autoscale_run),
         stats=None if core_time is None else statistics.of_pool(row, core_time, call),
     )
-    return splice(row.body, encode(size), encode(served))
+    return splice(row.body, encode(size), encode(scaling), encode(served))
 
 
 def node_counts(counts: Sequence[NodeCount]) -> bytes:

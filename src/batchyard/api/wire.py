@@ -13,8 +13,8 @@ from batchyard.model.common import BatchErrorBody, ErrorDetail, ErrorMessage
 from batchyard.model.errors import BatchError
 
 JSON = "application/json;odata=minimalmetadata"
-RETRY_AFTER_S = "1"
-_RETRYABLE = frozenset({"ServerBusy"})
+RETRY_AFTER_S = {"ServerBusy": "1", "TooManyEnableAutoScaleRequests": "30"}
+"""Errors that pass by themselves, and when to try again."""
 
 
 def request_id() -> str:
@@ -86,8 +86,8 @@ def error(failure: BatchError, identifier: str, base: str, now: int, *, body: bo
         return Response(status_code=failure.status)
     metadata = encode({"odata.metadata": f"{base}/$metadata#Microsoft.Azure.Batch.Protocol.Entities.Container.errors/@Element"})
     response = Response(splice(metadata, encode(error_body(failure, identifier, now))), failure.status, media_type=JSON)
-    if failure.code in _RETRYABLE:
-        response.headers["Retry-After"] = RETRY_AFTER_S
+    if failure.code in RETRY_AFTER_S:
+        response.headers["Retry-After"] = RETRY_AFTER_S[failure.code]
     return response
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from batchyard.cli import autoscale, daemon, daily, doctor, explain
 from batchyard.cli import chaos as disturbances
-from batchyard.cli import daemon, daily, doctor, explain
 from batchyard.cli.problem import Problem
 
 if TYPE_CHECKING:
@@ -35,6 +35,15 @@ Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 Nodes = Annotated[int, typer.Option(min=0, help="How many local nodes there may be at once.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain HTTP on an address that others can reach.")]
+AutoscaleMinInterval = Annotated[
+    float,
+    typer.Option(
+        "--autoscale-min-interval", min=1, metavar="SECONDS", help="Shortest interval between evaluations that a pool may ask for."
+    ),
+]
+AutoscaleOnDemand = Annotated[
+    bool, typer.Option("--autoscale-on-demand", help="Evaluate autoscale formulas also as soon as tasks come or go.")
+]
 TestClock = Annotated[bool, typer.Option("--test-clock", help="Let a test move the server's clock.")]
 Chaos = Annotated[bool, typer.Option("--chaos", help="Let `batchyard chaos` disturb nodes; for trials only.")]
 Probes = Annotated[Path | None, typer.Option(metavar="DIR", help="Programs that say whether a local node is fit for tasks.")]
@@ -66,15 +75,18 @@ def up(
     probes: Probes = None,
     provider: NodesFrom = Provider.LOCAL,
     config: Configuration = None,
+    autoscale_min_interval: AutoscaleMinInterval = 300,
+    autoscale_on_demand: AutoscaleOnDemand = False,
 ) -> None:
     """Start a server in the background."""
     directory = directory.resolve()
-    flags = {"--test-clock": test_clock, "--insecure": insecure, "--chaos": chaos}
+    flags = {"--test-clock": test_clock, "--insecure": insecure, "--chaos": chaos, "--autoscale-on-demand": autoscale_on_demand}
     more = [flag for flag, given in flags.items() if given] + ["--provider", provider]
     more += ["--probes", str(probes.resolve())] if probes else []
     if config is not None:
         _offer(config)
         more += ["--config", str(config.resolve())]
+    more += ["--autoscale-min-interval", str(autoscale_min_interval)]
     server = daemon.start(directory, host, port, nodes, more)
     given = _given(directory)
     say(f"Batchyard runs at {server.url} with room for {nodes} local nodes (process {server.pid}).")
@@ -144,6 +156,8 @@ def serve(
     probes: Probes = None,
     provider: NodesFrom = Provider.LOCAL,
     config: Configuration = None,
+    autoscale_min_interval: AutoscaleMinInterval = 300,
+    autoscale_on_demand: AutoscaleOnDemand = False,
 ) -> None:
     """Run a server in the foreground."""
     directory = directory.resolve()
@@ -158,6 +172,7 @@ def serve(
         settings = Config(
             directory=directory, host=host, port=port, max_nodes=nodes, test_clock=test_clock, insecure=insecure, chaos=chaos,
             probes=None if probes is None else probes.resolve(), external_nodes=provider is Provider.EXTERNAL, offer=offer,
+            autoscale_min_interval_s=autoscale_min_interval, autoscale_on_demand=autoscale_on_demand,
         )  # fmt: skip
         try:
             run(settings)
@@ -177,6 +192,7 @@ daily.add_to(app)
 explain.add_to(app)
 disturbances.add_to(app)
 doctor.add_to(app)
+autoscale.add_to(app)
 
 
 def _offer(path: Path | None) -> Offer:

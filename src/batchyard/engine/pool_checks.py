@@ -44,16 +44,11 @@ def check(pool: PoolCreateContent, offer: Offer) -> None:
     """Refuse what the contract refuses and fill the defaults in."""
     demands.an_id("id", pool.id)
     _take_older_names(pool)
-    demands.not_served(
-        enableAutoScale=pool.enable_auto_scale or None,
-        autoScaleFormula=pool.auto_scale_formula,
-        autoScaleEvaluationInterval=pool.auto_scale_evaluation_interval,
-    )
-    if pool.target_dedicated_nodes is None and pool.target_low_priority_nodes is None:
+    if not pool.enable_auto_scale and pool.target_dedicated_nodes is None and pool.target_low_priority_nodes is None:
         raise BatchError("MissingRequiredProperty", PropertyName="targetDedicatedNodes", Reason=NO_TARGET)
     check_targets(pool.target_dedicated_nodes, pool.target_low_priority_nodes)
     pool.resize_timeout = resize_timeout(pool.resize_timeout)
-    pool.enable_auto_scale = False
+    pool.enable_auto_scale = bool(pool.enable_auto_scale)
     check_changed(pool, _ALL, offer)
 
 

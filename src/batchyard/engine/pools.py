@@ -7,7 +7,7 @@ from collections.abc import Mapping, Set
 import msgspec
 from msgspec import UNSET
 
-from batchyard.engine import pool_checks, resizing, wakes
+from batchyard.engine import autoscale_checks, autoscale_runs, pool_checks, resizing, wakes
 from batchyard.model import times
 from batchyard.model.errors import BatchError, invalid_property
 from batchyard.model.pool import NodeRemove, PoolCreateContent, PoolPatch, PoolResize, PoolUpdateProperties
@@ -31,8 +31,11 @@ _ALWAYS = frozenset(
 _body = msgspec.json.Decoder(PoolCreateContent)
 
 
-def add(tx: Tx, pool: PoolCreateContent, now: int, offer: Offer = AZURE) -> PoolView:
+def add(
+    tx: Tx, pool: PoolCreateContent, now: int, offer: Offer = AZURE, *, shortest_interval_us: int = autoscale_checks.SHORTEST_INTERVAL_US
+) -> PoolView:
     """Add a pool; it is resizing at once, even to no nodes (contract 2.1). Raises PoolExists, PoolBeingDeleted, PoolQuotaReached."""
+    scaling = autoscale_checks.of_new_pool(pool, shortest_interval_us)
     pool_checks.check(pool, offer)
     old = pool_rows.find(tx, pool.id)
     if old is not None:
@@ -43,12 +46,15 @@ def add(tx: Tx, pool: PoolCreateContent, now: int, offer: Offer = AZURE) -> Pool
     dedicated, low_priority = pool.target_dedicated_nodes or 0, pool.target_low_priority_nodes or 0
     timeout = times.duration(pool.resize_timeout)
     pool.target_dedicated_nodes = pool.target_low_priority_nodes = pool.resize_timeout = None  # each resize changes them
+    pool.auto_scale_formula = pool.auto_scale_evaluation_interval = None
     pk = pool_rows.add(
         tx, id=pool.id, state=PoolState.ACTIVE, state_time=now, allocation_state=AllocationState.RESIZING, allocation_time=now,
         created=now, modified=now, target_dedicated=dedicated, target_low_priority=low_priority,
         resize_timeout=timeout, **_columns(pool),
     )  # fmt: skip
     tx.log(now, "pool", pk, "added", new=PoolState.ACTIVE)
+    if scaling is not None:
+        autoscale_runs.begin(tx, find(tx, pool.id), scaling, now)
     tx.wake(wakes.CAPACITY)
     return find(tx, pool.id)
 
@@ -109,13 +115,15 @@ def _store(
     return find(tx, row.id)
 
 
-def resize(tx: Tx, pool: PoolView, resize: PoolResize, now: int) -> PoolView:
-    """Ask for another size; a target that is not named stays. Raises PoolBeingResized, PoolBeingDeleted."""
+def resize(tx: Tx, pool: PoolView, resize: PoolResize, now: int, *, by_formula: bool = False) -> PoolView:
+    """Ask for another size; a target that is not named stays. Raises PoolBeingResized, OperationNotValidOnPool."""
     dedicated = pool_checks.older_target(resize.target_dedicated, resize.target_dedicated_nodes)
     low_priority = resize.target_low_priority_nodes
     if dedicated is None and low_priority is None:
         raise BatchError("MissingRequiredProperty", PropertyName="targetDedicatedNodes", Reason=pool_checks.NO_TARGET)
     pool_checks.check_targets(dedicated, low_priority)
+    if not by_formula:
+        autoscale_checks.is_off(pool)
     dedicated = pool.target_dedicated if dedicated is None else dedicated
     low_priority = pool.target_low_priority if low_priority is None else low_priority
     return _begin(tx, pool, dedicated, low_priority, resize.node_deallocation_option, resize.resize_timeout, now)
@@ -156,7 +164,8 @@ def stop_resize(tx: Tx, pool: PoolView, now: int) -> PoolView:
 
 
 def remove_nodes(tx: Tx, pool: PoolView, remove: NodeRemove, now: int) -> PoolView:
-    """Have 1 to 100 nodes leave; the targets fall by as many (contract 3.13). Raises PoolBeingResized, NodeNotFound."""
+    """Have 1 to 100 nodes leave; the targets fall by as many. Raises PoolBeingResized, OperationNotValidOnPool, NodeNotFound."""
+    autoscale_checks.is_off(pool)
     if not 1 <= len(remove.node_list) <= MOST_REMOVED:
         raise invalid_property("nodeList", len(remove.node_list), f"Between 1 and {MOST_REMOVED} nodes must be named")
     _may_resize(pool)

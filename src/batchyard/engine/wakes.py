@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 SCHEDULER = "pool:"
@@ -33,6 +33,7 @@ class Wakes:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._events: dict[str, set[asyncio.Event]] = {}
         self._inboxes: dict[str, tuple[set[str], asyncio.Event]] = {}
+        self._once: dict[str, set[asyncio.Event]] = {}
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """Loop that the listeners live in."""
@@ -49,7 +50,7 @@ class Wakes:
 
     def _wake(self, topics: list[str]) -> None:
         for topic in topics:
-            for event in self._events.get(topic, ()):
+            for event in (*self._events.get(topic, ()), *self._once.pop(topic, ())):
                 event.set()
             prefix, colon, rest = topic.partition(":")
             if colon and prefix + colon in self._inboxes:
@@ -75,6 +76,14 @@ class Wakes:
         event = asyncio.Event()
         self._events.setdefault(topic, set()).add(event)
         return event
+
+    def follow(self, topics: Collection[str], event: asyncio.Event) -> None:
+        """Set the event at the next wake of each topic, once; these topics take the place of what it followed before."""
+        for others in self._once.values():
+            others.discard(event)
+        self._once = {topic: others for topic, others in self._once.items() if others}
+        for topic in topics:
+            self._once.setdefault(topic, set()).add(event)
 
     def inbox(self, prefix: str) -> tuple[set[str], asyncio.Event]:
         """What was woken below a prefix and the event that tells; whoever works takes names out of the set."""

@@ -85,6 +85,10 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "PoolBeingResized": (409, "The specified pool is being resized."),
         "PoolQuotaReached": (409, "The pool quota for the account has been reached."),
         "InvalidApplicationPackageReferences": (409, "One or more application package references could not be satisfied."),
+        "InvalidAutoScalingSettings": (400, "The specified auto-scaling settings are invalid."),
+        "AutoScalingFormulaSyntaxError": (400, "The specified auto-scaling formula has a syntax error."),
+        "AutoScalingFormulaTooLong": (400, "The specified auto-scaling formula is longer than permitted."),
+        "TooManyEnableAutoScaleRequests": (503, "There were too many requests to enable auto-scaling on the pool. Please try again later."),
         "OperationNotValidOnPool": (409, "The specified operation is not valid on the pool."),
         # nodes
         "OperationNotValidOnNode": (409, "The specified operation is not valid on the node."),

@@ -33,6 +33,15 @@ class PoolRow(msgspec.Struct):
     deallocation_option: str | None
     resize_errors: bytes | None
     body: bytes
+    autoscale_formula: str | None
+    """None while autoscale is off, as the interval and the time of the next evaluation."""
+    autoscale_interval: int | None
+    autoscale_next: int | None
+    autoscale_run: bytes | None
+    autoscale_enabled: int | None
+    """When it was asked for last, also if it is off by now."""
+    autoscale_pending: int | None
+    """Tasks of active jobs that ran or could at the last evaluation."""
 
 
 class PoolView(PoolRow):
@@ -62,7 +71,10 @@ _BY_PK = Statement(f"{_VIEW} WHERE pk = :pk", PoolView)
 _PAGE = Statement(f"{_VIEW} WHERE pk > :after ORDER BY pk LIMIT :n", PoolView)
 _ALL = Statement(f"{_VIEW} ORDER BY pk", PoolView)
 _COUNT = Statement("SELECT count(*) FROM pool", int)
+_SCALED = Statement(f"{_VIEW} WHERE autoscale_next IS NOT NULL ORDER BY autoscale_next", PoolView)
 _DELETE = Change("DELETE FROM pool WHERE pk = :pk")
+_DELETE_SAMPLES = Change("DELETE FROM autoscale_sample WHERE pool_pk = :pk")
+_DELETE_RUNS = Change("DELETE FROM autoscale_run WHERE pool_pk = :pk")
 
 
 def find(reader: Reader, pool_id: str) -> PoolView | None:
@@ -118,6 +130,11 @@ def count(reader: Reader) -> int:
     return reader.first(_COUNT) or 0
 
 
+def scaled(reader: Reader) -> list[PoolView]:
+    """Pools whose size a formula decides, who is due first."""
+    return reader.all(_SCALED)
+
+
 def add(tx: Tx, **values: Any) -> int:
     """Insert a pool; its key."""
     return tx.insert("pool", **values)
@@ -130,4 +147,6 @@ def move(tx: Tx, pool: PoolRow, **changes: Any) -> None:
 
 def delete(tx: Tx, pk: int) -> None:
     """Remove a pool whose nodes are gone."""
+    tx.change(_DELETE_SAMPLES, pk=pk)
+    tx.change(_DELETE_RUNS, pk=pk)
     tx.change(_DELETE, pk=pk)

@@ -21,7 +21,8 @@ pool = _table(
     "pool",
     pk=int, id=str, state=str, version=int, state_time=int, allocation_state=str, allocation_time=int, created=int, modified=int,
     target_dedicated=int, target_low_priority=int, slots_per_node=int, pack=bool, resize_timeout=int, deallocation_option=str,
-    resize_errors=bytes, body=bytes,
+    resize_errors=bytes, body=bytes, autoscale_formula=str, autoscale_interval=int, autoscale_next=int, autoscale_run=bytes,
+    autoscale_enabled=int, autoscale_pending=int,
 )  # fmt: skip
 node = _table(
     "node",
@@ -62,4 +63,11 @@ special_task = _table(
     pk=int, job_pk=int, node_pk=int, kind=str, node_id=str, pool_id=str, state=str, version=int, run=int, retries=int, started=int,
     ended=int, last_retry=int, exit_code=int, result=str, failure=bytes, stale=bool,
 )  # fmt: skip
+autoscale_sample = _table(
+    "autoscale_sample", key=None,
+    pool_pk=int, at=int, active_tasks=int, running_tasks=int, succeeded_tasks=int, failed_tasks=int, active_task_slots=int,
+    running_task_slots=int, task_slots_per_node=int, current_dedicated_nodes=int, current_low_priority_nodes=int,
+    preempted_node_count=int, usable_node_count=int, sample_node_count=int,
+)  # fmt: skip
+autoscale_run = _table("autoscale_run", pk=int, pool_pk=int, body=bytes)
 event = _table("event", pk=int, at=int, what=str, subject=int, until=int, happened=str, old=str, new=str, cause=str)

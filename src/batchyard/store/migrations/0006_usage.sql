@@ -18,6 +18,3 @@ CREATE INDEX node_usage_by_release ON node_usage (released);
 INSERT INTO node_usage (node_pk, pool_pk, pool_id, vm_size, dedicated, cores, allocated)
     SELECT node.pk, pool.pk, pool.id, '', node.dedicated, 1, node.allocated FROM node JOIN pool ON pool.pk = node.pool_pk
     WHERE node.state <> 'leavingpool';
-
--- Counted for the quota of active jobs.
-CREATE INDEX job_open ON job (pk) WHERE state NOT IN ('completed', 'deleting');
