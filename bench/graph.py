@@ -141,7 +141,7 @@ async def _round(capacity: Capacity) -> None:
 
 def world(db: Database, clock: Clock) -> list[Agent]:
     """A pool whose nodes have joined, and an empty job for it."""
-    pool: dict[str, Any] = {"id": "pool", "vmSize": "small", "virtualMachineConfiguration": _MACHINE}
+    pool: dict[str, Any] = {"id": "pool", "vmSize": "standard_d64s_v3", "virtualMachineConfiguration": _MACHINE}
     pool |= {"targetDedicatedNodes": NODES, "taskSlotsPerNode": SLOTS}
     db.call(pools.add, msgspec.convert(pool, PoolCreateContent), clock.now())
     capacity = Capacity(db, {"local": Always()}, clock, b"key")

@@ -17,6 +17,7 @@ answered with `InvalidUri` or `UnsupportedHttpVerb`, and a query option that is 
 every operation also knows `api-version` and `timeout`.
 """
 _GROUPS = (
+    ("Account", re.compile(r"/(supportedimages|nodecounts|poolusagemetrics)$")),
     ("Pools", re.compile(r"/pools(/\{pool_id\}(/(?!nodes)\w+)?)?$")),
     ("Nodes", re.compile(r"/pools/\{pool_id\}/nodes")),
     ("Tasks", re.compile(r"/jobs/\{job_id\}/(tasks|addtaskcollection)(/|$)")),
@@ -38,7 +39,7 @@ def _row(op: Op) -> str:
 def page() -> str:
     """The whole of docs/operations.md."""
     parts = [_HEAD]
-    for group in ("Pools", "Nodes", "Jobs", "Tasks", _REST):
+    for group in ("Account", "Pools", "Nodes", "Jobs", "Tasks", _REST):
         rows = [_row(op) for op in OPERATIONS if _group(op) == group]
         parts.append("\n".join([f"## {group}\n", "| verb | path | query options |", "|---|---|---|", *rows, ""]))
     return "\n".join(parts)

@@ -8,6 +8,7 @@ import gc
 import ipaddress
 import logging
 import os
+import platform
 import secrets
 import signal
 import socket
@@ -38,6 +39,7 @@ from batchyard.engine.wakes import Wakes
 from batchyard.model import times
 from batchyard.providers.external import ExternalProvider
 from batchyard.providers.local import LocalProvider
+from batchyard.rules import images
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store.db import Database
@@ -167,8 +169,9 @@ async def _serve(config: Config) -> None:
     db = _open_database(config.directory / "batchyard.db", hub)
     provider = _provider(config, url)
     node_key = account.node_key.encode()
+    offer = msgspec.structs.replace(config.offer, images=images.supported(images.of_machine(_os_release())))
     shortest_us = int(config.autoscale_min_interval_s * 1e6)
-    services = Services(db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key, config.chaos, shortest_us)
+    services = Services(db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key, config.chaos, shortest_us, offer)
     store = LocalBlobStore(config.directory / "blobs")
     blobs = storage_endpoint(store, {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now()))
     api = Api(services, {account.storage_name: blobs})
@@ -183,7 +186,7 @@ async def _serve(config: Config) -> None:
     lease = Lease(db, clock, EMBEDDED)
     await lease.renew()
     await provider.sweep({node.id for node in await db.read(node_rows.every)})
-    capacity = Capacity(db, {"local": provider}, clock, node_key, int(config.node_join_s * 1e6))
+    capacity = Capacity(db, {"local": provider}, clock, node_key, int(config.node_join_s * 1e6), offer)
     upkeep = Upkeep(db, clock, int(config.node_silence_s * 1e6))
     loops = [*_loops(services, lease, capacity, upkeep), _autoscale(services, lease, config.autoscale_on_demand)]
     loops.append(every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), asyncio.Event()))
@@ -198,6 +201,14 @@ async def _serve(config: Config) -> None:
         db.close()
         store.close()
         log.info("server ended", url=url)
+
+
+def _os_release() -> dict[str, str]:
+    """What this machine says it is; empty when it says nothing."""
+    try:
+        return platform.freedesktop_os_release()
+    except OSError:
+        return {}
 
 
 def _provider(config: Config, url: str) -> LocalProvider | ExternalProvider:

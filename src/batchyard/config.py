@@ -1,11 +1,26 @@
-"""Settings of a server; the command line fills them in."""
+"""Settings of a server: the command line fills them in, and a TOML file says what sizes mean and what the quotas are."""
 
 from __future__ import annotations
 
+import re
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
+from batchyard.rules.offer import AZURE, Offer, Quotas
+from batchyard.rules.sizes import GIB, LOCAL, MOST_SLOTS, SizeRule, Sizes, azure_size
+
 DEFAULT_PORT = 8777
+PROVIDERS = (LOCAL,)
+"""Providers that a size may name."""
+_UNITS = {"B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": GIB, "TIB": 1024 * GIB, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
+_AMOUNT = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([a-zA-Z]+)", re.ASCII)
+
+
+class Misconfigured(Exception):
+    """The configuration file cannot be used; the message is a sentence that says where and why."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +38,8 @@ class Config:
     """Let clients move the clock; for tests only."""
     insecure: bool = False
     """Listen on another address than loopback without TLS."""
+    offer: Offer = AZURE
+    """Sizes and quotas of the account."""
     node_silence_s: float = 60.0
     """How long a node may say nothing before its tasks run elsewhere."""
     chaos: bool = False
@@ -37,3 +54,86 @@ class Config:
     """The shortest autoScaleEvaluationInterval that is accepted."""
     autoscale_on_demand: bool = False
     """Evaluate autoscale formulas also when the number of pending tasks has changed."""
+
+
+class _Size(msgspec.Struct, forbid_unknown_fields=True):
+    """A `[[sizes]]` table of the file."""
+
+    name: str
+    cores: int | None = None
+    memory: str | int | None = None
+    max_slots: int | None = None
+    provider: str = LOCAL
+    labels: dict[str, str] = {}
+    enforce: bool = False
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    """The whole file."""
+
+    quotas: Quotas = Quotas()
+    sizes: list[_Size] = []
+    enforce_sizes: bool = False
+
+
+def load(path: Path) -> Offer:
+    """What a configuration file offers. Raises Misconfigured."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = msgspec.convert(tomllib.loads(text), _File)
+    except OSError as error:
+        raise Misconfigured(f"{path} cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"{path} is not TOML: {error}") from None
+    except msgspec.ValidationError as error:
+        raise Misconfigured(f"{path}: {_said(str(error))}") from None
+    for name in Quotas.__struct_fields__:
+        if (getattr(found.quotas, name) or 0) < 0:
+            raise Misconfigured(f"{path}: quotas.{name} must not be negative")
+    rules = []
+    for number, size in enumerate(found.sizes, 1):
+        try:
+            rules.append(_rule(size))
+        except ValueError as error:
+            raise Misconfigured(f"{path}: [[sizes]] number {number} ({size.name}): {error}") from None
+    return Offer(sizes=Sizes(tuple(rules), enforce=found.enforce_sizes), quotas=found.quotas)
+
+
+def _rule(size: _Size) -> SizeRule:
+    """A size as the rules know it. Raises ValueError with what is wrong."""
+    if not re.fullmatch(r"[A-Za-z0-9_.*?-]{1,64}", size.name, re.ASCII):
+        raise ValueError("a name is 1 to 64 letters, digits, hyphens, dots and underscores, and * and ? in a pattern")
+    pattern = "*" in size.name or "?" in size.name
+    if size.cores is None and not pattern and azure_size(size.name.lower()) is None:
+        raise ValueError("Azure has no size of this name, so cores must be given")
+    if size.cores is not None and not 1 <= size.cores <= 100_000:
+        raise ValueError("cores must be between 1 and 100000")
+    if size.max_slots is not None and not 1 <= size.max_slots <= MOST_SLOTS:
+        raise ValueError(f"max_slots must be between 1 and {MOST_SLOTS}")
+    if size.provider not in PROVIDERS:
+        raise ValueError(f"there is no provider {size.provider}; known: {', '.join(PROVIDERS)}")
+    memory = None if size.memory is None else _bytes(size.memory)
+    return SizeRule(size.name, size.cores, memory, size.max_slots, size.provider, size.labels, size.enforce)
+
+
+def _bytes(amount: str | int) -> int:
+    """Bytes of `4 GiB`, `512 MiB` or a plain number. Raises ValueError."""
+    match = _AMOUNT.fullmatch(amount.strip()) if isinstance(amount, str) else None
+    unit = _UNITS.get(match[2].upper()) if match else None
+    size = amount if isinstance(amount, int) else int(float(match[1]) * unit) if match and unit else 0
+    if size < 1024**2:
+        raise ValueError(f"memory is an amount of at least 1 MiB such as '4 GiB', not {amount!r}")
+    return size
+
+
+def _said(text: str) -> str:
+    """A validation error in the words of the file."""
+    reason, _, where = text.partition(" - at `$")
+    where = where.strip("`").lstrip(".")
+    unknown = re.fullmatch(r"Object contains unknown field `(.+)`", reason)
+    missing = re.fullmatch(r"Object missing required field `(.+)`", reason)
+    if unknown:
+        return f"there is no setting {unknown[1]}{f' in {where}' if where else ''}"
+    if missing:
+        return f"{where} needs {missing[1]}"
+    return f"{where}: {reason[0].lower()}{reason[1:]}"

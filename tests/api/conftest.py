@@ -348,7 +348,7 @@ class Still:
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(Api(services, {})), base_url="http://server")
 
     async def __call__(self, method: str, path: str, body: object = None, *, query: str = "") -> httpx.Response:
-        """A signed request."""
+        """A signed request; `query` is sent as given."""
         content = b"" if body is None else msgspec.json.encode(body)
         query = "&".join(part for part in (query, f"api-version={VERSION}") if part)
         headers = {"ocp-date": formatdate(usegmt=True)}

@@ -5,6 +5,7 @@ Arguments: prefix for ids, id of a pool with a node, URL of a container that may
 
 # mypy: ignore-errors
 
+import datetime
 import json
 import os
 import sys
@@ -94,6 +95,75 @@ def pools():
     results["pool_not_matched"] = error_of(batch.pool.delete, pool_id, models.PoolDeleteOptions(if_match="0x8D4BCC2E4835CD0"))
     batch.pool.delete(pool_id, models.PoolDeleteOptions(if_match=tag))
     until(lambda: not batch.pool.exists(pool_id))
+
+
+def pool_changes():
+    """All that a pool may say; patch, update properties, resize, stop, remove nodes, statistics."""
+    pool_id = PREFIX + "-rich"
+    image = models.ImageReference(publisher="debian", offer="debian-12", sku="12")
+    machine = models.VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.debian 12")
+    batch.pool.add(
+        models.PoolAddParameter(
+            id=pool_id,
+            vm_size="standard_d4s_v3",
+            virtual_machine_configuration=machine,
+            target_dedicated_nodes=0,
+            start_task=models.StartTask(command_line="true"),
+            user_accounts=[models.UserAccount(name="ada", password="secret", elevation_level="admin")],
+            target_node_communication_mode="simplified",
+            resource_tags={"cost": "centre"},
+            application_licenses=["maya"],
+        )
+    )
+    results["rich"] = plain(batch.pool.get(pool_id))
+    batch.pool.patch(pool_id, models.PoolPatchParameter(metadata=[models.MetadataItem(name="a", value="1")]))
+    results["patched"] = plain(batch.pool.get(pool_id))
+    replaced = models.PoolUpdatePropertiesParameter(
+        certificate_references=[], application_package_references=[], metadata=[models.MetadataItem(name="b", value="2")]
+    )
+    batch.pool.update_properties(pool_id, replaced)
+    results["replaced"] = plain(batch.pool.get(pool_id))
+    steady(pool_id)
+    results["not_resizing"] = error_of(batch.pool.stop_resize, pool_id)
+    batch.pool.resize(pool_id, models.PoolResizeParameter(target_dedicated_nodes=1, resize_timeout="PT5M"))
+    steady(pool_id)
+    batch.job.add(models.JobAddParameter(id=pool_id, pool_info=models.PoolInformation(pool_id=pool_id)))
+    batch.task.add(pool_id, models.TaskAddParameter(id="t", command_line="sleep 300"))
+    until(lambda: batch.task.get(pool_id, "t").state == models.TaskState.running)
+    batch.pool.resize(pool_id, models.PoolResizeParameter(target_dedicated_nodes=0, node_deallocation_option="taskCompletion"))
+    batch.pool.stop_resize(pool_id)
+    steady(pool_id)
+    results["stopped"] = plain(batch.pool.get(pool_id))
+    nodes = [node.id for node in batch.compute_node.list(pool_id)]
+    batch.pool.remove_nodes(pool_id, models.NodeRemoveParameter(node_list=nodes, node_deallocation_option="terminate"))
+    steady(pool_id)
+    results["removed"] = batch.pool.get(pool_id, models.PoolGetOptions(expand="stats"))
+    stats = results["removed"].stats.usage_stats
+    results["removed"] = {
+        **plain(results["removed"]),
+        "stats": {"usage_stats": {"dedicated_core_time": stats.dedicated_core_time.total_seconds()}},
+    }
+    batch.job.delete(pool_id)
+    batch.pool.delete(pool_id)
+
+
+def steady(pool_id):
+    """Wait until the pool is."""
+    until(lambda: batch.pool.get(pool_id).allocation_state == models.AllocationState.steady)
+
+
+def account():
+    """Images, node counts, usage."""
+    results["images"] = [
+        plain(image) for image in batch.account.list_supported_images(models.AccountListSupportedImagesOptions(max_results=5))
+    ]
+    counts = {item.pool_id: plain(item) for item in batch.account.list_pool_node_counts()}
+    results["node_counts"] = counts[POOL]
+    results["usage"] = [plain(item) for item in batch.pool.list_usage_metrics()]
+    now = datetime.datetime.now(datetime.UTC)
+    results["usage_too_new"] = error_of(
+        lambda: list(batch.pool.list_usage_metrics(models.PoolListUsageMetricsOptions(start_time=now, end_time=now)))
+    )
 
 
 def jobs():
@@ -277,7 +347,9 @@ def node_files(job_id):
     batch.file.delete_from_compute_node(POOL, node.id, path)
 
 
+account()
 pools()
+pool_changes()
 jobs()
 managed()
 tasks()

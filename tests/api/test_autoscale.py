@@ -33,7 +33,7 @@ def scaled(raw: Raw) -> Iterator[str]:
 def test_a_new_pool_shows_its_first_run(batch: BatchClient) -> None:
     pool_id = unique("scaled")
     pool = models.BatchPoolCreateOptions(
-        id=pool_id, vm_size="small", virtual_machine_configuration=machine(), enable_auto_scale=True, auto_scale_formula=FORMULA
+        id=pool_id, vm_size="standard_d2s_v3", virtual_machine_configuration=machine(), enable_auto_scale=True, auto_scale_formula=FORMULA
     )
     batch.create_pool(pool)
     read = batch.get_pool(pool_id)

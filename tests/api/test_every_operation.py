@@ -34,15 +34,22 @@ TOUR = Path(__file__).with_name("sdk14_tour.py")
 _POOL, _NODE, _JOB, _TASK = "/pools/{pool_id}", "/pools/{pool_id}/nodes/{node_id}", "/jobs/{job_id}", "/jobs/{job_id}/tasks/{task_id}"
 _TASK_FILE, _NODE_FILE = _TASK + "/files/{file_path}", _NODE + "/files/{file_path}"
 SUCCESS: dict[tuple[str, str], tuple[int, str]] = {
+    ("GET", "/supportedimages"): (200, "J"),
+    ("GET", "/nodecounts"): (200, "J"),
+    ("GET", "/poolusagemetrics"): (200, "J"),
     ("POST", "/pools"): (201, "EIL"),
     ("GET", "/pools"): (200, "J"),
     ("GET", _POOL): (200, "EJ"),
     ("HEAD", _POOL): (200, "E"),
     ("DELETE", _POOL): (202, ""),
+    ("PATCH", _POOL): (200, "EI"),
+    ("POST", _POOL + "/updateproperties"): (204, "EI"),
     ("POST", _POOL + "/enableautoscale"): (200, "EI"),
     ("POST", _POOL + "/disableautoscale"): (200, "EI"),
     ("POST", _POOL + "/evaluateautoscale"): (200, "IJ"),
     ("POST", _POOL + "/resize"): (202, "EI"),
+    ("POST", _POOL + "/stopresize"): (202, "EI"),
+    ("POST", _POOL + "/removenodes"): (202, "EI"),
     ("GET", _POOL + "/nodes"): (200, "J"),
     ("GET", _NODE): (200, "J"),
     ("POST", _NODE + "/reboot"): (202, "I"),
@@ -206,6 +213,29 @@ class TestOlderSdk:
         assert (results["autoscale_off"]["enable_auto_scale"], "auto_scale_formula" in results["autoscale_off"]) == (False, False)
         assert (results["pool_not_matched"]["status"], results["pool_not_matched"]["code"]) == (412, "ConditionNotMet")
 
+    def test_changes_of_pools(self, tour14: Json) -> None:
+        results = tour14["results"]
+        rich = results["rich"]
+        assert rich["start_task"]["wait_for_success"] is True
+        assert rich["user_accounts"] == [{"name": "ada", "elevation_level": "admin"}]
+        assert rich["target_node_communication_mode"] == "simplified"
+        assert results["patched"]["metadata"] == [{"name": "a", "value": "1"}]
+        assert results["replaced"]["metadata"] == [{"name": "b", "value": "2"}]
+        assert "start_task" not in results["replaced"]
+        assert results["stopped"]["resize_errors"][0]["code"] == "ResizeStopped"
+        assert results["not_resizing"]["code"] == "OperationInvalidForCurrentState"
+        assert (results["removed"]["target_dedicated_nodes"], results["removed"]["current_dedicated_nodes"]) == (0, 0)
+        assert results["removed"]["stats"]["usage_stats"]["dedicated_core_time"] > 0
+
+    def test_account(self, tour14: Json) -> None:
+        results = tour14["results"]
+        assert results["images"][0]["verification_type"] == "verified"
+        assert {"canonical", "debian", "almalinux"} <= {image["image_reference"]["publisher"] for image in results["images"]}
+        assert results["node_counts"]["dedicated"]["total"] == 1
+        assert results["node_counts"]["low_priority"]["total"] == 0
+        assert results["usage"] == []
+        assert results["usage_too_new"]["code"] == "InvalidQueryParameterValue"
+
     def test_jobs(self, tour14: Json) -> None:
         results = tour14["results"]
         assert len(results["jobs"]) == 3
@@ -274,11 +304,24 @@ def test_newer_sdk_calls_everything(sdk: Sdk, pool_id: str, server: Server) -> N
     """azure-batch 15.1.0 calls every operation once; what it reads is the matter of the other modules."""
     with container(server) as url:
         _node_changes(sdk, url)
+    _account(sdk, pool_id)
     _pools(sdk)
     _jobs_and_tasks(sdk)
     _nodes_and_files(sdk, pool_id)
     assert_contract(sdk.calls)
     assert all("api-version=2025-06-01" in call.url for call in sdk.calls)
+
+
+def _account(sdk: Sdk, pool_id: str) -> None:
+    batch = sdk.client
+    [first, *others] = batch.list_supported_images(max_results=3)
+    assert (first.os_type, first.verification_type) == ("linux", "verified")
+    assert "batch.node.ubuntu 22.04" in {image.node_agent_sku_id for image in others}
+    [counts] = [counts for counts in batch.list_pool_node_counts(max_results=1) if counts.pool_id == pool_id]
+    assert counts.dedicated is not None
+    assert counts.low_priority is not None
+    assert (counts.dedicated.total, counts.low_priority.total, counts.dedicated.deallocated) == (1, 0, 0)
+    assert list(batch.list_pool_usage_metrics()) == []
 
 
 def _pools(sdk: Sdk) -> None:
@@ -306,6 +349,33 @@ def _pools(sdk: Sdk) -> None:
     batch.disable_pool_auto_scale(pool_id)
     with pytest.raises(ResourceModifiedError):
         batch.begin_delete_pool(pool_id, etag="0x8D4BCC2E4835CD0", match_condition=MatchConditions.IfNotModified)
+    batch.update_pool(pool_id, models.BatchPoolUpdateOptions(metadata=[models.BatchMetadataItem(name="a", value="1")]))
+    batch.replace_pool_properties(
+        pool_id, models.BatchPoolReplaceOptions(application_package_references=[], metadata=[models.BatchMetadataItem(name="b", value="2")])
+    )
+    assert [(item.name, item.value) for item in batch.get_pool(pool_id).metadata or []] == [("b", "2")]
+    grow = models.BatchPoolResizeOptions(target_dedicated_nodes=1, resize_timeout=timedelta(minutes=5))
+    batch.begin_resize_pool(pool_id, grow, polling_interval=0).wait()
+    job_id = unique("job")
+    batch.create_job(models.BatchJobCreateOptions(id=job_id, pool_info=models.BatchPoolInfo(pool_id=pool_id)))
+    batch.create_task(job_id, models.BatchTaskCreateOptions(id="t", command_line="sleep 300"))
+    wait_for(lambda: batch.get_task(job_id, "t").state == "running", "the task to run")
+    shrink = models.BatchPoolResizeOptions(target_dedicated_nodes=0, node_deallocation_option="taskcompletion")
+    batch.begin_resize_pool(pool_id, shrink, polling_interval=0)
+    batch.begin_stop_pool_resize(pool_id, polling_interval=0).wait()
+    stopped = batch.get_pool(pool_id)
+    assert [error.code for error in stopped.resize_errors or []] == ["ResizeStopped"]
+    [node] = batch.list_nodes(pool_id)
+    leaving = models.BatchNodeRemoveOptions(node_ids=[node.id], node_deallocation_option="terminate")
+    batch.begin_remove_nodes(pool_id, leaving, polling_interval=0).wait()
+    assert batch.get_task(job_id, "t").state == "completed"
+    batch.begin_delete_job(job_id, polling_interval=0).wait()
+    emptied = batch.get_pool(pool_id, expand=["stats"])
+    assert (emptied.target_dedicated_nodes, emptied.current_dedicated_nodes) == (0, 0)
+    assert emptied.pool_statistics is not None
+    assert emptied.pool_statistics.usage_statistics is not None
+    assert emptied.pool_statistics.usage_statistics.dedicated_core_time > timedelta(0)
+    assert emptied.pool_statistics.resource_statistics is None
     tag = batch.get_pool(pool_id).etag
     batch.begin_delete_pool(pool_id, etag=tag, match_condition=MatchConditions.IfNotModified, polling_interval=0).wait()
 

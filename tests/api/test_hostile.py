@@ -292,8 +292,7 @@ class TestTargets:
             "/", "//", "/nowhere", "/Pools", "/pools/a/b", "/pools/a/nodes/b/c", "/jobs/a/tasks/b/c", "/jobs/a/b", "/pools/%ff",
             "/jobs/%ed%a0%80",
             "/jobs/a/tasks/b/files/c/d", "/pools/a/nodes/b/files/c/d", "/pools/a%2Fresize/x/y", "/../pools/a/b", "/jobs/a/never",
-            "/jobs/a/nothing", "/jobschedules", "/jobschedules/a", "/supportedimages", "/nodecounts",
-            "/applications",
+            "/jobs/a/nothing", "/jobschedules", "/jobschedules/a", "/applications", "/lifetimepoolstats",
             "/pools/a/nodes/b/reboot", "/jobs/a/tasks/b/subtasks", "/certificates", "/" + "a/" * 2000, "/%2e%2e/pools/a/b/c",
         ],
     )  # fmt: skip
@@ -311,7 +310,7 @@ class TestTargets:
     @pytest.mark.parametrize(
         ("method", "path"),
         [
-            ("PUT", "/pools"), ("PATCH", "/pools/a"), ("OPTIONS", "/pools"), ("TRACE", "/jobs"), ("POST", "/jobs/a"),
+            ("PUT", "/pools"), ("PUT", "/pools/a"), ("OPTIONS", "/pools"), ("TRACE", "/jobs"), ("POST", "/jobs/a"),
             ("GET", "/jobs/a/terminate"), ("PROPFIND", "/jobs"), ("DELETE", "/jobs"), ("GET",
             "/pools/a/resize"),
         ],

@@ -69,11 +69,19 @@ async def test_jobs(still: Still, operation: tuple[str, str, str], state: str) -
 
 POOL_STATES = (("active", "steady"), ("active", "resizing"), ("active", "stopping"), ("deleting", "steady"))
 _RESIZED, _DELETED, _NOT_ON_POOL = "PoolBeingResized", "PoolBeingDeleted", "OperationNotValidOnPool"
+_CHANGE, _RESIZE = [OK, OK, OK, _DELETED], [OK, _RESIZED, _RESIZED, _DELETED]
 POOL: Mapping[tuple[str, str, str], tuple[Json | None, list[str]]] = {
     ("get", "GET", "/pools/p"): (None, [OK] * 4),
+    ("exists", "HEAD", "/pools/p"): (None, [OK] * 4),
     ("list", "GET", "/pools"): (None, [OK] * 4),
     ("nodes", "GET", "/pools/p/nodes"): (None, [OK] * 4),
-    ("resize", "POST", "/pools/p/resize"): ({"targetDedicatedNodes": 1}, [OK, _RESIZED, _RESIZED, _DELETED]),
+    ("counts", "GET", "/nodecounts"): (None, [OK] * 4),
+    ("patch", "PATCH", "/pools/p"): ({"metadata": [{"name": "a", "value": "b"}]}, _CHANGE),
+    ("patch what nodes are made from", "PATCH", "/pools/p"): ({"displayName": "x"}, ["OperationNotValidOnPool"] * 3 + [_DELETED]),
+    ("update properties", "POST", "/pools/p/updateproperties"): ({}, _CHANGE),
+    ("resize", "POST", "/pools/p/resize"): ({"targetDedicatedNodes": 1}, _RESIZE),
+    ("remove nodes", "POST", "/pools/p/removenodes"): ({"nodeList": ["n"]}, _RESIZE),
+    ("stop resize", "POST", "/pools/p/stopresize"): (None, [_INVALID, OK, OK, _DELETED]),
     ("enable autoscale", "POST", "/pools/p/enableautoscale"): (
         {"autoScaleFormula": "$TargetDedicatedNodes=0"},
         [OK, _RESIZED, _RESIZED, _DELETED],
@@ -90,13 +98,27 @@ POOL: Mapping[tuple[str, str, str], tuple[Json | None, list[str]]] = {
 @pytest.mark.parametrize("operation", POOL, ids=lambda operation: operation[0])
 async def test_pools(still: Still, operation: tuple[str, str, str], state: tuple[str, str]) -> None:
     await still.put("pool", state=state[0], allocation_state=state[1])
+    await still.node("idle")
     body, cells = POOL[operation]
     assert await outcome(still, (operation[1], operation[2], body), "/pools/p") == cells[POOL_STATES.index(state)]
+
+
+@pytest.mark.parametrize("state", NodeState)
+async def test_nodes_are_removed_in_every_state(still: Still, state: str) -> None:
+    """What is on its way out is no obstacle either (contract 2.9)."""
+    await still.put("pool", allocation_state="steady")
+    await still.node(state)
+    answer = await still("POST", "/pools/p/removenodes", {"nodeList": ["N"], "nodeDeallocationOption": "TaskCompletion"})
+    assert (answer.status_code, answer.content) == (202, b"")
+    assert (await still("GET", "/pools/p")).json()["allocationState"] == "resizing", "the first poll sees it"
 
 
 SCALED: Mapping[tuple[str, str, str], tuple[Json | None, list[str]]] = {
     ("get", "GET", "/pools/p"): (None, [OK] * 4),
     ("resize", "POST", "/pools/p/resize"): ({"targetDedicatedNodes": 1}, [_NOT_ON_POOL] * 3 + [_DELETED]),
+    ("remove nodes", "POST", "/pools/p/removenodes"): ({"nodeList": ["n"]}, [_NOT_ON_POOL] * 3 + [_DELETED]),
+    ("stop resize", "POST", "/pools/p/stopresize"): (None, [_INVALID, OK, OK, _DELETED]),
+    ("patch", "PATCH", "/pools/p"): ({"metadata": [{"name": "a", "value": "b"}]}, _CHANGE),
     ("enable autoscale", "POST", "/pools/p/enableautoscale"): (
         {"autoScaleEvaluationInterval": "PT6M"},
         [OK, _RESIZED, _RESIZED, _DELETED],

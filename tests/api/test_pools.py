@@ -111,7 +111,6 @@ def test_ids_are_compared_without_case_and_kept_with_it(raw: Raw) -> None:
         ({"enableAutoScale": True, "autoScaleFormula": "x"}, "InvalidAutoScalingSettings", "targetDedicatedNodes"),
         ({"autoScaleFormula": "$x=1"}, "InvalidAutoScalingSettings", "autoScaleFormula"),
         ({"autoScaleEvaluationInterval": "PT5M"}, "InvalidAutoScalingSettings", "autoScaleEvaluationInterval"),
-        ({"startTask": {"commandLine": "true"}}, "UnsupportedProperty", "startTask"),
     ],
 )
 def test_what_is_refused_names_property_and_reason(raw: Raw, change: Json, code: str, name: str) -> None:
@@ -210,6 +209,7 @@ class TestResize:
         assert during["allocationState"] == "resizing"
         assert during["eTag"] == answer.headers["etag"] != before["eTag"]
         raw("POST", f"/pools/{pool_id}/resize", {"targetDedicatedNodes": 0}).assert_error(409, "PoolBeingResized")
+        assert during["resizeTimeout"] == "PT5M", "that of the latest resize"
         after = yard.steady(pool_id)
         assert (after["targetDedicatedNodes"], after["targetLowPriorityNodes"], after["currentLowPriorityNodes"]) == (0, 1, 1)
         assert after["eTag"] == during["eTag"]
@@ -310,7 +310,8 @@ def test_bad_query_options(raw: Raw, path: str, query: str, code: str, name: str
 
 def test_a_pool_of_the_newer_sdk(sdk: Sdk, raw: Raw) -> None:
     pool = models.BatchPoolCreateOptions(
-        id=unique("pool"), vm_size="x", virtual_machine_configuration=machine(), target_dedicated_nodes=0, task_slots_per_node=2,
+        id=unique("pool"), vm_size="standard_a1_v2", virtual_machine_configuration=machine(), target_dedicated_nodes=0,
+        task_slots_per_node=2,
         metadata=[models.BatchMetadataItem(name="a", value="b")],
         task_scheduling_policy=models.BatchTaskSchedulingPolicy(node_fill_type=models.BatchNodeFillType.PACK),
     )  # fmt: skip

@@ -98,6 +98,38 @@ def test_pool_create_from_json_resize_and_delete(az: Az, tmp_path: Path) -> None
     az.until([], "pool", "list", "--query", "[?id == 'az-json-pool' && state != 'deleting'].id")
 
 
+def test_pool_set_reset_stop_and_remove_nodes(az: Az, tmp_path: Path) -> None:
+    named = ("--pool-id", "az-changes")
+    az("pool", "create", "--id", "az-changes", *MACHINE, "--target-dedicated-nodes", "1", "--start-task-command-line", "true")
+    assert az("pool", "show", *named, "--query", "startTask.[commandLine, waitForSuccess]") == ["true", True]
+    az("pool", "set", *named, "--metadata", "a=b", "--start-task-command-line", "false")
+    assert az("pool", "show", *named, "--query", "[metadata[0].value, startTask.commandLine]") == ["b", "false"]
+    az("pool", "reset", *named, "--metadata", "c=d")
+    assert az("pool", "show", *named, "--query", "[metadata[0].name, startTask]") == ["c", None]
+    az.until("steady", "pool", "show", *named, "--query", "allocationState")
+    [node] = az("node", "list", *named, "--query", "[].id")
+    az("node", "delete", *named, "--node-list", node, "--node-deallocation-option", "terminate")
+    az.until([0, 0], "pool", "show", *named, "--query", "[targetDedicatedNodes, currentDedicatedNodes]")
+    az.until("steady", "pool", "show", *named, "--query", "allocationState")
+    not_resizing = az.run("pool", "resize", *named, "--abort")
+    assert not_resizing.code == 1
+    assert "(OperationInvalidForCurrentState)" in not_resizing.err
+    (tmp_path / "set.json").write_text(json.dumps({"taskSlotsPerNode": 3}))
+    az("pool", "set", *named, "--json-file", tmp_path / "set.json")
+    az("pool", "delete", *named, "--yes")
+
+
+def test_images_counts_and_usage(az: Az, pool: str, node: str) -> None:
+    images = az("pool", "supported-images", "list")
+    assert images[0]["verificationType"] == "verified"
+    assert {"batch.node.ubuntu 22.04", "batch.node.debian 12", "batch.node.el 9"} <= {image["nodeAgentSkuId"] for image in images}
+    [counts] = [item for item in az("pool", "node-counts", "list") if item["poolId"] == pool]
+    assert (counts["dedicated"]["total"], counts["lowPriority"]["total"]) == (1, 0)
+    assert az("pool", "usage-metrics", "list") == []
+    old = ("--start-time", "2020-01-01T00:00:00Z", "--end-time", "2020-01-02T00:00:00Z")
+    assert az("pool", "usage-metrics", "list", *old) == []
+
+
 def test_nodes(az: Az, pool: str, node: str) -> None:
     shown = az("node", "show", "--pool-id", pool, "--node-id", node)
     assert (shown["id"], shown["schedulingState"], shown["isDedicated"]) == (node, "enabled", True)

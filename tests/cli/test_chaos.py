@@ -38,7 +38,9 @@ def test_a_node_is_disturbed_and_healed(wild: LiveServer, tmp_path: Path) -> Non
     image = {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"}
     machine = {"imageReference": image, "nodeAgentSKUId": "batch.node.ubuntu 24.04"}
     with Client(wild.endpoint, wild.account, wild.key) as batch:
-        batch.post("pools", body={"id": "pool", "vmSize": "small", "virtualMachineConfiguration": machine, "targetDedicatedNodes": 1})
+        batch.post(
+            "pools", body={"id": "pool", "vmSize": "standard_d2s_v3", "virtualMachineConfiguration": machine, "targetDedicatedNodes": 1}
+        )
 
         def idle() -> str:
             return next((str(node["id"]) for node in batch.listed("pools", "pool", "nodes") if node["state"] == "idle"), "")

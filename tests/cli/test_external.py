@@ -17,7 +17,7 @@ from batchyard.cli.client import Client
 
 _IMAGE = {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"}
 _MACHINE = {"imageReference": _IMAGE, "nodeAgentSKUId": "batch.node.ubuntu 24.04"}
-POOL = {"id": "pool", "vmSize": "small", "virtualMachineConfiguration": _MACHINE, "targetDedicatedNodes": 1}
+POOL = {"id": "pool", "vmSize": "standard_d2s_v3", "virtualMachineConfiguration": _MACHINE, "targetDedicatedNodes": 1}
 COMMAND = [sys.executable, "-P", "-m", "batchyard.cli.main"]
 
 

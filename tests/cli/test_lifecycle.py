@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from azure.batch import BatchClient, models
 from azure.core.credentials import AzureNamedKeyCredential
+from azure.core.exceptions import ResourceExistsError
 
 from batchyard.cli import daemon, processes
 
@@ -89,6 +90,26 @@ def test_down_finishes_within_seconds_and_without_force(directory: Path) -> None
     assert stopped.willing
     assert stopped.agents == 0
     assert time.monotonic() - began < 5 * slowness()
+
+
+def test_a_configuration_file_is_read_at_the_start(directory: Path, tmp_path: Path) -> None:
+    path = tmp_path / "batchyard.toml"
+    path.write_text("[quotas]\npool = 1\n")
+    for command in ("up", "serve"):
+        wrong = batchyard(command, "--dir", directory, "--port", "0", "--config", path)
+        assert (wrong.returncode, wrong.stderr) == (1, f"batchyard: {path}: there is no setting pool in quotas\n")
+    assert not directory.exists()
+    path.write_text("[quotas]\npools = 0\nactive_jobs = 0\n")
+    server = up(directory, "--config", str(path))
+    account = daemon.account(directory)
+    batch = BatchClient(server.url, AzureNamedKeyCredential(account.name, account.keys[0]), retry_total=0)
+    image = models.BatchVmImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server")
+    machine = models.VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04")
+    pool = models.BatchPoolCreateOptions(id="p", vm_size="standard_d2s_v3", virtual_machine_configuration=machine, target_dedicated_nodes=0)
+    with pytest.raises(ResourceExistsError, match="PoolQuotaReached"):
+        batch.create_pool(pool)
+    with pytest.raises(ResourceExistsError, match="ActiveJobAndScheduleQuotaReached"):
+        batch.create_job(models.BatchJobCreateOptions(id="j", pool_info=models.BatchPoolInfo(pool_id="p")))
 
 
 def slowness() -> float:

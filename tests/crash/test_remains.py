@@ -42,7 +42,9 @@ def busy(own_server: Server) -> Server:
     """A server with two nodes, each with a task that has a family."""
     with BatchClient(own_server.endpoint, AzureNamedKeyCredential(own_server.account, own_server.key)) as batch:
         batch.create_pool(
-            models.BatchPoolCreateOptions(id="p", vm_size="small", virtual_machine_configuration=MACHINE, target_dedicated_nodes=2)
+            models.BatchPoolCreateOptions(
+                id="p", vm_size="standard_d2s_v3", virtual_machine_configuration=MACHINE, target_dedicated_nodes=2
+            )
         )
         batch.create_job(models.BatchJobCreateOptions(id="j", pool_info=models.BatchPoolInfo(pool_id="p")))
         batch.create_tasks("j", [models.BatchTaskCreateOptions(id=name, command_line=FAMILY) for name in ("a", "b")])

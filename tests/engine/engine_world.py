@@ -23,12 +23,14 @@ from batchyard.engine.node_changes import CHANGING
 from batchyard.engine.upkeep import Upkeep
 from batchyard.model.errors import BatchError
 from batchyard.model.job import JobCreateContent, JobPatch
-from batchyard.model.pool import PoolCreateContent, PoolEnableAutoScale, PoolResize
+from batchyard.model.pool import NodeRemove, PoolCreateContent, PoolEnableAutoScale, PoolResize
 from batchyard.model.states import NodeState, TaskState
 from batchyard.model.sync import Ended, Orders, Sync
 from batchyard.model.task import TaskConstraints, TaskCreateContent, TaskFailureInformation
 from batchyard.model.words import DisableJobOption
 from batchyard.providers.base import Handle, NodeOrder, NodeProvider, Seen
+from batchyard.rules.offer import Offer
+from batchyard.rules.sizes import SizeRule, Sizes
 from batchyard.rules.transitions import TABLES
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
@@ -55,13 +57,16 @@ MACHINE = {
     "imageReference": {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"},
     "nodeAgentSKUId": "batch.node.ubuntu 24.04",
 }
+SMALL = SizeRule("small", cores=64)
+OFFER = Offer(sizes=Sizes((SMALL,)))
+"""Beside Azure's sizes one that is large enough for any number of slots."""
 EXIT_1 = {"exit_code": 1, "failure": {"category": "usererror", "code": "FailureExitCode", "message": "bad"}}
 NO_PROGRAM = {"failure": {"category": "usererror", "code": "CommandProgramNotFound", "message": "none"}, "stage": "preprocessing"}
 NO_UPLOAD = {"exit_code": 0, "failure": {"category": "usererror", "code": "FileUploadAccessDenied", "message": "no"}, "stage": "upload"}
 
 
 _NO_CHANGE = {
-    "patched", "updated", "launch failed", "resize requested", "resize ended", "errors",
+    "patched", "updated", "launch failed", "resize requested", "resize ended", "stop requested", "stopped", "removal asked", "errors",
     "autoscale enabled", "autoscale evaluated", "autoscale disabled",
 }  # fmt: skip
 """Events that change no state, or that of the allocation, which has none of its own in the log."""
@@ -165,8 +170,8 @@ def ended(attempt: str, **how: Any) -> Ended:
 class World:
     """Store, clock, provider and the loops, one step at a time."""
 
-    def __init__(self, path: Path = MEMORY, provider: NodeProvider | None = None) -> None:
-        self.path, self.clock = path, StandingClock()
+    def __init__(self, path: Path = MEMORY, provider: NodeProvider | None = None, offer: Offer = OFFER) -> None:
+        self.path, self.clock, self.offer = path, StandingClock(), offer
         self.provider = Steady() if provider is None else provider
         self.topics: Counter[str] = Counter()
         self._open()
@@ -178,7 +183,7 @@ class World:
     def open_loops(self) -> None:
         """Make the loops for the provider that there is."""
         self.upkeep_job = Upkeep(self.db, self.clock, SILENCE_US)
-        self.capacity_job = Capacity(self.db, {"local": self.provider}, self.clock, b"key", JOIN_US)
+        self.capacity_job = Capacity(self.db, {"local": self.provider}, self.clock, b"key", JOIN_US, self.offer)
         self.autoscale_job = Autoscale(self.db, self.clock)
 
     def reopen(self) -> None:
@@ -293,7 +298,7 @@ class World:
 
     def pool(self, pool_id: str = "pool", dedicated: int = 0, **more: Any) -> PoolView:
         sent = {"id": pool_id, "vmSize": "small", "virtualMachineConfiguration": MACHINE, "targetDedicatedNodes": dedicated, **more}
-        return self.run(pools.add, msgspec.convert(sent, PoolCreateContent), self.now)
+        return self.run(pools.add, msgspec.convert(sent, PoolCreateContent), self.now, self.offer)
 
     def pool_row(self, pool_id: str = "pool") -> PoolView | None:
         return self.run(pool_rows.find, pool_id)
@@ -301,6 +306,13 @@ class World:
     def resize(self, dedicated: int | None = None, pool_id: str = "pool", **more: Any) -> None:
         sent = msgspec.convert({k: v for k, v in {"targetDedicatedNodes": dedicated, **more}.items() if v is not None}, PoolResize)
         self.run(lambda tx: pools.resize(tx, pools.open_pool(tx, pool_id), sent, self.now))
+
+    def stop_resize(self, pool_id: str = "pool") -> None:
+        self.run(lambda tx: pools.stop_resize(tx, pools.open_pool(tx, pool_id), self.now))
+
+    def remove_nodes(self, *pks: int, pool_id: str = "pool", **more: Any) -> None:
+        sent = msgspec.convert({"nodeList": [self.node(pk).id for pk in pks], **more}, NodeRemove)
+        self.run(lambda tx: pools.remove_nodes(tx, pools.open_pool(tx, pool_id), sent, self.now))
 
     def scaled_pool(self, formula: str, pool_id: str = "pool", **more: Any) -> PoolView:
         scaling = {"enableAutoScale": True, "autoScaleFormula": formula, "targetDedicatedNodes": None}

@@ -147,6 +147,12 @@ def test_deallocation_options(world: World, option: str | None) -> None:
         agent.end(world.attempt("a"))
         assert (world.state("a"), world.node(agent.node_pk).state) == ("completed", "offline")
         assert world.schedule() == 0, "the node takes no new task"
+        if option == "retaineddata":
+            world.advance(7 * 86_400 - 1)
+            agent.sync()
+            world.capacity(2)
+            assert (world.node(agent.node_pk).state, allocation(world)) == ("offline", "resizing"), "what the task left is kept"
+            world.advance(1)
         world.capacity(3)
     assert (world.nodes(), size(world), allocation(world), errors(world)) == ([], (0, 0), "steady", [])
     assert world.task("b").run == 0

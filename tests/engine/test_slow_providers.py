@@ -267,7 +267,7 @@ def test_a_failed_launch_is_seen_on_the_node_until_one_succeeds(worlds: Any) -> 
 def test_a_provider_that_the_server_does_not_have_is_a_launch_error(worlds: Any) -> None:
     world = worlds(Steady())
     world.pool("pool", 1)
-    world.capacity_job = Capacity(world.db, {"slurm": world.provider}, world.clock, b"key")
+    world.capacity_job = Capacity(world.db, {"slurm": world.provider}, world.clock, b"key", offer=world.offer)
     world.capacity()
     assert only_node(world).launch_error == "this server has no provider named 'local', only slurm"
     world.run(lambda tx: node_rows.move(tx, only_node_row(tx), provider="slurm"))

@@ -10,17 +10,18 @@ from types import ModuleType
 import pytest
 
 from batchyard.rules import odata
-from batchyard.store import autoscale, events, explain, jobs, leases, nodes, pools, task_pages, tasks, tx
+from batchyard.store import autoscale, events, explain, jobs, leases, nodes, pools, task_pages, tasks, tx, usage
 from batchyard.store.migrate import migrate
 from batchyard.store.reader import Change, Statement
 from batchyard.store.tx import guarded_sql
 
-MODULES = (autoscale, events, explain, jobs, leases, nodes, pools, task_pages, tasks, tx)
+MODULES = (autoscale, events, explain, jobs, leases, nodes, pools, task_pages, tasks, tx, usage)
 WALKED = {  # few rows, and read as a whole
     "jobs._PAGE": set(), "jobs._POOLS_WITH_DEMAND": {"job"}, "jobs._CHANGING": {"job"}, "nodes._ALL": {"node"}, "nodes._SILENT": {"node"},
     "nodes._BY_START": {"node"}, "pools._ALL": {"pool"}, "pools._SCALED": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"},
     "tasks._READY_SIZES": {"size"},
-    "explain._BLOCKERS": {"edge"},
+    "explain._BLOCKERS": {"edge"}, "jobs._ACTIVE": {"job", "active"}, "usage._FIRST": {"firsts"}, "pools._COUNT": {"pool"},
+    "nodes._COUNTS": {"shown"},
 }  # fmt: skip
 HOT = {
     "tasks._READY": ["task_ready"],
@@ -56,6 +57,11 @@ HOT = {
     "nodes._OF_POOL": ["node_by_id"],
     "nodes._REMOVALS": ["removal_by_node"],
     "pools._BY_ID": ["pool_by_id"],
+    "jobs._ACTIVE": ["job_of_pool"],
+    "usage._CORES": ["node_usage_by_release"],
+    "usage._END": ["node_usage_open"],
+    "usage._OVERLAPPING": ["node_usage_by_release"],
+    "usage._CORE_TIME": ["node_usage_by_pool"],
     "pools._SCALED": ["pool_scaled"],
     "autoscale._TASKS": ["job_of_pool"],
     "autoscale._PENDING": ["job_of_pool"],

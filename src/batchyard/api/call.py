@@ -18,6 +18,7 @@ from batchyard.model import times
 from batchyard.model.errors import BatchError, invalid_query
 from batchyard.rules import odata
 from batchyard.rules.conditions import Conditions
+from batchyard.rules.offer import AZURE, Offer
 from batchyard.store.db import Database
 
 MOST_RESULTS = 1000
@@ -40,6 +41,7 @@ class Services(msgspec.Struct, frozen=True):
     """Nodes may be disturbed on demand."""
     shortest_autoscale_us: int = SHORTEST_INTERVAL_US
     """The shortest interval between evaluations of an autoscale formula that a client may ask for."""
+    offer: Offer = AZURE
 
 
 class Call(msgspec.Struct):

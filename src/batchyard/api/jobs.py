@@ -25,7 +25,7 @@ from batchyard.store.tx import Tx
 
 async def add(call: Call) -> Response:
     """POST /jobs"""
-    job = await call.db.run(jobs.add, call.decode(JobCreateContent), call.now)
+    job = await call.db.run(jobs.add, call.decode(JobCreateContent), call.now, call.services.offer.quotas.active_jobs)
     return wire.nothing(201, modified=job.modified, resource=call.url("jobs", job.id), location=True)
 
 

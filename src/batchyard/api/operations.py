@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import msgspec
 from starlette.responses import Response
 
-from batchyard.api import about, autoscale, chaos, clock, explain, files, jobs, nodes, pools, tasks
+from batchyard.api import about, account, autoscale, chaos, clock, explain, files, jobs, nodes, pools, tasks
 from batchyard.api.call import Call
 from batchyard.model.errors import BatchError
 
@@ -37,15 +37,22 @@ _TASK_FILE = "/jobs/{job_id}/tasks/{task_id}/files/{file_path}"
 _NODE_FILE = "/pools/{pool_id}/nodes/{node_id}/files/{file_path}"
 
 OPERATIONS = (
+    Op("GET", "/supportedimages", account.supported_images, _FILTERED),
+    Op("GET", "/nodecounts", account.node_counts, _FILTERED),
+    Op("GET", "/poolusagemetrics", account.usage_metrics, _FILTERED | {"starttime", "endtime"}),
     Op("POST", "/pools", pools.add),
-    Op("GET", "/pools", pools.list_, _FILTERED | _SELECT),
-    Op("GET", "/pools/{pool_id}", pools.get, _SELECT),
+    Op("GET", "/pools", pools.list_, _FILTERED | _SELECT | _EXPAND),
+    Op("GET", "/pools/{pool_id}", pools.get, _SELECT | _EXPAND),
     Op("HEAD", "/pools/{pool_id}", pools.exists),
     Op("DELETE", "/pools/{pool_id}", pools.delete),
+    Op("PATCH", "/pools/{pool_id}", pools.patch),
+    Op("POST", "/pools/{pool_id}/updateproperties", pools.update_properties),
     Op("POST", "/pools/{pool_id}/enableautoscale", autoscale.enable),
     Op("POST", "/pools/{pool_id}/disableautoscale", autoscale.disable),
     Op("POST", "/pools/{pool_id}/evaluateautoscale", autoscale.evaluate),
     Op("POST", "/pools/{pool_id}/resize", pools.resize),
+    Op("POST", "/pools/{pool_id}/stopresize", pools.stop_resize),
+    Op("POST", "/pools/{pool_id}/removenodes", pools.remove_nodes),
     Op("GET", "/pools/{pool_id}/nodes", nodes.list_, _FILTERED | _SELECT),
     Op("GET", "/pools/{pool_id}/nodes/{node_id}", nodes.get, _SELECT),
     Op("POST", _NODE + "/reboot", nodes.reboot),

@@ -1,15 +1,24 @@
-"""`$expand=stats`: what jobs and tasks used (contract 5.4); live figures, where the service rolls up every half hour."""
+"""`$expand=stats`: what pools, jobs and tasks used (contract 5.4); live figures, where the service rolls up every half hour."""
 
 from __future__ import annotations
 
 from batchyard.api.call import Call
 from batchyard.model import times
 from batchyard.model.job import JobStatistics
+from batchyard.model.pool import PoolStatistics, PoolUsageStatistics
 from batchyard.model.task import TaskStatistics
 from batchyard.store.jobs import JobCounts, JobRow
+from batchyard.store.pools import PoolView
 from batchyard.store.tasks import TaskView
 
 _NONE = "PT0S"
+
+
+def of_pool(row: PoolView, core_us: int, call: Call) -> PoolStatistics:
+    """Core time of a pool's dedicated nodes over its life; the load of its nodes is not measured, so nothing is said of it."""
+    start, now = times.iso(row.created), times.iso(call.now)
+    used = PoolUsageStatistics(start_time=start, last_update_time=now, dedicated_core_time=times.duration_text(core_us))
+    return PoolStatistics(url=call.url("pools", row.id), start_time=start, last_update_time=now, usage_stats=used)
 
 
 def of_job(row: JobRow, counts: JobCounts, call: Call) -> JobStatistics:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -11,6 +11,7 @@ from batchyard.api.call import Call
 from batchyard.api.wire import encode, splice
 from batchyard.engine.tasks import directory
 from batchyard.model import times
+from batchyard.model.account import NodeCounts, PoolNodeCounts
 from batchyard.model.job import (
     JobExecutionInformation,
     JobPreparationAndReleaseTaskExecutionInformation,
@@ -19,6 +20,7 @@ from batchyard.model.job import (
     JobServed,
 )
 from batchyard.model.pool import AutoScaleRun, PoolCreateContent, PoolEnableAutoScale, PoolResize, PoolServed, ResizeError
+from batchyard.model.states import NodeState
 from batchyard.model.sync import NodeFacts
 from batchyard.model.task import (
     TaskCounts,
@@ -27,6 +29,7 @@ from batchyard.model.task import (
     TaskSlotCounts,
 )
 from batchyard.store.jobs import JobCounts, JobRow
+from batchyard.store.nodes import NodeCount
 from batchyard.store.pools import PoolView
 from batchyard.store.special_tasks import PREPARATION, RELEASE, SpecialTaskRow
 
@@ -41,9 +44,16 @@ def _time(us: int | None) -> str | None:
     return None if us is None else times.iso(us)
 
 
-def pool(row: PoolView, call: Call) -> bytes:
-    """A pool; an empty list of resize errors would be read as a problem, so there is none (clients.md 0, #8)."""
-    size = PoolResize(target_dedicated_nodes=row.target_dedicated, target_low_priority_nodes=row.target_low_priority)
+def pool(row: PoolView, call: Call, core_time: int | None = None) -> bytes:
+    """A pool; with its dedicated core time also its statistics.
+
+    An empty list of resize errors would be read as a problem, so there is none (clients.md 0, #8).
+    """
+    size = PoolResize(
+        target_dedicated_nodes=row.target_dedicated,
+        target_low_priority_nodes=row.target_low_priority,
+        resize_timeout=times.duration_text(row.resize_timeout),
+    )
     scaling = PoolEnableAutoScale(
         auto_scale_formula=row.autoscale_formula,
         auto_scale_evaluation_interval=None if row.autoscale_interval is None else times.duration_text(row.autoscale_interval),
@@ -61,8 +71,21 @@ def pool(row: PoolView, call: Call) -> bytes:
         current_low_priority_nodes=row.current_low_priority,
         resize_errors=None if row.resize_errors is None else _resize_errors.decode(row.resize_errors),
         auto_scale_run=None if row.autoscale_run is None else _auto_scale_run.decode(row.autoscale_run),
+        stats=None if core_time is None else statistics.of_pool(row, core_time, call),
     )
     return splice(row.body, encode(size), encode(scaling), encode(served))
+
+
+def node_counts(counts: Sequence[NodeCount]) -> bytes:
+    """Nodes of one pool by kind and state; both kinds are always there (contract 9.3)."""
+    by_kind = {kind: {row.state: row.count for row in counts if row.dedicated == kind} for kind in (1, 0)}
+    dedicated, low_priority = (_node_counts(by_kind[kind]) for kind in (1, 0))
+    return encode(PoolNodeCounts(pool_id=counts[0].pool_id, dedicated=dedicated, low_priority=low_priority))
+
+
+def _node_counts(by_state: Mapping[NodeState | None, int]) -> NodeCounts:
+    numbers = {state.name.lower(): by_state.get(state, 0) for state in NodeState}
+    return NodeCounts(total=sum(numbers.values()), **numbers)
 
 
 def job(row: JobRow, call: Call, counts: JobCounts | None = None) -> bytes:

@@ -6,13 +6,16 @@ import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from batchyard.cli import autoscale, daemon, daily, doctor, explain
 from batchyard.cli import chaos as disturbances
 from batchyard.cli.problem import Problem
+
+if TYPE_CHECKING:
+    from batchyard.rules.offer import Offer
 
 app = typer.Typer(
     help="Azure Batch on machines you own.",
@@ -55,6 +58,10 @@ class Provider(StrEnum):
 
 NodesFrom = Annotated[Provider, typer.Option("--provider", help="local: agents on this machine; external: you start the agents.")]
 
+Configuration = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="TOML file with sizes and quotas; see docs/configuration.md.")
+]
+
 
 @app.command()
 def up(
@@ -67,6 +74,7 @@ def up(
     chaos: Chaos = False,
     probes: Probes = None,
     provider: NodesFrom = Provider.LOCAL,
+    config: Configuration = None,
     autoscale_min_interval: AutoscaleMinInterval = 300,
     autoscale_on_demand: AutoscaleOnDemand = False,
 ) -> None:
@@ -75,6 +83,9 @@ def up(
     flags = {"--test-clock": test_clock, "--insecure": insecure, "--chaos": chaos, "--autoscale-on-demand": autoscale_on_demand}
     more = [flag for flag, given in flags.items() if given] + ["--provider", provider]
     more += ["--probes", str(probes.resolve())] if probes else []
+    if config is not None:
+        _offer(config)
+        more += ["--config", str(config.resolve())]
     more += ["--autoscale-min-interval", str(autoscale_min_interval)]
     server = daemon.start(directory, host, port, nodes, more)
     given = _given(directory)
@@ -144,11 +155,13 @@ def serve(
     chaos: Chaos = False,
     probes: Probes = None,
     provider: NodesFrom = Provider.LOCAL,
+    config: Configuration = None,
     autoscale_min_interval: AutoscaleMinInterval = 300,
     autoscale_on_demand: AutoscaleOnDemand = False,
 ) -> None:
     """Run a server in the foreground."""
     directory = directory.resolve()
+    offer = _offer(config)
     daemon.prepare(directory)
     with daemon.sole_server(directory):
         daemon.check_port(host, port)
@@ -156,13 +169,13 @@ def serve(
         from batchyard.app import serve as run
         from batchyard.config import Config
 
-        config = Config(
+        settings = Config(
             directory=directory, host=host, port=port, max_nodes=nodes, test_clock=test_clock, insecure=insecure, chaos=chaos,
-            probes=None if probes is None else probes.resolve(), external_nodes=provider is Provider.EXTERNAL,
+            probes=None if probes is None else probes.resolve(), external_nodes=provider is Provider.EXTERNAL, offer=offer,
             autoscale_min_interval_s=autoscale_min_interval, autoscale_on_demand=autoscale_on_demand,
         )  # fmt: skip
         try:
-            run(config)
+            run(settings)
         except Refused as refused:
             raise Problem(str(refused)) from None
 
@@ -180,6 +193,17 @@ explain.add_to(app)
 disturbances.add_to(app)
 doctor.add_to(app)
 autoscale.add_to(app)
+
+
+def _offer(path: Path | None) -> Offer:
+    """Sizes and quotas of a configuration file, Azure's sizes without one. Raises Problem."""
+    from batchyard import config
+    from batchyard.rules.offer import Offer
+
+    try:
+        return Offer() if path is None else config.load(path)
+    except config.Misconfigured as error:
+        raise Problem(str(error)) from None
 
 
 def say(text: str, style: str | None = None) -> None:

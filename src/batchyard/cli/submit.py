@@ -22,6 +22,7 @@ MOST_BYTES_PER_CALL = 900_000
 _LETTERS = "abcdefghjkmnpqrstuvwxyz"
 _DIGITS = "23456789"
 _MOST_SLOTS = 256
+_SLOTS_PER_CORE = 4
 _IMAGE = {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server", "version": "latest"}
 _MACHINE = {"imageReference": _IMAGE, "nodeAgentSKUId": "batch.node.ubuntu 24.04"}
 
@@ -169,8 +170,10 @@ def _default_pool(batch: Client) -> None:
     except Refused as refused:
         if refused.error != "PoolNotFound":
             raise
-        size = {"targetDedicatedNodes": 1, "taskSlotsPerNode": min(_MOST_SLOTS, len(os.sched_getaffinity(0)))}
-        pool = {"id": DEFAULT, "vmSize": "standard_d2s_v3", "virtualMachineConfiguration": _MACHINE, **size}
+        slots = min(_MOST_SLOTS, len(os.sched_getaffinity(0)))
+        cores = next(cores for cores in (2, 4, 8, 16, 32, 48, 64) if cores * _SLOTS_PER_CORE >= slots)
+        size = {"targetDedicatedNodes": 1, "taskSlotsPerNode": slots}
+        pool = {"id": DEFAULT, "vmSize": f"standard_d{cores}s_v3", "virtualMachineConfiguration": _MACHINE, **size}
         _add(batch, "pools", pool, "PoolExists")
 
 

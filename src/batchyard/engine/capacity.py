@@ -19,12 +19,12 @@ from batchyard.engine import nodes as node_cases
 from batchyard.engine.clock import Clock
 from batchyard.engine.errands import Errands, delay_us
 from batchyard.engine.node_changes import Action
-from batchyard.model.common import NameValuePair
 from batchyard.model.node import ComputeNodeError
-from batchyard.model.pool import PoolCreateContent, ResizeError
+from batchyard.model.pool import PoolCreateContent
 from batchyard.model.states import AllocationState, NodeState, PoolState
 from batchyard.providers.base import Handle, NoCapacity, NodeOrder, NodeProvider, Seen
 from batchyard.rules import transitions
+from batchyard.rules.offer import AZURE, Offer
 from batchyard.rules.transitions import NodeHappened
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
@@ -71,8 +71,17 @@ class NoSuchProvider(Exception):
 class Capacity:
     """The capacity loop's work; `join_us` is how long a launched node's agent may stay silent."""
 
-    def __init__(self, db: Database, providers: Mapping[str, NodeProvider], clock: Clock, node_key: bytes, join_us: int = JOIN_US) -> None:
+    def __init__(
+        self,
+        db: Database,
+        providers: Mapping[str, NodeProvider],
+        clock: Clock,
+        node_key: bytes,
+        join_us: int = JOIN_US,
+        offer: Offer = AZURE,
+    ) -> None:
         self._db, self._providers, self._clock, self._node_key, self._join_us = db, providers, clock, node_key, join_us
+        self._offer = offer
         self._errands = Errands(clock)
         self._unswept: set[str] = set()
         """Providers that may have a machine for a node whose launch an earlier server began, and that was let go since."""
@@ -82,7 +91,7 @@ class Capacity:
         """One round: plan, and begin to watch, launch, stop and release."""
         now = self._clock.now()
         self._note_gap(now)
-        plan = await self._db.run(make_plan, self._node_key, now)
+        plan = await self._db.run(make_plan, self._node_key, now, self._offer)
         late = [(pk, handle) for pk, handle in plan.watch if self._late(plan.rows[pk], now)]
         self._watch(plan, {pk for pk, _ in late})
         for name, some in self._batches(plan, late):
@@ -223,15 +232,15 @@ def _sweeping(provider: str) -> str:
     return f"sweep {provider}"
 
 
-def make_plan(tx: Tx, node_key: bytes, now: int) -> Plan:
+def make_plan(tx: Tx, node_key: bytes, now: int, offer: Offer = AZURE) -> Plan:
     """Move pools and nodes as far as the rows alone allow, and say what providers have to be asked."""
     plan = Plan()
     for pool in pool_rows.every(tx):
         nodes = node_rows.of_pool(tx, pool.pk)
         if pool.state == PoolState.DELETING:
             resizing.empty(tx, pool, nodes, now)
-        elif pool.allocation_state == AllocationState.RESIZING:
-            resizing.resize(tx, pool, nodes, now)
+        else:
+            resizing.advance(tx, pool, nodes, now, offer)
         if pool.state == PoolState.DELETING or pool.allocation_state != AllocationState.STEADY:
             nodes = node_rows.of_pool(tx, pool.pk)
         for node in nodes:
@@ -350,10 +359,8 @@ def no_capacity(tx: Tx, node_pk: int, message: str, now: int) -> int:
     node_rows.delete(tx, node_pk)
     tx.log(now, "node", node_pk, "no capacity", old=node.state, cause=message[:_TEXT])
     pool = pool_rows.get(tx, node.pool_pk)
-    if pool is not None and pool.allocation_state == AllocationState.RESIZING:
-        details = [NameValuePair(name="ProviderErrorJson", value=message)]
-        error = ResizeError(code="AllocationFailed", message="Desired number of nodes could not be allocated", values=details)
-        resizing.steady(tx, pool, error, now)
+    if pool is not None:
+        resizing.no_capacity(tx, pool, node, message)
     return 0
 
 

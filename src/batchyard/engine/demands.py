@@ -109,6 +109,12 @@ def metadata(items: Sequence[MetadataItem] | None) -> None:
         raise BatchError("EmptyMetadataKey")
 
 
+def retired(name: str, value: object, reason: str) -> None:
+    """Refuse a property that the service itself has given up."""
+    if value:
+        raise BatchError("UnsupportedProperty", PropertyName=name, Reason=reason)
+
+
 def not_served(**properties: object) -> None:
     """Refuse properties that this release does not act upon, rather than pretend."""
     for name, value in properties.items():

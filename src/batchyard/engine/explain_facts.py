@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from batchyard.engine import special_tasks
+from batchyard.engine.resizing import KIND
 from batchyard.model import ids
 from batchyard.model.node import ComputeNodeError
 from batchyard.model.pool import ResizeError
@@ -86,7 +87,10 @@ def pool(reader: Reader, row: PoolView, asked: JobRow | None) -> PoolFacts:
 
 def _resize_failure(text: bytes | None) -> str | None:
     errors = _resize_errors.decode(text) if text else []
-    told = [f"{error.code}: {error.message}" + "".join(f" ({pair.value})" for pair in error.values or () if pair.value) for error in errors]
+    told = []
+    for error in errors:
+        details = [pair.value for pair in error.values or () if pair.value and pair.name != KIND]
+        told.append(f"{error.code}: {error.message}" + "".join(f" ({detail})" for detail in details))
     return "; ".join(told) or None
 
 

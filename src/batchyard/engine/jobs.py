@@ -22,11 +22,13 @@ USER_TERMINATE = "UserTerminate"
 _decoder = msgspec.json.Decoder(JobCreateContent)
 
 
-def add(tx: Tx, job: JobCreateContent, now: int) -> JobRow:
-    """Add a job and queue its manager; its pool need not exist (contract 3.1). Raises JobExists."""
+def add(tx: Tx, job: JobCreateContent, now: int, quota: int | None = None) -> JobRow:
+    """Add a job and queue its manager; its pool need not exist (contract 3.1). Raises JobExists, ActiveJobAndScheduleQuotaReached."""
     job_checks.check(job)
     if job_rows.find(tx, job.id) is not None:
         raise BatchError("JobExists")
+    if quota is not None and job_rows.active(tx, quota) >= quota:
+        raise BatchError("ActiveJobAndScheduleQuotaReached")
     environment, manager = job.common_environment_settings, job.job_manager_task
     pk = job_rows.add(
         tx, id=job.id, state=JobState.ACTIVE, state_time=now, created=now, modified=now, started=now,

@@ -1,50 +1,56 @@
-"""Use cases of pools: add, resize, delete."""
+"""Use cases of pools: add, patch, update properties, resize, stop a resize, remove nodes, delete."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping, Set
 
 import msgspec
+from msgspec import UNSET
 
-from batchyard.engine import autoscale_checks, autoscale_runs, demands, wakes
+from batchyard.engine import autoscale_checks, autoscale_runs, pool_checks, resizing, wakes
 from batchyard.model import times
 from batchyard.model.errors import BatchError, invalid_property
-from batchyard.model.pool import PoolCreateContent, PoolResize, TaskSchedulingPolicy
+from batchyard.model.pool import NodeRemove, PoolCreateContent, PoolPatch, PoolResize, PoolUpdateProperties
+from batchyard.model.redact import without_secrets
 from batchyard.model.states import AllocationState, PoolState
 from batchyard.model.words import NodeDeallocationOption, NodeFillType
 from batchyard.rules import transitions
+from batchyard.rules.offer import AZURE, Offer
 from batchyard.rules.transitions import AllocationHappened, PoolHappened
+from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
+from batchyard.store.nodes import NodeRow
 from batchyard.store.pools import PoolView
 from batchyard.store.tx import Tx
 
-RESIZE_TIMEOUT = "PT15M"
-_SHORTEST_RESIZE_US = 5 * 60 * 1_000_000
-_MOST_SLOTS = 256
-_VM_SIZE = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
-_MOST_NODES = 100_000
-_REQUIRED = "The property is required"
-_NO_TARGET = "At least one of targetDedicatedNodes and targetLowPriorityNodes must be given"
+MOST_REMOVED = 100
+_ALWAYS = frozenset(
+    {"start_task", "certificate_references", "application_package_references", "metadata", "target_node_communication_mode"}
+)
+"""What a PATCH may change whatever the pool holds; the rest only while it has no nodes (contract 1.7)."""
+_body = msgspec.json.Decoder(PoolCreateContent)
 
 
-def add(tx: Tx, pool: PoolCreateContent, now: int, *, shortest_interval_us: int = autoscale_checks.SHORTEST_INTERVAL_US) -> PoolView:
-    """Add a pool; it is resizing at once, even to no nodes (contract 2.1). Raises PoolExists, PoolBeingDeleted."""
+def add(
+    tx: Tx, pool: PoolCreateContent, now: int, offer: Offer = AZURE, *, shortest_interval_us: int = autoscale_checks.SHORTEST_INTERVAL_US
+) -> PoolView:
+    """Add a pool; it is resizing at once, even to no nodes (contract 2.1). Raises PoolExists, PoolBeingDeleted, PoolQuotaReached."""
     scaling = autoscale_checks.of_new_pool(pool, shortest_interval_us)
-    _check(pool)
+    pool_checks.check(pool, offer)
     old = pool_rows.find(tx, pool.id)
     if old is not None:
         raise BatchError("PoolBeingDeleted" if old.state == PoolState.DELETING else "PoolExists")
-    assert pool.task_scheduling_policy is not None
+    if offer.quotas.pools is not None and pool_rows.count(tx) >= offer.quotas.pools:
+        raise BatchError("PoolQuotaReached")
     assert pool.resize_timeout is not None
-    assert pool.task_slots_per_node is not None
     dedicated, low_priority = pool.target_dedicated_nodes or 0, pool.target_low_priority_nodes or 0
-    pool.target_dedicated_nodes = pool.target_low_priority_nodes = None
+    timeout = times.duration(pool.resize_timeout)
+    pool.target_dedicated_nodes = pool.target_low_priority_nodes = pool.resize_timeout = None  # each resize changes them
     pool.auto_scale_formula = pool.auto_scale_evaluation_interval = None
     pk = pool_rows.add(
         tx, id=pool.id, state=PoolState.ACTIVE, state_time=now, allocation_state=AllocationState.RESIZING, allocation_time=now,
-        created=now, modified=now, target_dedicated=dedicated, target_low_priority=low_priority, slots_per_node=pool.task_slots_per_node,
-        pack=pool.task_scheduling_policy.node_fill_type is NodeFillType.PACK, resize_timeout=times.duration(pool.resize_timeout),
-        body=msgspec.json.encode(pool),
+        created=now, modified=now, target_dedicated=dedicated, target_low_priority=low_priority,
+        resize_timeout=timeout, **_columns(pool),
     )  # fmt: skip
     tx.log(now, "pool", pk, "added", new=PoolState.ACTIVE)
     if scaling is not None:
@@ -53,74 +59,129 @@ def add(tx: Tx, pool: PoolCreateContent, now: int, *, shortest_interval_us: int 
     return find(tx, pool.id)
 
 
-def _check(pool: PoolCreateContent) -> None:
-    """Refuse what the contract refuses (A.1, 7.1) and fill the defaults in."""
-    demands.an_id("id", pool.id)
-    demands.a_display_name(pool.display_name)
-    demands.metadata(pool.metadata)
-    demands.not_served(
-        cloudServiceConfiguration=pool.cloud_service_configuration,
-        userAccounts=pool.user_accounts or None,
-        mountConfiguration=pool.mount_configuration or None,
-        applicationPackageReferences=pool.application_package_references or None,
-        certificateReferences=pool.certificate_references or None,
-    )
-    if pool.virtual_machine_configuration is None:
-        raise BatchError("MissingRequiredProperty", PropertyName="virtualMachineConfiguration", Reason=_REQUIRED)
-    demands.not_served(containerConfiguration=pool.virtual_machine_configuration.container_configuration)
-    if _VM_SIZE.fullmatch(pool.vm_size) is None:
-        raise invalid_property("vmSize", pool.vm_size[:100], "A size is 1 to 64 letters, digits, hyphens, dots and underscores")
-    pool.vm_size = pool.vm_size.lower()
-    if not pool.enable_auto_scale and pool.target_dedicated_nodes is None and pool.target_low_priority_nodes is None:
-        raise BatchError("MissingRequiredProperty", PropertyName="targetDedicatedNodes", Reason=_NO_TARGET)
-    _check_targets(pool.target_dedicated_nodes, pool.target_low_priority_nodes)
-    pool.task_slots_per_node = 1 if pool.task_slots_per_node is None else pool.task_slots_per_node
-    demands.within("taskSlotsPerNode", pool.task_slots_per_node, 1, _MOST_SLOTS)
-    pool.task_scheduling_policy = pool.task_scheduling_policy or TaskSchedulingPolicy(node_fill_type=NodeFillType.SPREAD)
-    pool.resize_timeout = _resize_timeout(pool.resize_timeout)
-    pool.enable_auto_scale = bool(pool.enable_auto_scale)
-    pool.enable_inter_node_communication = bool(pool.enable_inter_node_communication)
-    image = pool.virtual_machine_configuration.image_reference
-    if image.publisher is not None and not image.version:
-        image.version = "latest"
+def _columns(pool: PoolCreateContent) -> dict[str, object]:
+    """What is decided on, out of the client's JSON; nobody needs the secrets: nodes make named users without a password."""
+    assert pool.task_scheduling_policy is not None
+    return {
+        "slots_per_node": pool.task_slots_per_node,
+        "pack": pool.task_scheduling_policy.node_fill_type is NodeFillType.PACK,
+        "body": msgspec.json.encode(without_secrets(pool)),
+    }
 
 
-def _resize_timeout(given: str | None) -> str:
-    if given is None:
-        return RESIZE_TIMEOUT
-    us = demands.duration_us("resizeTimeout", given, minimum_us=_SHORTEST_RESIZE_US)
-    if us is None:
-        raise invalid_property("resizeTimeout", given, "The value must be finite")
-    return times.duration_text(us)
+def patch(tx: Tx, row: PoolView, patch: PoolPatch, now: int, offer: Offer = AZURE) -> PoolView:
+    """Replace each property that a PATCH names; null is as absent, an empty list clears. Raises OperationNotValidOnPool."""
+    pool = _body.decode(row.body)
+    given = {name: getattr(patch, name) for name in patch.__struct_fields__}
+    changes = {name: value for name, value in given.items() if value is not UNSET and value is not None}
+    _need_empty(row, set(changes) - _ALWAYS)
+    _check_mode(row, pool, changes)
+    return _store(tx, row, pool, changes, now, offer, "patched")
 
 
-def _check_targets(dedicated: int | None, low_priority: int | None) -> None:
-    for name, target in (("targetDedicatedNodes", dedicated), ("targetLowPriorityNodes", low_priority)):
-        if target is not None:
-            demands.within(name, target, 0, _MOST_NODES)
+def update_properties(tx: Tx, row: PoolView, update: PoolUpdateProperties, now: int, offer: Offer = AZURE) -> PoolView:
+    """Replace start task, packages and metadata: what is absent is removed (contract 1.7). Raises OperationNotValidOnPool."""
+    pool = _body.decode(row.body)
+    changes = {name: getattr(update, name) for name in update.__struct_fields__}
+    if update.target_node_communication_mode is None:
+        del changes["target_node_communication_mode"]
+    _check_mode(row, pool, changes)
+    return _store(tx, row, pool, changes, now, offer, "updated")
+
+
+def _check_mode(row: PoolView, pool: PoolCreateContent, changes: Mapping[str, object]) -> None:
+    """Another communication mode needs a pool without nodes, naming the present one does not."""
+    name = "target_node_communication_mode"
+    if changes.get(name, pool.target_node_communication_mode) is not pool.target_node_communication_mode:
+        _need_empty(row, {name})
+
+
+def _need_empty(row: PoolView, names: Set[str]) -> None:
+    """Refuse to change what nodes are made from while there are some."""
+    if names and row.current_dedicated + row.current_low_priority:
+        wire = {field.name: field.encode_name for field in msgspec.structs.fields(PoolPatch)}
+        reason = f"{', '.join(sorted(wire[name] for name in names))} may be changed only while the pool has no nodes"
+        raise BatchError("OperationNotValidOnPool", Reason=reason)
+
+
+def _store(
+    tx: Tx, row: PoolView, pool: PoolCreateContent, changes: dict[str, object], now: int, offer: Offer, happened: str
+) -> PoolView:  # fmt: skip
+    for name, value in changes.items():
+        setattr(pool, name, value)
+    pool_checks.check_changed(pool, set(changes), offer)
+    pool_rows.move(tx, row, modified=max(now, row.modified + 1), **_columns(pool))
+    tx.log(now, "pool", row.pk, happened)
+    return find(tx, row.id)
 
 
 def resize(tx: Tx, pool: PoolView, resize: PoolResize, now: int, *, by_formula: bool = False) -> PoolView:
     """Ask for another size; a target that is not named stays. Raises PoolBeingResized, OperationNotValidOnPool."""
-    if resize.target_dedicated_nodes is None and resize.target_low_priority_nodes is None:
-        raise BatchError("MissingRequiredProperty", PropertyName="targetDedicatedNodes", Reason=_NO_TARGET)
-    _check_targets(resize.target_dedicated_nodes, resize.target_low_priority_nodes)
+    dedicated = pool_checks.older_target(resize.target_dedicated, resize.target_dedicated_nodes)
+    low_priority = resize.target_low_priority_nodes
+    if dedicated is None and low_priority is None:
+        raise BatchError("MissingRequiredProperty", PropertyName="targetDedicatedNodes", Reason=pool_checks.NO_TARGET)
+    pool_checks.check_targets(dedicated, low_priority)
     if not by_formula:
         autoscale_checks.is_off(pool)
+    dedicated = pool.target_dedicated if dedicated is None else dedicated
+    low_priority = pool.target_low_priority if low_priority is None else low_priority
+    return _begin(tx, pool, dedicated, low_priority, resize.node_deallocation_option, resize.resize_timeout, now)
+
+
+def _may_resize(pool: PoolView) -> None:
     if not transitions.ALLOCATION.allows(pool.allocation_state, AllocationHappened.RESIZE_REQUESTED):
         raise BatchError("PoolBeingResized")
-    dedicated, low_priority = resize.target_dedicated_nodes, resize.target_low_priority_nodes
-    option = resize.node_deallocation_option or NodeDeallocationOption.REQUEUE
+
+
+def _begin(
+    tx: Tx, pool: PoolView, dedicated: int, low_priority: int, option: NodeDeallocationOption | None, timeout: str | None, now: int
+) -> PoolView:
+    """Have the pool resize to these targets."""
+    _may_resize(pool)
     pool_rows.move(
         tx, pool, allocation_state=transitions.ALLOCATION.after(pool.allocation_state, AllocationHappened.RESIZE_REQUESTED),
-        allocation_time=now, modified=max(now, pool.modified + 1), resize_errors=None, deallocation_option=option,
-        target_dedicated=pool.target_dedicated if dedicated is None else dedicated,
-        target_low_priority=pool.target_low_priority if low_priority is None else low_priority,
-        resize_timeout=times.duration(_resize_timeout(resize.resize_timeout)),
+        allocation_time=now, modified=max(now, pool.modified + 1), resize_errors=None,
+        deallocation_option=option or NodeDeallocationOption.REQUEUE, target_dedicated=dedicated, target_low_priority=low_priority,
+        resize_timeout=times.duration(pool_checks.resize_timeout(timeout)),
     )  # fmt: skip
-    tx.log(now, "pool", pool.pk, AllocationHappened.RESIZE_REQUESTED, cause=f"{pool.target_dedicated} -> {dedicated}")
+    cause = f"{pool.target_dedicated} -> {dedicated}, {pool.target_low_priority} -> {low_priority}"
+    tx.log(now, "pool", pool.pk, AllocationHappened.RESIZE_REQUESTED, cause=cause)
     tx.wake(wakes.CAPACITY)
     return find(tx, pool.id)
+
+
+def stop_resize(tx: Tx, pool: PoolView, now: int) -> PoolView:
+    """Stop a resize: what was obtained stays, the targets too; once more is no change. Raises OperationInvalidForCurrentState."""
+    if not transitions.ALLOCATION.allows(pool.allocation_state, AllocationHappened.STOP_REQUESTED):
+        raise BatchError("OperationInvalidForCurrentState")
+    if pool.allocation_state == AllocationState.RESIZING:
+        state = transitions.ALLOCATION.after(pool.allocation_state, AllocationHappened.STOP_REQUESTED)
+        pool_rows.move(tx, pool, allocation_state=state, allocation_time=now)
+        tx.log(now, "pool", pool.pk, AllocationHappened.STOP_REQUESTED)
+        tx.wake(wakes.CAPACITY)
+    return find(tx, pool.id)
+
+
+def remove_nodes(tx: Tx, pool: PoolView, remove: NodeRemove, now: int) -> PoolView:
+    """Have 1 to 100 nodes leave; the targets fall by as many. Raises PoolBeingResized, OperationNotValidOnPool, NodeNotFound."""
+    autoscale_checks.is_off(pool)
+    if not 1 <= len(remove.node_list) <= MOST_REMOVED:
+        raise invalid_property("nodeList", len(remove.node_list), f"Between 1 and {MOST_REMOVED} nodes must be named")
+    _may_resize(pool)
+    nodes: dict[int, NodeRow] = {}
+    for node_id in remove.node_list:
+        node = node_rows.find(tx, pool.pk, node_id)
+        if node is None:
+            raise BatchError("NodeNotFound", NodeId=node_id[:100])
+        nodes[node.pk] = node
+    dedicated = sum(node.dedicated for node in nodes.values())
+    option = remove.node_deallocation_option or NodeDeallocationOption.REQUEUE
+    targets = max(0, pool.target_dedicated - dedicated), max(0, pool.target_low_priority - (len(nodes) - dedicated))
+    changed = _begin(tx, pool, *targets, option, remove.resize_timeout, now)
+    for node in nodes.values():
+        resizing.mark(tx, node, option, now)
+    return changed
 
 
 def delete(tx: Tx, pool: PoolView, now: int) -> None:

@@ -1,6 +1,7 @@
 """Takes every pool to the size it should have: adds node rows, picks the nodes that leave, ends resizes (contract 2.1, 3.13).
 
-Rows only: `capacity` asks the providers for what the rows say.
+Rows only: `capacity` asks the providers for what the rows say. Dedicated and low-priority nodes go their ways independently:
+an error of the one is noted on the pool and the other goes on; the pool is steady when both have come to their end.
 """
 
 from __future__ import annotations
@@ -12,20 +13,33 @@ import msgspec
 
 from batchyard.engine import wakes
 from batchyard.engine.ends import vacate
-from batchyard.model.pool import ResizeError
-from batchyard.model.states import NodeState, SchedulingState
+from batchyard.model.common import NameValuePair
+from batchyard.model.pool import PoolCreateContent, ResizeError
+from batchyard.model.states import AllocationState, NodeState, SchedulingState
 from batchyard.model.words import NodeDeallocationOption
-from batchyard.rules import transitions
+from batchyard.rules import images, transitions
+from batchyard.rules.offer import AZURE, Offer
+from batchyard.rules.sizes import Size
 from batchyard.rules.transitions import AllocationHappened, NodeHappened
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
 from batchyard.store import tasks as task_rows
+from batchyard.store import usage
 from batchyard.store.nodes import NodeRow
 from batchyard.store.pools import PoolView
 from batchyard.store.tx import Tx
 
 NODES_PER_ROUND = 100
 """Nodes that one round adds to a pool: who asks for more than there is hears so from the first that cannot be had."""
+REMOVE = "remove"
+"""The action of a node that leaves as soon as its option allows."""
+KIND = "NodeKind"
+"""Detail of a resize error that says which target was not reached."""
+_KINDS = {1: "dedicated", 0: "low-priority"}
+_NOT_ALLOCATED = "Desired number of {} nodes could not be allocated"
+_WAITING = (NodeDeallocationOption.TASK_COMPLETION, NodeDeallocationOption.RETAINED_DATA)
+_resize_errors = msgspec.json.Decoder(list[ResizeError])
+_body = msgspec.json.Decoder(PoolCreateContent)
 
 
 def empty(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int) -> None:
@@ -37,52 +51,183 @@ def empty(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int) -> None:
         tx.log(now, "pool", pool.pk, "gone", old=pool.state)
 
 
-def resize(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int) -> None:
-    """Add or let go nodes of both kinds until the targets are met; steady once every node has its machine."""
-    missing = waiting = False
-    for dedicated, target in ((1, pool.target_dedicated), (0, pool.target_low_priority)):
-        staying = [node for node in nodes if node.dedicated == dedicated and node.state != NodeState.LEAVING_POOL]
-        for _ in range(min(target - len(staying), NODES_PER_ROUND)):
-            _add_node(tx, pool, dedicated, now)
-        managers = task_rows.nodes_with_managers(tx, pool.pk) if len(staying) > target else set[int]()
-        for node in sorted(staying, key=lambda node: _last_to_go(node, managers))[: max(0, len(staying) - target)]:
-            _let_go(tx, node, pool.deallocation_option or NodeDeallocationOption.REQUEUE, now)
-        missing = missing or len(staying) < target or any(node.handle is None for node in staying)
-        waiting = waiting or len(staying) > target
-    if waiting or any(node.state == NodeState.LEAVING_POOL for node in nodes):
-        return  # a timeout forces nothing (contract 3.13)
-    if not missing:
-        steady(tx, pool, None, now)
-    elif now >= pool.allocation_time + pool.resize_timeout:
-        for node in nodes:
-            if node.handle is None:
-                leave(tx, node, now)
-        steady(tx, pool, ResizeError(code="AllocationTimedOut", message="The nodes could not be had within the resize timeout"), now)
+def advance(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int, offer: Offer = AZURE) -> None:
+    """Take a pool that is not steady a step on; a steady one stays as it is."""
+    if pool.allocation_state == AllocationState.RESIZING:
+        _resize(tx, pool, nodes, now, offer)
+    elif pool.allocation_state == AllocationState.STOPPING:
+        _stop(tx, pool, nodes, now)
 
 
-def _last_to_go(node: NodeRow, managers: Set[int]) -> tuple[bool, bool, int, int]:
-    """Those leave first that run no job manager (contract 3.5), then those that take no tasks any more, idle ones, the youngest."""
-    return (node.pk in managers, node.scheduling_state == SchedulingState.ENABLED, node.tasks_running, -node.pk)
+def _resize(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int, offer: Offer) -> None:
+    """Add or let go nodes of both kinds; steady once each has reached its target or knows why not."""
+    errors = {dedicated: error for error in _noted(pool) for dedicated, kind in _KINDS.items() if _kind_of(error) == kind}
+    before, settled = len(errors), True
+    for dedicated in _KINDS:
+        own = [node for node in nodes if node.dedicated == dedicated]
+        error, done = _take_on(tx, pool, own, dedicated, errors.get(dedicated), now, offer)
+        settled = settled and done
+        if error is not None:
+            errors[dedicated] = error
+    if settled:
+        steady(tx, pool, list(errors.values()), AllocationHappened.RESIZE_ENDED, now)
+    elif len(errors) > before:
+        pool_rows.move(tx, pool, resize_errors=msgspec.json.encode(list(errors.values())))
 
 
-def _add_node(tx: Tx, pool: PoolView, dedicated: int, now: int) -> None:
+def _take_on(
+    tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], dedicated: int, error: ResizeError | None, now: int, offer: Offer
+) -> tuple[ResizeError | None, bool]:
+    """One kind of nodes; why it cannot reach its target, and True when there is nothing left to do or to wait for."""
+    target = pool.target_dedicated if dedicated else pool.target_low_priority
+    _pick(tx, pool, nodes, target, now)
+    nodes = [node for node in node_rows.of_pool(tx, pool.pk) if node.dedicated == dedicated]
+    for node in nodes:
+        if node.action == REMOVE:
+            _take_off(tx, node, now)
+    staying = _staying(nodes)
+    going = len(staying) < len(nodes)
+    missing = target - len(staying)
+    if missing > 0 and error is None:
+        added, error = _grow(tx, pool, dedicated, missing, now, offer)
+        going = going or added > 0
+    unborn = [node for node in staying if _unborn(node)]
+    if (unborn or (missing > 0 and error is None)) and now >= pool.allocation_time + pool.resize_timeout:
+        for node in unborn:
+            leave(tx, node, now)
+        error = error or _error("AllocationTimedOut", dedicated, "within the resize timeout")
+    return error, not going and not unborn and (missing <= 0 or error is not None)
+
+
+def _staying(nodes: Sequence[NodeRow]) -> list[NodeRow]:
+    return [node for node in nodes if node.state != NodeState.LEAVING_POOL and node.action != REMOVE]
+
+
+def _unborn(node: NodeRow) -> bool:
+    """True while nobody has a machine for the node."""
+    return node.state == NodeState.CREATING and node.handle is None
+
+
+def _pick(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], target: int, now: int) -> None:
+    """Choose the nodes that leave when there are too many."""
+    staying = _staying(nodes)
+    if len(staying) > target:
+        managers = task_rows.nodes_with_managers(tx, pool.pk)
+        for node in sorted(staying, key=lambda node: _last_to_go(node, managers))[: len(staying) - target]:
+            mark(tx, node, pool.deallocation_option or NodeDeallocationOption.REQUEUE, now)
+
+
+def _last_to_go(node: NodeRow, managers: Set[int]) -> tuple[bool, bool, bool, int, int]:
+    """First those without a job manager (contract 3.5), then without a machine, then those that take no tasks, idle ones, the youngest."""
+    works = node.scheduling_state == SchedulingState.ENABLED and node.state in (NodeState.IDLE, NodeState.RUNNING)
+    return (node.pk in managers, not _unborn(node), works, node.tasks_running, -node.pk)
+
+
+def mark(tx: Tx, node: NodeRow, option: str, now: int) -> None:
+    """Have a node leave as soon as its option allows; it takes no new tasks from now on."""
+    node_rows.move(
+        tx, node, action=REMOVE, action_option=option, action_since=now, action_after=None, scheduling_state=SchedulingState.DISABLED
+    )  # fmt: skip
+    tx.log(now, "node", node.pk, "removal asked", cause=option)
+    tx.wake(wakes.CAPACITY)
+
+
+def _take_off(tx: Tx, node: NodeRow, now: int) -> None:
+    """Let a marked node go: at once, when its tasks have ended, or when what they left behind need not be kept any longer."""
+    if node.action_option in _WAITING and node.tasks_running:
+        return
+    if node.action_option == NodeDeallocationOption.RETAINED_DATA:
+        if node.action_after is None:
+            node_rows.move(tx, node, action_after=task_rows.retained_until(tx, node.pk) or now)
+            node = node_rows.get(tx, node.pk) or node
+        if now < (node.action_after or now):
+            return
+    leave(tx, node, now, terminate=node.action_option == NodeDeallocationOption.TERMINATE)
+
+
+def _grow(tx: Tx, pool: PoolView, dedicated: int, missing: int, now: int, offer: Offer) -> tuple[int, ResizeError | None]:
+    """Add nodes as far as quotas allow; how many, and why no more come."""
+    body = _body.decode(pool.body)
+    size = offer.sizes.find(body.vm_size)
+    if size is None:
+        return 0, _failed(dedicated, f"The account does not offer the size {body.vm_size} any more")
+    if body.virtual_machine_configuration is not None and images.is_windows(body.virtual_machine_configuration):
+        return 0, _failed(dedicated, "The image is a Windows image; every node of this account runs Linux")
+    quota = offer.quotas.dedicated_cores if dedicated else offer.quotas.low_priority_cores
+    room = missing
+    if quota is not None:
+        room = max(0, quota - usage.cores(tx, dedicated=bool(dedicated))) // size.cores
+    added = min(missing, room, NODES_PER_ROUND)
+    for _ in range(added):
+        _add_node(tx, pool, body.vm_size, size, dedicated, now)
+    if added < room or room >= missing:
+        return added, None
+    code = "AccountCoreQuotaReached" if dedicated else "AccountLowPriorityCoreQuotaReached"
+    return added, _error(code, dedicated, "because the core quota of the account has been reached")
+
+
+def _error(code: str, dedicated: int, why: str, *details: NameValuePair) -> ResizeError:
+    kind = _KINDS[dedicated]
+    return ResizeError(code=code, message=f"{_NOT_ALLOCATED.format(kind)} {why}", values=[NameValuePair(name=KIND, value=kind), *details])
+
+
+def _failed(dedicated: int, message: str) -> ResizeError:
+    return _error("AllocationFailed", dedicated, "by the provider", NameValuePair(name="ProviderErrorJson", value=message))
+
+
+def _noted(pool: PoolView) -> list[ResizeError]:
+    return [] if pool.resize_errors is None else _resize_errors.decode(pool.resize_errors)
+
+
+def _kind_of(error: ResizeError) -> str | None:
+    return next((detail.value for detail in error.values or () if detail.name == KIND), None)
+
+
+def no_capacity(tx: Tx, pool: PoolView, node: NodeRow, message: str) -> None:
+    """A provider has no machine for a node of a pool that grows: no more of that kind are asked for, the others go on."""
+    errors = _noted(pool)
+    if pool.allocation_state == AllocationState.RESIZING and all(_kind_of(error) != _KINDS[node.dedicated] for error in errors):
+        pool_rows.move(tx, pool, resize_errors=msgspec.json.encode([*errors, _failed(node.dedicated, message)]))
+        tx.wake(wakes.CAPACITY)
+
+
+def _add_node(tx: Tx, pool: PoolView, vm_size: str, size: Size, dedicated: int, now: int) -> None:
     """A node that is wanted; its id is as the service's (contract 2.2)."""
     node_id = f"tvmps_{secrets.token_hex(32)}_{'d' if dedicated else 'p'}"
     pk = node_rows.add(
         tx, pool_pk=pool.pk, id=node_id, state=NodeState.CREATING, state_time=now, scheduling_state=SchedulingState.ENABLED,
-        dedicated=dedicated, slots=pool.slots_per_node, allocated=now,
+        dedicated=dedicated, slots=pool.slots_per_node, allocated=now, cores=size.core_limit, memory=size.memory_limit_bytes,
+        provider=size.provider,
     )  # fmt: skip
+    usage.begin(tx, pool, vm_size, size.cores, now, node_pk=pk, dedicated=dedicated)
     tx.log(now, "node", pk, "added", new=NodeState.CREATING)
 
 
-def _let_go(tx: Tx, node: NodeRow, option: str, now: int) -> None:
-    """Have a node leave as the option says; taskcompletion takes no new tasks and waits."""
-    waits = option in (NodeDeallocationOption.TASK_COMPLETION, NodeDeallocationOption.RETAINED_DATA)
-    if waits and node.tasks_running:
-        if node.scheduling_state == SchedulingState.ENABLED:
-            node_rows.move(tx, node, scheduling_state=SchedulingState.DISABLED)
+def _stop(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int) -> None:
+    """Keep what there is: nodes without a machine go, those that were only waiting to leave stay (contract 2.1)."""
+    for node in nodes:
+        if _unborn(node):
+            leave(tx, node, now)
+        elif node.action == REMOVE and node.state != NodeState.LEAVING_POOL:
+            _keep(tx, pool, node, now)
+    if any(_unborn(node) or node.state == NodeState.LEAVING_POOL for node in nodes):
         return
-    leave(tx, node, now, terminate=option == NodeDeallocationOption.TERMINATE)
+    reached = {1: pool.target_dedicated == pool.current_dedicated, 0: pool.target_low_priority == pool.current_low_priority}
+    stopped = [_error("ResizeStopped", dedicated, "due to a StopPoolResize operation") for dedicated in _KINDS if not reached[dedicated]]
+    steady(tx, pool, stopped, AllocationHappened.STOPPED, now)
+
+
+def _keep(tx: Tx, pool: PoolView, node: NodeRow, now: int) -> None:
+    """A node that was to leave takes tasks again."""
+    state = node.state
+    if transitions.NODE.allows(state, NodeHappened.SCHEDULING_ENABLED):
+        state = transitions.NODE.after(state, NodeHappened.SCHEDULING_ENABLED)
+        tx.log(now, "node", node.pk, NodeHappened.SCHEDULING_ENABLED, old=node.state, new=state)
+    node_rows.move(
+        tx, node, action=None, action_option=None, action_since=None, action_after=None, scheduling_state=SchedulingState.ENABLED,
+        state=state, state_time=node.state_time if state == node.state else now,
+    )  # fmt: skip
+    tx.wake(wakes.pool(pool.id.lower()))
 
 
 def leave(tx: Tx, node: NodeRow, now: int, *, terminate: bool = False) -> None:
@@ -93,22 +238,16 @@ def leave(tx: Tx, node: NodeRow, now: int, *, terminate: bool = False) -> None:
     node = node_rows.get(tx, node.pk) or node
     state = transitions.NODE.after(node.state, NodeHappened.REMOVE_REQUESTED)
     node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1)
+    usage.end(tx, node, now)
     tx.log(now, "node", node.pk, NodeHappened.REMOVE_REQUESTED, old=node.state, new=state)
     tx.wake(wakes.node(node.pk))
     tx.wake(wakes.CAPACITY)
 
 
-def steady(tx: Tx, pool: PoolView, error: ResizeError | None, now: int) -> None:
+def steady(tx: Tx, pool: PoolView, errors: Sequence[ResizeError], happened: AllocationHappened, now: int) -> None:
     """A resize has come to its end, with or without what was asked for."""
-    state = transitions.ALLOCATION.after(pool.allocation_state, AllocationHappened.RESIZE_ENDED)
-    errors, cause = (None, None) if error is None else (msgspec.json.encode([error]), error.code)
-    pool_rows.move(tx, pool, allocation_state=state, allocation_time=now, resize_errors=errors)
-    tx.log(
-        now,
-        "pool",
-        pool.pk,
-        AllocationHappened.RESIZE_ENDED,
-        old=pool.allocation_state,
-        new=state,
-        cause=cause,
-    )
+    state = transitions.ALLOCATION.after(pool.allocation_state, happened)
+    noted = msgspec.json.encode(errors) if errors else None
+    cause = ", ".join(error.code or "" for error in errors) or None
+    pool_rows.move(tx, pool, allocation_state=state, allocation_time=now, resize_errors=noted)
+    tx.log(now, "pool", pool.pk, happened, old=pool.allocation_state, new=state, cause=cause)

@@ -19,6 +19,7 @@ from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store import special_tasks as special_rows
 from batchyard.store import tasks as task_rows
+from batchyard.store import usage
 from batchyard.store.db import Database
 from batchyard.store.jobs import JobRow
 from batchyard.store.tx import Tx
@@ -28,6 +29,8 @@ log = structlog.get_logger()
 TASKS_PER_UNIT = 500
 """Bound on what one unit of work touches, so that a job of a million tasks does not hold up the others."""
 EVENTS_KEPT_US = 30 * 86_400_000_000
+USAGE_KEPT_US = 90 * 86_400_000_000
+"""How long it is known what pools used that are gone."""
 TASK_LIFETIME_US = 180 * 86_400_000_000
 _TOO_OLD = TaskFailureInformation(
     category=ErrorCategory.SERVER_ERROR, code="TaskEnded", message="The task was ended because it was added more than 180 days ago"
@@ -58,6 +61,8 @@ class Upkeep:
         while await self._db.run(advance_jobs, self._clock.now()):
             pass
         while await self._db.run(job_rows.forget_events, now - EVENTS_KEPT_US, TASKS_PER_UNIT) == TASKS_PER_UNIT:
+            pass
+        while await self._db.run(usage.forget, now - USAGE_KEPT_US, TASKS_PER_UNIT) == TASKS_PER_UNIT:
             pass
 
     async def _silent_nodes(self, now: int) -> None:

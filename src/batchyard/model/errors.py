@@ -84,6 +84,7 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "PoolBeingDeleted": (409, "The specified pool has been marked for deletion and is being reclaimed."),
         "PoolBeingResized": (409, "The specified pool is being resized."),
         "PoolQuotaReached": (409, "The pool quota for the account has been reached."),
+        "InvalidApplicationPackageReferences": (409, "One or more application package references could not be satisfied."),
         "InvalidAutoScalingSettings": (400, "The specified auto-scaling settings are invalid."),
         "AutoScalingFormulaSyntaxError": (400, "The specified auto-scaling formula has a syntax error."),
         "AutoScalingFormulaTooLong": (400, "The specified auto-scaling formula is longer than permitted."),

@@ -111,6 +111,7 @@ _PAGE = Statement(f"SELECT {_COLUMNS} FROM job WHERE pk > :after ORDER BY pk LIM
 _CHANGING = Statement(f"SELECT {_COLUMNS} FROM job WHERE state IN ('disabling', 'enabling', 'terminating', 'deleting') ORDER BY pk", JobRow)
 _OVERDUE = Statement(f"SELECT {_COLUMNS} FROM job WHERE deadline <= :now ORDER BY deadline LIMIT :n", JobRow)
 _OLDER = Statement("SELECT pk FROM job WHERE created <= :before AND state NOT IN ('completed', 'deleting')", int)
+_ACTIVE = Statement("SELECT count(*) FROM (SELECT 1 FROM job WHERE state NOT IN ('completed', 'deleting') LIMIT :n) AS active", int)
 _COUNTS = Statement(f"SELECT {columns(JobCounts)} FROM job_counts WHERE job_pk = :job_pk", JobCounts)
 _ADD_COUNTS = Change("INSERT INTO job_counts (job_pk) VALUES (:job_pk)")
 _DEMAND = Statement(
@@ -137,6 +138,11 @@ _POOLS_WITH_DEMAND = Statement(
 _PURGE_EVENTS = Change("DELETE FROM event WHERE pk IN (SELECT pk FROM event WHERE at < :before ORDER BY at LIMIT :n)")
 _DELETE = Change("DELETE FROM job WHERE pk = :pk")
 _DELETE_COUNTS = Change("DELETE FROM job_counts WHERE job_pk = :pk")
+
+
+def active(reader: Reader, n: int) -> int:
+    """How many jobs have not ended yet, counted up to `n`."""
+    return reader.first(_ACTIVE, n=n) or 0
 
 
 def find(reader: Reader, job_id: str) -> JobRow | None:

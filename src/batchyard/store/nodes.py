@@ -84,6 +84,16 @@ class RecentTask(msgspec.Struct):
     result: TaskResult | None
 
 
+class NodeCount(msgspec.Struct):
+    """Nodes of a pool of one kind in one state; of a pool without nodes a row that says 0."""
+
+    pool_pk: int
+    pool_id: str
+    dedicated: int | None
+    state: NodeState | None
+    count: int
+
+
 class FreeNode(msgspec.Struct):
     """What placement has to know of a node."""
 
@@ -158,6 +168,13 @@ _RECENT = Statement(
     "SELECT job.id, task.id, task.state, task.started, task.ended, exit_code, failure, retries, last_retry, requeues, last_requeue, result"
     " FROM task JOIN job ON job.pk = task.job_pk WHERE task.pk = :pk AND task.node_pk = :node_pk",
     RecentTask,
+)
+_DROP_UNUSED = Change("DELETE FROM node_usage WHERE node_pk = :pk AND released IS NULL")
+_COUNTS = Statement(
+    "SELECT shown.pk, shown.id, node.dedicated, node.state, count(node.pk) FROM"
+    " (SELECT pk, id FROM pool WHERE pk > :after ORDER BY pk LIMIT :n)"
+    " AS shown LEFT JOIN node ON node.pool_pk = shown.pk GROUP BY shown.pk, shown.id, node.dedicated, node.state ORDER BY shown.pk",
+    NodeCount,
 )
 _SILENT = Statement(
     "SELECT pk FROM node WHERE last_seen < :before"
@@ -261,8 +278,14 @@ def occupy(tx: Tx, pk: int, *, slots: int, tasks: int, run: int = 0, succeeded: 
     return tx.first(_OCCUPY, pk=pk, slots=slots, tasks=tasks, run=run, succeeded=succeeded, recent=recent)
 
 
+def counts(reader: Reader, after: int, n: int) -> list[NodeCount]:
+    """Nodes by kind and state of the next `n` pools behind key `after`."""
+    return reader.all(_COUNTS, after=after, n=n)
+
+
 def delete(tx: Tx, pk: int) -> None:
-    """Remove a node that nothing runs on."""
+    """Remove a node that nothing runs on; a use that nobody ended never began, for it ends when the node leaves."""
+    tx.change(_DROP_UNUSED, pk=pk)
     tx.change(_DROP_REMOVALS, pk=pk)
     tx.change(_DELETE, pk=pk)
 

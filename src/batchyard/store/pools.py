@@ -70,6 +70,7 @@ _BY_ID = Statement(f"{_VIEW} WHERE lower(id) = :key", PoolView)
 _BY_PK = Statement(f"{_VIEW} WHERE pk = :pk", PoolView)
 _PAGE = Statement(f"{_VIEW} WHERE pk > :after ORDER BY pk LIMIT :n", PoolView)
 _ALL = Statement(f"{_VIEW} ORDER BY pk", PoolView)
+_COUNT = Statement("SELECT count(*) FROM pool", int)
 _SCALED = Statement(f"{_VIEW} WHERE autoscale_next IS NOT NULL ORDER BY autoscale_next", PoolView)
 _DELETE = Change("DELETE FROM pool WHERE pk = :pk")
 _DELETE_SAMPLES = Change("DELETE FROM autoscale_sample WHERE pool_pk = :pk")
@@ -122,6 +123,11 @@ def _properties(row: PoolView) -> dict[str, object]:
 def every(reader: Reader) -> list[PoolView]:
     """All pools."""
     return reader.all(_ALL)
+
+
+def count(reader: Reader) -> int:
+    """How many pools there are."""
+    return reader.first(_COUNT) or 0
 
 
 def scaled(reader: Reader) -> list[PoolView]:

@@ -31,6 +31,9 @@ node = _table(
     facts=bytes, errors=bytes, action=str, action_option=str, action_since=int, action_after=int, start_task=bytes, recent=str, cores=int,
     memory=int, provider=str, launch_error=str,
 )  # fmt: skip
+node_usage = _table(
+    "node_usage", pk=int, node_pk=int, pool_pk=int, pool_id=str, vm_size=str, dedicated=bool, cores=int, allocated=int, released=int
+)  # fmt: skip
 job = _table(
     "job",
     pk=int, id=str, state=str, version=int, state_time=int, previous_state=str, previous_time=int, created=int, modified=int, started=int,

@@ -43,7 +43,7 @@ def limits(_: Place) -> Iterator[Finding]:
         where = os.path.dirname(limit.directory)
         yield ok("limits", f"a node can be held to its {held.WHAT[limit.controller]} ({limit.controller} cgroup in {where})")
     for sentence in found.obstacles:
-        reason, _, mend = sentence.partition("; ")
+        reason, mend = sentence.partition("; ")[::2]
         yield note("limits", reason, mend[:1].upper() + mend[1:])
 
 

@@ -1,0 +1,61 @@
+"""Images: what this machine is, first and verified; then what clients insist on."""
+
+from __future__ import annotations
+
+import pytest
+
+from batchyard.model.virtual_machine import ImageReference, VirtualMachineConfiguration
+from batchyard.rules import images
+
+
+@pytest.mark.parametrize(
+    ("os_release", "name", "agent"),
+    [
+        ({"ID": "debian", "VERSION_ID": "12"}, ("debian", "debian-12", "12"), "batch.node.debian 12"),
+        ({"ID": "ubuntu", "VERSION_ID": "24.04"}, ("canonical", "ubuntu-24_04-lts", "server"), "batch.node.ubuntu 24.04"),
+        ({"ID": "almalinux", "VERSION_ID": "9.4"}, ("almalinux", "almalinux-x86_64", "9-gen2"), "batch.node.el 9"),
+        ({"ID": "rocky", "VERSION_ID": "8.10"}, ("resf", "rockylinux-x86_64", "8-base"), "batch.node.el 8"),
+        ({"ID": "fedora", "VERSION_ID": "41"}, ("fedora", "fedora", "41"), "batch.node.fedora 41"),
+        ({"ID": "{odd}", "VERSION_ID": "{0}"}, ("{odd}", "{odd}", "{0}"), "batch.node.{odd} {0}"),
+        ({}, ("linux", "linux", "0"), "batch.node.linux 0"),
+    ],
+)
+def test_this_machine(os_release: dict[str, str], name: tuple[str, ...], agent: str) -> None:
+    machine = images.of_machine(os_release)
+    found = machine.image_reference
+    assert (found.publisher, found.offer, found.sku, found.version) == (*name, "latest")
+    assert (machine.node_agent_sku_id, machine.os_type, machine.verification_type) == (agent, "linux", "verified")
+    listed = images.supported(machine)
+    assert listed[0] is machine
+    assert [image.verification_type for image in listed[1:]] == ["unverified"] * (len(listed) - 1)
+    names = [(one.image_reference.publisher, one.image_reference.offer, one.image_reference.sku) for one in listed]
+    assert len(set(names)) == len(names)
+    assert agent.lower() in images.agents(listed)
+
+
+@pytest.mark.parametrize(
+    ("publisher", "offer", "sku", "agent"),
+    [
+        ("canonical", "0001-com-ubuntu-server-jammy", "22_04-lts", "batch.node.ubuntu 22.04"),
+        ("canonical", "ubuntu-24_04-lts", "server", "batch.node.ubuntu 24.04"),
+        ("canonical", "0001-com-ubuntu-server-focal", "20_04-lts", "batch.node.ubuntu 20.04"),
+        ("debian", "debian-12", "12", "batch.node.debian 12"),
+        ("almalinux", "almalinux-x86_64", "9-gen2", "batch.node.el 9"),
+    ],
+)
+def test_what_samples_look_for_is_listed(publisher: str, offer: str, sku: str, agent: str) -> None:
+    wanted = (publisher, offer, sku)
+    [found] = [
+        one for one in images.known() if (one.image_reference.publisher, one.image_reference.offer, one.image_reference.sku) == wanted
+    ]
+    assert found.node_agent_sku_id == agent
+
+
+def test_windows() -> None:
+    def machine(publisher: str | None, agent: str) -> VirtualMachineConfiguration:
+        return VirtualMachineConfiguration(image_reference=ImageReference(publisher=publisher), node_agent_sku_id=agent)
+
+    assert images.is_windows(machine("MicrosoftWindowsServer", "batch.node.ubuntu 24.04"))
+    assert images.is_windows(machine(None, "batch.node.Windows amd64"))
+    assert not images.is_windows(machine("microsoft-dsvm", "batch.node.ubuntu 22.04"))
+    assert all("windows" not in image.node_agent_sku_id for image in images.known())
