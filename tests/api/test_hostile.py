@@ -293,7 +293,7 @@ class TestTargets:
             "/jobs/%ed%a0%80",
             "/jobs/a/tasks/b/files/c/d", "/pools/a/nodes/b/files/c/d", "/pools/a%2Fresize/x/y", "/../pools/a/b", "/jobs/a/never",
             "/jobs/a/nothing", "/jobschedules", "/jobschedules/a", "/applications", "/lifetimepoolstats",
-            "/pools/a/nodes/b/reboot", "/jobs/a/tasks/b/subtasks", "/certificates", "/" + "a/" * 2000, "/%2e%2e/pools/a/b/c",
+            "/pools/a/nodes/b/upgrade", "/jobs/a/tasks/b/subtasks", "/certificates", "/" + "a/" * 2000, "/%2e%2e/pools/a/b/c",
         ],
     )  # fmt: skip
     @pytest.mark.parametrize("method", ["GET", "POST"])

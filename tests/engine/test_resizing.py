@@ -9,15 +9,17 @@ import msgspec
 import pytest
 from engine_world import OFFER, Agent, Steady, World
 
-from batchyard.engine import pools
+from batchyard.engine import node_changes, pools
 from batchyard.model.errors import BatchError
 from batchyard.model.pool import NodeRemove, PoolResize
 from batchyard.providers.base import Handle, NoCapacity, NodeOrder
 from batchyard.rules.offer import Offer, Quotas
 from batchyard.rules.sizes import GIB, SizeRule, Sizes
+from batchyard.store import nodes as node_rows
 from batchyard.store import usage
 from batchyard.store.nodes import NodeRow
 from batchyard.store.pools import PoolView
+from batchyard.store.tx import Tx
 
 HOUR = 3600
 WINDOWS = {"imageReference": {"publisher": "microsoftwindowsserver", "offer": "windowsserver", "sku": "2022"},
@@ -228,6 +230,32 @@ class TestRemoveNodes:
         assert refusal(remove, world, [node] * 101) == "InvalidPropertyValue"
         assert refusal(remove, world, [node], resizeTimeout="PT1M") == "InvalidPropertyValue"
         assert world.rows("SELECT * FROM pool") + world.rows("SELECT * FROM node") == before
+
+    @pytest.mark.parametrize("how", ["rebooted", "preempted"])
+    def test_a_node_that_stops_in_the_meantime_is_removed_all_the_same(self, world: World, how: str) -> None:
+        world.pool("pool", 0, targetLowPriorityNodes=2)
+        world.capacity(2)
+        chosen, other = [Agent(world, node.pk).join().node_pk for node in world.nodes()]
+        world.job()
+        world.add("a", "b")
+        world.schedule()
+        if how == "rebooted":
+            world.run(lambda tx: node_changes.reboot(tx, world_node(tx, chosen), "requeue", world.now))
+        world.remove_nodes(chosen, nodeDeallocationOption="taskcompletion")
+        if how == "rebooted":
+            world.run(node_changes.stopped, [chosen], world.now)
+        else:
+            world.run(node_changes.preempted, chosen, world.now)
+        assert (world.node(chosen).action, targets(world)) == ("remove", (0, 1))
+        world.capacity(3)
+        assert [node.pk for node in world.nodes()] == [other]
+        assert (row(world).allocation_state, codes(world)) == ("steady", [])
+
+
+def world_node(tx: Tx, pk: int) -> NodeRow:
+    node = node_rows.get(tx, pk)
+    assert node is not None
+    return node
 
 
 class TestPartial:

@@ -160,12 +160,17 @@ def preempted(tx: Tx, node_pk: int, now: int) -> None:
     node = node_rows.get(tx, node_pk) or node
     state = transitions.NODE.after(node.state, NodeHappened.PREEMPTED)
     node_rows.move(
-        tx, node, state=state, state_time=now, session=node.session + 1, launches=0, action=None, action_option=None, action_since=None,
-        action_after=now + PREEMPTED_PAUSE_US,
+        tx, node, state=state, state_time=now, session=node.session + 1, launches=0,
+        **_done(node) | ({} if node.action == Action.REMOVE else {"action_after": now + PREEMPTED_PAUSE_US}),
     )  # fmt: skip
     tx.log(now, "node", node_pk, NodeHappened.PREEMPTED, old=node.state, new=state)
     tx.wake(wakes.node(node_pk))
     tx.wake(wakes.CAPACITY)
+
+
+def _done(node: NodeRow) -> dict[str, object]:
+    """An action that was carried out is forgotten; a removal that was asked for meanwhile is still to come."""
+    return {} if node.action == Action.REMOVE else dict.fromkeys(("action", "action_option", "action_since", "action_after"))
 
 
 def due(tx: Tx, node: NodeRow, now: int) -> bool:
@@ -211,7 +216,7 @@ def _stopped(tx: Tx, node: NodeRow, now: int) -> None:
     state = transitions.NODE.after(node.state, happened)
     node_rows.move(
         tx, node, state=state, state_time=now, session=node.session + 1, launches=0, launch_error=None, errors=None,
-        action=None, action_option=None, action_since=None, action_after=None, **changes,
+        **_done(node), **changes,
     )  # fmt: skip
     tx.log(now, "node", node.pk, happened, old=node.state, new=state)
     tx.wake(wakes.node(node.pk))
