@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import pytest
 from engine_world import EXIT_1, START, Agent, Steady, World, ended
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -182,7 +183,7 @@ class Walk(RuleBasedStateMachine):
     def add_job(self, job_id: str) -> None:
         self._try(lambda: self.world.job(job_id, **JOBS[job_id]))
 
-    @precondition(lambda self: self.world.now < START + 20 * DAY_US)  # after 30 days there are no events to check
+    @precondition(lambda self: self.world.now < START + 12 * DAY_US)  # after 30 days there are no events to check
     @rule(seconds=st.sampled_from([1, 3_600, 8 * 86_400]))
     def move_the_clock(self, seconds: int) -> None:
         self.world.advance(seconds)
@@ -264,6 +265,7 @@ class Walk(RuleBasedStateMachine):
             assert unmet > 0 or job_state == "completed" or closed == len(self.agents), (name, unmet, job_state, closed)
 
 
+@pytest.mark.timeout(600)  # a failure is made small first
 def test_random_walks() -> None:
     bounds = settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     run_state_machine_as_test(Walk, settings=bounds)
