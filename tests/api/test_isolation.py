@@ -124,3 +124,25 @@ def test_one_task_neither_reads_nor_signals_another(place: Yard) -> None:
     place.reached(job_id, "admin")
     assert printed(place, job_id, "admin") == "secret\n"
     place.raw("POST", f"/jobs/{job_id}/terminate")
+
+
+def test_a_tasks_token_makes_nobody_an_administrator(place: Yard) -> None:
+    """Neither by elevation, nor by a user of the pool who has it, nor by a pool in which somebody else has it."""
+    holder = task("holder", "echo $AZ_BATCH_AUTHENTICATION_TOKEN; sleep 300", authenticationTokenSettings={"access": ["job"]})
+    job_id = place.job(holder)
+    place.reached(job_id, "holder", "running")
+    token = wait_for(lambda: printed(place, job_id, "holder").strip(), "the token")
+    headers = {"authorization": f"Bearer {token}"}
+    for identity in ({"username": "boss"}, {"autoUser": {"elevationLevel": "admin"}}):
+        refused = place.raw("POST", f"/jobs/{job_id}/tasks", task("more", userIdentity=identity), headers=headers)
+        refused.assert_error(403, "Forbidden")
+        body = {"value": [task("more", userIdentity=identity), task(unique("fine"), **as_user("ada"))]}
+        results = place.raw("POST", f"/jobs/{job_id}/addtaskcollection", body, headers=headers).json["value"]
+        assert sorted(item["status"] for item in results) == ["clienterror", "success"]
+    elsewhere = {"poolInfo": {"poolId": "elsewhere"}}
+    for method in ("PATCH", "PUT"):
+        place.raw(method, f"/jobs/{job_id}", elsewhere, headers=headers).assert_error(403, "Forbidden")
+        same = place.raw(method, f"/jobs/{job_id}", {"poolInfo": {"poolId": place.pool_id}, "priority": 3}, headers=headers)
+        assert same.status == 200, same.body
+    place.raw("GET", f"/pools/{place.pool_id}", headers=headers).assert_error(403, "InsufficientAccountPermissions")
+    place.raw("POST", f"/jobs/{job_id}/terminate")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec import UNSET
 from starlette.responses import Response
 
 from batchyard.api import selection, views, wire
 from batchyard.api.call import Call
 from batchyard.engine import jobs, lookup
 from batchyard.model.errors import BatchError
-from batchyard.model.job import JobCreateContent, JobDisable, JobPatch, JobTerminate, JobUpdate
+from batchyard.model.job import JobCreateContent, JobDisable, JobPatch, JobTerminate, JobUpdate, PoolInformation
 from batchyard.model.states import JobState
 from batchyard.rules import odata
 from batchyard.rules.conditions import Conditions
@@ -72,15 +73,31 @@ async def _change(call: Call, use: Callable[[Tx, JobRow], JobRow]) -> JobRow:
 async def patch(call: Call) -> Response:
     """PATCH /jobs/{jobId}"""
     change = call.decode(JobPatch)
-    job = await _change(call, lambda tx, row: jobs.patch(tx, row, change, call.now))
+
+    def use(tx: Tx, row: JobRow) -> JobRow:
+        _keep_pool(call, row, None if change.pool_info is UNSET else change.pool_info)
+        return jobs.patch(tx, row, change, call.now)
+
+    job = await _change(call, use)
     return wire.nothing(200, modified=job.modified, resource=call.url("jobs", job.id))
 
 
 async def update(call: Call) -> Response:
     """PUT /jobs/{jobId}"""
     given = call.decode(JobUpdate)
-    job = await _change(call, lambda tx, row: jobs.update(tx, row, given, call.now))
+
+    def use(tx: Tx, row: JobRow) -> JobRow:
+        _keep_pool(call, row, given.pool_info)
+        return jobs.update(tx, row, given, call.now)
+
+    job = await _change(call, use)
     return wire.nothing(200, modified=job.modified, resource=call.url("jobs", job.id))
+
+
+def _keep_pool(call: Call, job: JobRow, wanted: PoolInformation | None) -> None:
+    """Pools are the boundary between tasks, so a task's token takes no job across it. Raises Forbidden."""
+    if call.by_task and wanted is not None and (wanted.pool_id is None or wanted.pool_id.lower() != job.pool_key):
+        raise BatchError("Forbidden", Reason="A task's token does not allow moving its job to another pool")
 
 
 async def disable(call: Call) -> Response:

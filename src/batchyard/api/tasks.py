@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from batchyard.api import selection, task_views, wire
 from batchyard.api.call import Call, decode
-from batchyard.engine import lookup, tasks
+from batchyard.engine import lookup, pools, tasks
 from batchyard.model.errors import BatchError, invalid_property
 from batchyard.model.task import TaskAddCollection, TaskAddResult, TaskCreateContent, TaskUpdate
 from batchyard.model.words import ElevationLevel, TaskAddStatus
@@ -31,17 +31,25 @@ MOST_PER_COLLECTION = 100
 
 async def add(call: Call) -> Response:
     """POST /jobs/{jobId}/tasks"""
-    [(name, outcome)] = await call.db.run(tasks.add, call.ids["job_id"], [_wanted(call.body, call)], call.now)
+    [(name, outcome)] = await call.db.run(tasks.add, call.ids["job_id"], [_wanted(call.body, await _kept_from(call))], call.now)
     if isinstance(outcome, BatchError):
         raise outcome
     return wire.nothing(201, modified=outcome, resource=call.url("jobs", call.ids["job_id"], "tasks", name), location=True)
 
 
-def _wanted(body: bytes | msgspec.Raw, call: Call) -> TaskCreateContent:
+async def _kept_from(call: Call) -> frozenset[str] | None:
+    """Users of the job's pool that the caller may not name, because they are administrators; None for who has an account key."""
+    return await call.db.read(pools.administrators_of, call.ids["job_id"]) if call.by_task else None
+
+
+def _wanted(body: bytes | msgspec.Raw, kept_from: frozenset[str] | None) -> TaskCreateContent:
     """A task that the caller may add. Raises Forbidden for a task's token that asks for more rights than its task may have."""
     task = decode(body, TaskCreateContent)
-    user = task.user_identity.auto_user if task.user_identity is not None else None
-    if call.by_task and user is not None and user.elevation_level is ElevationLevel.ADMIN:
+    identity = task.user_identity
+    if kept_from is None or identity is None:
+        return task
+    automatic = identity.auto_user is not None and identity.auto_user.elevation_level is ElevationLevel.ADMIN
+    if automatic or (identity.username is not None and identity.username in kept_from):
         raise BatchError("Forbidden", Reason="A task's token does not allow tasks with admin elevation")
     return task
 
@@ -57,11 +65,12 @@ async def add_collection(call: Call) -> Response:
     sent = call.decode(TaskAddCollection).value
     if not 1 <= len(sent) <= MOST_PER_COLLECTION:
         raise invalid_property("value", len(sent), f"A collection holds 1 to {MOST_PER_COLLECTION} tasks")
+    kept_from = await _kept_from(call)
     wanted: list[TaskCreateContent] = []
     results: list[bytes] = []
     for raw in sent:
         try:
-            wanted.append(_wanted(raw, call))
+            wanted.append(_wanted(raw, kept_from))
         except BatchError as error:
             results.append(_refused(_name(raw), error, call))
     urls = call.url("jobs", call.ids["job_id"], "tasks")

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Set
 import msgspec
 from msgspec import UNSET
 
-from batchyard.engine import autoscale_checks, autoscale_runs, pool_checks, resizing, wakes
+from batchyard.engine import autoscale_checks, autoscale_runs, lookup, pool_checks, resizing, wakes
 from batchyard.model import times
 from batchyard.model.errors import BatchError, invalid_property
 from batchyard.model.pool import NodeRemove, PoolCreateContent, PoolPatch, PoolResize, PoolUpdateProperties
 from batchyard.model.redact import without_secrets
 from batchyard.model.states import AllocationState, PoolState
-from batchyard.model.words import NodeDeallocationOption, NodeFillType
+from batchyard.model.words import ElevationLevel, NodeDeallocationOption, NodeFillType
 from batchyard.rules import transitions
 from batchyard.rules.offer import AZURE, Offer
 from batchyard.rules.transitions import AllocationHappened, PoolHappened
@@ -21,6 +21,7 @@ from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
 from batchyard.store.nodes import NodeRow
 from batchyard.store.pools import PoolView
+from batchyard.store.reader import Reader
 from batchyard.store.tx import Tx
 
 MOST_REMOVED = 100
@@ -198,6 +199,13 @@ def find(tx: Tx, pool_id: str) -> PoolView:
     if pool is None:
         raise BatchError("PoolNotFound")
     return pool
+
+
+def administrators_of(reader: Reader, job_id: str) -> frozenset[str]:
+    """Users of a job's pool whose tasks run with admin elevation. Raises JobNotFound."""
+    pool = pool_rows.find(reader, lookup.job(reader, job_id).pool_key)
+    accounts = None if pool is None else _body.decode(pool.body).user_accounts
+    return frozenset(account.name for account in accounts or () if account.elevation_level is ElevationLevel.ADMIN)
 
 
 def open_pool(tx: Tx, pool_id: str) -> PoolView:
