@@ -17,15 +17,13 @@ from batchyard.model import times
 from batchyard.model.ids import NODE_AFFINITY_PREFIX
 from batchyard.store.tasks import TaskLine, TaskView
 
+_iso = times.iso
+
 
 @lru_cache(maxsize=256)
 def version(modified: int) -> tuple[str, str]:
     """Tag and time that all tasks of a collection have in common."""
     return times.etag(modified), times.iso(modified)
-
-
-_stamp = lru_cache(maxsize=4096)(times.iso)
-"""Remembered, because a task has the same time in several places, and tasks that came together have it in common."""
 
 
 def task(row: TaskLine, job_id: str, call: Call) -> bytes:
@@ -59,23 +57,28 @@ def _stats(row: TaskView, url: str, call: Call) -> bytes:
 
 
 def _task(row: TaskLine, urls: str) -> str:
-    """The members behind the client's."""
+    """The members behind the client's. A task has the same time in several places: each is written once."""
     tag, modified = version(row.modified)
-    before = ""
+    created = modified if row.created == row.modified else _iso(row.created)
+    changed = modified if row.state_time == row.modified else _iso(row.state_time)
+    previous = before = ""
     if row.previous_state is not None and row.previous_time is not None:
-        before = f'"previousState":"{row.previous_state}","previousStateTransitionTime":"{_stamp(row.previous_time)}",'
+        previous = created if row.previous_time == row.created else _iso(row.previous_time)
+        before = f'"previousState":"{row.previous_state}","previousStateTransitionTime":"{previous}",'
     return (
-        f'"url":"{urls}/{row.id}","eTag":"{tag}","lastModified":"{modified}","creationTime":"{_stamp(row.created)}","state":"{row.state}",'
-        f'"stateTransitionTime":"{_stamp(row.state_time)}",{before}"executionInfo":{{{_runs(row)}'
+        f'"url":"{urls}/{row.id}","eTag":"{tag}","lastModified":"{modified}","creationTime":"{created}","state":"{row.state}",'
+        f'"stateTransitionTime":"{changed}",{before}"executionInfo":{{{_runs(row, previous, changed)}'
         f'"retryCount":{row.retries},"requeueCount":{row.requeues}}}'
     )
 
 
-def _runs(row: TaskLine) -> str:
-    """What is only there once a task ran or was ended."""
-    text = "" if row.started is None else f'"startTime":"{_stamp(row.started)}",'
+def _runs(row: TaskLine, previous: str, changed: str) -> str:
+    """What is only there once a task ran or was ended; a run mostly begins and ends with a change of the state."""
+    text = ""
+    if row.started is not None:
+        text = f'"startTime":"{previous if row.started == row.previous_time else _iso(row.started)}",'
     if row.ended is not None:
-        text += f'"endTime":"{_stamp(row.ended)}",'
+        text += f'"endTime":"{changed if row.ended == row.state_time else _iso(row.ended)}",'
     if row.exit_code is not None:
         text += f'"exitCode":{row.exit_code},'
     if row.result is not None:
@@ -83,9 +86,9 @@ def _runs(row: TaskLine) -> str:
     if row.failure is not None:
         text += f'"failureInfo":{row.failure.decode()},'
     if row.last_retry is not None:
-        text += f'"lastRetryTime":"{_stamp(row.last_retry)}",'
+        text += f'"lastRetryTime":"{_iso(row.last_retry)}",'
     if row.last_requeue is not None:
-        text += f'"lastRequeueTime":"{_stamp(row.last_requeue)}",'
+        text += f'"lastRequeueTime":"{_iso(row.last_requeue)}",'
     return text
 
 
