@@ -49,6 +49,8 @@ log = structlog.get_logger()
 
 SCHEDULER_PERIOD_S = 5.0
 CAPACITY_PERIOD_S = 1.0
+CAPACITY_BREATH_S = 0.03
+"""A round looks at every node, and hundreds that launch at the same time would each ask for one."""
 UPKEEP_PERIOD_S = 5.0
 AUTOSCALE_PERIOD_S = 1.0
 CHECKPOINT_PERIOD_S = 2.0
@@ -308,7 +310,7 @@ def _loops(services: Services, lease: Lease, capacity: Capacity, upkeep: Upkeep)
     return [
         every("lease", LEASE_S / 3, lease.renew, asyncio.Event()),
         every("scheduler", SCHEDULER_PERIOD_S, lease.only(place), schedule),
-        every("capacity", CAPACITY_PERIOD_S, lease.only(capacity.run_once), hub.event(wakes.CAPACITY)),
+        every("capacity", CAPACITY_PERIOD_S, lease.only(capacity.run_once), hub.event(wakes.CAPACITY), CAPACITY_BREATH_S),
         every("upkeep", UPKEEP_PERIOD_S, lease.only(upkeep.run_once), hub.event(wakes.UPKEEP)),
         every("checkpoint", CHECKPOINT_PERIOD_S, checkpoint, asyncio.Event()),
     ]

@@ -330,3 +330,21 @@ def test_a_pool_of_the_newer_sdk(sdk: Sdk, raw: Raw) -> None:
     assert (read.state, read.task_slots_per_node, read.etag) == ("active", 2, get(raw, pool.id)["eTag"])
     with pytest.raises(ResourceExistsError):
         sdk.client.create_pool(pool)
+
+
+def test_settings_that_are_too_deep_are_refused(raw: Raw) -> None:
+    """What is read has to be written again, from whatever depth of the stack."""
+    for levels, status in ((64, 201), (65, 400), (900, 400)):
+        body = pool_body(unique("deep"))
+        value: object = "x"
+        for _ in range(levels - 1):
+            value = [value]
+        extension = {"name": "e", "publisher": "p", "type": "t", "settings": {"a": value}}
+        body["virtualMachineConfiguration"]["extensions"] = [extension]
+        answer = raw("POST", "/pools", body)
+        assert answer.status == status, (levels, answer.body[:200])
+        if status == 201:
+            assert raw("GET", f"/pools/{body['id']}/nodes").status == 200
+            raw("DELETE", f"/pools/{body['id']}")
+        else:
+            answer.assert_error(400, "InvalidPropertyValue", PropertyName="extensions.settings")

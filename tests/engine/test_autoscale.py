@@ -164,7 +164,7 @@ class TestEnable:
         before = pool_of(world)
         world.disable_autoscale()
         pool = pool_of(world)
-        assert (pool.target_dedicated, pool.allocation_state, pool.modified) == (2, "resizing", before.modified)
+        assert (pool.target_dedicated, pool.allocation_state, pool.modified) == (2, "resizing", before.modified + 1)
         assert (pool.autoscale_formula, pool.autoscale_interval, pool.autoscale_next, pool.autoscale_run) == (None,) * 4
         world.disable_autoscale()
         settle(world)

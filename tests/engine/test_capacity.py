@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import pytest
 from engine_world import Agent, Steady, World
-from failing_providers import FailsToLaunch, ForgetsAnswers, LosesNodes, NoRoom, SlowProvider
+from failing_providers import FailsToLaunch, ForgetsAnswers, HoldsOn, LosesNodes, NoRoom, SlowProvider
 
+from batchyard.engine import capacity, node_changes
 from batchyard.model.errors import BatchError
+from batchyard.providers.base import Handle, NodeOrder, Seen
 
 
 @pytest.fixture
@@ -139,19 +141,19 @@ def test_deallocation_options(world: World, option: str | None) -> None:
         assert b"TaskEnded" in task.failure
     else:
         node = world.node(agent.node_pk)
-        assert (task.state, node.scheduling_state, allocation(world)) == ("running", "disabled", "resizing")
+        assert (task.state, node.action, allocation(world)) == ("running", "remove", "resizing")
         world.advance(3600)
         agent.sync()
         world.capacity(2)
         assert allocation(world) == "resizing", "the timeout forces nothing"
         agent.end(world.attempt("a"))
-        assert (world.state("a"), world.node(agent.node_pk).state) == ("completed", "offline")
+        assert (world.state("a"), world.node(agent.node_pk).state) == ("completed", "idle")
         assert world.schedule() == 0, "the node takes no new task"
         if option == "retaineddata":
             world.advance(7 * 86_400 - 1)
             agent.sync()
             world.capacity(2)
-            assert (world.node(agent.node_pk).state, allocation(world)) == ("offline", "resizing"), "what the task left is kept"
+            assert (world.node(agent.node_pk).state, allocation(world)) == ("idle", "resizing"), "what the task left is kept"
             world.advance(1)
         world.capacity(3)
     assert (world.nodes(), size(world), allocation(world), errors(world)) == ([], (0, 0), "steady", [])
@@ -170,7 +172,7 @@ def test_with_taskcompletion_the_chosen_node_leaves_and_the_other_goes_on(world:
     world.schedule()
     world.resize(1, nodeDeallocationOption="taskcompletion")
     world.capacity()
-    [chosen] = [node.pk for node in world.nodes() if node.scheduling_state == "disabled"]
+    [chosen] = [node.pk for node in world.nodes() if node.action == "remove"]
     [other] = set(agents) - {chosen}
     agents[other].end_all()
     world.capacity(2)
@@ -363,3 +365,80 @@ def test_no_room_for_a_lost_node_keeps_it(worlds: Any) -> None:
     world.advance(120)
     world.capacity(2)
     assert len(provider.machines) == 1
+
+
+def test_a_machine_that_is_not_given_back_holds_up_its_pool_for_the_timeout_only(worlds: Any) -> None:
+    provider = HoldsOn()
+    world = worlds(provider)
+    first, _ = world.working_pool(nodes=2)
+    provider.stuck = {world.node(first.node_pk).handle or ""}
+    world.remove_nodes(first.node_pk)
+    world.capacity(3)
+    assert allocation(world) == "resizing"
+    world.advance(15 * 60)
+    world.capacity(3)
+    assert (allocation(world), errors(world)) == ("steady", ["RemoveNodesFailed"])
+    world.resize(2)
+    world.capacity(3)
+    states = sorted(str(node.state) for node in world.nodes())
+    assert (allocation(world), states) == ("steady", ["idle", "leavingpool", "starting"]), "it grows beside it"
+    provider.stuck = set()
+    world.advance(120)
+    world.capacity(3)
+    assert first.node_pk not in {node.pk for node in world.nodes()}
+
+
+class Hangs(Steady):
+    """Never answers the calls that are named."""
+
+    def __init__(self, *calls: str) -> None:
+        super().__init__()
+        self.calls = calls
+
+    async def launch(self, order: NodeOrder) -> Handle:
+        if "launch" in self.calls:
+            await asyncio.Event().wait()
+        return await super().launch(order)
+
+    async def observe(self, handles: Sequence[Handle]) -> Mapping[Handle, Seen]:
+        if "observe" in self.calls:
+            await asyncio.Event().wait()
+        return await super().observe(handles)
+
+
+@pytest.mark.parametrize("call", ["launch", "observe"])
+def test_a_provider_that_never_answers_is_asked_again(worlds: Any, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    monkeypatch.setattr(capacity, "LAUNCH_S", 0.01)
+    monkeypatch.setattr(capacity, "CALL_S", 0.01)
+    provider = Hangs(call)
+    world = worlds(provider)
+    world.pool(dedicated=1)
+    world.capacity(2)
+    if call == "launch":
+        [node] = world.nodes()
+        assert node.launch_error == "TimeoutError"
+    provider.calls = ()
+    world.advance(2)
+    world.capacity(3)
+    [node] = world.nodes()
+    assert node.state == "starting"
+    provider.gone.add(node.handle or "")
+    world.advance(2)
+    world.capacity(2)
+    assert len(provider.launched) == 2, "it is watched again too"
+
+
+class CannotStop(Steady):
+    """Its machines go on whatever they are told."""
+
+    async def stop(self, handles: Sequence[Handle]) -> None:
+        raise OSError("the console does not answer")
+
+
+def test_a_machine_that_does_not_stop_says_why(worlds: Any) -> None:
+    world = worlds(CannotStop())
+    [agent] = world.working_pool()
+    world.change(node_changes.reboot, agent.node_pk, None)
+    world.capacity(2)
+    node = world.node(agent.node_pk)
+    assert (node.state, node.launch_error) == ("rebooting", "the machine could not be stopped: the console does not answer")

@@ -11,12 +11,14 @@ from engine_world import Agent, Steady, World
 
 from batchyard.engine import node_changes, nodes
 from batchyard.engine.node_changes import PREEMPTED_PAUSE_US
+from batchyard.engine.special_runs import INTERNAL_RETRIES
 from batchyard.model.errors import BatchError
 from batchyard.model.states import NodeState
 from batchyard.model.sync import NodeProblem
 from batchyard.model.words import NodeDisableSchedulingOption
 from batchyard.providers.base import Handle, NoCapacity, NodeOrder, Seen
 from batchyard.store import nodes as node_rows
+from batchyard.store import usage
 
 USES: dict[str, Callable[..., None]] = {
     "rebooting": node_changes.reboot, "reimaging": node_changes.reimage, "deallocating": node_changes.deallocate,
@@ -425,3 +427,201 @@ def test_every_state_has_its_answer(node_state: NodeState) -> None:
         with pytest.raises(BatchError, match="OperationInvalidForCurrentState"):
             world.change(node_changes.start, agent.node_pk)
     world.close()
+
+
+class TestMany:
+    """Several things that happen to nodes at once, or in an unlucky order."""
+
+    def test_a_node_that_was_named_to_leave_is_the_one_that_leaves(self, world: World) -> None:
+        agents = world.working_pool(nodes=2)
+        world.job()
+        world.add("a", "b")
+        world.schedule()
+        named = agents[0].node_pk
+        world.remove_nodes(named, nodeDeallocationOption="taskcompletion")
+        world.capacity()
+        for use in USES.values():
+            with pytest.raises(BatchError, match="OperationInvalidForCurrentState"):
+                world.change(use, named, None)
+        agents[0].end_all()
+        world.capacity(3)
+        assert [node.pk for node in world.nodes()] == [agents[1].node_pk]
+
+    def test_a_named_spot_node_that_is_taken_away_leaves(self) -> None:
+        provider = Preempts()
+        world = World(provider=provider)
+        world.pool("pool", 0, targetLowPriorityNodes=2)
+        world.capacity(2)
+        first, second = (Agent(world, node.pk).join() for node in world.nodes())
+        world.job()
+        world.add("a", "b")
+        world.schedule()
+        world.remove_nodes(first.node_pk, nodeDeallocationOption="retaineddata")
+        world.capacity()
+        provider.taken.add(world.node(first.node_pk).handle or "")
+        world.capacity(4)
+        assert [node.pk for node in world.nodes()] == [second.node_pk]
+        world.check()
+        world.close()
+
+    def test_a_slow_start_is_no_silence(self, world: World) -> None:
+        """Whatever ended the node's last life: the time since its agent spoke then does not count."""
+        [agent] = world.working_pool()
+        for use in (node_changes.deallocate, node_changes.reboot, node_changes.reimage):
+            world.change(use, agent.node_pk, None)
+            world.capacity(1)
+            world.advance(3600)
+            world.upkeep()
+            world.advance(10)
+            world.upkeep()
+            assert state(world, agent) != "unknown"
+            if state(world, agent) == "deallocated":
+                world.change(node_changes.start, agent.node_pk)
+                world.upkeep()
+                assert state(world, agent) == "starting"
+            world.capacity(2)
+            agent.join()
+
+    def test_a_dead_agent_of_a_node_that_retains_data_is_noted_once(self, world: World) -> None:
+        [agent] = world.working_pool()
+        world.job()
+        world.add("a")
+        world.schedule()
+        agent.end_all()
+        world.change(node_changes.reboot, agent.node_pk, "retaineddata")
+        world.provider.gone.add(world.node(agent.node_pk).handle)  # type: ignore[attr-defined]
+        world.capacity(2)
+        before, woken = world.node(agent.node_pk).version, world.topics["capacity"]
+        world.capacity(5)
+        assert (world.node(agent.node_pk).version, world.topics["capacity"]) == (before, woken)
+
+    def test_a_start_task_that_fills_the_disk(self, world: World) -> None:
+        [agent] = world.working_pool(startTask={"commandLine": "true"})
+        agent.sync(problems=[DISK_FULL])
+        agent.end_all()
+        assert state(world, agent) == "unusable"
+        agent.sync(problems=[])
+        assert state(world, agent) == "idle"
+
+    def test_a_join_with_a_full_disk(self, world: World) -> None:
+        [agent] = world.working_pool()
+        agent.session, agent.has = 0, []
+        agent.sync(problems=[DISK_FULL])
+        assert state(world, agent) == "unusable"
+
+    @pytest.mark.parametrize("before", ["unusable", "rebooting", "reimaging"])
+    def test_a_machine_may_be_taken_away_in_any_state(self, before: str) -> None:
+        provider = Preempts()
+        world = World(provider=provider)
+        world.pool("pool", 0, targetLowPriorityNodes=1)
+        world.capacity(2)
+        agent = Agent(world, world.nodes()[0].pk).join()
+        world.job()
+        world.add("a")
+        world.schedule()
+        if before == "unusable":
+            agent.sync(problems=[DISK_FULL])
+        else:
+            world.change(USES[before], agent.node_pk, "taskcompletion")
+        assert state(world, agent) == before
+        provider.taken.add(world.node(agent.node_pk).handle or "")
+        world.capacity(1)
+        assert (state(world, agent), world.state("a")) == ("preempted", "active")
+        world.check()
+        world.close()
+
+    def test_an_old_look_does_not_preempt_the_next_life(self, world: World) -> None:
+        world.pool("pool", 0, targetLowPriorityNodes=1)
+        world.capacity(2)
+        agent = Agent(world, world.nodes()[0].pk).join()
+        seen = world.node(agent.node_pk)
+        agent.join()
+        assert not world.run(node_changes.preempted, agent.node_pk, world.now, (seen.session, seen.launches))
+        assert state(world, agent) == "idle"
+
+    def test_a_release_task_ends_with_its_emptied_node(self, world: World) -> None:
+        [agent] = world.working_pool()
+        world.job(jobPreparationTask={"commandLine": "true"}, jobReleaseTask={"commandLine": "true"})
+        world.add("a")
+        world.schedule()
+        agent.end_all()
+        agent.end_all()
+        world.end_job()
+        world.upkeep()
+        assert world.special("release")[0].state == "running"
+        world.change(node_changes.deallocate, agent.node_pk, None)
+        world.capacity(2)
+        world.upkeep()
+        assert (world.job_state(), world.special("release")[0].result) == ("completed", "failure")
+        world.change(node_changes.start, agent.node_pk)
+        world.capacity(2)
+        assert agent.join().has == []
+
+    def test_removing_one_node_does_not_finish_a_stopped_shrink(self, world: World) -> None:
+        agents = world.working_pool(nodes=3)
+        world.job()
+        world.add("a", "b", "c")
+        world.schedule()
+        world.resize(1, nodeDeallocationOption="taskcompletion")
+        world.capacity()
+        world.stop_resize()
+        world.capacity(2)
+        world.remove_nodes(agents[0].node_pk)
+        world.capacity(3)
+        assert {node.pk for node in world.nodes()} == {agents[1].node_pk, agents[2].node_pk}
+
+    def test_a_stopped_shrink_leaves_scheduling_as_it_was(self, world: World) -> None:
+        [agent] = world.working_pool()
+        world.job()
+        world.add("a")
+        world.schedule()
+        world.change(node_changes.disable_scheduling, agent.node_pk, OPTION["taskcompletion"])
+        world.resize(0, nodeDeallocationOption="taskcompletion")
+        world.capacity()
+        world.stop_resize()
+        world.capacity(2)
+        node = world.node(agent.node_pk)
+        assert (node.scheduling_state, node.action) == ("disabled", None)
+
+    def test_machines_that_are_not_there_are_not_counted(self, world: World) -> None:
+        """Neither for the quota nor in core time."""
+        [agent] = world.working_pool()
+        world.advance(3600)
+        world.change(node_changes.deallocate, agent.node_pk, None)
+        world.capacity(2)
+        assert world.run(usage.cores, dedicated=True) == 0
+        world.advance(7200)
+        world.change(node_changes.start, agent.node_pk)
+        world.capacity(2)
+        cores = world.run(usage.cores, dedicated=True)
+        assert cores > 0
+        world.advance(3600)
+        used = world.run(usage.dedicated_core_time, 1, world.now)
+        assert used == 2 * 3600 * 1_000_000 * cores
+
+    def test_tasks_that_an_action_ends_have_run(self, world: World) -> None:
+        agent = busy(world)
+        world.change(node_changes.reboot, agent.node_pk, "terminate")
+        assert world.node(agent.node_pk).tasks_run == 1
+
+    def test_waiting_for_capacity_is_no_transition(self) -> None:
+        provider = Preempts()
+        world = World(provider=provider)
+        world.pool("pool", 0, targetLowPriorityNodes=1)
+        world.capacity(2)
+        agent = Agent(world, world.nodes()[0].pk).join()
+        provider.room = False
+        world.run(node_changes.preempted, agent.node_pk, world.now)
+        since = world.node(agent.node_pk).state_time
+        for _ in range(5):
+            world.advance(60)
+            world.capacity(2)
+        assert (world.node(agent.node_pk).state_time, world.node(agent.node_pk).launches) == (since, 5)
+        world.close()
+
+    def test_a_start_task_that_is_lost_again_and_again_has_failed(self, world: World) -> None:
+        [agent] = world.working_pool(startTask={"commandLine": "true"})
+        lost = {"failure": {"category": "servererror", "code": "Unknown", "message": "?"}}
+        for _ in range(INTERNAL_RETRIES + 1):
+            agent.end_all(**lost)
+        assert state(world, agent) == "starttaskfailed"

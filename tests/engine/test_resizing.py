@@ -147,7 +147,7 @@ class TestStop:
         first = world.task("a").node_pk
         assert first is not None
         agents[first].end_all()
-        assert world.node(first).state == "offline"
+        assert world.node(first).state == "idle"
         assert world.schedule() == 0
         world.stop_resize()
         world.capacity(2)

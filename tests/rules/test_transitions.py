@@ -72,10 +72,11 @@ EDGES = {
             remove requested > leavingpool
         unknown: joined > idle, start task started > waitingforstarttask, lost > starting, broken > unusable, preempted > preempted,
             remove requested > leavingpool
-        unusable: joined > idle, healed > idle, start task started > waitingforstarttask, lost > starting, reboot requested > rebooting,
+        unusable: joined > idle, healed > idle, preempted > preempted, start task started > waitingforstarttask, lost > starting,
+            reboot requested > rebooting,
             reimage requested > reimaging, deallocate requested > deallocating, remove requested > leavingpool
-        rebooting: restarted > starting, silent > unknown, remove requested > leavingpool
-        reimaging: restarted > starting, silent > unknown, remove requested > leavingpool
+        rebooting: restarted > starting, silent > unknown, preempted > preempted, remove requested > leavingpool
+        reimaging: restarted > starting, silent > unknown, preempted > preempted, remove requested > leavingpool
         preempted: capacity returned > creating, remove requested > leavingpool
         upgradingos: restarted > starting, remove requested > leavingpool
         deallocating: deallocated > deallocated, remove requested > leavingpool

@@ -70,7 +70,7 @@ def disable(tx: Tx, pool: PoolView, now: int) -> PoolView:
         return pool
     pool_rows.move(
         tx, pool, autoscale_formula=None, autoscale_interval=None, autoscale_next=None, autoscale_run=None, autoscale_pending=None,
-        body=_with(pool, False),
+        body=_with(pool, False), modified=max(now, pool.modified + 1),
     )  # fmt: skip
     tx.log(now, "pool", pool.pk, "autoscale disabled")
     return pools.find(tx, pool.id)

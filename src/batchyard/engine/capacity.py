@@ -7,6 +7,7 @@ beside the rounds, one call per node at a time, and is written when it comes.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -29,6 +30,7 @@ from batchyard.rules.transitions import NodeHappened
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
 from batchyard.store import special_tasks as special_rows
+from batchyard.store import usage
 from batchyard.store.db import Database
 from batchyard.store.nodes import NodeRow
 from batchyard.store.pools import PoolView
@@ -44,6 +46,10 @@ NODES_PER_CALL = 50
 """Nodes that one call releases or stops; those of a call that failed are tried one by one."""
 LONGEST_GAP_US = 30 * 1_000_000
 """Rounds follow each other within a second or so; after a longer gap the machine slept or its clock was set."""
+LAUNCH_S = 3600.0
+"""A launch that takes longer has failed: an engine may queue for a long time, and none answers after for ever."""
+CALL_S = 600.0
+"""The same for every other call to a provider."""
 _CLOSE_S = 5.0
 _TEXT = 500
 _ENDED = "its agent ended before it spoke to the server"
@@ -124,7 +130,7 @@ class Capacity:
 
     def _late(self, node: NodeRow, now: int) -> bool:
         """True when the node was launched and its agent should have spoken by now."""
-        return node.state == NodeState.STARTING and now - max(node.state_time, self._since) >= self._join_us
+        return node.state == NodeState.STARTING and now - max(_tried(node), self._since) >= self._join_us
 
     def _provider(self, name: str) -> NodeProvider:
         """Raises NoSuchProvider."""
@@ -159,11 +165,12 @@ class Capacity:
 
     async def _observe(self, name: str, watched: Sequence[tuple[int, Handle]], plan: Plan) -> None:
         provider = self._provider(name)
-        seen = await provider.observe([handle for _, handle in watched])
+        async with asyncio.timeout(CALL_S):
+            seen = await provider.observe([handle for _, handle in watched])
         for pk, handle in watched:
             if seen.get(handle) == Seen.PREEMPTED and not self._errands.busy(pk):
                 log.warning("node preempted", node=plan.rows[pk].id)
-                await self._db.run(node_changes.preempted, pk, self._clock.now())
+                await self._db.run(node_changes.preempted, pk, self._clock.now(), (plan.rows[pk].session, plan.rows[pk].launches))
             if seen.get(handle) == Seen.GONE and not self._errands.busy(pk):
                 await self._lost(provider, plan.rows[pk], handle)
 
@@ -185,7 +192,8 @@ class Capacity:
     async def _launch_now(self, pk: int, order: NodeOrder, name: str) -> None:
         try:
             provider = self._provider(name)
-            handle = await provider.launch(order)
+            async with asyncio.timeout(LAUNCH_S):
+                handle = await provider.launch(order)
         except Exception as error:
             reason = str(error) or type(error).__name__
             unit = no_capacity if isinstance(error, NoCapacity) else launch_failed
@@ -197,19 +205,29 @@ class Capacity:
                 await provider.release([handle])
 
     async def _stop(self, name: str, some: Sequence[tuple[int, Handle | None]]) -> None:
-        await self._provider(name).stop([handle for _, handle in some if handle is not None])
+        async with asyncio.timeout(CALL_S):
+            await self._provider(name).stop([handle for _, handle in some if handle is not None])
         await self._db.run(not_joined, [pk for pk, _ in some], self._join_us, self._clock.now())
 
     async def _change(self, name: str, some: Sequence[tuple[int, Handle | None]], *, keep: bool) -> None:
         """Stop machines whose nodes stay, with what they keep or without."""
         if handles := [handle for _, handle in some if handle is not None]:
             provider = self._provider(name)
-            await (provider.stop(handles) if keep else provider.release(handles))
+            try:
+                async with asyncio.timeout(CALL_S):
+                    await (provider.stop(handles) if keep else provider.release(handles))
+            except Exception as error:
+                told = f"the machine could not be stopped: {str(error) or type(error).__name__}"
+                await self._db.run(not_stopped, [pk for pk, _ in some], told, self._clock.now())
+                raise
+        if not keep and len(handles) < len(some) and name in self._providers:
+            self._unswept.add(name)
         await self._db.run(node_changes.stopped, [pk for pk, _ in some], self._clock.now())
 
     async def _release(self, name: str, some: Sequence[tuple[int, Handle | None]]) -> None:
         if handles := [handle for _, handle in some if handle is not None]:
-            await self._provider(name).release(handles)
+            async with asyncio.timeout(CALL_S):
+                await self._provider(name).release(handles)
         if len(handles) < len(some) and name in self._providers:
             self._unswept.add(name)
         await self._db.run(left, [pk for pk, _ in some], self._clock.now())
@@ -218,7 +236,9 @@ class Capacity:
         """Release what belongs to no node; nothing is launched meanwhile, so no new machine can be taken for such."""
         self._unswept.discard(name)
         try:
-            await self._provider(name).sweep({node.id for node in await self._db.read(node_rows.every)})
+            nodes = await self._db.read(node_rows.every)
+            async with asyncio.timeout(CALL_S):
+                await self._provider(name).sweep({node.id for node in nodes if node.state != NodeState.DEALLOCATED})
         except Exception:
             self._unswept.add(name)
             raise
@@ -258,8 +278,7 @@ def _plan_change(tx: Tx, plan: Plan, node: NodeRow, now: int) -> bool:
         plan.clear.append((node.pk, node.handle))
         return True
     if node.action == Action.PREEMPT and node_changes.due(tx, node, now):
-        node_changes.preempted(tx, node.pk, now)
-        return True
+        return node_changes.preempted(tx, node.pk, now)
     if node.state in node_changes.CHANGING and node_changes.due(tx, node, now):
         (plan.stop if node.state == NodeState.REBOOTING else plan.clear).append((node.pk, node.handle))
         return True
@@ -280,7 +299,12 @@ def _due(node: NodeRow, now: int) -> bool:
     """True unless the node was launched so lately, or so often in vain, that it has to wait."""
     if node.state == NodeState.PREEMPTED and now < (node.action_after or 0):
         return False
-    return now >= node.state_time + delay_us(node.launches)
+    return now >= _tried(node) + delay_us(node.launches)
+
+
+def _tried(node: NodeRow) -> int:
+    """When the node came to where it needs a machine, or was launched last."""
+    return max(node.state_time, node.tried or 0)
 
 
 def _order(pool: PoolView, node: NodeRow, node_key: bytes) -> NodeOrder:
@@ -316,7 +340,7 @@ def lost(tx: Tx, node_pk: int, life: tuple[int, int], reason: str, node_key: byt
     if node.state == NodeState.UNUSABLE:
         node_rows.move(tx, now_row, errors=None)
     if not due:
-        return Loss(news=news, wait_us=node.state_time + delay_us(node.launches) - now)
+        return Loss(news=news, wait_us=_tried(node) + delay_us(node.launches) - now)
     return Loss(_order(pool, now_row, node_key), news)
 
 
@@ -330,9 +354,10 @@ def launched(tx: Tx, node_pk: int, handle: Handle, now: int) -> bool:
         if transitions.NODE.allows(state, happened):
             before, state = state, transitions.NODE.after(state, happened)
             tx.log(now, "node", node_pk, happened, old=before, new=state)
-    node_rows.move(
-        tx, node, handle=handle, state=state, state_time=now, launches=node.launches + 1, launch_error=None, action_after=None
-    )  # fmt: skip
+    since = node.state_time if state == node.state else now
+    node_rows.move(tx, node, handle=handle, state=state, state_time=since, tried=now, launches=node.launches + 1, launch_error=None)
+    if node.state == NodeState.PREEMPTED:
+        usage.resume(tx, node_pk, now)
     tx.wake(wakes.CAPACITY)
     return True
 
@@ -342,7 +367,7 @@ def launch_failed(tx: Tx, node_pk: int, message: str, now: int) -> int:
     node = node_rows.get(tx, node_pk)
     if node is None:
         return 0
-    _note_failure(tx, node, message, now, launches=node.launches + 1, state_time=now)
+    _note_failure(tx, node, message, now, launches=node.launches + 1, tried=now)
     return delay_us(node.launches + 1)
 
 
@@ -376,6 +401,15 @@ def not_joined(tx: Tx, node_pks: Iterable[int], waited_us: int, now: int) -> Non
         node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1, errors=errors, launch_error=message)
         tx.log(now, "node", node_pk, NodeHappened.BROKEN, old=node.state, new=state, cause=message)
         log.warning("node not ready", node=node.id, reason=message, next_try_s=delay_us(node.launches) / 1e6)
+
+
+def not_stopped(tx: Tx, node_pks: Iterable[int], message: str, now: int) -> None:
+    """The machines of nodes that are rebooted, reimaged or given back could not be stopped; it is tried again, and said why."""
+    for node_pk in node_pks:
+        node = node_rows.get(tx, node_pk)
+        if node is not None and node.launch_error != message[:_TEXT]:
+            node_rows.move(tx, node, launch_error=message[:_TEXT])
+            tx.log(now, "node", node_pk, "stop failed", cause=message[:_TEXT])
 
 
 def left(tx: Tx, node_pks: Iterable[int], now: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from batchyard.model import ids, times
@@ -10,6 +10,7 @@ from batchyard.model.common import EnvironmentSetting, MetadataItem, ResourceFil
 from batchyard.model.errors import BatchError, invalid_property
 
 DISPLAY_NAME_LENGTH = 1024
+DEEPEST = 64
 UNLIMITED = -1
 _USUAL_LENGTH = 40
 """Longer durations are legal; they are not worth remembering."""
@@ -113,6 +114,21 @@ def retired(name: str, value: object, reason: str) -> None:
     """Refuse a property that the service itself has given up."""
     if value:
         raise BatchError("UnsupportedProperty", PropertyName=name, Reason=reason)
+
+
+def shallow(name: str, value: object) -> None:
+    """At most DEEPEST levels of lists and objects in each other: what is read has to be written again, by whoever shows it."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in _members(outer) if isinstance(inner, dict | list)]
+    if level:
+        raise invalid_property(name, "", f"The value has more than {DEEPEST} levels")
+
+
+def _members(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def not_served(**properties: object) -> None:

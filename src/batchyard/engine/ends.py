@@ -14,6 +14,7 @@ import msgspec
 from batchyard.engine import special_tasks
 from batchyard.engine.job_ends import disable_job, end_job, end_when_complete
 from batchyard.engine.moves import give_back, requeue, stir
+from batchyard.engine.special_runs import INTERNAL_RETRIES
 from batchyard.model.states import ErrorCategory, JobState, TaskResult, TaskState
 from batchyard.model.sync import Ended
 from batchyard.model.task import ExitConditions, TaskFailureInformation
@@ -26,9 +27,6 @@ from batchyard.store.jobs import JobRow
 from batchyard.store.nodes import NodeRow
 from batchyard.store.tasks import TaskRow
 from batchyard.store.tx import Tx
-
-INTERNAL_RETRIES = 20
-"""Nodes that a task may lose before it fails with MaxInternalRetryCountReached; the service's bound is not known."""
 
 TASK_ENDED_BY_USER = TaskFailureInformation(category=ErrorCategory.USER_ERROR, code="TaskEnded", message="Task Was Ended by User Request")
 _LOST_TOO_OFTEN = TaskFailureInformation(
@@ -208,15 +206,15 @@ def vacate(tx: Tx, node: NodeRow, now: int, *, terminate: bool) -> int:
         else:
             put_back(tx, job, task, TaskHappened.REQUEUED, now, requeues=task.requeues + 1, last_requeue=now)
 
-    return _clear(tx, node, now, take_off)
+    return _clear(tx, node, now, take_off, final=terminate)
 
 
-def _clear(tx: Tx, node: NodeRow, now: int, take: Callable[[JobRow, TaskRow], None]) -> int:
-    """Do something final to every task of a node and free its slots; how many tasks those were."""
+def _clear(tx: Tx, node: NodeRow, now: int, take: Callable[[JobRow, TaskRow], None], *, final: bool = False) -> int:
+    """Take every task off a node and free its slots; how many tasks those were. `final` says that they are completed by that."""
     tasks = task_rows.on_node(tx, node.pk)
     for task in tasks:
         job = job_rows.get(tx, task.job_pk)
         take(job, task)
     if tasks:
-        give_back(tx, node.pk, slots=sum(task.held for task in tasks), tasks=len(tasks), now=now)
+        give_back(tx, node.pk, slots=sum(task.held for task in tasks), tasks=len(tasks), now=now, run=len(tasks) if final else 0)
     return len(tasks)

@@ -59,6 +59,9 @@ def _weigh(tx: Tx, node_pk: int, problems: list[NodeProblem], now: int) -> None:
     node = node_rows.get(tx, node_pk)
     assert node is not None, f"node {node_pk} vanished while its agent spoke"
     blocking = any(problem.blocking for problem in problems)
+    if bool(node.blocked) != blocking:
+        node_rows.move(tx, node, blocked=int(blocking))
+        node = node_rows.get(tx, node_pk) or node
     if blocking and node.state in _WORKING:
         _move(tx, node, NodeHappened.BROKEN, now)
     elif not blocking and node.state == NodeState.UNUSABLE:

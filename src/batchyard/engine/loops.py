@@ -44,14 +44,19 @@ class Lease:
         return guarded
 
 
-async def every(name: str, seconds: float, run_once: Callable[[], Awaitable[None]], wake: asyncio.Event) -> None:
-    """Run `run_once` every `seconds`, or sooner when `wake` is set; an error is logged, never fatal."""
+async def every(name: str, seconds: float, run_once: Callable[[], Awaitable[None]], wake: asyncio.Event, breath_s: float = 0.0) -> None:
+    """Run `run_once` every `seconds`, or sooner when `wake` is set; an error is logged, never fatal.
+
+    `breath_s` is waited between two runs however often it is woken, where a run costs the same for one wake-up as for many.
+    """
     while True:
         wake.clear()
         try:
             await run_once()
         except Exception:
             log.exception("background job failed", job=name, next_try_s=seconds)
+        if breath_s:
+            await asyncio.sleep(breath_s)
         try:
             async with asyncio.timeout(seconds):
                 await wake.wait()

@@ -32,7 +32,7 @@ def stir(tx: Tx, job: JobRow) -> None:
 
 
 def back_to_work(tx: Tx, node: NodeRow, happened: NodeHappened, now: int) -> None:
-    """Bring a node to where it takes tasks, running if it has some; offline when its scheduling is disabled."""
+    """Bring a node to where it takes tasks, running if it has some; offline when scheduling is disabled, unusable when it is blocked."""
     state = transitions.NODE.after(node.state, happened)
     tx.log(now, "node", node.pk, happened, old=node.state, new=state)
     further = NodeHappened.TASK_STARTED if node.tasks_running else None
@@ -41,6 +41,9 @@ def back_to_work(tx: Tx, node: NodeRow, happened: NodeHappened, now: int) -> Non
     if further is not None and transitions.NODE.allows(state, further):
         before, state = state, transitions.NODE.after(state, further)
         tx.log(now, "node", node.pk, further, old=before, new=state)
+    if node.blocked:
+        before, state = state, transitions.NODE.after(state, NodeHappened.BROKEN)
+        tx.log(now, "node", node.pk, NodeHappened.BROKEN, old=before, new=state)
     node_rows.move(tx, node, state=state, state_time=now)
     pool = pool_rows.get(tx, node.pool_pk)
     assert pool is not None, f"node {node.pk} has no pool"

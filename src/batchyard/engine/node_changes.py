@@ -20,6 +20,7 @@ from batchyard.rules.transitions import NodeHappened
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
 from batchyard.store import tasks as task_rows
+from batchyard.store import usage
 from batchyard.store.nodes import NodeRow
 from batchyard.store.tx import Tx
 
@@ -71,6 +72,7 @@ def deallocate(tx: Tx, node: NodeRow, option: str | None, now: int) -> None:
 
 def _begin(tx: Tx, node: NodeRow, action: Action, happened: NodeHappened, option: str | None, now: int) -> None:
     _require(node, happened)
+    _require_staying(node)
     option = option or NodeDeallocationOption.REQUEUE
     if option not in _KEEPS_TASKS:
         vacate(tx, node, now, terminate=option == NodeDeallocationOption.TERMINATE)
@@ -89,6 +91,11 @@ def _require(node: NodeRow, happened: NodeHappened) -> None:
         raise refused(node.state)
 
 
+def _require_staying(node: NodeRow) -> None:
+    if node.action == Action.REMOVE:
+        raise BatchError("OperationInvalidForCurrentState", Reason="The node is leaving its pool")
+
+
 def refused(state: NodeState) -> BatchError:
     """What is answered to a request that a node's state does not allow (contract 2.9)."""
     return BatchError(_STATE_ERRORS.get(state, "OperationInvalidForCurrentState"))
@@ -100,6 +107,7 @@ def start(tx: Tx, node: NodeRow, now: int) -> None:
         raise BatchError("OperationInvalidForCurrentState")
     state = transitions.NODE.after(node.state, NodeHappened.START_REQUESTED)
     node_rows.move(tx, node, state=state, state_time=now, launches=0, launch_error=None)
+    usage.resume(tx, node.pk, now)
     tx.log(now, "node", node.pk, NodeHappened.START_REQUESTED, old=node.state, new=state)
     tx.wake(wakes.CAPACITY)
 
@@ -145,32 +153,42 @@ def preempt(tx: Tx, node: NodeRow, notice_us: int, now: int) -> None:
     if node.dedicated:
         raise BatchError("OperationNotValidOnNode", Reason="Only spot nodes are preempted")
     _require(node, NodeHappened.PREEMPTED)
+    _require_staying(node)
     if node.action != Action.PREEMPT:
         node_rows.move(tx, node, action=Action.PREEMPT, action_option=None, action_since=now, action_after=now + notice_us)
         tx.wake(wakes.node(node.pk))
     tx.wake(wakes.CAPACITY)
 
 
-def preempted(tx: Tx, node_pk: int, now: int) -> None:
-    """The machine was taken away: the tasks wait again, uncounted, and the node stays listed until there is capacity."""
+def preempted(tx: Tx, node_pk: int, now: int, life: tuple[int, int] | None = None) -> bool:
+    """The machine was taken away: the tasks wait again, uncounted, and the node stays listed until there is capacity.
+
+    `life` is the session and the number of launches that this was seen of; an older one changes nothing, then False.
+    """
     node = node_rows.get(tx, node_pk)
     if node is None or not transitions.NODE.allows(node.state, NodeHappened.PREEMPTED):
-        return
+        return False
+    if life is not None and (node.session, node.launches) != life:
+        return False
     lose(tx, node, now, blame=False)
     node = node_rows.get(tx, node_pk) or node
     state = transitions.NODE.after(node.state, NodeHappened.PREEMPTED)
     node_rows.move(
-        tx, node, state=state, state_time=now, session=node.session + 1, launches=0,
+        tx, node, state=state, state_time=now, session=node.session + 1, launches=0, last_seen=None, errors=None, blocked=0,
         **_done(node) | ({} if node.action == Action.REMOVE else {"action_after": now + PREEMPTED_PAUSE_US}),
     )  # fmt: skip
+    usage.end(tx, node, now)
     tx.log(now, "node", node_pk, NodeHappened.PREEMPTED, old=node.state, new=state)
     tx.wake(wakes.node(node_pk))
     tx.wake(wakes.CAPACITY)
+    return True
 
 
 def _done(node: NodeRow) -> dict[str, object]:
-    """An action that was carried out is forgotten; a removal that was asked for meanwhile is still to come."""
-    return {} if node.action == Action.REMOVE else dict.fromkeys(("action", "action_option", "action_since", "action_after"))
+    """An action that was carried out is forgotten; a removal that was asked for meanwhile is still to come, with nothing to retain."""
+    if node.action == Action.REMOVE:
+        return {"action_option": NodeDeallocationOption.REQUEUE}
+    return dict.fromkeys(("action", "action_option", "action_since", "action_after"))
 
 
 def due(tx: Tx, node: NodeRow, now: int) -> bool:
@@ -195,7 +213,7 @@ def stopped(tx: Tx, node_pks: Iterable[int], now: int) -> None:
         if node is not None and node.state in CHANGING:
             _stopped(tx, node, now)
         elif node is not None and node.state == NodeState.PREEMPTED:
-            special_tasks.emptied(tx, node)
+            special_tasks.emptied(tx, node, now)
             node_rows.forget_removals(tx, pk)
             node_rows.move(tx, node, handle=None)
     tx.wake(wakes.CAPACITY)
@@ -209,14 +227,16 @@ def _stopped(tx: Tx, node: NodeRow, now: int) -> None:
     if node.state == NodeState.REBOOTING:
         special_tasks.rebooted(tx, node)
     else:
-        special_tasks.emptied(tx, node)
+        special_tasks.emptied(tx, node, now)
         node_rows.forget_removals(tx, node.pk)
         changes = {"handle": None}
     happened = NodeHappened.DEALLOCATED if node.state == NodeState.DEALLOCATING else NodeHappened.RESTARTED
     state = transitions.NODE.after(node.state, happened)
     node_rows.move(
-        tx, node, state=state, state_time=now, session=node.session + 1, launches=0, launch_error=None, errors=None,
-        **_done(node), **changes,
+        tx, node, state=state, state_time=now, session=node.session + 1, launches=0, launch_error=None, last_seen=None, errors=None,
+        blocked=0, **_done(node), **changes,
     )  # fmt: skip
+    if state == NodeState.DEALLOCATED:
+        usage.end(tx, node, now)
     tx.log(now, "node", node.pk, happened, old=node.state, new=state)
     tx.wake(wakes.node(node.pk))

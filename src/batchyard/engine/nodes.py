@@ -115,7 +115,7 @@ def _join(tx: Tx, node: NodeRow, sync: Sync, setting: Setting, now: int) -> Orde
         tx.log(now, "node", node.pk, NodeHappened.LOST, old=node.state, new=state)
     session = node.session + 1
     node_rows.move(
-        tx, node, session=session, state=state, booted=now, last_seen=now, launches=0, launch_error=None, errors=None,
+        tx, node, session=session, state=state, booted=now, last_seen=now, launches=0, launch_error=None, errors=None, blocked=0,
         facts=None if sync.facts is None else msgspec.json.encode(sync.facts),
         start_task=None if body.start_task is None else msgspec.json.encode(body.start_task),
     )  # fmt: skip
@@ -123,7 +123,6 @@ def _join(tx: Tx, node: NodeRow, sync: Sync, setting: Setting, now: int) -> Orde
     node = node_rows.get(tx, node.pk) or node
     back_to_work(tx, node, happened, now)
     health.hear(tx, node.pk, sync, now)
-    tx.wake(wakes.CAPACITY)
     answer = orders(tx, node_rows.get(tx, node.pk) or node, sync, setting.key)
     return msgspec.structs.replace(answer, session=session, setup=_setup(node, pool.id, body, setting))
 
@@ -173,7 +172,7 @@ def gone(tx: Tx, node_pk: int, now: int) -> bool:
     lose(tx, node, now)
     node = node_rows.get(tx, node_pk) or node
     state = transitions.NODE.after(node.state, NodeHappened.LOST)
-    node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1)
+    node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1, last_seen=None, blocked=0)
     tx.log(now, "node", node_pk, NodeHappened.LOST, old=node.state, new=state)
     tx.wake(wakes.CAPACITY)
     return True
@@ -196,6 +195,8 @@ def silent(tx: Tx, node_pk: int, now: int) -> None:
 
 def _fence(tx: Tx, node: NodeRow, now: int) -> None:
     """The node takes no tasks and is about to stop, or is known to be broken: what it still ran is made elsewhere."""
+    if node.last_seen is None and not node.tasks_running:
+        return  # it was fenced off before
     lose(tx, node, now)
     node = node_rows.get(tx, node.pk) or node
     node_rows.move(tx, node, session=node.session + 1, last_seen=None)

@@ -207,6 +207,9 @@ def _check_machine(machine: VirtualMachineConfiguration, offer: Offer) -> None:
         demands.within("dataDisks.diskSizeGB", disk.disk_size_gb, 1, demands.LARGEST_INTEGER)
     if len(set(luns)) != len(luns):
         raise invalid_property("dataDisks.lun", luns, "Every data disk needs a logical unit number of its own")
+    for extension in machine.extensions or ():
+        demands.shallow("extensions.settings", extension.settings)
+        demands.shallow("extensions.protectedSettings", extension.protected_settings)
     names = [extension.name.lower() for extension in machine.extensions or ()]
     if len(set(names)) != len(names) or "" in names:
         raise invalid_property("extensions.name", ", ".join(names)[:100], "Every extension needs a name of its own")

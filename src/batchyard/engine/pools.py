@@ -178,7 +178,10 @@ def remove_nodes(tx: Tx, pool: PoolView, remove: NodeRemove, now: int) -> PoolVi
         nodes[node.pk] = node
     dedicated = sum(node.dedicated for node in nodes.values())
     option = remove.node_deallocation_option or NodeDeallocationOption.REQUEUE
-    targets = max(0, pool.target_dedicated - dedicated), max(0, pool.target_low_priority - (len(nodes) - dedicated))
+    targets = (  # a shrink that was stopped left more nodes than its target: removing one must not finish it
+        max(0, max(pool.target_dedicated, pool.current_dedicated) - dedicated),
+        max(0, max(pool.target_low_priority, pool.current_low_priority) - (len(nodes) - dedicated)),
+    )
     changed = _begin(tx, pool, *targets, option, remove.resize_timeout, now)
     for node in nodes.values():
         resizing.mark(tx, node, option, now)

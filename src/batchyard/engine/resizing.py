@@ -86,7 +86,8 @@ def _take_on(
         if node.action == REMOVE:
             _take_off(tx, node, now)
     staying = _staying(nodes)
-    going = len(staying) < len(nodes)
+    stuck = [node for node in nodes if node.state == NodeState.LEAVING_POOL and now >= node.state_time + pool.resize_timeout]
+    going = len(staying) + len(stuck) < len(nodes)
     missing = target - len(staying)
     if missing > 0 and error is None:
         added, error = _grow(tx, pool, dedicated, missing, now, offer)
@@ -96,7 +97,8 @@ def _take_on(
         for node in unborn:
             leave(tx, node, now)
         error = error or _error("AllocationTimedOut", dedicated, "within the resize timeout")
-    return error, not going and not unborn and (missing <= 0 or error is not None)
+    done = not going and not unborn and (missing <= 0 or error is not None)
+    return error or (_stuck(dedicated, len(stuck)) if done and stuck else None), done
 
 
 def _staying(nodes: Sequence[NodeRow]) -> list[NodeRow]:
@@ -125,9 +127,7 @@ def _last_to_go(node: NodeRow, managers: Set[int]) -> tuple[bool, bool, bool, in
 
 def mark(tx: Tx, node: NodeRow, option: str, now: int) -> None:
     """Have a node leave as soon as its option allows; it takes no new tasks from now on."""
-    node_rows.move(
-        tx, node, action=REMOVE, action_option=option, action_since=now, action_after=None, scheduling_state=SchedulingState.DISABLED
-    )  # fmt: skip
+    node_rows.move(tx, node, action=REMOVE, action_option=option, action_since=now, action_after=None)
     tx.log(now, "node", node.pk, "removal asked", cause=option)
     tx.wake(wakes.CAPACITY)
 
@@ -171,6 +171,12 @@ def _error(code: str, dedicated: int, why: str, *details: NameValuePair) -> Resi
     return ResizeError(code=code, message=f"{_NOT_ALLOCATED.format(kind)} {why}", values=[NameValuePair(name=KIND, value=kind), *details])
 
 
+def _stuck(dedicated: int, nodes: int) -> ResizeError:
+    """Their provider does not give nodes back; it is asked for that on and on, and the pool goes on without them."""
+    message = f"{nodes} {_KINDS[dedicated]} nodes could not be removed within the resize timeout"
+    return ResizeError(code="RemoveNodesFailed", message=message, values=[NameValuePair(name=KIND, value=_KINDS[dedicated])])
+
+
 def _failed(dedicated: int, message: str) -> ResizeError:
     return _error("AllocationFailed", dedicated, "by the provider", NameValuePair(name="ProviderErrorJson", value=message))
 
@@ -209,24 +215,17 @@ def _stop(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int) -> None:
         if _unborn(node):
             leave(tx, node, now)
         elif node.action == REMOVE and node.state != NodeState.LEAVING_POOL:
-            _keep(tx, pool, node, now)
-    if any(_unborn(node) or node.state == NodeState.LEAVING_POOL for node in nodes):
+            _keep(tx, pool, node)
+    if any(_unborn(node) or (node.state == NodeState.LEAVING_POOL and now < node.state_time + pool.resize_timeout) for node in nodes):
         return
     reached = {1: pool.target_dedicated == pool.current_dedicated, 0: pool.target_low_priority == pool.current_low_priority}
     stopped = [_error("ResizeStopped", dedicated, "due to a StopPoolResize operation") for dedicated in _KINDS if not reached[dedicated]]
     steady(tx, pool, stopped, AllocationHappened.STOPPED, now)
 
 
-def _keep(tx: Tx, pool: PoolView, node: NodeRow, now: int) -> None:
+def _keep(tx: Tx, pool: PoolView, node: NodeRow) -> None:
     """A node that was to leave takes tasks again."""
-    state = node.state
-    if transitions.NODE.allows(state, NodeHappened.SCHEDULING_ENABLED):
-        state = transitions.NODE.after(state, NodeHappened.SCHEDULING_ENABLED)
-        tx.log(now, "node", node.pk, NodeHappened.SCHEDULING_ENABLED, old=node.state, new=state)
-    node_rows.move(
-        tx, node, action=None, action_option=None, action_since=None, action_after=None, scheduling_state=SchedulingState.ENABLED,
-        state=state, state_time=node.state_time if state == node.state else now,
-    )  # fmt: skip
+    node_rows.move(tx, node, action=None, action_option=None, action_since=None, action_after=None)
     tx.wake(wakes.pool(pool.id.lower()))
 
 

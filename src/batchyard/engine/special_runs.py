@@ -20,6 +20,8 @@ from batchyard.store.tx import Tx
 
 UNKNOWN = "Unknown"
 """Code of a failure: the node cannot tell how the run ended, so it is made again."""
+INTERNAL_RETRIES = 20
+"""Runs that may be lost before the task has failed; the service's bound is not known."""
 _LONGEST_NAME = 18  # both numbers fit a column
 _RETRYABLE = "FailureExitCode"
 
@@ -49,7 +51,7 @@ def complete(tx: Tx, row: SpecialTaskRow, failure: TaskFailureInformation | None
 
 def run_again(tx: Tx, row: SpecialTaskRow, now: int) -> None:
     """Make another run, without counting it, after one of which nobody knows how it ended."""
-    rows.move(tx, row, run=row.run + 1, started=now)
+    rows.move(tx, row, run=row.run + 1, losses=row.losses + 1, started=now)
     tx.wake(wakes.node(row.node_pk))
 
 
@@ -57,7 +59,7 @@ def begin_anew(tx: Tx, row: SpecialTaskRow, now: int) -> None:
     """Begin from the first run, as if it had never run."""
     rows.move(
         tx, row, state=SpecialTaskState.RUNNING, run=row.run + 1, retries=0, started=now, ended=None, last_retry=None,
-        exit_code=None, result=None, failure=None, stale=0,
+        exit_code=None, result=None, failure=None, stale=0, losses=0,
     )  # fmt: skip
     tx.log(now, row.kind, row.pk, "started", old=row.state, new=SpecialTaskState.RUNNING, cause=f"node {row.node_pk}")
     tx.wake(wakes.node(row.node_pk))

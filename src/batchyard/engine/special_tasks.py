@@ -9,7 +9,7 @@ import msgspec
 
 from batchyard.engine import start_tasks, wakes
 from batchyard.engine.moves import give_back, requeue
-from batchyard.engine.special_runs import UNKNOWN, begin_anew, complete, current, run_again, settle
+from batchyard.engine.special_runs import INTERNAL_RETRIES, UNKNOWN, begin_anew, complete, current, run_again, settle
 from batchyard.model.job import JobCreateContent, JobPreparationTask, JobReleaseTask
 from batchyard.model.states import ErrorCategory, SpecialTaskState, TaskState
 from batchyard.model.sync import Ended
@@ -90,7 +90,7 @@ def report(tx: Tx, node: NodeRow, ended: Ended, now: int) -> None:
     row = current(tx, node, ended.attempt)
     if row is None:
         return
-    if ended.failure is not None and ended.failure.code == UNKNOWN:
+    if ended.failure is not None and ended.failure.code == UNKNOWN and row.losses < INTERNAL_RETRIES:
         run_again(tx, row, now)
         return
     if row.kind == START:
@@ -130,9 +130,13 @@ def rebooted(tx: Tx, node: NodeRow) -> None:
             rows.move(tx, row, stale=1)
 
 
-def emptied(tx: Tx, node: NodeRow) -> None:
+def emptied(tx: Tx, node: NodeRow, now: int) -> None:
     """All that the node kept is gone: preparations are made again whatever came of them, and none is released (contract 3.6)."""
     rows.delete_preparations(tx, node.pk)
+    for row in rows.running(tx, node.pk):
+        if row.kind == RELEASE:
+            complete(tx, row, _GIVEN_UP, None, now)
+            tx.wake(wakes.UPKEEP)
 
 
 def lose(tx: Tx, node: NodeRow, now: int) -> None:

@@ -200,7 +200,9 @@ NODE = Table(
         **{(state, _X.REIMAGE_REQUESTED): _N.REIMAGING for state in _RESTARTABLE},
         (_N.REBOOTING, _X.RESTARTED): _N.STARTING,
         (_N.REIMAGING, _X.RESTARTED): _N.STARTING,
-        **{(state, _X.PREEMPTED): _N.PREEMPTED for state in (*_REACHABLE, _N.CREATING, _N.UNKNOWN)},
+        **{
+            (state, _X.PREEMPTED): _N.PREEMPTED for state in (*_REACHABLE, _N.CREATING, _N.UNKNOWN, _N.UNUSABLE, _N.REBOOTING, _N.REIMAGING)
+        },
         (_N.PREEMPTED, _X.CAPACITY_RETURNED): _N.CREATING,
         (_N.IDLE, _X.UPGRADE_STARTED): _N.UPGRADING_OS,
         (_N.UPGRADING_OS, _X.RESTARTED): _N.STARTING,

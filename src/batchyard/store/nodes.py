@@ -50,6 +50,8 @@ class NodeRow(msgspec.Struct):
     memory: int
     provider: str
     launch_error: str | None
+    blocked: int
+    tried: int | None
 
 
 class NodeView(NodeRow):

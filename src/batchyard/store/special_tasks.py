@@ -42,6 +42,7 @@ class SpecialTaskRow(msgspec.Struct):
     result: TaskResult | None
     failure: bytes | None
     stale: int
+    losses: int
 
 
 class SpecialOrder(msgspec.Struct):

@@ -9,6 +9,12 @@ from batchyard.store.reader import Change, Reader, Statement, columns
 from batchyard.store.tx import Tx
 
 _END = Change("UPDATE node_usage SET released = :now WHERE node_pk = :node_pk AND released IS NULL")
+_RESUME = Change(
+    "INSERT INTO node_usage (node_pk, pool_pk, pool_id, vm_size, dedicated, cores, allocated)"
+    " SELECT node_pk, pool_pk, pool_id, vm_size, dedicated, cores, :now FROM node_usage WHERE node_pk = :node_pk"
+    " AND NOT EXISTS (SELECT 1 FROM node_usage AS open WHERE open.node_pk = :node_pk AND open.released IS NULL)"
+    " ORDER BY pk DESC LIMIT 1"
+)
 _DROP = Change("DELETE FROM node_usage WHERE node_pk = :node_pk AND released IS NULL")
 _CORES = Statement("SELECT coalesce(sum(cores), 0) FROM node_usage WHERE released IS NULL AND dedicated = :dedicated", int)
 _LIVES = f"SELECT {columns(Lifetime)} FROM node_usage WHERE allocated < :until AND"
@@ -41,6 +47,11 @@ def end(tx: Tx, node: NodeRow, now: int) -> None:
         tx.change(_DROP, node_pk=node.pk)
     else:
         tx.change(_END, node_pk=node.pk, now=now)
+
+
+def resume(tx: Tx, node_pk: int, now: int) -> None:
+    """A node that stayed without a machine for a while has one again, unless it has one already."""
+    tx.change(_RESUME, node_pk=node_pk, now=now)
 
 
 def cores(reader: Reader, *, dedicated: bool) -> int:

@@ -18,3 +18,7 @@ ALTER TABLE node ADD COLUMN launch_error TEXT;
 -- A preparation that has to be made again, because its node was rebooted.
 ALTER TABLE special_task ADD COLUMN stale INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX special_task_by_node ON special_task (node_pk, kind);
+-- A problem keeps tasks from starting; the last launch that was tried; losses of a special task in a row.
+ALTER TABLE node ADD COLUMN blocked INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE node ADD COLUMN tried BIGINT;
+ALTER TABLE special_task ADD COLUMN losses INTEGER NOT NULL DEFAULT 0;

@@ -11,7 +11,7 @@ CREATE TABLE node_usage (
     allocated BIGINT NOT NULL,
     released BIGINT
 );
-CREATE INDEX node_usage_open ON node_usage (node_pk) WHERE released IS NULL;
+CREATE INDEX node_usage_open ON node_usage (node_pk, released);
 CREATE INDEX node_usage_by_pool ON node_usage (pool_pk);
 CREATE INDEX node_usage_by_release ON node_usage (released);
 -- Nodes that are there already count from now on with a core each, because nobody noted more of them.
