@@ -14,6 +14,7 @@ from batchyard.api import node_views, selection, wire
 from batchyard.api.call import Call
 from batchyard.engine import node_changes, pools
 from batchyard.model import times
+from batchyard.model.common import Shape
 from batchyard.model.errors import BatchError, invalid_property
 from batchyard.model.node import (
     NodeDeallocate,
@@ -27,6 +28,7 @@ from batchyard.model.node import (
 )
 from batchyard.model.states import NodeState
 from batchyard.model.sync import FileRequest, LogUpload
+from batchyard.model.words import NodeDisableSchedulingOption
 from batchyard.rules import odata
 from batchyard.store import nodes as rows
 from batchyard.store import pools as pool_rows
@@ -137,9 +139,17 @@ async def start(call: Call) -> Response:
     return _done(call, 202, "start")
 
 
+class _DisableScheduling(Shape):
+    """NodeDisableScheduling, also as `az batch node scheduling disable` sends it: with its only member in itself."""
+
+    node_disable_scheduling_option: NodeDisableSchedulingOption | NodeDisableScheduling | None = None
+
+
 async def disable_scheduling(call: Call) -> Response:
     """POST /pools/{poolId}/nodes/{nodeId}/disablescheduling"""
-    option = call.decode(NodeDisableScheduling, empty=NodeDisableScheduling()).node_disable_scheduling_option
+    option = call.decode(_DisableScheduling, empty=_DisableScheduling()).node_disable_scheduling_option
+    if isinstance(option, NodeDisableScheduling):
+        option = option.node_disable_scheduling_option
     await _change(call, lambda tx, node, now: node_changes.disable_scheduling(tx, node, option, now))
     return _done(call, 200, "disablescheduling")
 
