@@ -14,6 +14,8 @@ from failing_providers import FailsToLaunch, ForgetsAnswers, HoldsOn, LosesNodes
 from batchyard.engine import capacity, node_changes
 from batchyard.model.errors import BatchError
 from batchyard.providers.base import Handle, NodeOrder, Seen
+from batchyard.rules.offer import Offer
+from batchyard.rules.sizes import SizeRule, Sizes
 
 
 @pytest.fixture
@@ -442,3 +444,13 @@ def test_a_machine_that_does_not_stop_says_why(worlds: Any) -> None:
     world.capacity(2)
     node = world.node(agent.node_pk)
     assert (node.state, node.launch_error) == ("rebooting", "the machine could not be stopped: the console does not answer")
+
+
+def test_a_provider_hears_what_the_operator_says_of_a_size() -> None:
+    rule = SizeRule("racked", cores=4, memory_bytes=1 << 30, labels={"rack": "north"})
+    world = World(offer=Offer(sizes=Sizes((rule,))))
+    world.pool(dedicated=1, vmSize="racked")
+    world.capacity(2)
+    [order] = world.provider.machines.values()  # type: ignore[attr-defined]
+    assert (order.vm_size, order.labels, order.cores, order.memory_bytes) == ("racked", {"rack": "north"}, 4, 1 << 30)
+    world.close()

@@ -192,8 +192,10 @@ class Capacity:
     async def _launch_now(self, pk: int, order: NodeOrder, name: str) -> None:
         try:
             provider = self._provider(name)
+            size = self._offer.sizes.find(order.vm_size)
+            labelled = msgspec.structs.replace(order, labels=size.labels if size is not None else {})
             async with asyncio.timeout(LAUNCH_S):
-                handle = await provider.launch(order)
+                handle = await provider.launch(labelled)
         except Exception as error:
             reason = str(error) or type(error).__name__
             unit = no_capacity if isinstance(error, NoCapacity) else launch_failed

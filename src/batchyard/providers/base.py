@@ -33,6 +33,8 @@ class NodeOrder(msgspec.Struct, frozen=True):
     """Cores that its tasks may use; 0 for no limit."""
     memory_bytes: int = 0
     """Memory that its tasks may use; 0 for no limit."""
+    labels: Mapping[str, str] = {}
+    """The operator's words about the size, for the provider to choose a machine by."""
 
 
 class Seen(StrEnum):
