@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import pytest
 from batchyard.agent import accounts, logins
 from batchyard.agent.files import Refused
 from batchyard.agent.layout import Layout
-from batchyard.agent.logins import Logins
+from batchyard.agent.logins import Logins, LoginService
 from batchyard.agent.main import AgentSettings, run
 from batchyard.model.node import NodeUserCreate, NodeUserUpdate
 from batchyard.model.sync import FileHead
@@ -321,3 +322,43 @@ async def test_an_agent_whose_node_is_gone_takes_its_accounts_along(server: Any,
     server.order("wakes", "true")
     await asyncio.wait_for(agent, 20)
     assert not exists(name)
+
+
+@pytest.fixture
+def tool(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts a script in the place of every tool of the system."""
+
+    def put(script: str) -> None:
+        folder = place / "tools"
+        folder.mkdir(exist_ok=True)
+        for name in accounts.TOOLS:
+            (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+            (folder / name).chmod(0o755)
+        monkeypatch.setattr(accounts, "PATH", f"{folder}:{accounts.PATH}")
+
+    return put
+
+
+def test_a_tool_that_hangs_is_refused_like_one_that_fails(tool: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    tool("exec sleep 1000")
+    monkeypatch.setattr(accounts, "_LONGEST_S", 0.2)
+    code, reason = refused(lambda: accounts.run("usermod", "nobody"))
+    assert code == "OperationNotValidOnNode"
+    assert "usermod" in reason
+
+
+@needs_root
+async def test_whatever_goes_wrong_with_accounts_the_upkeep_goes_on(root: Path) -> None:
+    went_on, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    class Odd(Logins):
+        def sweep(self) -> None:
+            raise ValueError("anything")
+
+        def expire(self, now: int) -> None:
+            loop.call_soon_threadsafe(went_on.set)
+
+    with ThreadPoolExecutor(1) as threads:
+        upkeep = asyncio.create_task(LoginService(Odd(Layout(str(root)), True), threads).upkeep())
+        await asyncio.wait_for(went_on.wait(), 20)
+        upkeep.cancel()

@@ -12,7 +12,7 @@ import pwd
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,8 @@ _LAST_US = 253_370_764_800_000_000
 """The year 9999, to which later expiries are cut."""
 _FIRST_OF_PEOPLE = 1_000
 _TRIES, _PAUSE_S = 20, 0.1
+_LONGEST_S = 30.0
+"""How long one run of a tool may take."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -70,16 +72,24 @@ class ToolFailed(Refused):
 
 def run(tool: str, *arguments: str, stdin: str = "") -> None:
     """Run one of the system's tools; waits while another one holds the password file. Raises Refused."""
-    environment = {"PATH": PATH, "LC_ALL": "C"}
     for _ in range(_TRIES):
-        done = subprocess.run([tool, *arguments], input=stdin.encode(), capture_output=True, env=environment, cwd="/", timeout=30)
-        text = done.stderr.decode(errors="replace").strip()
-        if done.returncode == 0:
+        code, text = _once(tool, arguments, stdin)
+        if code == 0:
             return
         if "lock" not in text:
             break
         time.sleep(_PAUSE_S)
-    raise ToolFailed(tool, done.returncode, text.rpartition("\n")[2])
+    raise ToolFailed(tool, code, text.rpartition("\n")[2])
+
+
+def _once(tool: str, arguments: Sequence[str], stdin: str) -> tuple[int, str]:
+    """Exit code and what the tool complains about. Raises ToolFailed for one that hangs."""
+    environment = {"PATH": PATH, "LC_ALL": "C"}
+    try:
+        done = subprocess.run([tool, *arguments], input=stdin.encode(), capture_output=True, env=environment, cwd="/", timeout=_LONGEST_S)
+    except subprocess.TimeoutExpired:
+        raise ToolFailed(tool, -signal.SIGKILL, f"it did not end within {_LONGEST_S:g} s") from None
+    return done.returncode, done.stderr.decode(errors="replace").strip()
 
 
 def is_known(name: str) -> bool:
