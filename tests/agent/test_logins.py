@@ -362,3 +362,28 @@ async def test_whatever_goes_wrong_with_accounts_the_upkeep_goes_on(root: Path) 
         upkeep = asyncio.create_task(LoginService(Odd(Layout(str(root)), True), threads).upkeep())
         await asyncio.wait_for(went_on.wait(), 20)
         upkeep.cancel()
+
+
+@needs_root
+async def test_an_agent_that_ends_stops_its_tasks_before_it_waits_for_the_password_file(
+    server: Any,
+    settings: AgentSettings,
+    root: Path,
+    name: str,
+    pipe: Any,
+    alive: Callable[[int], bool],
+    tool: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    place: Path,
+) -> None:
+    agent = asyncio.create_task(run(settings))
+    assert (await ask(server, "add_user", name=name)).error is None
+    server.order("task", f"sh -c 'echo $$ >{pipe}; exec sleep 1000'")
+    process = int(await pipe.line())
+    monkeypatch.setattr(logins, "END_S", 0.5)
+    tool(f"kill -0 {process} 2>/dev/null && echo early >>{place}/early; echo cannot lock /etc/passwd >&2; exit 1")
+    agent.cancel()
+    await asyncio.wait({agent}, timeout=20)
+    assert agent.done()
+    assert not alive(process)
+    assert not (place / "early").exists()

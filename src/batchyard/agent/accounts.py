@@ -7,6 +7,7 @@ can write. Everything blocks.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pwd
 import signal
@@ -41,6 +42,20 @@ _LONGEST_S = 30.0
 """How long one run of a tool may take."""
 
 
+class Deadline:
+    """When all work on accounts has to be over, in seconds of the monotonic clock; moved up when the agent ends."""
+
+    def __init__(self) -> None:
+        self.at = math.inf
+
+    def left(self) -> float:
+        """Seconds that are left, at most 30, never less than nothing."""
+        return max(0.0, min(_LONGEST_S, self.at - time.monotonic()))
+
+
+NEVER = Deadline()
+
+
 @dataclass(slots=True, frozen=True)
 class Account:
     """A line of /etc/passwd that carries a node's mark."""
@@ -70,25 +85,25 @@ class ToolFailed(Refused):
         self.exit_code = code
 
 
-def run(tool: str, *arguments: str, stdin: str = "") -> None:
+def run(tool: str, *arguments: str, stdin: str = "", deadline: Deadline = NEVER) -> None:
     """Run one of the system's tools; waits while another one holds the password file. Raises Refused."""
     for _ in range(_TRIES):
-        code, text = _once(tool, arguments, stdin)
+        code, text = _once(tool, arguments, stdin, deadline.left())
         if code == 0:
             return
-        if "lock" not in text:
+        if "lock" not in text or not deadline.left():
             break
         time.sleep(_PAUSE_S)
     raise ToolFailed(tool, code, text.rpartition("\n")[2])
 
 
-def _once(tool: str, arguments: Sequence[str], stdin: str) -> tuple[int, str]:
+def _once(tool: str, arguments: Sequence[str], stdin: str, seconds: float) -> tuple[int, str]:
     """Exit code and what the tool complains about. Raises ToolFailed for one that hangs."""
     environment = {"PATH": PATH, "LC_ALL": "C"}
     try:
-        done = subprocess.run([tool, *arguments], input=stdin.encode(), capture_output=True, env=environment, cwd="/", timeout=_LONGEST_S)
+        done = subprocess.run([tool, *arguments], input=stdin.encode(), capture_output=True, env=environment, cwd="/", timeout=seconds)
     except subprocess.TimeoutExpired:
-        raise ToolFailed(tool, -signal.SIGKILL, f"it did not end within {_LONGEST_S:g} s") from None
+        raise ToolFailed(tool, -signal.SIGKILL, f"it did not end within {seconds:.3g} s") from None
     return done.returncode, done.stderr.decode(errors="replace").strip()
 
 
@@ -122,13 +137,13 @@ def make_admin(account: Account) -> None:
         file.write(f"#{account.uid} ALL=(ALL:ALL) NOPASSWD: ALL\n")
 
 
-def erase(account: Account) -> None:
+def erase(account: Account, deadline: Deadline = NEVER) -> None:
     """Remove an account with its rights, processes and home; what is gone already is no error."""
     _sudoers(account).unlink(missing_ok=True)
     try:
-        run("usermod", "--password", NO_PASSWORD, "--expiredate", LONG_AGO, "--", account.name)
+        run("usermod", "--password", NO_PASSWORD, "--expiredate", LONG_AGO, "--", account.name, deadline=deadline)
         _end_processes(account.uid)
-        run("userdel", "--force", "--", account.name)
+        run("userdel", "--force", "--", account.name, deadline=deadline)
     except ToolFailed as failed:
         if is_known(account.name):
             raise

@@ -40,6 +40,8 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 _DAY_US = 86_400_000_000
 _NAME_TAKEN = 9
 UPKEEP_S = 60.0
+END_S = 10.0
+"""How long accounts may hold up an agent that ends."""
 
 
 def due(expiries: Mapping[str, int], now: int) -> list[str]:
@@ -56,6 +58,11 @@ class Logins:
         self._homes = layout.root + "/home"
         self._records = layout.volatile + "/users.json"
         self._lock = threading.Lock()
+        self._deadline = accounts.Deadline()
+
+    def hurry(self, seconds: float) -> None:
+        """Have all that runs and all that follows be over in this many seconds: what cannot is refused."""
+        self._deadline.at = time.monotonic() + seconds
 
     def add(self, user: NodeUserCreate, now: int) -> None:
         """Make an account. Raises Refused or OSError, and leaves nothing behind then."""
@@ -86,7 +93,7 @@ class Logins:
             account = self._mine(name)
             expires = _expires(update.expiry_time, now)
             self._note(name, expires)
-            accounts.run("usermod", "--password", accounts.NO_PASSWORD, "--expiredate", accounts.expiry_day(expires), "--", name)
+            self._run("usermod", "--password", accounts.NO_PASSWORD, "--expiredate", accounts.expiry_day(expires), "--", name)
             self._set(account, update.password, update.ssh_public_key)
             log.info("node user updated", user=name, expires=times.iso(expires))
 
@@ -113,14 +120,14 @@ class Logins:
                 root = os.path.dirname(os.path.dirname(account.home))
                 forgotten = account.mark == self._mark and account.name not in known
                 if forgotten or (account.mark == accounts.mark_of(root) and not os.path.exists(root)):
-                    accounts.erase(account)
+                    accounts.erase(account, self._deadline)
                     log.info("account of an earlier node removed", user=account.name, root=root)
 
     def close(self) -> None:
         """Let nobody log in until `open`."""
         with self._lock:
             for name in self._own():
-                accounts.run("usermod", "--expiredate", accounts.LONG_AGO, "--", name)
+                self._run("usermod", "--expiredate", accounts.LONG_AGO, "--", name)
 
     def open(self) -> None:
         """Let those log in again that still may."""
@@ -128,13 +135,16 @@ class Logins:
             expiries = self._noted()
             for name in self._own():
                 if name in expiries:
-                    accounts.run("usermod", "--expiredate", accounts.expiry_day(expiries[name]), "--", name)
+                    self._run("usermod", "--expiredate", accounts.expiry_day(expiries[name]), "--", name)
 
     def remove_all(self) -> None:
         """Remove every account of this node: it leaves for good."""
         with self._lock:
             for name in self._own():
                 self._remove(name)
+
+    def _run(self, tool: str, *arguments: str, stdin: str = "") -> None:
+        accounts.run(tool, *arguments, stdin=stdin, deadline=self._deadline)
 
     def _own(self) -> list[str]:
         return [account.name for account in accounts.marked() if account.mark == self._mark]
@@ -168,7 +178,7 @@ class Logins:
         who = ["--user-group", "--badname", "--comment", self._mark]
         login = ["--password", accounts.NO_PASSWORD, "--expiredate", accounts.expiry_day(expires)]
         try:
-            accounts.run("useradd", *home, *who, *login, "--", name)
+            self._run("useradd", *home, *who, *login, "--", name)
         except accounts.ToolFailed as failed:
             if failed.exit_code == _NAME_TAKEN:  # a group has the name
                 raise Refused("NodeUserExists") from failed
@@ -183,7 +193,7 @@ class Logins:
 
     def _set(self, account: Account, password: str | None, key: str | None) -> None:
         if password:
-            accounts.run("chpasswd", stdin=f"{account.name}:{password}\n")
+            self._run("chpasswd", stdin=f"{account.name}:{password}\n")
         owner = account.uid, account.gid
         place = [account.name, ".ssh"]
         if not key:
@@ -201,7 +211,7 @@ class Logins:
     def _remove(self, name: str) -> None:
         for account in accounts.marked():
             if account.name == name and account.mark == self._mark:
-                accounts.erase(account)
+                accounts.erase(account, self._deadline)
         self._write({other: expires for other, expires in self._noted().items() if other != name})
 
     def _note(self, name: str, expires: int) -> None:
@@ -232,7 +242,10 @@ def _expires(text: str | None, now: int) -> int:
 
 
 class LoginService:
-    """The node's accounts for the conversation with the server: requests, upkeep, the end."""
+    """The node's accounts for the conversation with the server: requests, upkeep, the end.
+
+    `threads` is for accounts alone: nothing else waits for the password file.
+    """
 
     def __init__(self, logins: Logins, threads: Executor) -> None:
         self._logins, self._threads = logins, threads
@@ -263,11 +276,19 @@ class LoginService:
 
     async def close(self) -> None:
         """Let nobody log in while the agent is away."""
-        await self._quietly(self._logins.close)
+        await self._at_last(self._logins.close)
 
     async def leave(self) -> None:
         """Remove every account: the node is gone for good."""
-        await self._quietly(self._logins.remove_all)
+        await self._at_last(self._logins.remove_all)
+
+    async def _at_last(self, step: Callable[[], None]) -> None:
+        """The last step, within END_S: others may hold the password file for as long as they like."""
+        self._logins.hurry(END_S)
+        try:
+            await asyncio.wait_for(self._quietly(step), END_S + 1)
+        except TimeoutError:
+            log.warning("accounts not kept as they should be", reason="the work on them takes too long")
 
     async def _quietly(self, step: Callable[[], None]) -> None:
         if os.geteuid() != 0:

@@ -112,7 +112,8 @@ class Agent:
         self._polls: dict[asyncio.Task[bool], None] = {}
         self._news = asyncio.Event()
         self._node: Node | None = None
-        self._logins = LoginService(Logins(layout, found.facts.switches_users), self._threads)
+        self._accountants = ThreadPoolExecutor(1, _TRANSFER)
+        self._logins = LoginService(Logins(layout, found.facts.switches_users), self._accountants)
         self._logs = ServiceLogs(settings.log_file, layout, self._threads)
         self._probers = ThreadPoolExecutor(_PROBES, _TRANSFER)
         self._chaos = Disturbances(settings.chaos)
@@ -126,6 +127,7 @@ class Agent:
         """Converse until the node is gone; ends all attempts on the way out, however it leaves."""
         upkeep = asyncio.create_task(self._logins.upkeep())
         watch = asyncio.create_task(self._health.watch(self._settings.health_s, self._note_problems))
+        last = self._logins.close
         try:
             with contextlib.suppress(TimeoutError):  # so that the first word tells of all that is wrong
                 async with asyncio.timeout(_LOOK_S):
@@ -142,19 +144,19 @@ class Agent:
                     log.warning("sync failed", reason=str(error) or type(error).__name__)
                     await pause.next()
         except NodeGone:
-            await self._logins.leave()
+            last = self._logins.leave
             raise
         finally:
             upkeep.cancel()
             self._logs.stop()
-            await self._logins.close()
             await self._end_all()
+            await last()
             await self._replies.close()
             self._remover.stop.set()
             if self._node is not None:
                 await self._node.spawners.close()
             watch.cancel()
-            for threads in (self._threads, self._probers):
+            for threads in (self._threads, self._probers, self._accountants):
                 threads.shutdown(wait=False, cancel_futures=True)
 
     async def _turn(self) -> None:
