@@ -200,6 +200,8 @@ def test_other_nodes_accounts_are_theirs(node_logins: Logins, place: Path, name:
         ("fine", {"password": "x\0"}),
         ("fine", {"ssh_public_key": "x\0"}),
         ("fine", {"expiry_time": "2026-99-01T00:00:00Z"}),
+        ("fine", {"expiry_time": "9999-12-31T23:59:59-23:00"}),
+        ("fine", {"expiry_time": "0001-01-01T00:00:00+23:00"}),
     ],
 )
 def test_what_could_mean_something_else_to_the_tools_is_refused(node_logins: Logins, bad: str, member: dict[str, Any] | None) -> None:
@@ -258,7 +260,9 @@ def test_a_sweep_removes_accounts_of_nodes_whose_root_is_gone(place: Path, node_
     assert not exists(name)
 
 
-@pytest.mark.parametrize(("expires", "day"), [(0, "1970-01-01"), (1, "1970-01-02"), (DAY_US, "1970-01-02"), (10**18, "9999-01-01")])
+@pytest.mark.parametrize(
+    ("expires", "day"), [(-(10**18), "1970-01-01"), (0, "1970-01-01"), (1, "1970-01-02"), (DAY_US, "1970-01-02"), (10**18, "9999-01-01")]
+)
 def test_linux_knows_whole_days(expires: int, day: str) -> None:
     assert accounts.expiry_day(expires) == day
 

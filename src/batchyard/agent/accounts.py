@@ -74,7 +74,7 @@ def mark_of(root: str) -> str:
 
 def expiry_day(expires: int) -> str:
     """First day on which Linux refuses logins: whole days, never too early."""
-    return times.moment(-(-min(expires, _LAST_US) // _DAY_US) * _DAY_US).date().isoformat()
+    return times.moment(-(-max(0, min(expires, _LAST_US)) // _DAY_US) * _DAY_US).date().isoformat()
 
 
 class ToolFailed(Refused):
