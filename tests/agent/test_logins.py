@@ -228,6 +228,45 @@ def test_administrators_need_sudo(node_logins: Logins, root: Path, name: str) ->
     assert not rule.exists()
 
 
+@pytest.fixture
+def rules(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory in the place of sudo's own."""
+    folder = place / "sudoers.d"
+    folder.mkdir()
+    monkeypatch.setattr(accounts, "_SUDOERS", folder)
+    return folder
+
+
+REMOVALS: list[Callable[[Logins, str], object]] = [
+    lambda found, _: found.sweep(),
+    lambda found, _: found.expire(now()),
+    lambda found, _: found.expire(now() + 2 * DAY_US),
+    lambda found, name: refused(lambda: found.delete(name)),
+    lambda found, _: found.remove_all(),
+    lambda found, name: found.add(NodeUserCreate(name=name), now()),
+]
+
+
+@needs_root
+@pytest.mark.parametrize("step", REMOVALS)
+def test_rights_end_with_an_account_that_somebody_else_removed(
+    node_logins: Logins, rules: Path, place: Path, name: str, step: Callable[[Logins, str], object]
+) -> None:
+    layout = Layout(str(place / "released"))
+    layout.make()
+    for found, user in ((node_logins, name), (node_logins, name + "x"), (Logins(layout, True), name + "y")):
+        found.add(NodeUserCreate(name=user, expiry_time="2100-01-01T00:00:00Z"), now())
+        accounts.make_admin(next(account for account in accounts.marked() if account.name == user))
+    uid = pwd.getpwnam(name + "x").pw_uid
+    (rules / "batchyard-operator-1").write_text("")
+    for user in (name, name + "y"):  # of this node, and of one that is gone
+        accounts.run("userdel", user)
+    shutil.rmtree(layout.root)
+    step(node_logins, name)
+    left = {path.name for path in rules.iterdir()}
+    assert {one for one in left if one != f"{accounts.mark_of(str(place / 'root')).replace(' ', '-')}-{uid}"} == {"batchyard-operator-1"}
+
+
 @needs_root
 def test_expired_accounts_go_and_others_stay(node_logins: Logins, name: str) -> None:
     node_logins.add(NodeUserCreate(name=name), now())

@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import pwd
+import re
 import signal
 import subprocess
 import time
@@ -33,6 +34,7 @@ NO_PASSWORD = "*"
 LONG_AGO = "1970-01-02"
 """Expiry of accounts that nobody may use."""
 _SUDOERS = Path("/etc/sudoers.d")
+_RULE = re.compile(r"batchyard-[0-9a-f]{12}-[0-9]+")
 _DAY_US = 86_400_000_000
 _LAST_US = 253_370_764_800_000_000
 """The year 9999, to which later expiries are cut."""
@@ -135,6 +137,16 @@ def make_admin(account: Account) -> None:
     path.unlink(missing_ok=True)
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o440), "w", encoding="ascii") as file:
         file.write(f"#{account.uid} ALL=(ALL:ALL) NOPASSWD: ALL\n")
+
+
+def prune_rules() -> None:
+    """Remove the rules of accounts that are gone, of whichever node: the next account with that number would be root."""
+    rules = [path for path in _SUDOERS.glob("batchyard-*") if _RULE.fullmatch(path.name)]
+    there = {_sudoers(account) for account in marked()}  # read after the rules: whoever gets one is listed before
+    for path in rules:
+        if path not in there:
+            path.unlink(missing_ok=True)
+            log.warning("rights of an account that is gone removed", rule=path.name)
 
 
 def erase(account: Account, deadline: Deadline = NEVER) -> None:

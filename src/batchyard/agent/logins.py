@@ -73,6 +73,7 @@ class Logins:
             if accounts.is_known(user.name):
                 raise Refused("NodeUserExists")
             expires = _expires(user.expiry_time, now)
+            accounts.prune_rules()
             self._make(user.name, expires)
             try:
                 account = self._mine(user.name)
@@ -101,16 +102,18 @@ class Logins:
         """Remove an account with its processes and its home. Raises Refused or OSError."""
         with self._lock:
             self._check(name)
+            accounts.prune_rules()
             self._mine(name)
             self._remove(name)
             log.info("node user deleted", user=name)
 
     def expire(self, now: int) -> None:
-        """Remove what expired."""
+        """Remove what expired, and the rights of accounts that somebody else removed."""
         with self._lock:
             for name in due(self._noted(), now):
                 self._remove(name)
                 log.info("node user expired", user=name)
+            accounts.prune_rules()
 
     def sweep(self) -> None:
         """Remove accounts that this root does not know (any more), and those of nodes whose root is gone."""
@@ -122,6 +125,7 @@ class Logins:
                 if forgotten or (account.mark == accounts.mark_of(root) and not os.path.exists(root)):
                     accounts.erase(account, self._deadline)
                     log.info("account of an earlier node removed", user=account.name, root=root)
+            accounts.prune_rules()
 
     def close(self) -> None:
         """Let nobody log in until `open`."""
@@ -142,6 +146,7 @@ class Logins:
         with self._lock:
             for name in self._own():
                 self._remove(name)
+            accounts.prune_rules()
 
     def _run(self, tool: str, *arguments: str, stdin: str = "") -> None:
         accounts.run(tool, *arguments, stdin=stdin, deadline=self._deadline)
@@ -212,6 +217,7 @@ class Logins:
         for account in accounts.marked():
             if account.name == name and account.mark == self._mark:
                 accounts.erase(account, self._deadline)
+        accounts.prune_rules()
         self._write({other: expires for other, expires in self._noted().items() if other != name})
 
     def _note(self, name: str, expires: int) -> None:
