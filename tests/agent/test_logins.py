@@ -138,6 +138,67 @@ def test_a_deleted_account_leaves_nothing(node_logins: Logins, root: Path, name:
     assert exists(name)
 
 
+def fill(home: Path) -> None:
+    """Put what a user may into a home: a file that shells read, and more levels than a process may have open files."""
+    (home / ".profile").write_text("echo planted\n")
+    fd = os.open(home, os.O_RDONLY)
+    for _ in range(250):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+
+
+@needs_root
+@pytest.mark.parametrize("step", ["delete", "expire", "sweep"])
+def test_nobody_gets_an_earlier_users_home(node_logins: Logins, root: Path, name: str, step: str) -> None:
+    node_logins.add(NodeUserCreate(name=name), now())
+    home = root / "home" / name
+    fill(home)
+    if step == "delete":
+        node_logins.delete(name)
+    elif step == "expire":
+        node_logins.expire(now() + 2 * DAY_US)
+    else:
+        (root / "volatile/users.json").unlink()
+        node_logins.sweep()
+    assert not home.exists()
+    node_logins.add(NodeUserCreate(name=name), now())
+    assert not list(home.iterdir())
+    assert mode(home) == (pwd.getpwnam(name).pw_uid, 0o700)
+
+
+@needs_root
+def test_a_home_that_cannot_be_moved_away_is_given_to_nobody(node_logins: Logins, root: Path, name: str) -> None:
+    node_logins.add(NodeUserCreate(name=name), now())
+    (root / "home" / name / ".profile").write_text("echo planted\n")
+    (root / "volatile/removed").write_text("in the way")
+    node_logins.delete(name)
+    code, reason = refused(lambda: node_logins.add(NodeUserCreate(name=name), now()))
+    assert (code, "earlier user" in reason, exists(name)) == ("OperationNotValidOnNode", True, False)
+    (root / "volatile/removed").unlink()
+    node_logins.add(NodeUserCreate(name=name), now())
+    assert not list((root / "home" / name).iterdir())
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looks after the accounts all the time."""
+    monkeypatch.setattr(logins, "UPKEEP_S", 0.05)
+
+
+@needs_root
+@pytest.mark.usefixtures("often", "node")
+async def test_an_agent_deletes_the_homes_that_were_moved_away(server: Any, root: Path, name: str) -> None:
+    assert (await ask(server, "add_user", name=name)).error is None
+    (root / "home" / name / "file").write_text("")
+    assert (await ask(server, "delete_user", name)).error is None
+    async with asyncio.timeout(20):
+        while any((root / "volatile/removed").iterdir()):
+            await asyncio.sleep(0.02)
+
+
 @pytest.fixture
 def foreign(name: str) -> Iterator[str]:
     """An account that no node made."""
@@ -401,8 +462,11 @@ async def test_whatever_goes_wrong_with_accounts_the_upkeep_goes_on(root: Path) 
         def expire(self, now: int) -> None:
             loop.call_soon_threadsafe(went_on.set)
 
+    async def fails() -> None:
+        raise RecursionError
+
     with ThreadPoolExecutor(1) as threads:
-        upkeep = asyncio.create_task(LoginService(Odd(Layout(str(root)), True), threads).upkeep())
+        upkeep = asyncio.create_task(LoginService(Odd(Layout(str(root)), True), threads, fails).upkeep())
         await asyncio.wait_for(went_on.wait(), 20)
         upkeep.cancel()
 

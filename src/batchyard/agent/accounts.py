@@ -20,7 +20,7 @@ from pathlib import Path
 
 import structlog
 
-from batchyard.agent import beneath, control, files
+from batchyard.agent import control
 from batchyard.agent.files import Refused
 from batchyard.agent.layout import tag_of
 from batchyard.model import times
@@ -150,7 +150,7 @@ def prune_rules() -> None:
 
 
 def erase(account: Account, deadline: Deadline = NEVER) -> None:
-    """Remove an account with its rights, processes and home; what is gone already is no error."""
+    """Remove an account with its rights and processes, not its home; what is gone already is no error."""
     _sudoers(account).unlink(missing_ok=True)
     try:
         run("usermod", "--password", NO_PASSWORD, "--expiredate", LONG_AGO, "--", account.name, deadline=deadline)
@@ -160,8 +160,6 @@ def erase(account: Account, deadline: Deadline = NEVER) -> None:
         if is_known(account.name):
             raise
         log.debug("account was gone", user=account.name, reason=str(failed))
-    if mark_of(os.path.dirname(os.path.dirname(account.home))) == account.mark:  # else somebody gave it another one
-        remove_home(account.home)
 
 
 def _end_processes(uid: int) -> None:
@@ -180,9 +178,3 @@ def _owner(pid: int) -> int:
         return os.stat(f"/proc/{pid}").st_uid
     except OSError:
         return -1
-
-
-def remove_home(home: str) -> None:
-    """Remove a home if it is there, following no link."""
-    with contextlib.suppress(OSError), beneath.directory(os.path.dirname(home), []) as fd:
-        files.remove(os.path.basename(home), fd)

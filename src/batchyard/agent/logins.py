@@ -24,7 +24,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from batchyard.agent import accounts, beneath
+from batchyard.agent import accounts, beneath, removals
 from batchyard.agent.accounts import Account
 from batchyard.agent.files import Found, Refused
 from batchyard.agent.layout import Layout
@@ -74,6 +74,7 @@ class Logins:
                 raise Refused("NodeUserExists")
             expires = _expires(user.expiry_time, now)
             accounts.prune_rules()
+            self._free_home(user.name)
             self._make(user.name, expires)
             try:
                 account = self._mine(user.name)
@@ -124,6 +125,8 @@ class Logins:
                 forgotten = account.mark == self._mark and account.name not in known
                 if forgotten or (account.mark == accounts.mark_of(root) and not os.path.exists(root)):
                     accounts.erase(account, self._deadline)
+                    if forgotten:
+                        self._leave_home(account.name)
                     log.info("account of an earlier node removed", user=account.name, root=root)
             accounts.prune_rules()
 
@@ -192,9 +195,28 @@ class Logins:
     def _give_home(self, account: Account) -> None:
         os.makedirs(self._homes, exist_ok=True)
         os.chmod(self._homes, 0o711)
-        accounts.remove_home(account.home)
-        with beneath.directory(self._homes, [account.name], (account.uid, account.gid), 0o700):
-            pass
+        with beneath.directory(self._homes, []) as fd:
+            os.mkdir(account.name, 0o700, dir_fd=fd)  # a new one: what was there could be an earlier user's
+            os.chown(account.name, account.uid, account.gid, dir_fd=fd, follow_symlinks=False)
+
+    def _free_home(self, name: str) -> None:
+        """Raises Refused when an earlier user's home stays where the new one has to be."""
+        try:
+            self._put_away(name)
+        except OSError as error:
+            raise _impossible(f"the home of an earlier user of that name cannot be moved away ({error.strerror})") from error
+
+    def _leave_home(self, name: str) -> None:
+        """Put a home away if that can be; it is tried again before anybody else gets the name."""
+        try:
+            self._put_away(name)
+        except OSError as error:
+            log.warning("home of a user not moved away", user=name, reason=error.strerror)
+
+    def _put_away(self, name: str) -> None:
+        """Move a home to what is deleted later, in one step, however much is in it. Raises OSError."""
+        if os.path.lexists(f"{self._homes}/{name}"):
+            removals.move_away(self._layout, ["home", name])
 
     def _set(self, account: Account, password: str | None, key: str | None) -> None:
         if password:
@@ -218,6 +240,7 @@ class Logins:
             if account.name == name and account.mark == self._mark:
                 accounts.erase(account, self._deadline)
         accounts.prune_rules()
+        self._leave_home(name)
         self._write({other: expires for other, expires in self._noted().items() if other != name})
 
     def _note(self, name: str, expires: int) -> None:
@@ -250,11 +273,11 @@ def _expires(text: str | None, now: int) -> int:
 class LoginService:
     """The node's accounts for the conversation with the server: requests, upkeep, the end.
 
-    `threads` is for accounts alone: nothing else waits for the password file.
+    `threads` is for accounts alone: nothing else waits for the password file. `empty` deletes the homes that were moved away.
     """
 
-    def __init__(self, logins: Logins, threads: Executor) -> None:
-        self._logins, self._threads = logins, threads
+    def __init__(self, logins: Logins, threads: Executor, empty: Callable[[], Awaitable[None]]) -> None:
+        self._logins, self._threads, self._empty = logins, threads, empty
 
     async def answer(self, request: FileRequest) -> Found:
         """Do what a request about a user asks. Raises Refused, OSError or msgspec.ValidationError."""
@@ -278,6 +301,7 @@ class LoginService:
         await self._quietly(self._logins.open)
         while True:
             await self._quietly(lambda: self._logins.expire(time.time_ns() // 1000))
+            await self._safely(self._empty())
             await asyncio.sleep(UPKEEP_S)
 
     async def close(self) -> None:
@@ -297,10 +321,12 @@ class LoginService:
             log.warning("accounts not kept as they should be", reason="the work on them takes too long")
 
     async def _quietly(self, step: Callable[[], None]) -> None:
-        if os.geteuid() != 0:
-            return
+        if os.geteuid() == 0:
+            await self._safely(self._in_thread(step))
+
+    async def _safely(self, work: Awaitable[None]) -> None:
         try:
-            await self._in_thread(step)
+            await work
         except Exception as error:  # whatever it is, it must end neither the upkeep nor the agent's way out
             log.warning("accounts not kept as they should be", reason=str(error) or type(error).__name__, exc_info=error)
 

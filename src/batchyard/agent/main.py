@@ -113,15 +113,15 @@ class Agent:
         self._news = asyncio.Event()
         self._node: Node | None = None
         self._accountants = ThreadPoolExecutor(1, _TRANSFER)
-        self._logins = LoginService(Logins(layout, found.facts.switches_users), self._accountants)
+        self._directories = Directories()
+        self._remover = Remover(layout, self._directories, self._threads)
+        self._logins = LoginService(Logins(layout, found.facts.switches_users), self._accountants, self._remover.empty)
         self._logs = ServiceLogs(settings.log_file, layout, self._threads)
         self._probers = ThreadPoolExecutor(_PROBES, _TRANSFER)
         self._chaos = Disturbances(settings.chaos)
         self._health = Health(layout.root, settings.probes, self._probers, self._chaos.problems, self._chaos.changed)
         services = {**self._logins.services, "upload_logs": self._logs.answer, "chaos": self._chaos.answer}
         self._replies = Replies(lambda: _client(settings, token), layout.root, self._threads, services, self._chaos.answered)
-        self._directories = Directories()
-        self._remover = Remover(layout, self._directories, self._threads)
 
     async def run(self) -> None:
         """Converse until the node is gone; ends all attempts on the way out, however it leaves."""
