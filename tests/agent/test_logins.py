@@ -25,10 +25,12 @@ from batchyard.agent.files import Refused
 from batchyard.agent.layout import Layout
 from batchyard.agent.logins import Logins, LoginService
 from batchyard.agent.main import AgentSettings, run
+from batchyard.agent.users import of_logins
 from batchyard.model.node import NodeUserCreate, NodeUserUpdate
 from batchyard.model.sync import FileHead
 
 DAY_US = 86_400_000_000
+UIDS = of_logins(70_000)
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ7 somebody@somewhere"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make accounts")
 
@@ -40,12 +42,12 @@ def root(place: Path) -> Iterator[Path]:
     layout.make()
     yield Path(layout.root)
     if os.geteuid() == 0:
-        Logins(layout, True).remove_all()
+        Logins(layout, True, UIDS).remove_all()
 
 
 @pytest.fixture
 def node_logins(root: Path) -> Logins:
-    return Logins(Layout(str(root)), True)
+    return Logins(Layout(str(root)), True, UIDS)
 
 
 @pytest.fixture
@@ -82,7 +84,8 @@ def test_an_account_has_its_password_key_home_and_expiry(node_logins: Logins, ro
     node_logins.add(NodeUserCreate(name=name, password="se:cret ü", ssh_public_key=KEY), now())
     account = pwd.getpwnam(name)
     assert (account.pw_dir, account.pw_gecos) == (f"{root}/home/{name}", accounts.mark_of(str(root)))
-    assert account.pw_uid >= 1000
+    assert account.pw_uid in UIDS
+    assert account.pw_gid in UIDS
     assert os.getgrouplist(name, account.pw_gid) == [account.pw_gid]
     home = root / "home" / name
     assert mode(root / "home") == (0, 0o711)
@@ -92,6 +95,14 @@ def test_an_account_has_its_password_key_home_and_expiry(node_logins: Logins, ro
     fields = shadow(name)
     assert fields[1].startswith("$")
     assert int(fields[7]) * DAY_US - now() in range(DAY_US - 10_000_000, 2 * DAY_US + 1)
+
+
+@needs_root
+def test_a_node_has_room_for_as_many_accounts_as_it_has_numbers(root: Path, name: str) -> None:
+    few = Logins(Layout(str(root)), True, range(79_990, 79_991))
+    few.add(NodeUserCreate(name=name), now())
+    code, reason = refused(lambda: few.add(NodeUserCreate(name=name + "x"), now()))
+    assert (code, "room for 1 " in reason, exists(name + "x")) == ("OperationNotValidOnNode", True, False)
 
 
 @needs_root
@@ -236,7 +247,7 @@ def test_other_nodes_accounts_are_theirs(node_logins: Logins, place: Path, name:
     node_logins.add(NodeUserCreate(name=name), now())
     layout = Layout(str(place / "other"))
     layout.make()
-    other = Logins(layout, True)
+    other = Logins(layout, True, UIDS)
     assert refused(lambda: other.add(NodeUserCreate(name=name), now()))[0] == "NodeUserExists"
     assert refused(lambda: other.delete(name))[0] == "NodeUserNotFound"
     other.sweep()
@@ -315,7 +326,7 @@ def test_rights_end_with_an_account_that_somebody_else_removed(
 ) -> None:
     layout = Layout(str(place / "released"))
     layout.make()
-    for found, user in ((node_logins, name), (node_logins, name + "x"), (Logins(layout, True), name + "y")):
+    for found, user in ((node_logins, name), (node_logins, name + "x"), (Logins(layout, True, UIDS), name + "y")):
         found.add(NodeUserCreate(name=user, expiry_time="2100-01-01T00:00:00Z"), now())
         accounts.make_admin(next(account for account in accounts.marked() if account.name == user))
     uid = pwd.getpwnam(name + "x").pw_uid
@@ -352,7 +363,7 @@ def test_a_sweep_removes_what_an_earlier_life_of_the_root_left(node_logins: Logi
 def test_a_sweep_removes_accounts_of_nodes_whose_root_is_gone(place: Path, node_logins: Logins, name: str) -> None:
     layout = Layout(str(place / "released"))
     layout.make()
-    Logins(layout, True).add(NodeUserCreate(name=name), now())
+    Logins(layout, True, UIDS).add(NodeUserCreate(name=name), now())
     node_logins.sweep()
     assert exists(name)
     shutil.rmtree(layout.root)
@@ -466,7 +477,7 @@ async def test_whatever_goes_wrong_with_accounts_the_upkeep_goes_on(root: Path) 
         raise RecursionError
 
     with ThreadPoolExecutor(1) as threads:
-        upkeep = asyncio.create_task(LoginService(Odd(Layout(str(root)), True), threads, fails).upkeep())
+        upkeep = asyncio.create_task(LoginService(Odd(Layout(str(root)), True, UIDS), threads, fails).upkeep())
         await asyncio.wait_for(went_on.wait(), 20)
         upkeep.cancel()
 

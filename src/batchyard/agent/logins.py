@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,19}")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 _DAY_US = 86_400_000_000
-_NAME_TAKEN = 9
+_NO_NUMBER, _NAME_TAKEN = 4, 9
 UPKEEP_S = 60.0
 END_S = 10.0
 """How long accounts may hold up an agent that ends."""
@@ -50,10 +50,13 @@ def due(expiries: Mapping[str, int], now: int) -> list[str]:
 
 
 class Logins:
-    """Accounts of one node; `able` is False when users could not enter its directories. Blocks: call it in threads."""
+    """Accounts of one node; `able` is False when users could not enter its directories. Blocks: call it in threads.
 
-    def __init__(self, layout: Layout, able: bool) -> None:
-        self._layout, self._able = layout, able
+    They get uids and gids of `uids`, which the tasks of no pool run as.
+    """
+
+    def __init__(self, layout: Layout, able: bool, uids: range) -> None:
+        self._layout, self._able, self._uids = layout, able, uids
         self._mark = accounts.mark_of(layout.root)
         self._homes = layout.root + "/home"
         self._records = layout.volatile + "/users.json"
@@ -185,11 +188,15 @@ class Logins:
         home = ["--no-create-home", "--home-dir", f"{self._homes}/{name}", "--shell", "/bin/bash"]
         who = ["--user-group", "--badname", "--comment", self._mark]
         login = ["--password", accounts.NO_PASSWORD, "--expiredate", accounts.expiry_day(expires)]
+        bounds = ((f"{kind}_MIN={self._uids[0]}", f"{kind}_MAX={self._uids[-1]}") for kind in ("UID", "GID"))
+        numbers = [word for bound in bounds for each in bound for word in ("--key", each)]
         try:
-            self._run("useradd", *home, *who, *login, "--", name)
+            self._run("useradd", *numbers, *home, *who, *login, "--", name)
         except accounts.ToolFailed as failed:
             if failed.exit_code == _NAME_TAKEN:  # a group has the name
                 raise Refused("NodeUserExists") from failed
+            if failed.exit_code == _NO_NUMBER:
+                raise _impossible(f"the node has room for {len(self._uids)} accounts") from failed
             raise
 
     def _give_home(self, account: Account) -> None:

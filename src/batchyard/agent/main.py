@@ -37,7 +37,7 @@ from batchyard.agent.removals import Directories, Remover
 from batchyard.agent.replies import Replies
 from batchyard.agent.runner import Attempt, Node
 from batchyard.agent.state import State
-from batchyard.agent.users import Users
+from batchyard.agent.users import Users, of_logins
 from batchyard.model.sync import SYNC_PATH, NodeProblem, NodeSetup, Orders, Removal, Sync
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ class Agent:
         self._accountants = ThreadPoolExecutor(1, _TRANSFER)
         self._directories = Directories()
         self._remover = Remover(layout, self._directories, self._threads)
-        self._logins = LoginService(Logins(layout, found.facts.switches_users), self._accountants, self._remover.empty)
+        logins = Logins(layout, found.facts.switches_users, of_logins(settings.uid_base))
+        self._logins = LoginService(logins, self._accountants, self._remover.empty)
         self._logs = ServiceLogs(settings.log_file, layout, self._threads)
         self._probers = ThreadPoolExecutor(_PROBES, _TRANSFER)
         self._chaos = Disturbances(settings.chaos)
