@@ -103,7 +103,7 @@ def duration(text: str) -> int | None:
             seconds += float(value) * _SECONDS[unit]
         else:
             whole += int(value) * _SECONDS[unit]
-    if whole + seconds >= _INFINITE_DAYS * 86400:
+    if whole >= _INFINITE_DAYS * 86400 or whole + seconds >= _INFINITE_DAYS * 86400:  # the first, because no float is as large as ints
         return None
     return whole * 1_000_000 + round(seconds * 1_000_000)
 

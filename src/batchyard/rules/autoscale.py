@@ -284,7 +284,10 @@ class _Evaluation:
         return () if name in EMPTY_SERIES else self._samples
 
     def _read(self, name: str, samples: Sequence[Sample]) -> Vector:
-        return tuple(float(SERIES[name](sample)) for sample in samples)
+        try:
+            return tuple(float(SERIES[name](sample)) for sample in samples)
+        except OverflowError:
+            raise Wrong(f"A sample of {name} is out of bounds") from None
 
     def _latest(self, name: str) -> float:
         found = self._read(name, self._history(name)[-1:])
