@@ -233,7 +233,8 @@ def test_accounts_that_no_node_made_are_never_touched(node_logins: Logins, forei
 @needs_root
 @pytest.mark.parametrize("name_", ["root", "daemon"])
 def test_names_of_the_system_are_taken(node_logins: Logins, name_: str) -> None:
-    assert refused(lambda: node_logins.add(NodeUserCreate(name=name_), now()))[0] == "NodeUserExists"
+    code, reason = refused(lambda: node_logins.add(NodeUserCreate(name=name_), now()))
+    assert (code, "the machine has a user" in reason) == ("NodeUserExists", True)
 
 
 @needs_root
@@ -248,7 +249,9 @@ def test_other_nodes_accounts_are_theirs(node_logins: Logins, place: Path, name:
     layout = Layout(str(place / "other"))
     layout.make()
     other = Logins(layout, True, UIDS)
-    assert refused(lambda: other.add(NodeUserCreate(name=name), now()))[0] == "NodeUserExists"
+    code, reason = refused(lambda: other.add(NodeUserCreate(name=name), now()))
+    assert (code, "another node on the same machine" in reason) == ("NodeUserExists", True)
+    assert refused(lambda: node_logins.add(NodeUserCreate(name=name), now())) == ("NodeUserExists", "")
     assert refused(lambda: other.delete(name))[0] == "NodeUserNotFound"
     other.sweep()
     other.remove_all()

@@ -74,7 +74,7 @@ class Logins:
             if user.is_admin and shutil.which("sudo", path=accounts.PATH) is None:
                 raise _impossible("sudo is not installed on this node, so it has no administrators to log in")
             if accounts.is_known(user.name):
-                raise Refused("NodeUserExists")
+                raise Refused("NodeUserExists", self._whose(user.name))
             expires = _expires(user.expiry_time, now)
             accounts.prune_rules()
             self._free_home(user.name)
@@ -177,6 +177,14 @@ class Logins:
             raise Refused("InvalidPropertyValue", "a password has no control characters")
         if key is not None and "\0" in key:
             raise Refused("InvalidPropertyValue", "an SSH public key is text")
+
+    def _whose(self, name: str) -> str | None:
+        """A sentence for names that this node itself has not given."""
+        mark = next((account.mark for account in accounts.marked() if account.name == name), None)
+        if mark == self._mark:
+            return None
+        owner = "the machine" if mark is None else "another node on the same machine"
+        return f"{owner} has a user of that name, and all nodes on a machine share its accounts: choose another name"
 
     def _mine(self, name: str) -> Account:
         found = next((account for account in accounts.marked() if account.name == name and account.mark == self._mark), None)
