@@ -102,6 +102,8 @@ def run(tool: str, *arguments: str, stdin: str = "", deadline: Deadline = NEVER)
 def _once(tool: str, arguments: Sequence[str], stdin: str, seconds: float) -> tuple[int, str]:
     """Exit code and what the tool complains about. Raises ToolFailed for one that hangs."""
     environment = {"PATH": PATH, "LC_ALL": "C"}
+    if not seconds:
+        raise ToolFailed(tool, -signal.SIGKILL, "there was no time left for it")
     try:
         done = subprocess.run([tool, *arguments], input=stdin.encode(), capture_output=True, env=environment, cwd="/", timeout=seconds)
     except subprocess.TimeoutExpired:

@@ -343,7 +343,8 @@ class LoginService:
         try:
             await work
         except Exception as error:  # whatever it is, it must end neither the upkeep nor the agent's way out
-            log.warning("accounts not kept as they should be", reason=str(error) or type(error).__name__, exc_info=error)
+            unexpected = not isinstance(error, (Refused, OSError))
+            log.warning("accounts not kept as they should be", reason=str(error) or type(error).__name__, exc_info=unexpected)
 
     async def _in_thread(self, step: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, step)
