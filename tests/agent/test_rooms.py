@@ -12,7 +12,7 @@ from batchyard.agent import layout, users
 from batchyard.agent.layout import Layout
 from batchyard.agent.removals import Directories
 from batchyard.agent.runner import words
-from batchyard.agent.users import BLOCK, NAMED, SINGLE, NoSuchUser, User, Users, objection
+from batchyard.agent.users import BLOCK, NAMED, SINGLE, NoSuchUser, User, Users, objection, of_logins
 from batchyard.model.common import AutoUserSpecification, UserIdentity
 from batchyard.model.sync import NodeAccount
 from batchyard.model.words import AutoUserScope, ElevationLevel
@@ -114,6 +114,17 @@ def test_named_users_have_uids_of_their_own_that_stay_the_same() -> None:
             ("root", 0, 0),
         ]
     assert pool.of_start_task(OWN).uid not in {user.uid for user in users_} | {pool.take(OWN).uid for _ in range(SINGLE)}
+
+
+def test_accounts_for_logging_in_have_numbers_that_no_task_has() -> None:
+    pool = Users(70_000, switches=True)
+    pool.learn([NodeAccount(name=f"u{number}") for number in range(NAMED)])
+    tasks = {pool.take(identity).uid for identity in (None, *(UserIdentity(username=f"u{number}") for number in range(NAMED)))}
+    tasks |= {pool.take(OWN).uid for _ in range(SINGLE)} | {pool.of_start_task(OWN).uid}
+    assert len(of_logins(70_000)) == BLOCK - len(tasks)
+    assert not tasks & set(of_logins(70_000))
+    for base in (70_000, 71_000):
+        assert all(objection("x", uid, 1_000, base) and objection("x", 1_000, uid, base) for uid in of_logins(70_000))
 
 
 def test_a_node_has_room_for_so_many_named_users() -> None:

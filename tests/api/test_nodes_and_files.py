@@ -84,6 +84,13 @@ class TestNodes:
             raw("GET", f"/pools/{yard.pool_id}/nodes/{name}/files").assert_error(404, "NodeNotFound")
             assert raw("HEAD", f"/pools/{yard.pool_id}/nodes/{name}/files/a").status == 404
 
+    @pytest.mark.parametrize("expires", ["9999-12-31T23:59:59-23:00", "2026-13-01T00:00:00Z"])
+    def test_a_users_expiry_is_a_time_that_can_be_written(self, raw: Raw, yard: Yard, expires: str) -> None:
+        path = f"/pools/{yard.pool_id}/nodes/never/users"  # the node is asked for afterwards
+        body = {"name": unique("u")[:20], "password": "A long secret 1", "expiryTime": expires}
+        raw("POST", path, body).assert_error(400, "InvalidPropertyValue", PropertyName="expiryTime", PropertyValue=expires)
+        raw("PUT", f"{path}/u", {"expiryTime": expires}).assert_error(400, "InvalidPropertyValue", PropertyName="expiryTime")
+
     def test_pages(self, raw: Raw, yard: Yard, batch: BatchClient) -> None:
         pool_id = unique("pool")
         raw("POST", "/pools", pool_body(pool_id, targetDedicatedNodes=2, targetLowPriorityNodes=1))

@@ -29,6 +29,7 @@ FORMULA = "$waiting = $PendingTasks.GetSample(1);\n$TargetDedicatedNodes = min(1
 HISTORY = "".join(
     json.dumps({"timestamp": f"2026-01-01T00:{half // 2:02}:{half % 2 * 30:02}Z", "activeTasks": half}) + "\n" for half in range(24)
 )
+LARGE = f'{{"timestamp": "2026-01-01T00:00:00Z", "activeTasks": {"9" * 400}}}\n'
 
 
 @pytest.fixture
@@ -101,6 +102,10 @@ def test_a_formula_over_time(tmp_path: Path) -> None:
         ("$a=1", "{}\n", [], "line 1 of history is no sample"),
         ("$a=1", HISTORY, ["--every", "often"], "not an ISO 8601 duration"),
         ("$a=1", HISTORY, ["--every", "PT0S"], "longer than zero"),
+        ("$a=1", HISTORY, ["--every", f"P{'9' * 400}D"], "--every wants a finite duration"),
+        ("$a=1", HISTORY, ["--at", "0001-01-01T00:00:00+23:00"], "not within the years 1 to 9999"),
+        ("$a=1", HISTORY, ["--at", "9999-12-31T23:59:59-23:00"], "not within the years 1 to 9999"),
+        ("$a=$ActiveTasks", LARGE, [], "Line 1, Col 4: A sample of $ActiveTasks is out of bounds"),
         ("a" * 9000, HISTORY, [], "more than 8192 characters"),
     ],
 )

@@ -6,7 +6,9 @@ import contextlib
 import ctypes
 import json
 import os
+import pwd
 import resource
+import secrets
 import socket
 import sqlite3
 import struct
@@ -18,6 +20,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from batchyard.agent import accounts as agent_accounts
 from batchyard.cli import daemon
 from batchyard.cli.checks import isolation, machine, service, storage
 from batchyard.cli.checks.every import CHECKS, findings
@@ -371,15 +374,37 @@ def test_container_runtimes(place: Place, tmp_path: Path, monkeypatch: pytest.Mo
     assert "not served yet" in found.finding
 
 
-def test_node_users_need_root_and_tools(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def login() -> Iterator[str]:
+    """An account as nodes make them."""
+    name = f"by_{secrets.token_hex(5)}"
+    mark = f"batchyard {secrets.token_hex(6)}"
+    agent_accounts.run("useradd", "--no-create-home", "--user-group", "--badname", "--uid", "79995", "--comment", mark, name)
+    yield name
+    agent_accounts.run("userdel", "--force", name)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make accounts")
+def test_accounts_of_nodes_are_nobody_that_a_task_could_be(login: str) -> None:
+    assert not [one for one in isolation.users(Place(Path("/"), "127.0.0.1", 0)) if login in one.finding]
+    uid = pwd.getpwnam(login).pw_uid
+    assert [one for one in isolation.taken(70_000, [(login, uid)], "") if login in one.finding]
+
+
+def test_node_users_need_root_and_tools(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = only(isolation.accounts(place))
     if os.geteuid() != 0:
         assert "only root" in found.finding
         return
-    has_sudo = subprocess.run(["sh", "-c", "command -v sudo"], capture_output=True, check=False).returncode == 0
+    has_sudo = (
+        subprocess.run(["sh", "-c", f"PATH={agent_accounts.PATH}; command -v sudo"], capture_output=True, check=False).returncode == 0
+    )
     assert (found.level is OK) == has_sudo
-    monkeypatch.setattr(isolation, "_SYSTEM_PATH", "/nowhere")
-    monkeypatch.setenv("PATH", "/nowhere")
+    for tool in (*agent_accounts.TOOLS, "sudo"):  # which the caller has, and the agent has not
+        (tmp_path / tool).symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert only(isolation.accounts(place)) == found
+    monkeypatch.setattr(agent_accounts, "PATH", "/nowhere")
     assert "useradd, usermod, userdel, chpasswd not found" in only(isolation.accounts(place)).finding
 
 

@@ -166,3 +166,24 @@ def test_times_of_all_clients(text: str) -> None:
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(text, type=Timestamp)
+
+
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59-00:01", "9999-12-31T23:59:59-23:00", "0001-01-01T00:00:00+23:00"])
+def test_times_that_could_not_be_written_in_utc_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match="years 1 to 9999"):
+        times.from_iso(text)
+
+
+def test_http_dates_that_could_not_be_written_in_utc_are_none() -> None:
+    with pytest.raises(ValueError, match="years 1 to 9999"):
+        times.from_http_date("Fri, 31 Dec 9999 23:59:59 -2300")
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999+14:00"])
+def test_the_first_and_the_last_times_can_be_written(text: str) -> None:
+    assert times.iso(times.from_iso(text)) == text or "+" in text
+
+
+@pytest.mark.parametrize("text", ["P" + "9" * 400 + "D", "PT" + "9" * 400 + ".5S", "P1Y" + "9" * 400 + "DT0.5S"])
+def test_durations_of_any_length_are_infinite(text: str) -> None:
+    assert times.duration(text) is None

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from autoscale_cases import NOW, SLOT, failure, history, run, value
 
 from batchyard.model.autoscale import SAMPLE_PERIOD_US, Sample
-from batchyard.rules.autoscale import EMPTY_SERIES, MOST_NODES, SERIES
+from batchyard.rules.autoscale import EMPTY_SERIES, LONGEST_RESULTS, MOST_NODES, SERIES
 
 NOTHING = "$TargetDedicatedNodes=0;$TargetLowPriorityNodes=0;$NodeDeallocationOption=requeue"
 EXAMPLE_4 = (
@@ -77,6 +77,7 @@ class TestExamples:
     [
         ("1+2*3-4/8", "6.5"), ("(1+2)*3", "9"), ("-2*-3", "6"), ("10-3-2", "5"), ("100/10/5", "2"), ("1/3", "0.3333333333333333"),
         ("!0", "1"), ("!3", "0"), ("!!3", "1"), ("1<2", "1"), ("2<=1", "0"), ("1==1", "1"), ("1!=1", "0"), ("2>=3", "0"), ("3>2>0", "1"),
+        ("2==1<1", "1"), ("1<1==0", "1"),
         ("1&&0||1", "1"), ("0||0", "0"), ("5||1/0", "1"), ("0&&1/0", "0"), ("0&&1", "0"), ("1?2:1/0", "2"), ("0?1/0:0?2:3", "3"),
         ("1+1==2&&2>1", "1"), ("1+(2?3:4)", "4"), (".5", "0.5"), ("100000000000000000000000", "1e+23"), ("-0", "0"),
         ('"a"=="a"', "1"), ('"a"<"b"', "1"), ('"a // no comment"', "a // no comment"), ("requeue==requeue", "1"), ("requeue", "requeue"),
@@ -212,8 +213,24 @@ class TestTargets:
 
     def test_long_values_are_printed_in_part(self) -> None:
         printed = run(f'v=$ActiveTasks.GetSample(999);s="{"x" * 999}"', history(*range(150))).variables
-        assert printed["v"].endswith(",98,99,...]")
+        assert printed["v"].endswith(",28,29,...]")
         assert printed["s"] == "x" * 200
+
+    def test_results_are_bounded_and_end_with_a_whole_variable(self) -> None:
+        formula = "".join(f"v{number:02}=rand()*$ActiveTasks.GetSample(100)/3;" for number in range(60))
+        outcome = run(formula, history(*range(1, 151)))
+        printed = outcome.results.partition("requeue;")[2]
+        assert LONGEST_RESULTS * 0.8 < len(outcome.results) <= LONGEST_RESULTS
+        assert printed == "".join(f"{name}={value};" for name, value in outcome.variables.items()) + "..."
+        assert list(outcome.variables) == [f"v{number:02}" for number in range(len(outcome.variables))]
+        assert run("a=1;b=2", history(1)).results.endswith(";a=1;b=2")
+
+    @pytest.mark.parametrize(
+        "end", [";$TargetDedicatedNodes=100000;$TargetLowPriorityNodes=100000;$NodeDeallocationOption=taskcompletion", ";1/0"]
+    )
+    def test_one_name_may_be_as_long_as_a_formula(self, end: str) -> None:
+        outcome = run(f"{'n' * (LONGEST_RESULTS - 200)}=1{end}", dedicated=MOST_NODES, low_priority=MOST_NODES)
+        assert len(outcome.results) <= LONGEST_RESULTS
 
 
 class TestSampling:

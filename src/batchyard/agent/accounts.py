@@ -7,18 +7,20 @@ can write. Everything blocks.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pwd
+import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from batchyard.agent import beneath, control, files
+from batchyard.agent import control
 from batchyard.agent.files import Refused
 from batchyard.agent.layout import tag_of
 from batchyard.model import times
@@ -32,11 +34,28 @@ NO_PASSWORD = "*"
 LONG_AGO = "1970-01-02"
 """Expiry of accounts that nobody may use."""
 _SUDOERS = Path("/etc/sudoers.d")
+_RULE = re.compile(r"batchyard-[0-9a-f]{12}-[0-9]+")
 _DAY_US = 86_400_000_000
 _LAST_US = 253_370_764_800_000_000
 """The year 9999, to which later expiries are cut."""
 _FIRST_OF_PEOPLE = 1_000
 _TRIES, _PAUSE_S = 20, 0.1
+_LONGEST_S = 30.0
+"""How long one run of a tool may take."""
+
+
+class Deadline:
+    """When all work on accounts has to be over, in seconds of the monotonic clock; moved up when the agent ends."""
+
+    def __init__(self) -> None:
+        self.at = math.inf
+
+    def left(self) -> float:
+        """Seconds that are left, at most 30, never less than nothing."""
+        return max(0.0, min(_LONGEST_S, self.at - time.monotonic()))
+
+
+NEVER = Deadline()
 
 
 @dataclass(slots=True, frozen=True)
@@ -57,7 +76,7 @@ def mark_of(root: str) -> str:
 
 def expiry_day(expires: int) -> str:
     """First day on which Linux refuses logins: whole days, never too early."""
-    return times.moment(-(-min(expires, _LAST_US) // _DAY_US) * _DAY_US).date().isoformat()
+    return times.moment(-(-max(0, min(expires, _LAST_US)) // _DAY_US) * _DAY_US).date().isoformat()
 
 
 class ToolFailed(Refused):
@@ -68,18 +87,28 @@ class ToolFailed(Refused):
         self.exit_code = code
 
 
-def run(tool: str, *arguments: str, stdin: str = "") -> None:
+def run(tool: str, *arguments: str, stdin: str = "", deadline: Deadline = NEVER) -> None:
     """Run one of the system's tools; waits while another one holds the password file. Raises Refused."""
-    environment = {"PATH": PATH, "LC_ALL": "C"}
     for _ in range(_TRIES):
-        done = subprocess.run([tool, *arguments], input=stdin.encode(), capture_output=True, env=environment, cwd="/", timeout=30)
-        text = done.stderr.decode(errors="replace").strip()
-        if done.returncode == 0:
+        code, text = _once(tool, arguments, stdin, deadline.left())
+        if code == 0:
             return
-        if "lock" not in text:
+        if "lock" not in text or not deadline.left():
             break
         time.sleep(_PAUSE_S)
-    raise ToolFailed(tool, done.returncode, text.rpartition("\n")[2])
+    raise ToolFailed(tool, code, text.rpartition("\n")[2])
+
+
+def _once(tool: str, arguments: Sequence[str], stdin: str, seconds: float) -> tuple[int, str]:
+    """Exit code and what the tool complains about. Raises ToolFailed for one that hangs."""
+    environment = {"PATH": PATH, "LC_ALL": "C"}
+    if not seconds:
+        raise ToolFailed(tool, -signal.SIGKILL, "there was no time left for it")
+    try:
+        done = subprocess.run([tool, *arguments], input=stdin.encode(), capture_output=True, env=environment, cwd="/", timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise ToolFailed(tool, -signal.SIGKILL, f"it did not end within {seconds:.3g} s") from None
+    return done.returncode, done.stderr.decode(errors="replace").strip()
 
 
 def is_known(name: str) -> bool:
@@ -112,19 +141,27 @@ def make_admin(account: Account) -> None:
         file.write(f"#{account.uid} ALL=(ALL:ALL) NOPASSWD: ALL\n")
 
 
-def erase(account: Account) -> None:
-    """Remove an account with its rights, processes and home; what is gone already is no error."""
+def prune_rules() -> None:
+    """Remove the rules of accounts that are gone, of whichever node: the next account with that number would be root."""
+    rules = [path for path in _SUDOERS.glob("batchyard-*") if _RULE.fullmatch(path.name)]
+    there = {_sudoers(account) for account in marked()}  # read after the rules: whoever gets one is listed before
+    for path in rules:
+        if path not in there:
+            path.unlink(missing_ok=True)
+            log.warning("rights of an account that is gone removed", rule=path.name)
+
+
+def erase(account: Account, deadline: Deadline = NEVER) -> None:
+    """Remove an account with its rights and processes, not its home; what is gone already is no error."""
     _sudoers(account).unlink(missing_ok=True)
     try:
-        run("usermod", "--password", NO_PASSWORD, "--expiredate", LONG_AGO, "--", account.name)
+        run("usermod", "--password", NO_PASSWORD, "--expiredate", LONG_AGO, "--", account.name, deadline=deadline)
         _end_processes(account.uid)
-        run("userdel", "--force", "--", account.name)
+        run("userdel", "--force", "--", account.name, deadline=deadline)
     except ToolFailed as failed:
         if is_known(account.name):
             raise
         log.debug("account was gone", user=account.name, reason=str(failed))
-    if mark_of(os.path.dirname(os.path.dirname(account.home))) == account.mark:  # else somebody gave it another one
-        remove_home(account.home)
 
 
 def _end_processes(uid: int) -> None:
@@ -143,9 +180,3 @@ def _owner(pid: int) -> int:
         return os.stat(f"/proc/{pid}").st_uid
     except OSError:
         return -1
-
-
-def remove_home(home: str) -> None:
-    """Remove a home if it is there, following no link."""
-    with contextlib.suppress(OSError), beneath.directory(os.path.dirname(home), []) as fd:
-        files.remove(os.path.basename(home), fd)

@@ -24,7 +24,7 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from batchyard.agent import accounts, beneath
+from batchyard.agent import accounts, beneath, removals
 from batchyard.agent.accounts import Account
 from batchyard.agent.files import Found, Refused
 from batchyard.agent.layout import Layout
@@ -38,8 +38,10 @@ _T = TypeVar("_T")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,19}")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 _DAY_US = 86_400_000_000
-_NAME_TAKEN = 9
+_NO_NUMBER, _NAME_TAKEN = 4, 9
 UPKEEP_S = 60.0
+END_S = 10.0
+"""How long accounts may hold up an agent that ends."""
 
 
 def due(expiries: Mapping[str, int], now: int) -> list[str]:
@@ -48,14 +50,22 @@ def due(expiries: Mapping[str, int], now: int) -> list[str]:
 
 
 class Logins:
-    """Accounts of one node; `able` is False when users could not enter its directories. Blocks: call it in threads."""
+    """Accounts of one node; `able` is False when users could not enter its directories. Blocks: call it in threads.
 
-    def __init__(self, layout: Layout, able: bool) -> None:
-        self._layout, self._able = layout, able
+    They get uids and gids of `uids`, which the tasks of no pool run as.
+    """
+
+    def __init__(self, layout: Layout, able: bool, uids: range) -> None:
+        self._layout, self._able, self._uids = layout, able, uids
         self._mark = accounts.mark_of(layout.root)
         self._homes = layout.root + "/home"
         self._records = layout.volatile + "/users.json"
         self._lock = threading.Lock()
+        self._deadline = accounts.Deadline()
+
+    def hurry(self, seconds: float) -> None:
+        """Have all that runs and all that follows be over in this many seconds: what cannot is refused."""
+        self._deadline.at = time.monotonic() + seconds
 
     def add(self, user: NodeUserCreate, now: int) -> None:
         """Make an account. Raises Refused or OSError, and leaves nothing behind then."""
@@ -64,8 +74,10 @@ class Logins:
             if user.is_admin and shutil.which("sudo", path=accounts.PATH) is None:
                 raise _impossible("sudo is not installed on this node, so it has no administrators to log in")
             if accounts.is_known(user.name):
-                raise Refused("NodeUserExists")
+                raise Refused("NodeUserExists", self._whose(user.name))
             expires = _expires(user.expiry_time, now)
+            accounts.prune_rules()
+            self._free_home(user.name)
             self._make(user.name, expires)
             try:
                 account = self._mine(user.name)
@@ -86,7 +98,7 @@ class Logins:
             account = self._mine(name)
             expires = _expires(update.expiry_time, now)
             self._note(name, expires)
-            accounts.run("usermod", "--password", accounts.NO_PASSWORD, "--expiredate", accounts.expiry_day(expires), "--", name)
+            self._run("usermod", "--password", accounts.NO_PASSWORD, "--expiredate", accounts.expiry_day(expires), "--", name)
             self._set(account, update.password, update.ssh_public_key)
             log.info("node user updated", user=name, expires=times.iso(expires))
 
@@ -94,16 +106,18 @@ class Logins:
         """Remove an account with its processes and its home. Raises Refused or OSError."""
         with self._lock:
             self._check(name)
+            accounts.prune_rules()
             self._mine(name)
             self._remove(name)
             log.info("node user deleted", user=name)
 
     def expire(self, now: int) -> None:
-        """Remove what expired."""
+        """Remove what expired, and the rights of accounts that somebody else removed."""
         with self._lock:
             for name in due(self._noted(), now):
                 self._remove(name)
                 log.info("node user expired", user=name)
+            accounts.prune_rules()
 
     def sweep(self) -> None:
         """Remove accounts that this root does not know (any more), and those of nodes whose root is gone."""
@@ -113,14 +127,17 @@ class Logins:
                 root = os.path.dirname(os.path.dirname(account.home))
                 forgotten = account.mark == self._mark and account.name not in known
                 if forgotten or (account.mark == accounts.mark_of(root) and not os.path.exists(root)):
-                    accounts.erase(account)
+                    accounts.erase(account, self._deadline)
+                    if forgotten:
+                        self._leave_home(account.name)
                     log.info("account of an earlier node removed", user=account.name, root=root)
+            accounts.prune_rules()
 
     def close(self) -> None:
         """Let nobody log in until `open`."""
         with self._lock:
             for name in self._own():
-                accounts.run("usermod", "--expiredate", accounts.LONG_AGO, "--", name)
+                self._run("usermod", "--expiredate", accounts.LONG_AGO, "--", name)
 
     def open(self) -> None:
         """Let those log in again that still may."""
@@ -128,13 +145,17 @@ class Logins:
             expiries = self._noted()
             for name in self._own():
                 if name in expiries:
-                    accounts.run("usermod", "--expiredate", accounts.expiry_day(expiries[name]), "--", name)
+                    self._run("usermod", "--expiredate", accounts.expiry_day(expiries[name]), "--", name)
 
     def remove_all(self) -> None:
         """Remove every account of this node: it leaves for good."""
         with self._lock:
             for name in self._own():
                 self._remove(name)
+            accounts.prune_rules()
+
+    def _run(self, tool: str, *arguments: str, stdin: str = "") -> None:
+        accounts.run(tool, *arguments, stdin=stdin, deadline=self._deadline)
 
     def _own(self) -> list[str]:
         return [account.name for account in accounts.marked() if account.mark == self._mark]
@@ -157,6 +178,14 @@ class Logins:
         if key is not None and "\0" in key:
             raise Refused("InvalidPropertyValue", "an SSH public key is text")
 
+    def _whose(self, name: str) -> str | None:
+        """A sentence for names that this node itself has not given."""
+        mark = next((account.mark for account in accounts.marked() if account.name == name), None)
+        if mark == self._mark:
+            return None
+        owner = "the machine" if mark is None else "another node on the same machine"
+        return f"{owner} has a user of that name, and all nodes on a machine share its accounts: choose another name"
+
     def _mine(self, name: str) -> Account:
         found = next((account for account in accounts.marked() if account.name == name and account.mark == self._mark), None)
         if found is None:
@@ -167,23 +196,46 @@ class Logins:
         home = ["--no-create-home", "--home-dir", f"{self._homes}/{name}", "--shell", "/bin/bash"]
         who = ["--user-group", "--badname", "--comment", self._mark]
         login = ["--password", accounts.NO_PASSWORD, "--expiredate", accounts.expiry_day(expires)]
+        bounds = ((f"{kind}_MIN={self._uids[0]}", f"{kind}_MAX={self._uids[-1]}") for kind in ("UID", "GID"))
+        numbers = [word for bound in bounds for each in bound for word in ("--key", each)]
         try:
-            accounts.run("useradd", *home, *who, *login, "--", name)
+            self._run("useradd", *numbers, *home, *who, *login, "--", name)
         except accounts.ToolFailed as failed:
             if failed.exit_code == _NAME_TAKEN:  # a group has the name
                 raise Refused("NodeUserExists") from failed
+            if failed.exit_code == _NO_NUMBER:
+                raise _impossible(f"the node has room for {len(self._uids)} accounts") from failed
             raise
 
     def _give_home(self, account: Account) -> None:
         os.makedirs(self._homes, exist_ok=True)
         os.chmod(self._homes, 0o711)
-        accounts.remove_home(account.home)
-        with beneath.directory(self._homes, [account.name], (account.uid, account.gid), 0o700):
-            pass
+        with beneath.directory(self._homes, []) as fd:
+            os.mkdir(account.name, 0o700, dir_fd=fd)  # a new one: what was there could be an earlier user's
+            os.chown(account.name, account.uid, account.gid, dir_fd=fd, follow_symlinks=False)
+
+    def _free_home(self, name: str) -> None:
+        """Raises Refused when an earlier user's home stays where the new one has to be."""
+        try:
+            self._put_away(name)
+        except OSError as error:
+            raise _impossible(f"the home of an earlier user of that name cannot be moved away ({error.strerror})") from error
+
+    def _leave_home(self, name: str) -> None:
+        """Put a home away if that can be; it is tried again before anybody else gets the name."""
+        try:
+            self._put_away(name)
+        except OSError as error:
+            log.warning("home of a user not moved away", user=name, reason=error.strerror)
+
+    def _put_away(self, name: str) -> None:
+        """Move a home to what is deleted later, in one step, however much is in it. Raises OSError."""
+        if os.path.lexists(f"{self._homes}/{name}"):
+            removals.move_away(self._layout, ["home", name])
 
     def _set(self, account: Account, password: str | None, key: str | None) -> None:
         if password:
-            accounts.run("chpasswd", stdin=f"{account.name}:{password}\n")
+            self._run("chpasswd", stdin=f"{account.name}:{password}\n")
         owner = account.uid, account.gid
         place = [account.name, ".ssh"]
         if not key:
@@ -201,7 +253,9 @@ class Logins:
     def _remove(self, name: str) -> None:
         for account in accounts.marked():
             if account.name == name and account.mark == self._mark:
-                accounts.erase(account)
+                accounts.erase(account, self._deadline)
+        accounts.prune_rules()
+        self._leave_home(name)
         self._write({other: expires for other, expires in self._noted().items() if other != name})
 
     def _note(self, name: str, expires: int) -> None:
@@ -232,10 +286,13 @@ def _expires(text: str | None, now: int) -> int:
 
 
 class LoginService:
-    """The node's accounts for the conversation with the server: requests, upkeep, the end."""
+    """The node's accounts for the conversation with the server: requests, upkeep, the end.
 
-    def __init__(self, logins: Logins, threads: Executor) -> None:
-        self._logins, self._threads = logins, threads
+    `threads` is for accounts alone: nothing else waits for the password file. `empty` deletes the homes that were moved away.
+    """
+
+    def __init__(self, logins: Logins, threads: Executor, empty: Callable[[], Awaitable[None]]) -> None:
+        self._logins, self._threads, self._empty = logins, threads, empty
 
     async def answer(self, request: FileRequest) -> Found:
         """Do what a request about a user asks. Raises Refused, OSError or msgspec.ValidationError."""
@@ -259,23 +316,35 @@ class LoginService:
         await self._quietly(self._logins.open)
         while True:
             await self._quietly(lambda: self._logins.expire(time.time_ns() // 1000))
+            await self._safely(self._empty())
             await asyncio.sleep(UPKEEP_S)
 
     async def close(self) -> None:
         """Let nobody log in while the agent is away."""
-        await self._quietly(self._logins.close)
+        await self._at_last(self._logins.close)
 
     async def leave(self) -> None:
         """Remove every account: the node is gone for good."""
-        await self._quietly(self._logins.remove_all)
+        await self._at_last(self._logins.remove_all)
+
+    async def _at_last(self, step: Callable[[], None]) -> None:
+        """The last step, within END_S: others may hold the password file for as long as they like."""
+        self._logins.hurry(END_S)
+        try:
+            await asyncio.wait_for(self._quietly(step), END_S + 1)
+        except TimeoutError:
+            log.warning("accounts not kept as they should be", reason="the work on them takes too long")
 
     async def _quietly(self, step: Callable[[], None]) -> None:
-        if os.geteuid() != 0:
-            return
+        if os.geteuid() == 0:
+            await self._safely(self._in_thread(step))
+
+    async def _safely(self, work: Awaitable[None]) -> None:
         try:
-            await self._in_thread(step)
-        except (Refused, OSError) as error:
-            log.warning("accounts not kept as they should be", reason=str(error))
+            await work
+        except Exception as error:  # whatever it is, it must end neither the upkeep nor the agent's way out
+            unexpected = not isinstance(error, (Refused, OSError))
+            log.warning("accounts not kept as they should be", reason=str(error) or type(error).__name__, exc_info=unexpected)
 
     async def _in_thread(self, step: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, step)

@@ -37,7 +37,7 @@ from batchyard.agent.removals import Directories, Remover
 from batchyard.agent.replies import Replies
 from batchyard.agent.runner import Attempt, Node
 from batchyard.agent.state import State
-from batchyard.agent.users import Users
+from batchyard.agent.users import Users, of_logins
 from batchyard.model.sync import SYNC_PATH, NodeProblem, NodeSetup, Orders, Removal, Sync
 
 if TYPE_CHECKING:
@@ -112,20 +112,23 @@ class Agent:
         self._polls: dict[asyncio.Task[bool], None] = {}
         self._news = asyncio.Event()
         self._node: Node | None = None
-        self._logins = LoginService(Logins(layout, found.facts.switches_users), self._threads)
+        self._accountants = ThreadPoolExecutor(1, _TRANSFER)
+        self._directories = Directories()
+        self._remover = Remover(layout, self._directories, self._threads)
+        logins = Logins(layout, found.facts.switches_users, of_logins(settings.uid_base))
+        self._logins = LoginService(logins, self._accountants, self._remover.empty)
         self._logs = ServiceLogs(settings.log_file, layout, self._threads)
         self._probers = ThreadPoolExecutor(_PROBES, _TRANSFER)
         self._chaos = Disturbances(settings.chaos)
         self._health = Health(layout.root, settings.probes, self._probers, self._chaos.problems, self._chaos.changed)
         services = {**self._logins.services, "upload_logs": self._logs.answer, "chaos": self._chaos.answer}
         self._replies = Replies(lambda: _client(settings, token), layout.root, self._threads, services, self._chaos.answered)
-        self._directories = Directories()
-        self._remover = Remover(layout, self._directories, self._threads)
 
     async def run(self) -> None:
         """Converse until the node is gone; ends all attempts on the way out, however it leaves."""
         upkeep = asyncio.create_task(self._logins.upkeep())
         watch = asyncio.create_task(self._health.watch(self._settings.health_s, self._note_problems))
+        last = self._logins.close
         try:
             with contextlib.suppress(TimeoutError):  # so that the first word tells of all that is wrong
                 async with asyncio.timeout(_LOOK_S):
@@ -142,19 +145,19 @@ class Agent:
                     log.warning("sync failed", reason=str(error) or type(error).__name__)
                     await pause.next()
         except NodeGone:
-            await self._logins.leave()
+            last = self._logins.leave
             raise
         finally:
             upkeep.cancel()
             self._logs.stop()
-            await self._logins.close()
             await self._end_all()
+            await last()
             await self._replies.close()
             self._remover.stop.set()
             if self._node is not None:
                 await self._node.spawners.close()
             watch.cancel()
-            for threads in (self._threads, self._probers):
+            for threads in (self._threads, self._probers, self._accountants):
                 threads.shutdown(wait=False, cancel_futures=True)
 
     async def _turn(self) -> None:

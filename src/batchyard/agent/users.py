@@ -1,8 +1,8 @@
 """Which user a task runs as: uids out of the node's own block, which need no accounts.
 
-The block is base (shared by all tasks of pool scope), then one for each running task of task scope, one for a start
-task of task scope, whose directory stays open, and at its end those of the pool's named users. A uid that becomes
-free is taken again as late as possible, and a task's directory is closed when its attempt ends.
+The block is base (shared by all tasks of pool scope), then one for each running task of task scope, those of the accounts
+for logging in (`logins.py`), one for a start task of task scope, whose directory stays open, and at its end those of the
+pool's named users. A uid that becomes free is taken again as late as possible, and a task's directory is closed when its attempt ends.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ BLOCKS_FROM = 70_000
 """First uid that nodes of this machine may take."""
 NAMED = 100
 """The last uids of the block, for named users."""
-SINGLE = BLOCK - NAMED - 2
+LOGINS = 100
+"""Uids for accounts for logging in, which no named user of a pool may have."""
+SINGLE = BLOCK - NAMED - LOGINS - 2
 """How many tasks of task scope may run at a time."""
 _FIRST_OF_PEOPLE = 1_000
 _NOBODY = (65_534, 65_535)
@@ -57,7 +59,7 @@ class Users:
         self.base, self.switches = base, switches
         self._free = deque(range(base + 1, base + 1 + SINGLE))
         self._shared = User(base, "_azbatch")
-        self._start = User(base + 1 + SINGLE, "_azbatchstart")
+        self._start = User(base + BLOCK - NAMED - 1, "_azbatchstart")
         self._admin = User(0, "root")
         self._agent = User(-1, _name(os.getuid()))
         self._named: dict[str, User | str] = {}
@@ -122,6 +124,11 @@ class Users:
         """Note that nothing runs as this user any more."""
         if user.own:
             self._free.append(user.uid)
+
+
+def of_logins(base: int) -> range:
+    """The uids, and gids, of accounts for logging in."""
+    return range(base + 1 + SINGLE, base + 1 + SINGLE + LOGINS)
 
 
 def objection(name: str, uid: int, gid: int, base: int) -> str | None:

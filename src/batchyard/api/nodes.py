@@ -197,6 +197,7 @@ async def add_user(call: Call) -> Response:
     """POST /pools/{poolId}/nodes/{nodeId}/users"""
     user = call.decode(NodeUserCreate)
     _check_user_name(user.name)
+    _check_expiry(user.expiry_time)
     await _ask(call, "add_user", "", msgspec.json.encode(user))
     return _done(call, 201, "users", user.name, location=True)
 
@@ -204,6 +205,7 @@ async def add_user(call: Call) -> Response:
 async def update_user(call: Call) -> Response:
     """PUT /pools/{poolId}/nodes/{nodeId}/users/{userName}"""
     user = call.decode(NodeUserUpdate)
+    _check_expiry(user.expiry_time)
     await _ask(call, "update_user", call.ids["user_name"], msgspec.json.encode(user))
     return _done(call, 200, "users", call.ids["user_name"])
 
@@ -217,6 +219,11 @@ async def delete_user(call: Call) -> Response:
 def _check_user_name(name: str) -> None:
     if not 1 <= len(name) <= LONGEST_USER_NAME:
         raise invalid_property("name", name[:100], f"A user name has 1 to {LONGEST_USER_NAME} characters")
+
+
+def _check_expiry(text: str | None) -> None:
+    if text is not None:
+        _moment("expiryTime", text)
 
 
 async def _ask(call: Call, operation: str, path: str, content: bytes = b"{}") -> None:

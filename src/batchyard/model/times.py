@@ -13,6 +13,7 @@ from functools import lru_cache
 INFINITE = "P10675199DT2H48M5.4775807S"
 _INFINITE_DAYS = 10_675_199
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_US, _END_US = -62_135_596_800_000_000, 253_402_300_800_000_000
 _EPOCH_TICKS = 621_355_968_000_000_000
 _DURATION = re.compile(
     r"P(?:(?P<years>\d+(?:\.\d+)?)Y)?(?:(?P<months>\d+(?:\.\d+)?)M)?(?:(?P<weeks>\d+(?:\.\d+)?)W)?(?:(?P<days>\d+(?:\.\d+)?)D)?"
@@ -57,8 +58,15 @@ def from_iso(text: str) -> int:
         if digits is None:
             raise ValueError(f"not a time: {text!r}")
         text = f"{whole}.{digits[0][:6]:0<6}{rest[digits.end() :]}"
-    parsed = datetime.fromisoformat(text)
-    return micros(parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC))
+    return _kept(datetime.fromisoformat(text), text)
+
+
+def _kept(parsed: datetime, text: str) -> int:
+    """Microseconds since 1970. Raises ValueError where UTC has another year than 1 to 9999: it could not be written again."""
+    us = micros(parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC))
+    if not _FIRST_US <= us < _END_US:
+        raise ValueError(f"not within the years 1 to 9999 of UTC: {text!r}")
+    return us
 
 
 def http_date(us: int) -> str:
@@ -72,7 +80,7 @@ def from_http_date(text: str) -> int:
         parsed = parsedate_to_datetime(text)
     except (TypeError, IndexError) as error:
         raise ValueError(f"not an HTTP date: {text!r}") from error
-    return micros(parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC))
+    return _kept(parsed, text)
 
 
 def etag(us: int) -> str:
@@ -95,7 +103,7 @@ def duration(text: str) -> int | None:
             seconds += float(value) * _SECONDS[unit]
         else:
             whole += int(value) * _SECONDS[unit]
-    if whole + seconds >= _INFINITE_DAYS * 86400:
+    if whole >= _INFINITE_DAYS * 86400 or whole + seconds >= _INFINITE_DAYS * 86400:  # the first, because no float is as large as ints
         return None
     return whole * 1_000_000 + round(seconds * 1_000_000)
 

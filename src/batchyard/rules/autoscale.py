@@ -37,6 +37,10 @@ from batchyard.rules.autoscale_values import TICKS_PER_US, Interval, Moment, Val
 MOST_STEPS = 200_000
 """Expressions evaluated and elements of vectors touched, in all."""
 MOST_NODES = 100_000
+LONGEST_RESULTS = 8_192
+"""Characters of a result string; each is kept with its pool and in its trace."""
+_LONGEST_TARGETS = 200
+"""Characters that targets and option take of it at most."""
 EVALUATION_ERROR = "AutoScalingFormulaEvaluationError"
 INSUFFICIENT_DATA = "InsufficientSampleData"
 
@@ -83,13 +87,16 @@ class Outcome(msgspec.Struct, frozen=True):
     option: str
     variables: Mapping[str, str]
     """The formula's own variables, printed, in alphabetical order; those that a failed one came to."""
+    whole: bool = True
+    """False when there were more variables than a result string has room for."""
     failure: Failure | None = None
 
     @property
     def results(self) -> str:
-        """The result string (contract 6.9)."""
+        """The result string (contract 6.9); it ends in `...` when variables are left off."""
         shown = {_DEDICATED[0]: self.dedicated, _LOW_PRIORITY[0]: self.low_priority, _OPTION: self.option}
-        return ";".join(f"{name}={value}" for name, value in (shown if self.failure else {**shown, **self.variables}).items())
+        words = [f"{name}={value}" for name, value in (shown if self.failure else {**shown, **self.variables}).items()]
+        return ";".join(words if self.whole or self.failure else [*words, "..."])
 
 
 def evaluate(
@@ -102,9 +109,9 @@ def evaluate(
     except _Stopped:
         pass
     except _Failed as failed:
-        return Outcome(dedicated, low_priority, NodeDeallocationOption.REQUEUE.value, run.own(), failed.failure)
+        return Outcome(dedicated, low_priority, NodeDeallocationOption.REQUEUE.value, *run.own(), failed.failure)
     option = run.variables.get(_OPTION, Word(NodeDeallocationOption.REQUEUE.value))
-    return Outcome(run.target(_DEDICATED), run.target(_LOW_PRIORITY), values.printed(option), run.own())
+    return Outcome(run.target(_DEDICATED), run.target(_LOW_PRIORITY), values.printed(option), *run.own())
 
 
 class _Stopped(Exception):
@@ -139,10 +146,18 @@ class _Evaluation:
             else:
                 self._value(statement)
 
-    def own(self) -> dict[str, str]:
-        """The formula's own variables as they are printed, in alphabetical order."""
+    def own(self) -> tuple[dict[str, str], bool]:
+        """The formula's own variables as they are printed, in alphabetical order, and whether these are all."""
         names = sorted((name for name in self.variables if name not in WRITABLE), key=lambda name: (name.lstrip("$").lower(), name))
-        return {name: values.printed(self.variables[name]) for name in names}
+        found: dict[str, str] = {}
+        room = LONGEST_RESULTS - _LONGEST_TARGETS
+        for name in names:
+            value = values.printed(self.variables[name])
+            room -= len(name) + len(value) + len("=;")
+            if room < 0:
+                break
+            found[name] = value
+        return found, len(found) == len(names)
 
     def target(self, names: tuple[str, str]) -> int:
         """A target as a pool can have it; the long name wins."""
@@ -284,7 +299,10 @@ class _Evaluation:
         return () if name in EMPTY_SERIES else self._samples
 
     def _read(self, name: str, samples: Sequence[Sample]) -> Vector:
-        return tuple(float(SERIES[name](sample)) for sample in samples)
+        try:
+            return tuple(float(SERIES[name](sample)) for sample in samples)
+        except OverflowError:
+            raise Wrong(f"A sample of {name} is out of bounds") from None
 
     def _latest(self, name: str) -> float:
         found = self._read(name, self._history(name)[-1:])

@@ -18,7 +18,7 @@ from batchyard.model import times
 TICKS_PER_US = 10
 MOST_ELEMENTS = 10_000
 """Elements of a vector."""
-_MOST_PRINTED, _LONGEST_PRINTED = 100, 200
+_MOST_PRINTED, _LONGEST_PRINTED = 30, 200
 """Elements of a vector and characters of a string that a result string shows, so that it stays one."""
 _LARGEST_INTERVAL = 2**62
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

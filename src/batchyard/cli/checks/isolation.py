@@ -10,9 +10,6 @@ from pathlib import Path
 
 from batchyard.cli.checks.finding import Finding, Place, note, ok, root
 
-_TOOLS = ("useradd", "usermod", "userdel", "chpasswd")
-_SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-
 
 def cgroups(_: Place) -> Iterator[Finding]:
     """How everything that a task started is ended, as the agent will find it."""
@@ -81,6 +78,7 @@ def held_to(controller: str, *names: str) -> str:
 
 def users(place: Place) -> Iterator[Finding]:
     """Whether tasks run as users of their own."""
+    from batchyard.agent.accounts import marked
     from batchyard.agent.users import BLOCK, obstacle
     from batchyard.providers.local import FIRST_UID
 
@@ -89,7 +87,9 @@ def users(place: Place) -> Iterator[Finding]:
         yield note("users", reason if not mend else found, mend[:1].upper() + mend[1:])
         return
     yield ok("users", f"tasks run as users of their own, from uid {FIRST_UID} on, {BLOCK} for each node")
-    yield from taken(FIRST_UID, [(entry.pw_name, entry.pw_uid) for entry in pwd.getpwall()], _read("/etc/subuid"))
+    logins = {account.name for account in marked()}  # which no task gets
+    others = [(entry.pw_name, entry.pw_uid) for entry in pwd.getpwall() if entry.pw_name not in logins]
+    yield from taken(FIRST_UID, others, _read("/etc/subuid"))
 
 
 def taken(first: int, accounts: list[tuple[str, int]], subordinate: str) -> Iterator[Finding]:
@@ -113,8 +113,9 @@ def taken(first: int, accounts: list[tuple[str, int]], subordinate: str) -> Iter
 
 def accounts(_: Place) -> Iterator[Finding]:
     """Whether users can be added to nodes, and made administrators."""
-    path = f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}"
-    missing = [tool for tool in _TOOLS if shutil.which(tool, path=path) is None]
+    from batchyard.agent.accounts import PATH, TOOLS  # where and what the agent itself looks for, whatever the caller's own path
+
+    missing = [tool for tool in TOOLS if shutil.which(tool, path=PATH) is None]
     if not root():
         yield note(
             "node users", "users cannot be added to nodes, because only root makes accounts", "Start the server as root if they are needed."
@@ -123,7 +124,7 @@ def accounts(_: Place) -> Iterator[Finding]:
         yield note(
             "node users", f"users cannot be added to nodes: {', '.join(missing)} not found", "Install the package passwd (shadow-utils)."
         )
-    elif shutil.which("sudo", path=path) is None:
+    elif shutil.which("sudo", path=PATH) is None:
         yield note(
             "node users", "users can be added to nodes, but are no administrators: there is no sudo", "Install sudo if they are to be."
         )
