@@ -14,7 +14,7 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 
-from batchyard.agent import beneath, files
+from batchyard.agent import beneath, trees
 from batchyard.agent.layout import Layout
 
 _TRASH = "removed"
@@ -106,4 +106,4 @@ def empty(layout: Layout, stop: threading.Event) -> None:
             with contextlib.suppress(OSError):
                 if stop.is_set():
                     return
-                files.remove(name, fd)
+                trees.remove(name, fd)
