@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from batchyard.agent import spawner
+from batchyard.agent.control import Session
 from batchyard.agent.process import Command, Spawners
 from batchyard.agent.state import State
 from batchyard.model.sync import Orders, Sync
@@ -70,3 +78,30 @@ def test_a_notice_counts_once_until_it_is_taken_back() -> None:
         said.append(plan.notice_s)
         assert bool(plan) == (plan.notice_s is not None)
     assert said == [None, 30.0, None, None, 30.0]
+
+
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    """A process of root that leads its group."""
+    process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have a process that others may not signal")
+def test_a_command_that_became_somebody_else_does_not_end_its_spawner(stranger: subprocess.Popen[bytes]) -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    session = Session()
+    watcher = spawner.Spawner(-1, session)
+    run = spawner.Run(1, session.take(""))
+    run.pid = stranger.pid
+    watcher._by_key[1] = run
+    os.setresuid(70_123, 70_123, 0)
+    try:
+        watcher._terminate(1)
+    finally:
+        os.setresuid(0, 0, 0)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, before)
+    assert stranger.poll() is None

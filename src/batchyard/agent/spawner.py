@@ -152,7 +152,7 @@ class Spawner:
         """SIGTERM to the group that a run's first process leads; until that was waited for nobody else can have its number."""
         run = self._by_key.get(key)
         if run is not None and run.pid is not None:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # a command like sudo is not the agent's to signal
                 os.killpg(run.pid, signal.SIGTERM)
 
     def _start(self, message: Start) -> None:
