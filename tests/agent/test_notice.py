@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -34,6 +35,50 @@ async def test_running_tasks_get_the_signal_once_and_go_on_until_they_are_ended(
     del node.wanted["task"]
     node.change()
     assert (await node.end_of("task")).exit_code == 137
+
+
+async def test_a_task_that_is_still_being_prepared_gets_it_once_it_runs(node: Any, pipe: Any) -> None:
+    node.order("task", TRAPS % (pipe, pipe))
+    assert await pipe.line() == "started"
+    node.order("task.2", TRAPS % (pipe, pipe))  # waits for the other in its directory
+    await node.until(lambda: "task.2" in node.syncs[-1].has)
+    node.notice_s = 30
+    node.change()
+    assert await pipe.line() == "noticed"
+    del node.wanted["task"]
+    node.change()
+    await node.end_of("task")
+    assert await pipe.line() == "started"
+    assert await pipe.line() == "noticed"
+    assert "task.2" not in node.ends
+
+
+async def test_a_command_whose_spawner_is_being_started_gets_it_too(any_control: tuple[str, str, str], place: Path, pipe: Any) -> None:
+    spawners = Spawners(any_control, 1)
+    words = shlex.split(TRAPS % (pipe, pipe))
+    run = asyncio.create_task(spawners.run(1, Command(words, {"PATH": "/bin:/usr/bin"}, str(place), *logs(place, 1))))
+    try:
+        await asyncio.sleep(0)  # it waits for the first spawner now
+        spawners.terminate(1)
+        assert await pipe.line() == "started"
+        assert await pipe.line() == "noticed"
+    finally:
+        spawners.kill(1)
+        await run
+        await spawners.close()
+
+
+async def test_a_notice_that_comes_with_the_order_to_start_is_not_lost(any_control: tuple[str, str, str], place: Path) -> None:
+    spawners = Spawners(any_control, 1)
+    environment = {"PATH": "/bin:/usr/bin"}
+    try:
+        await spawners.run(1, Command(["true"], environment, str(place), *logs(place, 1)))
+        run = asyncio.create_task(spawners.run(2, Command(["sleep", "1000"], environment, str(place), *logs(place, 2), limit_s=20)))
+        await asyncio.sleep(0)  # both messages go out together
+        spawners.terminate(2)
+        assert (await run).code == 143
+    finally:
+        await spawners.close()
 
 
 async def test_a_task_that_does_not_catch_it_ends_by_it(node: Any, pipe: Any) -> None:

@@ -22,6 +22,9 @@ from batchyard.agent.limits import Limits
 
 log = structlog.get_logger()
 
+_NOTICE_AFTER_S = 1.0
+"""How long after its start a command gets the notice that came before: it needs the time to be ready for the signal."""
+
 
 @dataclass(slots=True, frozen=True)
 class Command:
@@ -148,19 +151,23 @@ class Spawners:
         self._endings: set[asyncio.Task[None]] = set()
         self._where: dict[int, _Spawner] = {}
         self._marks: dict[int, str] = {}
-        self._beginning: set[int] = set()
+        self._beginning: dict[int, bool] = {}
+        """Runs that wait for their spawner, and whether they have to be let know that the machine goes."""
         self._next = self._life = 0
 
-    async def run(self, key: int, command: Command) -> Exit:
-        """Start, wait for the end, end all that is left of it. Raises NotLaunched or SpawnerLost."""
+    async def run(self, key: int, command: Command, noticed: bool = False) -> Exit:
+        """Start, wait for the end, end all that is left of it. Raises NotLaunched or SpawnerLost.
+
+        `noticed` is as if `terminate` were called once it runs.
+        """
         self._next = (self._next + 1) % self.count
-        self._beginning.add(key)
+        self._beginning[key] = noticed
         try:
             one = await self._spawner(self._next)
             if key not in self._beginning:
                 raise NotLaunched(True, "killed before its start")
         finally:
-            self._beginning.discard(key)
+            noticed = self._beginning.pop(key, False)
         future: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         one.waiting[key] = future
         self._where[key] = one
@@ -169,20 +176,25 @@ class Spawners:
         log_paths = command.stdout, command.stderr
         who = command.uid, command.uid if command.gid is None else command.gid
         one.send("start", key, command.argv, command.environment, command.directory, *log_paths, *who, limit)
+        notice = asyncio.get_running_loop().call_later(_NOTICE_AFTER_S, self.terminate, key) if noticed else None
         try:
             return await future
         finally:
+            if notice is not None:
+                notice.cancel()
             del self._where[key], self._marks[key]
 
     def kill(self, key: int) -> None:
         """End a run; its Exit follows. Nothing happens when there is none."""
-        self._beginning.discard(key)
+        self._beginning.pop(key, None)
         one = self._where.get(key)
         if one is not None:
             one.send("kill", key)
 
     def terminate(self, key: int) -> None:
-        """Send SIGTERM to a run's process group. Nothing happens when there is none."""
+        """Send SIGTERM to a run's process group, soon after its start at the earliest. Nothing happens when there is none."""
+        if key in self._beginning:
+            self._beginning[key] = True
         one = self._where.get(key)
         if one is not None:
             one.send("terminate", key)

@@ -72,6 +72,8 @@ class Spawner:
         self._queue: deque[Start] = deque()
         self._by_key: dict[int, Run] = {}
         self._by_pid: dict[int, Run] = {}
+        self._noticed: set[int] = set()
+        """Keys of the queue whose runs get SIGTERM as soon as they are there."""
         self._leaving: list[Run] = []
         self._timers: list[tuple[float, int]] = []
         self._buffer = bytearray()
@@ -151,7 +153,9 @@ class Spawner:
     def _terminate(self, key: int) -> None:
         """SIGTERM to the group that a run's first process leads; until that was waited for nobody else can have its number."""
         run = self._by_key.get(key)
-        if run is not None and run.pid is not None:
+        if run is None:
+            self._noticed |= {key} & {message[1] for message in self._queue}
+        elif run.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # a command like sudo is not the agent's to signal
                 os.killpg(run.pid, signal.SIGTERM)
 
@@ -172,6 +176,9 @@ class Spawner:
                 group.gone()
             return
         self._by_key[key] = self._by_pid[run.pid] = run
+        if key in self._noticed:
+            self._noticed.discard(key)
+            self._terminate(key)
         if limit_s >= 0:
             self._limit(key, time.monotonic() + limit_s)
 
