@@ -6,7 +6,8 @@ times as much. One thread, one loop over its socket and its children. Frames on 
 little endian) and a marshalled tuple:
 
     to it:    ("start", key, argv, environment, directory, stdout, stderr, uid, gid, limit_s)    ("kill", key)    ("terminate", key)
-    from it:  ("ended", key, code, started_us, ended_us, user_us, kernel_us, overdue)    ("failed", key, found, text)
+                 ("ping", 0)
+    from it:  ("ended", key, code, started_us, ended_us, user_us, kernel_us, overdue)    ("failed", key, found, text)    ("alive", 0)
 
 An end is told once everything that the attempt started is gone. When the socket closes, everything is killed.
 Invariant: outside of `_launch` the process has its own credentials, and stands in no group that may be killed; where it
@@ -133,6 +134,8 @@ class Spawner:
                 self._queue.append(message)
             elif message[0] == "terminate":
                 self._terminate(message[1])
+            elif message[0] == "ping":
+                self._tell("alive", message[1])
             else:
                 self._kill(message[1])
         if at:
