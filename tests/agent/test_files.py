@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
-from batchyard.agent import beneath, files
+from batchyard.agent import beneath, files, removals
+from batchyard.agent.layout import Layout
 from batchyard.model.sync import FileHead, FileRequest
 
 
@@ -163,6 +166,52 @@ def test_delete(root: Path) -> None:
     assert ask(root, "delete", "wd", recursive=True).head == FileHead()
     assert not (root / "base/wd").exists()
     assert (root / "secret").exists()
+
+
+def nest(top: Path, levels: int) -> None:
+    """As many directories in one another, with a file in each."""
+    fd = os.open(top, os.O_RDONLY)
+    for _ in range(levels):
+        os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+
+
+def test_directories_are_deleted_however_deep_they_are(root: Path) -> None:
+    (root / "base/deep").mkdir()
+    nest(root / "base/deep", 1_200)
+    assert ask(root, "delete", "deep", recursive=True).head == FileHead()
+    assert not (root / "base/deep").exists()
+
+
+def test_what_cannot_be_deleted_keeps_nothing_else(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "stays", "z"):
+        (root / "base/wd/sub" / name).write_text("")
+    unlink = os.unlink
+
+    def refuse(path: str, *, dir_fd: int) -> None:
+        if path == "stays":
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        unlink(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    assert ask(root, "delete", "wd", recursive=True).head.error == "IOError"
+    assert [path.name for path in sorted((root / "base/wd").rglob("*"))] == ["sub", "stays"]
+
+
+def test_the_trash_is_emptied_of_deep_directories(place: Path) -> None:
+    rooms = Layout(str(place / "node"))
+    rooms.make()
+    task = place / "node/workitems/job/job-1/task"
+    task.mkdir(parents=True)
+    nest(task, 250)
+    removals.move_away(rooms, ["workitems", "job", "job-1", "task"])
+    removals.empty(rooms, threading.Event())
+    assert not task.exists()
+    assert os.listdir(place / "node/volatile/removed") == []
 
 
 def test_opening_refuses_a_link_that_appears_after_the_check(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,18 @@ def test_a_probe_that_does_not_end_is_ended_with_what_it_started(probe: Callable
         assert time.monotonic() < deadline
 
 
+def test_of_a_talkative_probe_only_the_end_is_kept(probe: Callable[..., Path]) -> None:
+    talks = probe("a", "#!/bin/sh\nhead -c 10000000 /dev/zero\necho\nstat -L -c %s /proc/$$/fd/1\n")
+    seen = judged(talks)
+    assert (seen.code, seen.text) == (0, "0"), "what has been printed takes so many bytes"
+    assert judged(probe("b", "#!/bin/sh\nexec yes\n"), 0.3) == Probe("b", None, "it did not end within 0.3 s")
+
+
+def test_a_probe_ends_with_its_first_process_whoever_still_holds_its_output(probe: Callable[..., Path]) -> None:
+    assert judged(probe("a", "#!/bin/sh\nsleep 3 &\necho fine\n"), 2) == Probe("a", 0, "fine")
+    assert judged(probe("b", "#!/bin/sh\nexec >&- 2>&-\nexit 3\n")) == Probe("b", 3, "")
+
+
 def test_only_programs_are_probes(probe: Callable[..., Path], place: Path) -> None:
     path = probe("b", "#!/bin/sh\n")
     probe("a", "#!/bin/sh\n")

@@ -13,6 +13,7 @@ import pytest
 from batchyard.agent import control, limits
 from batchyard.agent.limits import Limits
 from batchyard.agent.main import AgentSettings, run
+from batchyard.agent.process import Command, Spawners
 
 GROWS = "sh -c 'x=0123456789; while :; do x=$x$x; done'"
 SPINS = """sh -c 'timeout 1 sh -c "while :; do :; done" & timeout 1 sh -c "while :; do :; done"; wait'"""
@@ -85,3 +86,25 @@ async def test_groups_are_there_while_the_agent_is_and_gone_afterwards(server: A
     agent.cancel()
     await asyncio.wait({agent})
     assert not any(os.path.isdir(place) for place in places)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may protect a process")
+async def test_the_spawner_is_never_chosen_when_memory_runs_out_and_tasks_cannot_be_spared(place: Path) -> None:
+    spawners = Spawners(control.probe(place.name, "session"), 1)
+    place.chmod(0o777)
+    born = "until grep -qx 500 /proc/self/oom_score_adj; do :; done"
+    script = f"{born}; cat /proc/$PPID/oom_score_adj; echo 0 > /proc/self/oom_score_adj && echo lowered"
+    logs = str(place / "out"), str(place / "err")
+    command = Command(["sh", "-c", script], {"PATH": "/bin:/usr/bin"}, str(place), *logs, 70_123, 20)
+    try:
+        for key in (1, 2):
+            assert not (await spawners.run(key, command)).overdue
+            assert (place / "out").read_text().split() == (["-1000"] if may_forbid() else ["0", "lowered"])
+    finally:
+        await spawners.close()
+
+
+def may_forbid() -> bool:
+    """True where root has the capability (CAP_SYS_RESOURCE) that makes a score stick."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff")]
+    return bool(int(line.split()[1], 16) >> 24 & 1)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from batchyard.agent import control
+from batchyard.agent import control, process
 from batchyard.agent.process import Command, Exit, NotLaunched, SpawnerLost, Spawners
 
 Run = Callable[..., Awaitable[Exit]]
@@ -183,6 +183,30 @@ async def test_a_killed_spawner_loses_its_runs_ends_their_processes_and_is_repla
         await task
     assert not alive(int((place / "wd/pid").read_text()))
     assert (await run("true")).code == 0
+
+
+async def test_a_spawner_that_was_stopped_is_killed_and_replaced(
+    pipe: Any, run: Run, spawners: Spawners, place: Path, alive: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_PING_S", 0.5)
+    task = asyncio.create_task(run("sh", "-c", "echo $$ > pid; echo x > ../pipe; sleep 1000"))
+    await pipe.line()
+    os.kill((await spawners._spawner(0)).pid, signal.SIGSTOP)
+    with pytest.raises(SpawnerLost):
+        await asyncio.wait_for(task, 20)
+    assert not alive(int((place / "wd/pid").read_text()))
+    assert (await run("sleep", "4")).code == 0, "one that answers is left alone"
+
+
+async def test_closing_waits_for_no_spawner_that_was_stopped(
+    run: Run, spawners: Spawners, alive: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_CLOSE_S", 0.5)
+    await run("true")
+    spawner = (await spawners._spawner(0)).pid
+    os.kill(spawner, signal.SIGSTOP)
+    await asyncio.wait_for(spawners.close(), 20)
+    assert not alive(spawner)
 
 
 async def test_closing_ends_everything(pipe: Any, run: Run, spawners: Spawners, place: Path, alive: Callable[[int], bool]) -> None:

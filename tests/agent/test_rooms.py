@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from batchyard.agent import layout, users
+from batchyard.agent import layout, removals, users
 from batchyard.agent.layout import Layout
 from batchyard.agent.removals import Directories
 from batchyard.agent.runner import words
@@ -70,6 +71,30 @@ def test_another_user_takes_over_what_the_former_owned_and_nothing_else(place: P
     layout.open_to(task, User(70_502, "own", own=True))
     assert [owner_and_mode(inside / name)[0] for name in ("sub", "sub/file", "link", ".", "root's", "hard")] == [70_502] * 4 + [0, 70_501]
     assert owner_and_mode(outside)[0] == 70_501
+
+
+@needs_root
+@pytest.mark.parametrize("lost", [False, True])
+def test_root_takes_over_nothing_that_others_left(place: Path, lost: bool) -> None:
+    rooms = Layout(str(place / "root"))
+    rooms.make()
+    task = rooms.task("job", "task")
+    layout.open_to(task, User(70_500, "_azbatch"))
+    kept = Path(task.directory if lost else task.working) / "bash"
+    kept.write_text("")
+    kept.chmod(0o755)
+    os.chown(kept, 70_500, 70_500)
+    if lost:
+        os.rmdir(task.working)
+    layout.open_to(task, User(0, "root"))
+    assert os.listdir(task.directory) == ["wd"]
+    assert os.listdir(task.working) == []
+    assert owner_and_mode(task.directory) == owner_and_mode(task.working) == (0, 0o750)
+    (Path(task.working) / "own").write_text("")
+    layout.open_to(task, User(0, "root"))
+    assert os.listdir(task.working) == ["own"]
+    removals.empty(rooms, threading.Event())
+    assert os.listdir(rooms.trash) == []
 
 
 def test_users_of_their_own_are_never_shared_and_come_back_as_late_as_possible() -> None:

@@ -60,5 +60,16 @@ async def test_it_has_its_directory_full_and_others_read_it(
     assert end.exit_code != 0
     end = await node.result("plants", "touch ../../../../../startup/planted", **OWN)
     assert end.exit_code != 0
-    end = await node.result("again", "sh -c 'rm made && echo again > made'", start=True)  # as the pool's user now
-    assert end.exit_code == 0
+    end = await node.result("again", "sh -c 'ls && echo again > made'", start=True)  # as the pool's user now
+    assert (end.exit_code, stdout(place)) == (0, "made\nsub\n" if identity == {} else "")
+    assert not (place / "root/startup/beside").exists() or identity == {}
+
+
+@needs_root
+async def test_root_runs_nothing_that_tasks_of_the_pools_user_put_there(node: Any, place: Path) -> None:
+    assert (await node.result("start", "true", start=True)).exit_code == 0
+    plant = "cd ../../../../../startup/wd && cp /bin/false ls && chmod 755 ls && mkdir ../stderr.txt.d"
+    assert (await node.result("plants", f"sh -c '{plant}'")).exit_code == 0
+    end = await node.result("start.2", "ls -A .. .", start=True, **AS_ADMIN)
+    assert (end.exit_code, stdout(place)) == (0, ".:\n\n..:\nstderr.txt\nstdout.txt\nwd\n")
+    assert os.stat(place / "root/startup").st_uid == os.stat(place / "root/startup/wd").st_uid == 0

@@ -95,7 +95,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def task(place: Path) -> TaskPlace:
     (place / "task/wd").mkdir(parents=True)
     (place / "shared").mkdir()
-    return TaskPlace("job", "task", str(place / "task"))
+    return TaskPlace("job", "task", str(place / "task"), str(place / "trash"))
 
 
 Stage = Callable[..., Awaitable[None]]

@@ -260,3 +260,40 @@ async def test_what_cannot_be_removed_is_no_release(provider: LocalProvider) -> 
         await provider.release([handle])
     await provider.release([handle])
     assert list(directory(provider).iterdir()) == []
+
+
+def nest(top: Path, levels: int) -> None:
+    """As many directories in one another, with a file at the bottom."""
+    top.mkdir(parents=True, exist_ok=True)
+    fd = os.open(top, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+
+
+async def test_however_deep_a_task_has_nested_directories_its_node_is_released(provider: LocalProvider) -> None:
+    deep = directory(provider) / "deep"
+    nest(deep / "root", 1_200)
+    await provider.release([str(deep)])
+    assert not deep.exists()
+
+
+async def test_a_node_that_cannot_be_removed_keeps_no_other(provider: LocalProvider) -> None:
+    first, second = directory(provider) / "first", directory(provider) / "second"
+    first.mkdir(parents=True)
+    second.mkdir()
+    (second / "file").touch()
+    rmdir = os.rmdir
+
+    def refuse(path: str, *, dir_fd: int) -> None:
+        if path == "first":
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        rmdir(path, dir_fd=dir_fd)
+
+    with patch.object(os, "rmdir", refuse), pytest.raises(OSError, match="busy"):
+        await provider.release([str(first), str(second)])
+    assert list(directory(provider).iterdir()) == [first]

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from batchyard.agent import beneath
+from batchyard.agent import beneath, trees
 from batchyard.model.sync import FileEntry, FileHead, FileRequest
 
 CHUNK = 256 << 10
 _DEEPEST = 200
-"""Levels of a recursive list or delete; each holds one descriptor."""
+"""Levels of a recursive list; each holds one descriptor."""
 
 
 class Refused(Exception):
@@ -114,20 +114,7 @@ def _delete(base: str, path: str, recursive: bool) -> None:
                 raise Refused("OperationInvalidForCurrentState") from error
 
 
-def remove(name: str, parent: int, depth: int = 0) -> None:
-    """Remove a directory and all below it, following no link. Raises OSError."""
-    if depth > _DEEPEST:
-        raise OSError("too deep")
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-    try:
-        for below in os.listdir(fd):
-            if stat.S_ISDIR(os.stat(below, dir_fd=fd, follow_symlinks=False).st_mode):
-                remove(below, fd, depth + 1)
-            else:
-                os.unlink(below, dir_fd=fd)
-    finally:
-        os.close(fd)
-    os.rmdir(name, dir_fd=parent)
+remove = trees.remove
 
 
 def entries(root: str, request: FileRequest) -> Iterator[FileEntry]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -39,6 +40,7 @@ _PROBES_EVERY = 6
 _REPEAT_S = 60.0
 """A problem that only changed its words is told again after this long."""
 _LAST_BYTES = 4096
+_PIPE_BYTES = 64 << 10
 _LONGEST_LINE = 300
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -129,23 +131,28 @@ def programs(directory: str) -> list[str]:
 def run_probe(directory: str, name: str, root: str, seconds: float = _PROBE_S) -> Probe:
     """Run one of the operator's programs with the agent's rights, and end it with all of its session when it takes too long.
 
-    What it prints goes to memory: the disk may be what it complains of.
+    Of what it prints the end is kept, in memory: the disk may be what it complains of.
     """
     path = os.path.join(directory, name)
     try:
         if _open_to_others(path):
             return Probe(name, None, "others than its owner may write to it or to its directory")
-        with open(os.memfd_create(name, os.MFD_CLOEXEC), "rb") as output:
+        ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(ours, "rb", buffering=0) as output:
+            os.set_blocking(theirs, True)
             environment = {"PATH": _PATH, "LANG": "C.UTF-8", "AZ_BATCH_NODE_ROOT_DIR": root}
-            child = subprocess.Popen(
-                [path], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
-            )
             try:
-                code = child.wait(seconds)
-            except subprocess.TimeoutExpired:
+                child = subprocess.Popen(
+                    [path], stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+                )
+            finally:
+                os.close(theirs)
+            text = _listen(child, output.fileno(), time.monotonic() + seconds)
+            if text is None:
                 _end(child)
                 return Probe(name, None, f"it did not end within {seconds:g} s")
-            return Probe(name, 128 - code if code < 0 else code, _last_line(output.fileno()))
+            code = child.wait()
+            return Probe(name, 128 - code if code < 0 else code, _last_line(text))
     except (OSError, ValueError) as error:
         return Probe(name, None, str(error))
 
@@ -166,9 +173,38 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.wait(1.0)
 
 
-def _last_line(fd: int) -> str:
-    size = os.fstat(fd).st_size
-    text = os.pread(fd, _LAST_BYTES, max(0, size - _LAST_BYTES)).decode("utf-8", "replace")
+def _listen(child: subprocess.Popen[bytes], output: int, deadline: float) -> bytes | None:
+    """The last that a child printed before it ended; None when it has not ended by the deadline, which is of `time.monotonic`."""
+    text = b""
+    ended = os.pidfd_open(child.pid)
+    try:
+        poll = select.poll()
+        poll.register(output, select.POLLIN)
+        poll.register(ended, select.POLLIN)
+        while (left := deadline - time.monotonic()) > 0:
+            ready = [fd for fd, _ in poll.poll(left * 1000)]
+            if output in ready:
+                data = _read(output)
+                text = (text + data)[-_LAST_BYTES:]
+                if not data:
+                    poll.unregister(output)
+            if ended in ready:
+                return (text + _read(output))[-_LAST_BYTES:]
+    finally:
+        os.close(ended)
+    return None
+
+
+def _read(fd: int) -> bytes:
+    """As much as a pipe holds; nothing when it is empty or at its end."""
+    try:
+        return os.read(fd, _PIPE_BYTES)
+    except BlockingIOError:
+        return b""
+
+
+def _last_line(printed: bytes) -> str:
+    text = printed.decode("utf-8", "replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return "".join(c if c.isprintable() else " " for c in lines[-1])[:_LONGEST_LINE] if lines else ""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import stat
 from dataclasses import dataclass
 
@@ -27,8 +28,12 @@ class TaskPlace:
     """Empty for the node's start task, which has no id either."""
     task_id: str
     directory: str
+    trash: str
+    """Where what is no longer wanted is moved to."""
     mode: int = 0o750
     """Permissions of both directories."""
+    always_same_user: bool = False
+    """True when nothing of an attempt that ran as somebody else is kept."""
 
     @property
     def working(self) -> str:
@@ -50,6 +55,7 @@ class Layout:
         self.startup = self.root + "/startup"
         self.mounts = self.root + "/fsmounts"
         self.volatile = self.root + "/volatile"
+        self.trash = self.volatile + "/removed"
         self.tag = tag_of(self.root)
 
     def make(self) -> None:
@@ -66,11 +72,11 @@ class Layout:
         number = job.removeprefix("job-") if colon else "1"
         if not (ids.is_valid(work_item) and ids.is_valid(task_id) and number.isascii() and number.isdigit()):
             raise ValueError(f"not a job and a task: {job_id!r}, {task_id!r}")
-        return TaskPlace(job_id, task_id, f"{self.root}/workitems/{work_item}/job-{number}/{task_id}")
+        return TaskPlace(job_id, task_id, f"{self.root}/workitems/{work_item}/job-{number}/{task_id}", self.trash)
 
     def start_task(self) -> TaskPlace:
         """Place of the node's start task: every task may read what it leaves."""
-        return TaskPlace("", "", self.startup, 0o755)
+        return TaskPlace("", "", self.startup, self.trash, 0o755, always_same_user=True)
 
 
 def former_user(place: TaskPlace) -> int:
@@ -102,9 +108,16 @@ def open_to(place: TaskPlace, user: User) -> None:
 
 
 def _take_over(place: TaskPlace, user: User) -> None:
-    """Open an earlier attempt's directories to this one's user; links in there are not followed."""
+    """Open an earlier attempt's directories to this one's user; links in there are not followed.
+
+    What others may have put there must neither be run by root nor become its own, so then everything is new.
+    """
     former = former_user(place)
     with beneath.directory(place.directory, []) as fd:
+        others = {former} | {os.fstat(fd).st_uid} - {0}  # the directory itself is root's while it is closed
+        if user.uid >= 0 and (user.uid == 0 or place.always_same_user) and others - {-1, user.uid}:
+            _set_aside(fd, place.trash)
+            former = -1
         _working_directory(fd, place.mode)
         if user.uid >= 0:
             if former not in (-1, user.uid):
@@ -112,6 +125,16 @@ def _take_over(place: TaskPlace, user: User) -> None:
             os.chown("wd", user.uid, user.group, dir_fd=fd, follow_symlinks=False)
             os.fchown(fd, user.uid, user.group)
         os.fchmod(fd, place.mode)
+
+
+def _set_aside(fd: int, trash: str) -> None:
+    """Move all that is in a directory to the trash, while nobody but root can change that directory."""
+    os.fchown(fd, 0, 0)
+    os.fchmod(fd, 0o700)
+    aside = f"{trash}/{secrets.token_hex(8)}"
+    os.makedirs(aside, mode=0o700)
+    for name in os.listdir(fd):
+        os.rename(name, f"{aside}/{name}", src_dir_fd=fd)
 
 
 def _working_directory(fd: int, mode: int) -> None:

@@ -1,7 +1,7 @@
 """The agent's side of its spawners: one awaitable run per command, over as many small processes as were asked for.
 
 Never forks: spawners are started by posix_spawn. A spawner that dies takes its runs with it (SpawnerLost); what it
-left running is ended before the loss is told, and the next run gets a new spawner.
+left running is ended before the loss is told, and the next run gets a new spawner. One that does not answer is killed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import marshal
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,15 @@ from batchyard.agent import control, spawner
 from batchyard.agent.limits import Limits
 
 log = structlog.get_logger()
+
+_PING_S = 5.0
+"""How often a spawner is asked for a word."""
+_UNANSWERED = 4
+"""So many questions in a row without a word: something keeps it from working, as a task that stops it while it starts another."""
+_CLOSE_S = 10.0
+"""How long spawners that were told to end may take; their own patience with what does not go away is half of it."""
+_NOTICE_AFTER_S = 1.0
+"""How long after its start a command gets the notice that came before: it needs the time to be ready for the signal."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -71,6 +81,8 @@ class _Spawner(asyncio.Protocol):
         self.waiting: dict[int, asyncio.Future[Exit]] = {}
         self.lost = asyncio.get_running_loop().create_future()
         self.pid = 0
+        self.unanswered = 0
+        self.reaped = False
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._out: list[bytes] = []
@@ -94,6 +106,7 @@ class _Spawner(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        self.unanswered = 0
         buffer = self._buffer
         buffer += data
         at = 0
@@ -138,6 +151,12 @@ class _Spawner(asyncio.Protocol):
             self._flush()
             self._transport.close()
 
+    def kill(self) -> None:
+        """End the process at once, without what it started."""
+        if not self.reaped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
 
 class Spawners:
     """Runs commands; `place` is what `control.probe` found, `count` how many spawners share the work, held to `limits`."""
@@ -145,22 +164,26 @@ class Spawners:
     def __init__(self, place: tuple[str, str, str], count: int, limits: Limits | None = None) -> None:
         self._place, self.count, self._limits = place, count, limits or Limits()
         self._slots: dict[int, asyncio.Task[_Spawner]] = {}
-        self._endings: set[asyncio.Task[None]] = set()
+        self._endings: dict[asyncio.Task[None], _Spawner] = {}
         self._where: dict[int, _Spawner] = {}
         self._marks: dict[int, str] = {}
-        self._beginning: set[int] = set()
+        self._beginning: dict[int, bool] = {}
+        """Runs that wait for their spawner, and whether they have to be let know that the machine goes."""
         self._next = self._life = 0
 
-    async def run(self, key: int, command: Command) -> Exit:
-        """Start, wait for the end, end all that is left of it. Raises NotLaunched or SpawnerLost."""
+    async def run(self, key: int, command: Command, noticed: bool = False) -> Exit:
+        """Start, wait for the end, end all that is left of it. Raises NotLaunched or SpawnerLost.
+
+        `noticed` is as if `terminate` were called once it runs.
+        """
         self._next = (self._next + 1) % self.count
-        self._beginning.add(key)
+        self._beginning[key] = noticed
         try:
             one = await self._spawner(self._next)
             if key not in self._beginning:
                 raise NotLaunched(True, "killed before its start")
         finally:
-            self._beginning.discard(key)
+            noticed = self._beginning.pop(key, False)
         future: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         one.waiting[key] = future
         self._where[key] = one
@@ -169,20 +192,25 @@ class Spawners:
         log_paths = command.stdout, command.stderr
         who = command.uid, command.uid if command.gid is None else command.gid
         one.send("start", key, command.argv, command.environment, command.directory, *log_paths, *who, limit)
+        notice = asyncio.get_running_loop().call_later(_NOTICE_AFTER_S, self.terminate, key) if noticed else None
         try:
             return await future
         finally:
+            if notice is not None:
+                notice.cancel()
             del self._where[key], self._marks[key]
 
     def kill(self, key: int) -> None:
         """End a run; its Exit follows. Nothing happens when there is none."""
-        self._beginning.discard(key)
+        self._beginning.pop(key, None)
         one = self._where.get(key)
         if one is not None:
             one.send("kill", key)
 
     def terminate(self, key: int) -> None:
-        """Send SIGTERM to a run's process group. Nothing happens when there is none."""
+        """Send SIGTERM to a run's process group, soon after its start at the earliest. Nothing happens when there is none."""
+        if key in self._beginning:
+            self._beginning[key] = True
         one = self._where.get(key)
         if one is not None:
             one.send("terminate", key)
@@ -205,13 +233,13 @@ class Spawners:
             del self._slots[slot]
             raise NotLaunched(True, f"no spawner: {error.strerror}") from error
         ending = asyncio.create_task(self._mourn(slot, one))
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
+        self._endings[ending] = one
+        ending.add_done_callback(self._endings.pop)
         return one
 
     async def _mourn(self, slot: int, one: _Spawner) -> None:
         """Wait for the end of a spawner, end what it left, tell its runs."""
-        await one.lost
+        await _watch(one)
         self._slots.pop(slot, None)
         marks = [f"{control.MARK}={self._marks[key]}" for key in one.waiting]
         await asyncio.to_thread(_bury, one, marks)
@@ -226,16 +254,33 @@ class Spawners:
         for task in list(self._slots.values()):
             with contextlib.suppress(NotLaunched):
                 (await task).close()
+        if self._endings:
+            _, late = await asyncio.wait(list(self._endings), timeout=_CLOSE_S)
+            for ending in late:
+                self._endings[ending].kill()
         while self._endings:
-            await asyncio.wait(self._endings)
+            await asyncio.wait(list(self._endings))
         with contextlib.suppress(OSError):
             control.make(*self._place).sweep()
         self._limits.remove()
 
 
+async def _watch(one: _Spawner) -> None:
+    """Return when the connection to a spawner is lost; kills one that gives no word any more."""
+    while not one.lost.done() and one.unanswered < _UNANSWERED:
+        one.unanswered += 1
+        one.send("ping", 0)
+        await asyncio.wait({one.lost}, timeout=_PING_S)
+    if not one.lost.done():
+        log.error("spawner does not answer", pid=one.pid)
+        one.kill()
+    await one.lost
+
+
 def _bury(one: _Spawner, marks: list[str]) -> None:
     """Wait for the process; a spawner that was told to end has ended all its runs, a killed one has not."""
     os.waitpid(one.pid, 0)
+    one.reaped = True
     with contextlib.suppress(OSError):
         control.make(*one.place).sweep()
     if one.place[0] == control.Session.name and marks:

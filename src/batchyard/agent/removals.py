@@ -14,10 +14,8 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 
-from batchyard.agent import beneath, files
+from batchyard.agent import beneath, trees
 from batchyard.agent.layout import Layout
-
-_TRASH = "removed"
 
 
 class Directories:
@@ -90,10 +88,9 @@ class Remover:
 
 def move_away(layout: Layout, names: list[str]) -> None:
     """Make a name free; one that is free already is no error. Raises OSError."""
-    trash = f"{layout.volatile}/{_TRASH}"
-    os.makedirs(trash, mode=0o700, exist_ok=True)
+    os.makedirs(layout.trash, mode=0o700, exist_ok=True)
     with contextlib.suppress(FileNotFoundError), beneath.directory(layout.root, names[:-1]) as fd:
-        os.rename(names[-1], f"{trash}/{secrets.token_hex(8)}", src_dir_fd=fd)
+        os.rename(names[-1], f"{layout.trash}/{secrets.token_hex(8)}", src_dir_fd=fd)
     with contextlib.suppress(OSError):
         if len(names) > 2:
             os.rmdir("/".join((layout.root, *names[:-1])))  # a job's directory whose last part is gone
@@ -101,9 +98,9 @@ def move_away(layout: Layout, names: list[str]) -> None:
 
 def empty(layout: Layout, stop: threading.Event) -> None:
     """Delete everything in the trash; what cannot be deleted stays for the next time."""
-    with contextlib.suppress(OSError), beneath.directory(layout.volatile, [_TRASH]) as fd:
+    with contextlib.suppress(OSError), beneath.directory(layout.trash, []) as fd:
         for name in os.listdir(fd):
             with contextlib.suppress(OSError):
                 if stop.is_set():
                     return
-                files.remove(name, fd)
+                trees.remove(name, fd)

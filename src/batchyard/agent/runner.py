@@ -84,6 +84,7 @@ class Attempt:
         self._key = next(_KEYS)
         self._stop = Stop()
         self._transfer: asyncio.Task[None] | None = None
+        self._noticed = False
         self._stage: Stage = "preprocessing"
         self._exit: Exit | None = None
 
@@ -95,7 +96,8 @@ class Attempt:
             self._transfer.cancel()
 
     def terminate(self) -> None:
-        """Let its command know that the machine goes; it goes on until it ends or is ended."""
+        """Let its command know that the machine goes, now or once it runs; it goes on until it ends or is ended."""
+        self._noticed = True
         self._node.spawners.terminate(self._key)
 
     async def run(self) -> Ended:
@@ -213,7 +215,8 @@ class Attempt:
         logs = place.directory + "/stdout.txt", place.directory + "/stderr.txt"
         seconds = None if limit_us is None else limit_us / 1e6
         try:
-            return await self._node.spawners.run(self._key, Command(argv, variables, place.working, *logs, user.uid, seconds, user.group))
+            command = Command(argv, variables, place.working, *logs, user.uid, seconds, user.group)
+            return await self._node.spawners.run(self._key, command, self._noticed)
         except NotLaunched as error:
             if error.found:
                 raise _not_launched("CommandLaunchFailed", "The command could not be started", work, str(error)) from error

@@ -6,10 +6,12 @@ times as much. One thread, one loop over its socket and its children. Frames on 
 little endian) and a marshalled tuple:
 
     to it:    ("start", key, argv, environment, directory, stdout, stderr, uid, gid, limit_s)    ("kill", key)    ("terminate", key)
-    from it:  ("ended", key, code, started_us, ended_us, user_us, kernel_us, overdue)    ("failed", key, found, text)
+                 ("ping", 0)
+    from it:  ("ended", key, code, started_us, ended_us, user_us, kernel_us, overdue)    ("failed", key, found, text)    ("alive", 0)
 
 An end is told once everything that the attempt started is gone. When the socket closes, everything is killed.
-Invariant: outside of `_launch` the process has its own credentials, and stands in no group that may be killed.
+Invariant: outside of `_launch` the process has its own credentials, and stands in no group that may be killed; where it
+is root, the kernel does not choose it either when the memory that it shares with its tasks runs out.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ _PATIENCE_S = 5.0
 """How long an end is held back while a killed process does not go away (uninterruptible I/O)."""
 _FIRST_TO_GO = b"500"
 """Tasks' oom_score_adj: where memory runs out, the kernel ends a task and not what watches it."""
+_NEVER, _ORDINARY = b"-1000", b"0"
+"""A root spawner's own, and that with which its tasks are born: what root has written no task lowers without CAP_SYS_RESOURCE."""
 
 
 class NotFound(Exception):
@@ -65,9 +69,12 @@ class Spawner:
     def __init__(self, fd: int, control: Control) -> None:
         self._fd, self._control = fd, control
         self._root = os.geteuid() == 0
+        self._score = _own_score() if self._root else -1
         self._queue: deque[Start] = deque()
         self._by_key: dict[int, Run] = {}
         self._by_pid: dict[int, Run] = {}
+        self._noticed: set[int] = set()
+        """Keys of the queue whose runs get SIGTERM as soon as they are there."""
         self._leaving: list[Run] = []
         self._timers: list[tuple[float, int]] = []
         self._buffer = bytearray()
@@ -127,6 +134,8 @@ class Spawner:
                 self._queue.append(message)
             elif message[0] == "terminate":
                 self._terminate(message[1])
+            elif message[0] == "ping":
+                self._tell("alive", message[1])
             else:
                 self._kill(message[1])
         if at:
@@ -147,8 +156,10 @@ class Spawner:
     def _terminate(self, key: int) -> None:
         """SIGTERM to the group that a run's first process leads; until that was waited for nobody else can have its number."""
         run = self._by_key.get(key)
-        if run is not None and run.pid is not None:
-            with contextlib.suppress(ProcessLookupError):
+        if run is None:
+            self._noticed |= {key} & {message[1] for message in self._queue}
+        elif run.pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # a command like sudo is not the agent's to signal
                 os.killpg(run.pid, signal.SIGTERM)
 
     def _start(self, message: Start) -> None:
@@ -168,6 +179,9 @@ class Spawner:
                 group.gone()
             return
         self._by_key[key] = self._by_pid[run.pid] = run
+        if key in self._noticed:
+            self._noticed.discard(key)
+            self._terminate(key)
         if limit_s >= 0:
             self._limit(key, time.monotonic() + limit_s)
 
@@ -181,6 +195,7 @@ class Spawner:
         """Process id of the started command. Raises NotFound, OSError or ValueError, always after becoming itself again."""
         try:
             (directory, *logs), (uid, gid) = where, who
+            self._weigh(_ORDINARY)
             if self._root and uid > 0:
                 os.setresgid(gid, gid, 0)
                 os.setresuid(uid, uid, 0)
@@ -188,6 +203,7 @@ class Spawner:
             program = find(argv[0], environment.get("PATH", ""))
             run.started = time.time_ns() // 1000
             pid = spawn(program, argv, environment, logs)
+            self._become_itself()
             with contextlib.suppress(OSError):  # it may be over already
                 write(f"/proc/{pid}/oom_score_adj", _FIRST_TO_GO)
             if isinstance(self._control, Session):
@@ -196,11 +212,21 @@ class Spawner:
         finally:
             self._restore()
 
+    def _become_itself(self) -> None:
+        if self._root:
+            os.setresuid(0, 0, 0)
+            os.setresgid(0, 0, 0)
+
+    def _weigh(self, score: bytes) -> None:
+        """Set the own oom_score_adj, where that can be done."""
+        if self._score >= 0:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._score, score, 0)
+
     def _restore(self) -> None:
         try:
-            if self._root:
-                os.setresuid(0, 0, 0)
-                os.setresgid(0, 0, 0)
+            self._become_itself()
+            self._weigh(_NEVER)
             os.chdir("/")
             self._control.advance()
         except BaseException:
@@ -312,6 +338,19 @@ def spawn(program: str, argv: list[str], environment: dict[str, str], logs: Sequ
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
     raise FileExistsError(errno.EEXIST, "another process keeps making the log files")
+
+
+def _own_score() -> int:
+    """Descriptor for writing the own oom_score_adj, which is `_NEVER` then; -1 when the kernel allows that to nobody here."""
+    fd = -1
+    try:
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        os.pwrite(fd, _NEVER, 0)
+    except OSError:
+        if fd >= 0:
+            os.close(fd)
+        return -1
+    return fd
 
 
 def close_all_but(fd: int) -> None:

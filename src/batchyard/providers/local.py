@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import msgspec
 import structlog
 
 from batchyard.providers.base import Handle, NoCapacity, NodeOrder, Seen
+from batchyard.providers.trees import remove_tree
 
 log = structlog.get_logger()
 
@@ -167,8 +167,11 @@ class LocalProvider:
             await self._stop(home)
 
     async def release(self, handles: Sequence[Handle]) -> None:
-        """End the agents with all their tasks and remove their directories."""
-        await asyncio.gather(*(self._release(Path(handle)) for handle in handles))
+        """End the agents with all their tasks and remove their directories; one that cannot be removed keeps no other."""
+        results = await asyncio.gather(*(self._release(Path(handle)) for handle in handles), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
     async def _release(self, home: Path) -> None:
         async with self._turn(home):
@@ -176,9 +179,7 @@ class LocalProvider:
 
     async def _remove(self, home: Path) -> None:
         await self._stop(home)
-        await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
-        if home.exists():  # what was just being written, or what cannot be removed: that raises
-            await asyncio.to_thread(shutil.rmtree, home)
+        await asyncio.to_thread(remove_tree, home)
 
     async def stop_all(self) -> None:
         """End every agent but keep the nodes' files; a later server launches them again."""
