@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from engine_world import OFFER, Agent, Steady, World
 
-from batchyard.engine import node_changes, pools
+from batchyard.engine import node_changes, pools, resizing
 from batchyard.model.errors import BatchError
 from batchyard.model.pool import NodeRemove, PoolResize
 from batchyard.providers.base import Handle, NoCapacity, NodeOrder
@@ -415,3 +415,36 @@ def test_a_node_that_never_had_a_machine_used_nothing(worlds: Any) -> None:
     world.advance(300)
     world.capacity(3)
     assert world.rows("SELECT * FROM node_usage") == []
+
+
+def test_one_round_takes_only_so_many_tasks_off(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node at least, and the next round goes on at once."""
+    monkeypatch.setattr(resizing, "TASKS_PER_ROUND", 3)
+    world.working_pool(nodes=3, slots=2)
+    world.job()
+    world.add(*"abcdef")
+    world.schedule()
+    woken = world.topics["capacity"]
+    world.delete_pool()
+    rounds = []
+    for _ in range(3):
+        world.capacity()
+        rounds.append(len([name for name in "abcdef" if world.state(name) == "active"]))
+    assert rounds == [2, 4, 6]
+    assert world.topics["capacity"] > woken
+    world.capacity(2)
+    assert world.pool_row() is None
+
+
+def test_nodes_that_wait_for_their_tasks_hold_up_no_others(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resizing, "TASKS_PER_ROUND", 1)
+    world.working_pool(nodes=3, slots=2)
+    world.job()
+    world.add(*"abcdef")
+    world.schedule()
+    world.resize(0, nodeDeallocationOption="taskcompletion")
+    world.capacity(2)
+    woken = world.topics["capacity"]
+    world.capacity(3)
+    assert world.topics["capacity"] == woken, "nothing to do until tasks end"
+    assert [node.action for node in world.nodes()] == ["remove"] * 3

@@ -7,7 +7,7 @@ an error of the one is noted on the pool and the other goes on; the pool is stea
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 
 import msgspec
 
@@ -31,6 +31,8 @@ from batchyard.store.tx import Tx
 
 NODES_PER_ROUND = 100
 """Nodes that one round adds to a pool: who asks for more than there is hears so from the first that cannot be had."""
+TASKS_PER_ROUND = 1000
+"""Tasks that one round takes off the nodes of a pool, so that thousands of them do not hold up everybody else's commits."""
 REMOVE = "remove"
 """The action of a node that leaves as soon as its option allows."""
 KIND = "NodeKind"
@@ -44,11 +46,23 @@ _body = msgspec.json.Decoder(PoolCreateContent)
 
 def empty(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int) -> None:
     """Let all nodes of a deleted pool go, then the pool itself."""
-    for node in nodes:
+    for node in _bounded(tx, [node for node in nodes if node.state != NodeState.LEAVING_POOL]):
         leave(tx, node, now)
     if not nodes:
         pool_rows.delete(tx, pool.pk)
         tx.log(now, "pool", pool.pk, "gone", old=pool.state)
+
+
+def _bounded(tx: Tx, nodes: Sequence[NodeRow]) -> Iterator[NodeRow]:
+    """As many of the nodes as one commit may free of their tasks, at least one; the next round goes on at once."""
+    tasks = 0
+    for node in nodes:
+        taken = 0 if node.action == REMOVE and node.action_option in _WAITING else node.tasks_running
+        if tasks and tasks + taken > TASKS_PER_ROUND:
+            tx.wake(wakes.CAPACITY)
+            return
+        tasks += taken
+        yield node
 
 
 def advance(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int, offer: Offer = AZURE) -> None:
@@ -82,9 +96,8 @@ def _take_on(
     target = pool.target_dedicated if dedicated else pool.target_low_priority
     _pick(tx, pool, nodes, target, now)
     nodes = [node for node in node_rows.of_pool(tx, pool.pk) if node.dedicated == dedicated]
-    for node in nodes:
-        if node.action == REMOVE:
-            _take_off(tx, node, now)
+    for node in _bounded(tx, [node for node in nodes if node.action == REMOVE]):
+        _take_off(tx, node, now)
     staying = _staying(nodes)
     stuck = [node for node in nodes if node.state == NodeState.LEAVING_POOL and now >= node.state_time + pool.resize_timeout]
     going = len(staying) + len(stuck) < len(nodes)
