@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from batchyard.agent import beneath, trees
+from batchyard.agent import beneath
+from batchyard.disk import trees
 from batchyard.model.sync import FileEntry, FileHead, FileRequest
 
 CHUNK = 256 << 10

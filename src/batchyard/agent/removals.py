@@ -14,8 +14,9 @@ import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 
-from batchyard.agent import beneath, trees
+from batchyard.agent import beneath
 from batchyard.agent.layout import Layout
+from batchyard.disk import trees
 
 
 class Directories:

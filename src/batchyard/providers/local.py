@@ -20,8 +20,8 @@ from weakref import WeakValueDictionary
 import msgspec
 import structlog
 
+from batchyard.disk.trees import remove_tree
 from batchyard.providers.base import Handle, NoCapacity, NodeOrder, Seen
-from batchyard.providers.trees import remove_tree
 
 log = structlog.get_logger()
 

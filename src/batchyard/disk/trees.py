@@ -1,13 +1,15 @@
 """Removing whole directories, however deep a task has nested them, with few descriptors and no recursion to speak of.
 
-The providers have the same in `providers/trees.py`, because the two do not know each other.
+Agents remove what tasks left, providers what a node left.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
+from pathlib import Path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LEVELS = 32
@@ -69,3 +71,16 @@ class _Removal:
         finally:
             os.close(fd)
         os.rmdir(name, dir_fd=parent)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with what somebody may still be writing to it; none is no error. Raises OSError when it cannot be removed."""
+    with contextlib.suppress(FileNotFoundError):
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with contextlib.suppress(OSError):
+                remove(path.name, parent)
+            if path.exists():
+                remove(path.name, parent)
+        finally:
+            os.close(parent)
