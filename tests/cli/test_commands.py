@@ -118,10 +118,12 @@ def test_down_kills_a_server_that_will_not_end(tmp_path: Path, monkeypatch: pyte
 
 
 def test_down_ends_agents_that_lost_their_server(tmp_path: Path) -> None:
-    code = "import time; time.sleep(100)"
+    code = "import time; print('up', flush=True); time.sleep(100)"
     words = ["batchyard.agent.main", "--root", str(tmp_path / "mine" / "nodes" / "n1" / "root")]
     (tmp_path / "mine").mkdir()
-    with subprocess.Popen([sys.executable, "-c", code, *words]) as agent:
+    with subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE) as agent:
+        assert agent.stdout is not None
+        assert agent.stdout.readline() == b"up\n"  # before that /proc may not have its words yet
         assert daemon.stop(tmp_path / "other").agents == 0
         assert daemon.stop(tmp_path / "min").agents == 0
         assert agent.poll() is None
