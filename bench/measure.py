@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import baseline
 import meter
 import million as queue
 import rounds
@@ -25,6 +26,8 @@ from table import Line
 PARTS = ("start", "idle", "latency", "no-op", "add", "unisolated")
 LONG_PARTS = ("release", "graph", "million", "nodes")
 """Measured only when they are named."""
+KEPT_PARTS = {"no-op", "add", "unisolated"}
+"""Those with ratios that must not fall."""
 SLOTS = 16
 
 
@@ -68,21 +71,44 @@ def main() -> None:
     options.add_argument("--only", nargs="+", choices=(*PARTS, *LONG_PARTS), default=PARTS, metavar="PART",
         help=f"some of: {', '.join(PARTS)}; and only when they are named: {', '.join(LONG_PARTS)}",
     )  # fmt: skip
+    options.add_argument("--record", action="store_true", help="write the ratios of this run down as those that must not fall")
     chosen = options.parse_args()
     size = QUICK if chosen.quick else Size()
     if chosen.pairs:
         size = Size(**{**vars(size), "pairs": chosen.pairs})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    begun = time.monotonic()
     try:
-        lines = list(measure(size, set(chosen.only)))
+        lines = run(size, set(chosen.only))
+        if chosen.record:
+            baseline.write(lines)
+        elif size.pairs >= baseline.FEWEST_PAIRS and not chosen.quick:
+            hold(lines, size, set(chosen.only) & KEPT_PARTS)
     except KeyboardInterrupt:
         sys.exit("\ninterrupted; everything that was started has ended")
     except Broken as broken:
         sys.exit(f"\nthe benchmark broke off: {broken}")
+
+
+def run(size: Size, parts: set[str]) -> list[Line]:
+    """Measure once and print the table."""
+    begun = time.monotonic()
+    lines = list(measure(size, parts))
     print(f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {size.pairs} pairs of rounds, ", end="")
     print(f"{time.monotonic() - begun:.0f} s, load {os.getloadavg()[0]:.1f}\n")
-    print(table.text(lines))
+    print(table.text(lines), flush=True)
+    return lines
+
+
+def hold(lines: list[Line], size: Size, parts: set[str]) -> None:
+    """Exit with 1 when a recorded ratio is lost in two runs of three; the further runs are made only when the first one looks so."""
+    recorded = baseline.read()
+    runs = [baseline.fallen(lines, recorded)]
+    while runs[0] and len(runs) < baseline.RUNS and not baseline.lost(runs):
+        say(f"more than a tenth under what was recorded: {', '.join(runs[0])}; once more")
+        runs.append(baseline.fallen(run(size, parts), recorded))
+    gone = baseline.lost(runs)
+    if gone:
+        sys.exit("\nslower than recorded in two runs: " + ", ".join(f"{name} ({recorded[name]:.2f} before)" for name in gone))
 
 
 def measure(size: Size, parts: set[str]) -> Iterator[Line]:

@@ -24,6 +24,8 @@ class Line:
     unit: str = ""
     floor: bool = True
     cpu: str = ""
+    kept: bool = False
+    """True when the ratio is recorded and must not fall (baseline.py)."""
 
     def cells(self) -> tuple[str, ...]:
         """What stands in the columns."""
@@ -42,9 +44,8 @@ def _rate(rates: list[float]) -> str:
 def of_adding(kind: str, seen: Rounds) -> Line:
     """Tasks added per second."""
     cpu = f"server {statistics.median(seen.server_cpu) * 1e6:.0f} µs/task, yardstick {statistics.median(seen.yard_cpu) * 1e6:.0f}"
-    return Line(
-        f"tasks added, {kind} ids", _rate(seen.rates), f"insert loop {_rate(seen.yard_rates)}", seen.ratio, seen.ratio, (0.2, 0.35), cpu=cpu
-    )
+    yard = f"insert loop {_rate(seen.yard_rates)}"
+    return Line(f"tasks added, {kind} ids", _rate(seen.rates), yard, seen.ratio, seen.ratio, (0.2, 0.35), cpu=cpu, kept=True)
 
 
 def of_completing(how: str, seen: Rounds, goals: Sequence[float]) -> Line:
@@ -52,7 +53,8 @@ def of_completing(how: str, seen: Rounds, goals: Sequence[float]) -> Line:
     server, agent, task, bare = (statistics.median(each) * 1e3 for each in (seen.server_cpu, seen.agent_cpu, seen.task_cpu, seen.yard_cpu))
     sums = f"server {server:.2f} + agent {agent:.2f} + task {task:.2f} ms/task"
     cpu = f"{sums}, {(server + agent + task) / bare:.1f} times the yardstick's {bare:.2f}"
-    return Line(f"no-op tasks, {how}", _rate(seen.rates), f"spawn loop {_rate(seen.yard_rates)}", seen.ratio, seen.ratio, goals, cpu=cpu)
+    yard = f"spawn loop {_rate(seen.yard_rates)}"
+    return Line(f"no-op tasks, {how}", _rate(seen.rates), yard, seen.ratio, seen.ratio, goals, cpu=cpu, kept=True)
 
 
 def of_starting(seen: Latencies) -> list[Line]:
