@@ -8,26 +8,30 @@ READY := .venv/.ready .venv-sdk14/.ready
 
 export BATCHYARD_SDK14_PYTHON := $(CURDIR)/.venv-sdk14/bin/python
 export BATCHYARD_AZ           := $(CURDIR)/.venv-az/bin/az
+export BATCHYARD_CLIENTS      := $(CURDIR)/.venv-clients
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-az lint fix bench serve lock clean
+.PHONY: help setup demo test test-az test-clients lint fix bench serve lock clean
 
 help: ## say what there is
-	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: $(READY) ## make the environments (.venv, .venv-sdk14)
 
 demo: .venv/.ready ## run the main job on a server of its own and print the result
 	@scripts/demo $(ARGS)
 
-test: setup ## run all tests but those with azure-cli; ARGS="-k name" chooses
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not az" $(ARGS)
+test: setup ## run all tests but those of test-az and test-clients; ARGS="-k name" chooses
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not az and not clients" $(ARGS)
 
 test-az: setup .venv-az/.ready ## run the tests with azure-cli
 	$(BIN)/python -m pytest -m az $(ARGS)
+
+test-clients: setup .venv-clients/.ready ## run the tests with older clients, of Python and of npm
+	$(BIN)/python -m pytest -m clients $(ARGS)
 
 lint: .venv/.ready ## check style, types and layers
 	$(BIN)/ruff check .
@@ -49,7 +53,7 @@ lock: .venv/.ready ## choose the newest versions again (requirements/*.txt)
 	scripts/lock
 
 clean: ## remove the environments and all caches
-	rm -rf .venv .venv-sdk14 .venv-az build *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-sdk14 .venv-az .venv-clients build *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/.ready: requirements/dev.txt pyproject.toml
 	scripts/venv .venv requirements/dev.txt
@@ -62,4 +66,9 @@ clean: ## remove the environments and all caches
 
 .venv-az/.ready: requirements/az.txt
 	scripts/venv .venv-az requirements/az.txt
+	@touch $@
+
+.venv-clients/.ready: requirements/clients.txt requirements/clients/python.txt requirements/clients/package-lock.json scripts/clients
+	scripts/venv .venv-clients requirements/clients.txt
+	scripts/clients .venv-clients
 	@touch $@

@@ -17,7 +17,7 @@ answered with `InvalidUri` or `UnsupportedHttpVerb`, and a query option that is 
 every operation also knows `api-version` and `timeout`.
 """
 _GROUPS = (
-    ("Account", re.compile(r"/(supportedimages|nodecounts|poolusagemetrics)$")),
+    ("Account", re.compile(r"/(supportedimages|nodeagentskus|nodecounts|poolusagemetrics)$")),
     ("Pools", re.compile(r"/pools(/\{pool_id\}(/(?!nodes)\w+)?)?$")),
     ("Nodes", re.compile(r"/pools/\{pool_id\}/nodes")),
     ("Tasks", re.compile(r"/jobs/\{job_id\}/(tasks|addtaskcollection)(/|$)")),
@@ -33,7 +33,8 @@ def _group(op: Op) -> str:
 def _row(op: Op) -> str:
     path = re.sub(r"\{(\w+)\}", lambda name: "{" + re.sub(r"_(\w)", lambda letter: letter[1].upper(), name[1]) + "}", op.path)
     options = ", ".join(f"`{name}`" for name in sorted(op.query))
-    return f"| {op.method} | `{path}` | {options} |"
+    until = "" if op.until is None else f" up to {op.until}"
+    return f"| {op.method} | `{path}`{until} | {options} |"
 
 
 def page() -> str:

@@ -23,7 +23,7 @@ from azure.batch.models._models import (  # not exported by 15.1.0
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient, ContainerClient, ContainerSasPermissions, generate_container_sas
-from tests.api.conftest import Json, Sdk, Seen, machine, sh, unique
+from tests.api.conftest import VERSION, Json, Sdk, Seen, machine, sh, unique
 from tests.conftest import Server, wait_for
 
 from batchyard.api.operations import OPERATIONS, match
@@ -105,7 +105,8 @@ RESULTS = "$TargetDedicatedNodes=0;$TargetLowPriorityNodes=0;$NodeDeallocationOp
 
 
 def test_the_table_knows_every_operation() -> None:
-    assert set(SUCCESS) == {(op.method, op.path) for op in OPERATIONS if not op.path.startswith("/batchyard/")}
+    present = [op for op in OPERATIONS if op.until is None]
+    assert set(SUCCESS) == {(op.method, op.path) for op in present if not op.path.startswith("/batchyard/")}
 
 
 NEEDS_ROOT = {("POST", _NODE + "/users"), ("PUT", _NODE + "/users/{user_name}"), ("DELETE", _NODE + "/users/{user_name}")}
@@ -129,7 +130,7 @@ def assert_contract(calls: Iterable[Seen], unknown: Set[tuple[str, str]] = froze
     called = set()
     for call in calls:
         parts = urlsplit(call.url)
-        op, _ = match(call.method, parts.path)
+        op, _ = match(call.method, parts.path, VERSION)
         headers = call.headers
         assert len(headers["request-id"]) == 36
         assert headers["dataserviceversion"] == "3.0"

@@ -161,6 +161,24 @@ class TestBody:
         ({"resourceFiles": [{"httpUrl": "x", "filePath": "../x"}]}, "InvalidPropertyValue", "filePath"),
         ({"resourceFiles": [{"httpUrl": "x", "filePath": "/x"}]}, "InvalidPropertyValue", "filePath"),
         ({"resourceFiles": [{"httpUrl": "x", "filePath": "x", "fileMode": "9"}]}, "InvalidPropertyValue", "fileMode"),
+        (
+            {"resourceFiles": [{"httpUrl": "x", "filePath": "x", "identityReference": {"resourceId": "i"}}]},
+            "UnsupportedProperty",
+            "resourceFiles.identityReference",
+        ),
+        (
+            {
+                "outputFiles": [
+                    {
+                        "filePattern": "*",
+                        "uploadOptions": {"uploadCondition": "taskcompletion"},
+                        "destination": {"container": {"containerUrl": "x", "identityReference": {"resourceId": "i"}}},
+                    }
+                ]
+            },
+            "UnsupportedProperty",
+            "outputFiles.destination.container.identityReference",
+        ),
         ({"environmentSettings": [{"name": ""}]}, "InvalidPropertyValue", "environmentSettings"),
         ({"environmentSettings": [{"name": "a\0"}]}, "InvalidPropertyValue", "environmentSettings"),
         ({"exitConditions": {"default": {"dependencyAction": "satisfy"}}}, "InvalidPropertyValue", "dependencyAction"),

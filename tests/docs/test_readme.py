@@ -83,5 +83,7 @@ def test_every_dependency_has_its_reason() -> None:
 
 
 def test_locks_name_no_registry() -> None:
-    for lock in (ROOT / "requirements").glob("*.txt"):
+    for lock in (ROOT / "requirements").rglob("*.txt"):
         assert not re.search(r"://|^\s*--|find-links|index-url", lock.read_text(), re.MULTILINE), lock
+    for lock in (ROOT / "requirements").rglob("*.json"):
+        assert not re.search(r'"resolved"|registry', lock.read_text()), lock

@@ -90,19 +90,6 @@ class TestWhatIsKept:
             "userIdentity": {"autoUser": {"scope": "pool", "elevationLevel": "nonadmin"}},
         }  # fmt: skip
 
-    def test_older_names(self, world: World) -> None:
-        world.pool("pool", None, maxTasksPerNode=3, targetDedicated=2)
-        row = world.pool_row()
-        assert row is not None
-        assert (row.slots_per_node, row.target_dedicated) == (3, 2)
-        assert not {"maxTasksPerNode", "targetDedicated"} & set(body(world))
-        world.capacity(2)
-        world.resize(None, targetDedicated=1)
-        row = world.pool_row()
-        assert row is not None
-        assert row.target_dedicated == 1
-        assert refusal(world.pool, "other", 1, targetDedicated=2).values["PropertyName"] == "targetDedicated"
-
     def test_empty_collections_are_left_out(self, world: World) -> None:
         names = ("metadata", "userAccounts", "applicationPackageReferences", "certificateReferences", "mountConfiguration")
         world.pool("pool", **{name: [] for name in names})

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from itertools import groupby
+from typing import TypeVar
 
 from starlette.responses import Response
 
 from batchyard.api import views, wire
 from batchyard.api.call import Call
 from batchyard.model import times
-from batchyard.model.account import PoolUsageMetrics, SupportedImage
+from batchyard.model.account import NodeAgentSku, PoolUsageMetrics, SupportedImage
 from batchyard.model.errors import invalid_query
-from batchyard.rules import odata, usage
+from batchyard.rules import images, odata, usage
 from batchyard.rules.usage import INTERVAL_US, Used
 from batchyard.store import nodes as node_rows
 from batchyard.store import usage as rows
@@ -31,21 +33,36 @@ _WINDOW_US = 48 * INTERVAL_US
 
 async def supported_images(call: Call) -> Response:
     """GET /supportedimages"""
-    found = call.filter(odata.IMAGES)
+    return _offered(call, "supportedimages", call.services.offer.images, odata.IMAGES, _of_image)
+
+
+async def node_agent_skus(call: Call) -> Response:
+    """GET /nodeagentskus: what versions up to 2018-12 have in the place of the supported images."""
+    return _offered(call, "nodeagentskus", images.by_agent(call.services.offer.images), odata.NODE_AGENTS, _of_agent)
+
+
+T = TypeVar("T")
+
+
+def _offered(call: Call, kind: str, items: Sequence[T], properties: odata.Properties, of: Callable[[T], dict[str, object]]) -> Response:
+    """A page of what the account offers, which no client changes."""
+    found = call.filter(properties)
     after, most = call.page()
-    images = list(enumerate(call.services.offer.images, 1))
-    page = page_of(
-        [(key, image) for key, image in images if key > after and odata.matches(found, _of_image(image).__getitem__)], most, _first
-    )
-    return wire.listing(call.base, "supportedimages", [wire.encode(image) for _, image in page.rows], call.next_link(page.more))
+    wanted = [(key, item) for key, item in enumerate(items, 1) if key > after and odata.matches(found, of(item).__getitem__)]
+    page = page_of(wanted, most, _first)
+    return wire.listing(call.base, kind, [wire.encode(item) for _, item in page.rows], call.next_link(page.more))
 
 
-def _first(item: tuple[int, SupportedImage]) -> int:
+def _first(item: tuple[int, object]) -> int:
     return item[0]
 
 
 def _of_image(image: SupportedImage) -> dict[str, object]:
     return {"osType": image.os_type, "verificationType": image.verification_type, "nodeAgentSKUId": image.node_agent_sku_id}
+
+
+def _of_agent(agent: NodeAgentSku) -> dict[str, object]:
+    return {"osType": agent.os_type}
 
 
 async def node_counts(call: Call) -> Response:

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from batchyard.api import auth, operations, wire
+from batchyard.api import auth, deviations, operations, wire
 from batchyard.api.auth import Signed
 from batchyard.api.call import LARGEST_BODY, Call, Services, read_query
 from batchyard.api.sync import Agents
@@ -23,7 +23,7 @@ VERSIONS = frozenset({
     "2018-12-01.8.0", "2019-06-01.9.0", "2019-08-01.10.0", "2020-03-01.11.0", "2020-09-01.12.0", "2021-06-01.14.0", "2022-01-01.15.0",
     "2022-10-01.16.0", "2023-05-01.17.0", "2023-11-01.18.0", "2024-02-01.19.0", "2024-07-01.20.0", "2025-06-01",
 })  # fmt: skip
-"""API versions of the clients that are known to work (clients.md 1)."""
+"""API versions that are served, each in the form of its time (`deviations`); docs/versions.md names the clients."""
 
 HEALTH_PATH = "/agent/health"
 
@@ -90,22 +90,38 @@ class Api:
         signed = Signed(scope["method"], raw_path, raw_query, headers)
         job_id = await self._caller(signed, now)
         query = read_query(raw_query)
-        _check_version(query.get("api-version"))
-        op, ids = operations.match(scope["method"], raw_path)
+        version = _known_version(query.get("api-version"))
+        op, ids = operations.match(scope["method"], raw_path, version)
         if job_id is not None and ids.get("job_id", "").lower() != job_id.lower():
             raise BatchError("InsufficientAccountPermissions")
         operations.check_query(op, query)
         body = await _read(request, headers)
-        return await op.handler(Call(self._services, signed, base, ids, query, body, now, identifier, by_task=job_id is not None))
+        call = Call(self._services, signed, base, ids, query, body, now, identifier, by_task=job_id is not None)
+        return await _in_version(version, op, call)
 
 
-def _check_version(version: str | None) -> None:
+async def _in_version(version: str, op: operations.Op, call: Call) -> Response:
+    """The answer to a call, both in the form of an API version."""
+    try:
+        call.body = deviations.request(op.path, call.body)
+        if "$select" in call.query:
+            call.query = {**call.query, "$select": deviations.selection(version, op.path, call.query["$select"])}
+        response = await op.handler(call)
+    except BatchError as error:
+        deviations.refusal(version, op.path, error)
+        raise
+    deviations.answer(version, op.path, response)
+    return response
+
+
+def _known_version(version: str | None) -> str:
     if version is None:
         raise BatchError("MissingRequiredQueryParameter", QueryParameterName="api-version")
     if not version[:4].isdigit():
         raise invalid_query("api-version", version[:64], "The api version is malformed")
     if version not in VERSIONS:
         raise BatchError("UnsupportedRequestVersion", QueryParameterName="api-version", QueryParameterValue=version[:64])
+    return version
 
 
 async def _read(request: Request, headers: Mapping[str, str]) -> bytes:

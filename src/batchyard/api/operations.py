@@ -25,6 +25,8 @@ class Op(msgspec.Struct, frozen=True):
     path: str
     handler: Handler
     query: frozenset[str] = frozenset()
+    until: str | None = None
+    """The last API version that has the operation, where the service has given it up."""
 
 
 _FILTERED = _PAGED | {"$filter"}
@@ -38,6 +40,7 @@ _NODE_FILE = "/pools/{pool_id}/nodes/{node_id}/files/{file_path}"
 
 OPERATIONS = (
     Op("GET", "/supportedimages", account.supported_images, _FILTERED),
+    Op("GET", "/nodeagentskus", account.node_agent_skus, _FILTERED, until="2018-12-01.8.0"),
     Op("GET", "/nodecounts", account.node_counts, _FILTERED),
     Op("GET", "/poolusagemetrics", account.usage_metrics, _FILTERED | {"starttime", "endtime"}),
     Op("POST", "/pools", pools.add),
@@ -133,7 +136,7 @@ def _tree(operations: Iterable[Op]) -> _Place:
 _ROOT = _tree(OPERATIONS)
 
 
-def match(method: str, raw_path: str) -> tuple[Op, dict[str, str]]:
+def match(method: str, raw_path: str, version: str) -> tuple[Op, dict[str, str]]:
     """Operation and ids of a still encoded path; a `%2F` does not part segments. Raises InvalidUri, UnsupportedHttpVerb."""
     place = _ROOT
     ids: dict[str, str] = {}
@@ -149,7 +152,10 @@ def match(method: str, raw_path: str) -> tuple[Op, dict[str, str]]:
         raise BatchError("InvalidUri")
     if method not in place.methods:
         raise BatchError("UnsupportedHttpVerb")
-    return place.methods[method], ids
+    op = place.methods[method]
+    if op.until is not None and version > op.until:
+        raise BatchError("InvalidUri")
+    return op, ids
 
 
 def _decoded(segment: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from batchyard.model import ids, times
-from batchyard.model.common import EnvironmentSetting, MetadataItem, ResourceFile, UserIdentity
+from batchyard.model.common import EnvironmentSetting, MetadataItem, OutputFile, ResourceFile, UserIdentity
 from batchyard.model.errors import BatchError, invalid_property
 
 DISPLAY_NAME_LENGTH = 1024
@@ -95,6 +95,19 @@ def resource_files(files: Sequence[ResourceFile] | None) -> None:
             raise invalid_property("filePath", file.file_path, "The path must stay inside the task's working directory")
         if file.file_mode is not None and not (file.file_mode.isdigit() and all(digit in "01234567" for digit in file.file_mode)):
             raise invalid_property("fileMode", file.file_mode, "The mode must be octal")
+        no_identity("resourceFiles.identityReference", file.identity_reference)
+
+
+def output_files(files: Sequence[OutputFile] | None) -> None:
+    """Each goes to a URL that says itself who may write."""
+    for file in files or ():
+        if file.destination.container is not None:
+            no_identity("outputFiles.destination.container.identityReference", file.destination.container.identity_reference)
+
+
+def no_identity(name: str, reference: object) -> None:
+    """Refuse a managed identity: a machine of one's own has none, and a transfer without it would only fail later."""
+    retired(name, reference, "Nodes have no managed identity; give the URL a SAS")
 
 
 def environment(settings: Sequence[EnvironmentSetting] | None) -> None:

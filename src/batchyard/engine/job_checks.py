@@ -71,6 +71,7 @@ def _check_common(task: JobManagerTask | JobPreparationTask | JobReleaseTask, ki
 def _check_manager(manager: JobManagerTask, retries: int) -> None:
     _check_common(manager, "jobManagerTask")
     demands.a_display_name(manager.display_name)
+    demands.output_files(manager.output_files)
     demands.not_served(applicationPackageReferences=manager.application_package_references or None)
     task_checks.token_settings(manager.authentication_token_settings)
     manager.constraints = task_checks.constraints(manager.constraints, retries)

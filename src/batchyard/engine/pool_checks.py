@@ -16,7 +16,6 @@ from batchyard.model.errors import BatchError, invalid_property
 from batchyard.model.network import InboundNATPool, NetworkConfiguration
 from batchyard.model.pool import (
     PoolCreateContent,
-    PoolSpecification,
     StartTask,
     TaskSchedulingPolicy,
     UserAccount,
@@ -43,7 +42,6 @@ _CERTIFICATES = "Certificates were retired by the service; bring them to the nod
 def check(pool: PoolCreateContent, offer: Offer) -> None:
     """Refuse what the contract refuses and fill the defaults in."""
     demands.an_id("id", pool.id)
-    _take_older_names(pool)
     if not pool.enable_auto_scale and pool.target_dedicated_nodes is None and pool.target_low_priority_nodes is None:
         raise BatchError("MissingRequiredProperty", PropertyName="targetDedicatedNodes", Reason=NO_TARGET)
     check_targets(pool.target_dedicated_nodes, pool.target_low_priority_nodes)
@@ -78,26 +76,6 @@ def check_changed(pool: PoolCreateContent, changed: Set[str], offer: Offer) -> N
     if pool.upgrade_policy is not None:
         _check_upgrades(pool.upgrade_policy, machine)
     _leave_out_empty(pool)
-
-
-def _take_older_names(pool: PoolSpecification) -> None:
-    """maxTasksPerNode and targetDedicated are what old clients say (contract C.3)."""
-    pool.task_slots_per_node = _either(
-        "maxTasksPerNode", pool.max_tasks_per_node, "taskSlotsPerNode", pool.task_slots_per_node
-    )  # fmt: skip
-    pool.target_dedicated_nodes = older_target(pool.target_dedicated, pool.target_dedicated_nodes)
-    pool.max_tasks_per_node = pool.target_dedicated = None
-
-
-def older_target(older: int | None, newer: int | None) -> int | None:
-    """The target of dedicated nodes under either of its names."""
-    return _either("targetDedicated", older, "targetDedicatedNodes", newer)
-
-
-def _either(older_name: str, older: int | None, newer_name: str, newer: int | None) -> int | None:
-    if older is not None and newer is not None and older != newer:
-        raise invalid_property(older_name, older, f"It is the older name of {newer_name}, which says {newer}")
-    return newer if newer is not None else older
 
 
 def _leave_out_empty(pool: PoolCreateContent) -> None:

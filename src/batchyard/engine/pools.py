@@ -118,7 +118,7 @@ def _store(
 
 def resize(tx: Tx, pool: PoolView, resize: PoolResize, now: int, *, by_formula: bool = False) -> PoolView:
     """Ask for another size; a target that is not named stays. Raises PoolBeingResized, OperationNotValidOnPool."""
-    dedicated = pool_checks.older_target(resize.target_dedicated, resize.target_dedicated_nodes)
+    dedicated = resize.target_dedicated_nodes
     low_priority = resize.target_low_priority_nodes
     if dedicated is None and low_priority is None:
         raise BatchError("MissingRequiredProperty", PropertyName="targetDedicatedNodes", Reason=pool_checks.NO_TARGET)

@@ -24,6 +24,7 @@ def check(task: TaskCreateContent, job: JobRow, slots_per_node: int | None) -> N
     demands.a_command_line(task.command_line)
     demands.an_identity(task.user_identity)
     demands.resource_files(task.resource_files)
+    demands.output_files(task.output_files)
     demands.environment(task.environment_settings)
     demands.not_served(
         containerSettings=task.container_settings,

@@ -20,6 +20,14 @@ class SupportedImage(Shape, kw_only=True):
     verification_type: ImageVerificationType
 
 
+class NodeAgentSku(Shape, kw_only=True):
+    """Node agent with the images that are verified to go with it; up to 2018-12, later a list of SupportedImage."""
+
+    id: str
+    verified_image_references: list[ImageReference]
+    os_type: OSType
+
+
 class NodeCounts(Shape, kw_only=True):
     """Nodes of one kind by state."""
 

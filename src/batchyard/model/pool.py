@@ -113,10 +113,6 @@ class PoolSpecification(Shape):
     upgrade_policy: UpgradePolicy | None = None
     resource_tags: dict[str, str] | None = None
     """Up to 14.x."""
-    max_tasks_per_node: int | None = None
-    """What taskSlotsPerNode was called before 2020-09; taken, never served."""
-    target_dedicated: int | None = None
-    """What targetDedicatedNodes was called before 2017-05; taken, never served."""
 
 
 class PoolCreateContent(PoolSpecification, kw_only=True):
@@ -179,8 +175,6 @@ class PoolResize(Shape):
     target_low_priority_nodes: int | None = None
     resize_timeout: Duration | None = None
     node_deallocation_option: NodeDeallocationOption | None = None
-    target_dedicated: int | None = None
-    """What targetDedicatedNodes was called before 2017-05; taken, never served."""
 
 
 class NodeRemove(Shape):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from batchyard.model.account import SupportedImage
+from batchyard.model.account import NodeAgentSku, SupportedImage
 from batchyard.model.virtual_machine import ImageReference, VirtualMachineConfiguration
 from batchyard.model.words import ImageVerificationType, OSType
 
@@ -84,6 +84,17 @@ def of_machine(os_release: Mapping[str, str]) -> SupportedImage:
 def agents(images: Sequence[SupportedImage]) -> frozenset[str]:
     """Every nodeAgentSKUId that a pool may name, in lower case."""
     return frozenset(image.node_agent_sku_id.lower() for image in images) | {*_OLD_AGENTS, WINDOWS_AGENT}
+
+
+def by_agent(images: Sequence[SupportedImage]) -> list[NodeAgentSku]:
+    """The verified images of each node agent, in the order of the images."""
+    found: dict[str, NodeAgentSku] = {}
+    for image in images:
+        name = image.node_agent_sku_id
+        agent = found.setdefault(name, NodeAgentSku(id=name, verified_image_references=[], os_type=image.os_type))
+        if image.verification_type == ImageVerificationType.VERIFIED:
+            agent.verified_image_references.append(image.image_reference)
+    return list(found.values())
 
 
 def is_windows(machine: VirtualMachineConfiguration) -> bool:

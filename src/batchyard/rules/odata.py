@@ -140,12 +140,14 @@ SPECIAL_TASKS: Properties = MappingProxyType({
 IMAGES: Properties = MappingProxyType({
     "osType": _word(OSType), "verificationType": _word(ImageVerificationType), "nodeAgentSKUId": _NAME,
 })  # fmt: skip
+NODE_AGENTS: Properties = MappingProxyType({"osType": _word(OSType)})
 USAGE_METRICS: Properties = MappingProxyType({"poolId": _ID})
 
 LISTS: Mapping[str, Properties] = MappingProxyType({
     "pools": POOLS, "nodes": NODES, "jobs": JOBS, "jobs of a schedule": JOBS_OF_SCHEDULE, "job schedules": SCHEDULES, "tasks": TASKS,
     "preparation and release status": SPECIAL_TASKS, "files of a task or node": FILES, "node counts of pools": NODE_COUNTS,
     "usage metrics of pools": USAGE_METRICS, "supported images": IMAGES,
+    "node agents (up to 2018-12)": NODE_AGENTS,
 })  # fmt: skip
 
 # The language.
