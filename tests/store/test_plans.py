@@ -137,6 +137,12 @@ FILTERED = {
     "executionInfo/result eq 'failure'": {"task_failed"},
     "(state eq 'completed') and (executionInfo/result eq 'failure')": {"task_failed"},
     "executionInfo/exitCode gt 0": {"task_in_order"},
+    "executionInfo/exitCode ne 0": {"task_in_order"},
+    "state eq 'completed' and executionInfo/exitCode ne 0": {"task_completed"},
+    "NOT (state eq 'active' OR state eq 'completed') AND id ne 'a'": {"task_running"},
+    "not state ne 'completed' and not executionInfo/endTime lt DateTime'2024-01-01T00:00:00Z'": {"task_completed"},
+    "not executionInfo/result ne 'failure'": {"task_failed"},
+    "executionInfo/result ne 'failure'": {"task_in_order"},
     "state eq 'active' or executionInfo/exitCode gt 0": {"task_in_order"},
     "startswith(id,'a')": {"task_in_order"},
 }
