@@ -121,6 +121,12 @@ def test_older_sdk(server: Server, prefix: str, job_id: str, pool_id: str, node_
     assert found["completed"] == ["t1", "t3", "t6"]
     assert found["waiting"] == ["t0", "t2", "t4", "t5"]
     assert found["no exit code"] == ["t0", "t2", "t4", "t5"]
+    for image in (
+        ["canonical", "0001-com-ubuntu-server-focal", "20_04-lts", "batch.node.ubuntu 20.04"],
+        ["almalinux", "almalinux", "8-gen2", "batch.node.el 8"],
+        ["microsoft-dsvm", "ubuntu-hpc", "2204", "batch.node.ubuntu 22.04"],
+    ):
+        assert found["images"].count(image) == 1
     assert (found["refusal"]["status"], found["refusal"]["code"]) == (400, "InvalidQueryParameterValue")
     assert ["QueryParameterName", "$filter"] in found["refusal"]["values"]
     assert found["selected"] == [{"id": f"t{n}", "state": "completed"} for n in (1, 3, 6)]

@@ -120,8 +120,8 @@ def test_pool_set_reset_stop_and_remove_nodes(az: Az, tmp_path: Path) -> None:
 
 
 def test_images_counts_and_usage(az: Az, pool: str, node: str) -> None:
-    images = az("pool", "supported-images", "list")
-    assert images[0]["verificationType"] == "verified"
+    images = az("pool", "supported-images", "list", "--filter", "verificationType eq 'verified'")
+    assert {image["osType"] for image in images} == {"linux"}
     assert {"batch.node.ubuntu 22.04", "batch.node.debian 12", "batch.node.el 9"} <= {image["nodeAgentSkuId"] for image in images}
     [counts] = [item for item in az("pool", "node-counts", "list") if item["poolId"] == pool]
     assert (counts["dedicated"]["total"], counts["lowPriority"]["total"]) == (1, 0)

@@ -53,6 +53,13 @@ def only(found: Iterable[Finding]) -> Finding:
     return one
 
 
+def test_the_system_that_tasks_run_on(place: Place) -> None:
+    found = only(machine.system(place))
+    assert found.level is OK
+    assert shell(". /etc/os-release; echo $PRETTY_NAME") in found.finding
+    assert "whatever image" in found.finding
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path, "127.0.0.1", 0)
