@@ -51,7 +51,8 @@ class TestImages:
         found = [
             image.node_agent_sku_id
             for image in batch.list_supported_images(filter="verificationType eq 'verified'")
-            if image.image_reference.publisher == publisher.lower() and (image.image_reference.offer, image.image_reference.sku) == (offer, sku)
+            if image.image_reference.publisher == publisher.lower()
+            and (image.image_reference.offer, image.image_reference.sku) == (offer, sku)
         ]
         assert found == [agent]
 

@@ -223,7 +223,8 @@ class TestOlderSdk:
         assert results["replaced"]["metadata"] == [{"name": "b", "value": "2"}]
         assert "start_task" not in results["replaced"]
         assert results["stopped"]["resize_errors"][0]["code"] == "ResizeStopped"
-        assert results["not_resizing"]["code"] == "OperationInvalidForCurrentState"
+        assert results["rich"]["target_dedicated_nodes"] == 0, "none was given"
+        assert results["not_resizing"]["allocation_state"] == "steady"
         assert (results["removed"]["target_dedicated_nodes"], results["removed"]["current_dedicated_nodes"]) == (0, 0)
         assert results["removed"]["stats"]["usage_stats"]["dedicated_core_time"] > 0
 

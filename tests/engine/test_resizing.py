@@ -121,6 +121,7 @@ class TestStop:
             ("ResizeStopped", "Desired number of dedicated nodes could not be allocated due to a StopPoolResize operation")
         ]
         assert row(world).modified == before.modified, "the tag does not move with the allocation state"
+        world.advance(60)
         assert refusal(world.stop_resize) == "OperationInvalidForCurrentState"
         world.resize(3)
         assert codes(world) == []
@@ -163,6 +164,23 @@ class TestStop:
         world.stop_resize()
         world.capacity(2)
         assert (row(world).allocation_state, size(world), codes(world)) == ("steady", (1, 0), [])
+
+    @pytest.mark.parametrize("ended", ["by itself", "by a stop"])
+    def test_a_stop_within_a_minute_of_the_end_changes_nothing(self, world: World, ended: str) -> None:
+        world.pool("pool", 1)
+        world.capacity()
+        if ended == "by a stop":
+            world.stop_resize()
+        world.capacity(3)
+        before = world.rows("SELECT * FROM pool") + world.rows("SELECT * FROM event")
+        assert row(world).allocation_state == "steady"
+        world.stop_resize()
+        world.advance(59)
+        world.stop_resize()
+        world.capacity()
+        assert world.rows("SELECT * FROM pool") + world.rows("SELECT * FROM event") == before
+        world.advance(1)
+        assert refusal(world.stop_resize) == "OperationInvalidForCurrentState"
 
 
 class TestRemoveNodes:
