@@ -248,7 +248,7 @@ def add_many(job_id):
     try:
         batch.task.add_collection(job_id, wrong)
     except models.CreateTasksErrorException as error:
-        results["one_wrong"] = [(item.task_id, item.error.code) for item in error.failure_tasks]
+        results["one_wrong"] = [(item.task_id, item.error.code, item.error.message.value.splitlines()[0]) for item in error.failure_tasks]
     large = [models.TaskAddParameter(id="large", command_line="x" * 1_100_000), models.TaskAddParameter(id="small", command_line="true")]
     try:
         batch.task.add_collection(job_id, large)

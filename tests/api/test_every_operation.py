@@ -268,7 +268,9 @@ class TestOlderSdk:
         results = tour14["results"]
         assert results["added"] == [["success"], 250]
         assert sorted(results["listed"]) == sorted(f"t{number}" for number in range(250))
-        assert results["one_wrong"] == [["not good", "InvalidPropertyValue"]]
+        [[name, code, said]] = results["one_wrong"]
+        assert (name, code) == ("not good", "InvalidPropertyValue")
+        assert " id: An id is 1 to 64 letters" in said
         assert results["too_large"] == ["RequestBodyTooLarge"]
         assert results["small"] == "small"
         sizes = [len(json.dumps(call)) for call in tour14["calls"] if call["status"] == 413]
