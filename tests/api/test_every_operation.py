@@ -185,7 +185,7 @@ class TestOlderSdk:
         node = results["changed_node"]
         assert (node["state"], node["start_task_info"]["result"]) == ("idle", "success")
         assert results["login"] == [node["ip_address"], 22]
-        assert (results["extensions"], results["extension"]) == (["monitor"], "NotInstalled")
+        assert (results["extensions"], results["extension"]) == (["monitor", "batchNodeExtension"], "NotInstalled")
         directory, files = results["logs"]
         assert files >= 1
         assert directory.startswith("batchyard-")
@@ -440,7 +440,7 @@ def _node_changes(sdk: Sdk, container_url: str) -> None:
     wait_for(lambda: [node.state for node in batch.list_nodes(pool_id)] == ["idle"], "the node")
     [node] = batch.list_nodes(pool_id)
     assert batch.get_node_remote_login_settings(pool_id, node.id).remote_login_port == 22
-    assert len(list(batch.list_node_extensions(pool_id, node.id))) == 1
+    assert len(list(batch.list_node_extensions(pool_id, node.id))) == 2
     assert batch.get_node_extension(pool_id, node.id, "monitor").provisioning_state == "NotInstalled"
     if os.geteuid() == 0:
         name = unique("t")[:14]

@@ -102,6 +102,26 @@ def refusal(call: Any, *args: Any, **more: Any) -> str:
     return refused.value.code
 
 
+def test_nodes_take_the_smallest_numbers_that_are_free_in_their_pool(world: World) -> None:
+    world.pool("pool", 3, targetLowPriorityNodes=1)
+    world.pool("other", 2)
+    world.capacity(2)
+
+    def numbers() -> dict[int, int]:
+        return {node.number: node.pk for node in world.nodes() if node.pool_pk == 1}
+
+    assert sorted(numbers()) == [0, 1, 2, 3]
+    assert sorted(node.number for node in world.nodes() if node.pool_pk == 2) == [0, 1]
+    kept = numbers()
+    remove(world, [world.node(kept[1]).id])
+    world.capacity(3)
+    assert sorted(numbers()) == [0, 2, 3]
+    world.resize(4)
+    world.capacity(2)
+    assert sorted(numbers()) == [0, 1, 2, 3, 4]
+    assert all(numbers()[number] == kept[number] for number in (0, 2, 3)), "who stays keeps its number"
+
+
 class TestStop:
     """Stopping keeps what there is, and the targets."""
 

@@ -55,6 +55,7 @@ HOT = {
     "events._LAST": ["event_by_subject"],
     "nodes._FREE": ["pool_by_id", "node_by_id"],
     "nodes._OF_POOL": ["node_by_id"],
+    "nodes._NUMBERS": ["node_by_id"],
     "nodes._REMOVALS": ["removal_by_node"],
     "pools._BY_ID": ["pool_by_id"],
     "jobs._ACTIVE": ["job_of_pool"],

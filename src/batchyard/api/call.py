@@ -29,6 +29,15 @@ LARGEST_BODY = 1_048_576
 T = TypeVar("T")
 
 
+class Machine(msgspec.Struct, frozen=True):
+    """Where a machine is."""
+
+    ip_address: str
+    host_name: str
+    ipv6_address: str = ""
+    """Empty when it has none."""
+
+
 class Services(msgspec.Struct, frozen=True):
     """What handlers work with."""
 
@@ -43,6 +52,8 @@ class Services(msgspec.Struct, frozen=True):
     shortest_autoscale_us: int = SHORTEST_INTERVAL_US
     """The shortest interval between evaluations of an autoscale formula that a client may ask for."""
     offer: Offer = AZURE
+    machines: Mapping[str, Machine] = {}
+    """Where the nodes of a provider are before their agents have spoken, as far as it is known, by the provider's name."""
 
 
 class Call(msgspec.Struct):

@@ -165,10 +165,11 @@ async def enable_scheduling(call: Call) -> Response:
 
 async def remote_login_settings(call: Call) -> Response:
     """GET /pools/{poolId}/nodes/{nodeId}/remoteloginsettings"""
-    known = node_views.facts(await call.db.read(find, call.ids["pool_id"], call.ids["node_id"]))
-    if known is None:
+    row = await call.db.read(find, call.ids["pool_id"], call.ids["node_id"])
+    machine = node_views.place(row, call)
+    if machine is None:
         raise BatchError("OperationNotValidOnNode", Reason="The node has not joined yet, so its address is not known")
-    return wire.entity(call.base, "RemoteLoginSettings", wire.encode(node_views.login(known)))
+    return wire.entity(call.base, "RemoteLoginSettings", wire.encode(node_views.login(row, machine)))
 
 
 async def list_extensions(call: Call) -> Response:

@@ -43,6 +43,8 @@ class NodeFacts(Message):
     """Name and version of the operating system, such as `Debian GNU/Linux 12`."""
     limits: list[str] = []
     """What the agent can hold tasks to: `memory`, `cpu`."""
+    ipv6_address: str = ""
+    """Empty when the machine has none."""
 
 
 class NodeProblem(Message):
