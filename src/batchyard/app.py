@@ -34,6 +34,7 @@ from batchyard.engine import scheduler, wakes
 from batchyard.engine.autoscale import Autoscale
 from batchyard.engine.capacity import Capacity
 from batchyard.engine.clock import Clock, MovableClock
+from batchyard.engine.linked_storage import LinkedStorage
 from batchyard.engine.loops import LEASE_S, Lease, every
 from batchyard.engine.upkeep import Upkeep
 from batchyard.engine.wakes import Wakes
@@ -177,7 +178,10 @@ async def _serve(config: Config) -> None:
     shortest_us = int(config.autoscale_min_interval_s * 1e6)
     here = Machine(addresses.towards(url), socket.gethostname(), addresses.ipv6(url))
     own = {LOCAL: here} if isinstance(provider, LocalProvider) else {}
-    services = Services(db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key, config.chaos, shortest_us, offer, own)
+    services = Services(
+        db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key, config.chaos, shortest_us, offer,
+        LinkedStorage(account.storage_name, account.storage_key), own,
+    )  # fmt: skip
     store = LocalBlobStore(config.directory / "blobs")
     blobs = storage_endpoint(store, {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now()))
     api = Api(services, {account.storage_name: blobs})

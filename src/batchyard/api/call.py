@@ -14,6 +14,7 @@ from batchyard.api.auth import Account, Signed
 from batchyard.api.relay import Relay
 from batchyard.engine.autoscale_checks import SHORTEST_INTERVAL_US
 from batchyard.engine.clock import Clock
+from batchyard.engine.linked_storage import LinkedStorage
 from batchyard.engine.wakes import Wakes
 from batchyard.model import times
 from batchyard.model.errors import BatchError, invalid_property, invalid_query
@@ -52,6 +53,8 @@ class Services(msgspec.Struct, frozen=True):
     shortest_autoscale_us: int = SHORTEST_INTERVAL_US
     """The shortest interval between evaluations of an autoscale formula that a client may ask for."""
     offer: Offer = AZURE
+    linked_storage: LinkedStorage | None = None
+    """None when no storage account is linked."""
     machines: Mapping[str, Machine] = {}
     """Where the nodes of a provider are before their agents have spoken, as far as it is known, by the provider's name."""
 
