@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import msgspec
 import pytest
@@ -191,6 +192,28 @@ def test_login_and_endpoints(own: Yard, sdk: Sdk) -> None:
     found = about(own.raw, own.pool_id, node_id)
     assert found["machineCores"] >= 1
     assert found["events"][0]["new"] == "creating"
+
+
+def test_a_log_goes_wherever_a_url_says_and_a_failure_is_among_the_events(own: Yard, sdk: Sdk, server: Server) -> None:
+    """As in the service: accepted with the number of files, uploaded afterwards (contract 4.9)."""
+    node_id = node_of(own.raw, own.pool_id, "idle")["id"]
+    path = f"/pools/{own.pool_id}/nodes/{node_id}"
+    wanted = models.UploadBatchServiceLogsOptions(
+        container_url=f"{server.endpoint}/{server.storage_account}?sig=SECRET", start_time=datetime(2020, 1, 1, tzinfo=UTC)
+    )
+    told = sdk.client.upload_node_logs(own.pool_id, node_id, wanted)
+    assert told.number_of_files_uploaded == 1
+
+    def failed() -> list[Json]:
+        return [event for event in about(own.raw, own.pool_id, node_id)["events"] if event["happened"] == "service log not uploaded"]
+
+    [event] = wait_for(failed, "the failure to be told")
+    assert told.virtual_directory_name in event["cause"]
+    assert "SECRET" not in event["cause"]
+    for url in ("nonsense", "ftp://x/y", "http://[", "/logs", ""):
+        body = {"containerUrl": url, "startTime": "2020-01-01T00:00:00Z"}
+        refused = own.raw("POST", f"{path}/uploadbatchservicelogs", body)
+        refused.assert_error(400, "InvalidPropertyValue", PropertyName="containerUrl", PropertyValue="")
 
 
 def test_endpoints_of_the_pool_come_first_and_as_soon_as_it_is_steady(raw: Raw, yard: Yard, sdk: Sdk) -> None:
