@@ -21,9 +21,10 @@ import structlog
 import uvicorn
 import uvloop
 
+from batchyard.agent import addresses
 from batchyard.api.app import Api
 from batchyard.api.auth import Account
-from batchyard.api.call import Services
+from batchyard.api.call import Machine, Services
 from batchyard.api.protocol import BoundedHttp
 from batchyard.api.relay import Relay
 from batchyard.blobs.local import LocalBlobStore
@@ -33,6 +34,7 @@ from batchyard.engine import scheduler, wakes
 from batchyard.engine.autoscale import Autoscale
 from batchyard.engine.capacity import Capacity
 from batchyard.engine.clock import Clock, MovableClock
+from batchyard.engine.linked_storage import LinkedStorage
 from batchyard.engine.loops import LEASE_S, Lease, every
 from batchyard.engine.upkeep import Upkeep
 from batchyard.engine.wakes import Wakes
@@ -40,6 +42,7 @@ from batchyard.model import times
 from batchyard.providers.external import ExternalProvider
 from batchyard.providers.local import LocalProvider
 from batchyard.rules import images
+from batchyard.rules.sizes import LOCAL
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store.db import Database
@@ -173,7 +176,12 @@ async def _serve(config: Config) -> None:
     node_key = account.node_key.encode()
     offer = msgspec.structs.replace(config.offer, images=images.supported(images.of_machine(_os_release())))
     shortest_us = int(config.autoscale_min_interval_s * 1e6)
-    services = Services(db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key, config.chaos, shortest_us, offer)
+    here = Machine(addresses.towards(url), socket.gethostname(), addresses.ipv6(url))
+    own = {LOCAL: here} if isinstance(provider, LocalProvider) else {}
+    services = Services(
+        db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key, config.chaos, shortest_us, offer,
+        LinkedStorage(account.storage_name, account.storage_key), own,
+    )  # fmt: skip
     store = LocalBlobStore(config.directory / "blobs")
     blobs = storage_endpoint(store, {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now()))
     api = Api(services, {account.storage_name: blobs})
@@ -188,7 +196,7 @@ async def _serve(config: Config) -> None:
     lease = Lease(db, clock, EMBEDDED)
     await lease.renew()
     await provider.sweep({node.id for node in await db.read(node_rows.every)})
-    capacity = Capacity(db, {"local": provider}, clock, node_key, int(config.node_join_s * 1e6), offer)
+    capacity = Capacity(db, {LOCAL: provider}, clock, node_key, int(config.node_join_s * 1e6), offer)
     upkeep = Upkeep(db, clock, int(config.node_silence_s * 1e6))
     loops = [*_loops(services, lease, capacity, upkeep), _autoscale(services, lease, config.autoscale_on_demand)]
     loops.append(every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), asyncio.Event()))

@@ -24,10 +24,11 @@ from tests.conftest import Server, wait_for
 from batchyard.api import auth
 from batchyard.api.app import Api
 from batchyard.api.auth import Account, Signed
-from batchyard.api.call import Services
+from batchyard.api.call import Machine, Services
 from batchyard.api.relay import Relay
 from batchyard.engine.clock import Clock
 from batchyard.engine.wakes import Wakes
+from batchyard.rules.sizes import LOCAL
 from batchyard.store.db import MEMORY, Database
 from batchyard.store.reader import Change
 from batchyard.store.tx import Tx
@@ -344,7 +345,8 @@ class Still:
         hub.bind(asyncio.get_running_loop())
         self.db = Database(MEMORY, hub)
         self.relay = Relay(hub)
-        services = Services(self.db, hub, Clock(), self.relay, Account("acct", [STILL_KEY]), NODE_KEY, chaos)
+        machines = {LOCAL: Machine("10.9.8.7", "here", "2001:db8::7")}
+        services = Services(self.db, hub, Clock(), self.relay, Account("acct", [STILL_KEY]), NODE_KEY, chaos, machines=machines)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(Api(services, {})), base_url="http://server")
 
     async def __call__(self, method: str, path: str, body: object = None, *, query: str = "") -> httpx.Response:

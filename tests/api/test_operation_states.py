@@ -97,7 +97,7 @@ POOL: Mapping[tuple[str, str, str], tuple[Json | None, list[str]]] = {
 @pytest.mark.parametrize("state", POOL_STATES, ids="-".join)
 @pytest.mark.parametrize("operation", POOL, ids=lambda operation: operation[0])
 async def test_pools(still: Still, operation: tuple[str, str, str], state: tuple[str, str]) -> None:
-    await still.put("pool", state=state[0], allocation_state=state[1])
+    await still.put("pool", state=state[0], allocation_state=state[1], allocation_time=0)
     await still.node("idle")
     body, cells = POOL[operation]
     assert await outcome(still, (operation[1], operation[2], body), "/pools/p") == cells[POOL_STATES.index(state)]
@@ -134,7 +134,7 @@ SCALED: Mapping[tuple[str, str, str], tuple[Json | None, list[str]]] = {
 async def test_pools_with_autoscale(still: Still, operation: tuple[str, str, str], state: tuple[str, str]) -> None:
     await still.put("pool", allocation_state="steady")
     assert (await still("POST", "/pools/p/enableautoscale", {"autoScaleFormula": "$TargetDedicatedNodes=0"})).status_code == 200
-    await still.put("pool", state=state[0], allocation_state=state[1], autoscale_enabled=None)
+    await still.put("pool", state=state[0], allocation_state=state[1], allocation_time=0, autoscale_enabled=None)
     body, cells = SCALED[operation]
     assert await outcome(still, (operation[1], operation[2], body), "/pools/p") == cells[POOL_STATES.index(state)]
 

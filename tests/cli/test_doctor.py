@@ -128,6 +128,13 @@ def test_kernel(place: Place) -> None:
     assert (namespaces.level is OK) == allowed or os.geteuid() == 0
 
 
+def test_the_system_that_tasks_run_on(place: Place) -> None:
+    found = only(machine.system(place))
+    assert found.level is OK
+    assert shell(". /etc/os-release; echo $PRETTY_NAME") in found.finding
+    assert "whatever image" in found.finding
+
+
 def test_cores_and_memory(place: Place) -> None:
     found = only(machine.cores(place))
     assert found.level is not OK or found.finding == f"{shell('nproc')} cores"

@@ -68,6 +68,7 @@ NO_UPLOAD = {"exit_code": 0, "failure": {"category": "usererror", "code": "FileU
 _NO_CHANGE = {
     "patched", "updated", "launch failed", "resize requested", "resize ended", "stop requested", "stopped", "removal asked", "errors",
     "stop failed", "autoscale enabled", "autoscale evaluated", "autoscale disabled",
+    "service log not uploaded",
 }  # fmt: skip
 """Events that change no state, or that of the allocation, which has none of its own in the log."""
 _AWAY = (NodeState.LEAVING_POOL, NodeState.PREEMPTED, NodeState.DEALLOCATED)

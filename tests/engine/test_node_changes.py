@@ -10,11 +10,12 @@ import pytest
 from engine_world import Agent, Steady, World
 
 from batchyard.engine import node_changes, nodes
+from batchyard.engine.health import MOST_NEWS
 from batchyard.engine.node_changes import PREEMPTED_PAUSE_US
 from batchyard.engine.special_runs import INTERNAL_RETRIES
 from batchyard.model.errors import BatchError
 from batchyard.model.states import NodeState
-from batchyard.model.sync import NodeProblem
+from batchyard.model.sync import NodeNews, NodeProblem
 from batchyard.model.words import NodeDisableSchedulingOption
 from batchyard.providers.base import Handle, NoCapacity, NodeOrder, Seen
 from batchyard.store import nodes as node_rows
@@ -625,3 +626,24 @@ class TestMany:
         for _ in range(INTERNAL_RETRIES + 1):
             agent.end_all(**lost)
         assert state(world, agent) == "starttaskfailed"
+
+
+def test_news_of_a_node_are_among_its_events_once(world: World) -> None:
+    """A sync that is said again because its answer got lost adds nothing; who is fenced off is not believed."""
+    [agent] = world.working_pool()
+    news = [NodeNews(happened="service log not uploaded", cause=f"blob {number}") for number in (1, 2)]
+    agent.sync(news=news[:1])
+    agent.sync(news=news)
+    agent.join()
+    agent.sync(news=news)
+    agent.session -= 1
+    assert agent.sync(news=[NodeNews(happened="service log not uploaded", cause="blob 3")]) is None
+
+    def told() -> list[tuple[Any, ...]]:
+        return world.rows("SELECT happened, cause FROM event WHERE what = 'node' AND cause LIKE 'blob %' ORDER BY pk")
+
+    assert told() == [("service log not uploaded", "blob 1"), ("service log not uploaded", "blob 2")]
+    agent.join()
+    agent.sync(news=[NodeNews(happened="service log not uploaded", cause=f"blob {number} " + "x" * 10_000) for number in range(10, 500)])
+    assert len(told()) == 2 + MOST_NEWS
+    assert max(len(cause) for _, cause in told()) == 1_000

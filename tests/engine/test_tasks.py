@@ -120,7 +120,7 @@ def test_a_closed_job_takes_no_tasks(world: World, end: str, code: str) -> None:
 
 def test_dependencies_need_a_job_that_uses_them(world: World) -> None:
     world.job(usesTaskDependencies=False)
-    assert refused(world.add({"id": "b", **after("a")})[0][1]) == "TaskDependenciesNotSpecifiedOnJob"
+    assert refused(world.add({"id": "b", **after("a")})[0][1]) == "UnsupportedProperty"
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,11 @@ import platform
 import socket
 import ssl
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import structlog
 
 from batchyard import __version__
-from batchyard.agent import control, users
+from batchyard.agent import addresses, control, users
 from batchyard.agent import limits as limits_
 from batchyard.agent.layout import Layout
 from batchyard.agent.limits import Limits
@@ -49,7 +48,8 @@ def find(layout: Layout, server: str, uid_base: int, only: str = "") -> Found:
     found = NodeFacts(
         agent_version=__version__,
         host_name=socket.gethostname(),
-        ip_address=_address(server),
+        ip_address=addresses.towards(server),
+        ipv6_address=addresses.ipv6(server),
         cores=len(os.sched_getaffinity(0)),
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         process_control=place[0],
@@ -77,18 +77,6 @@ def _system() -> str:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     except OSError:
         return platform.system()
-
-
-def _address(server: str) -> str:
-    """Own address on the way to the server; nothing is sent."""
-    parts = urlsplit(server)
-    try:
-        family, kind, protocol, _, target = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.connect(target)
-            return str(probe.getsockname()[0])
-    except OSError:
-        return "127.0.0.1"
 
 
 def trust(server: str, ca_file: str | None) -> ssl.SSLContext | None:

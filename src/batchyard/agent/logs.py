@@ -1,7 +1,7 @@
 """Upload of the agent's own log (contract 4.9, service logs): how many files is told at once, the bytes follow.
 
-The container's URL comes from the owner of the account, as it does for output files. Lines without a time belong to the
-line before them.
+What becomes of them only the node's log and its events tell. The container's URL comes from the owner of the account, as
+it does for output files. Lines without a time belong to the line before them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from typing import BinaryIO
 
@@ -26,7 +26,7 @@ from batchyard.agent.layout import Layout
 from batchyard.agent.stop import Cancelled, Stop
 from batchyard.agent.storage import Unreachable
 from batchyard.model import times
-from batchyard.model.sync import FileHead, FileRequest, LogUpload
+from batchyard.model.sync import FileHead, FileRequest, LogUpload, NodeNews
 
 log = structlog.get_logger()
 
@@ -35,12 +35,12 @@ _LONGEST_LINE = 1 << 20
 
 
 class ServiceLogs:
-    """Uploads `log_file` (None: the agent writes no log that it knows of)."""
+    """Uploads `log_file` (None: the agent writes no log that it knows of); `failed` hears of uploads that could not be made."""
 
-    def __init__(self, log_file: str | None, layout: Layout, threads: Executor) -> None:
-        self._log_file, self._layout, self._threads = log_file, layout, threads
+    def __init__(self, log_file: str | None, layout: Layout, threads: Executor, failed: Callable[[NodeNews], None]) -> None:
+        self._log_file, self._layout, self._threads, self._failed = log_file, layout, threads, failed
         self._stop = Stop()
-        self._uploads: set[asyncio.Future[None]] = set()
+        self._uploads: set[asyncio.Future[NodeNews | None]] = set()
 
     async def answer(self, request: FileRequest) -> Found:
         """Begin an upload and tell how many files it has. Raises Refused, OSError or msgspec.ValidationError."""
@@ -53,8 +53,13 @@ class ServiceLogs:
             name = f"{wanted.directory.strip('/')}/{os.path.basename(self._log_file)}"
             upload = loop.run_in_executor(self._threads, self._upload, piece, wanted.container_url, name)
             self._uploads.add(upload)
-            upload.add_done_callback(self._uploads.discard)
+            upload.add_done_callback(self._settled)
         return Found(FileHead(), body=msgspec.json.encode({"numberOfFilesUploaded": int(piece is not None)}))
+
+    def _settled(self, upload: asyncio.Future[NodeNews | None]) -> None:
+        self._uploads.discard(upload)
+        if not upload.cancelled() and (news := upload.result()) is not None:
+            self._failed(news)
 
     def stop(self) -> None:
         """Give up what is under way."""
@@ -63,10 +68,6 @@ class ServiceLogs:
     def _copy(self, path: str, wanted: LogUpload) -> BinaryIO | None:
         """The lines of the time that is asked for, in a file without a name; None when there are none."""
         end = time.time_ns() // 1000 if wanted.end is None else wanted.end
-        try:
-            storage.container(wanted.container_url)
-        except Unreachable as error:
-            raise Refused("InvalidPropertyValue", f"the container URL is {error}") from error
         with contextlib.ExitStack() as stack:
             copy = stack.enter_context(tempfile.TemporaryFile(dir=self._layout.volatile))
             with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
@@ -77,7 +78,8 @@ class ServiceLogs:
             stack.pop_all()
         return copy
 
-    def _upload(self, piece: BinaryIO, url: str, name: str) -> None:
+    def _upload(self, piece: BinaryIO, url: str, name: str) -> NodeNews | None:
+        """Upload a piece; what there is to tell when that fails."""
         with piece:
             try:
                 client = storage.container(url)
@@ -85,8 +87,10 @@ class ServiceLogs:
                 log.info("service log uploaded", container=plain(url), blob=name)
             except (Unreachable, OSError) as error:
                 log.warning("service log not uploaded", container=plain(url), blob=name, reason=str(error))
+                return NodeNews(happened="service log not uploaded", cause=f"{plain(url)}, blob {name}: {error}")
             except Cancelled:
                 pass
+        return None
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

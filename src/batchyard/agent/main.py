@@ -38,7 +38,7 @@ from batchyard.agent.replies import Replies
 from batchyard.agent.runner import Attempt, Node
 from batchyard.agent.state import State
 from batchyard.agent.users import Users, of_logins
-from batchyard.model.sync import SYNC_PATH, NodeProblem, NodeSetup, Orders, Removal, Sync
+from batchyard.model.sync import SYNC_PATH, NodeNews, NodeProblem, NodeSetup, Orders, Removal, Sync
 
 if TYPE_CHECKING:
     import httpx
@@ -117,7 +117,7 @@ class Agent:
         self._remover = Remover(layout, self._directories, self._threads)
         logins = Logins(layout, found.facts.switches_users, of_logins(settings.uid_base))
         self._logins = LoginService(logins, self._accountants, self._remover.empty)
-        self._logs = ServiceLogs(settings.log_file, layout, self._threads)
+        self._logs = ServiceLogs(settings.log_file, layout, self._threads, self._note_news)
         self._probers = ThreadPoolExecutor(_PROBES, _TRANSFER)
         self._chaos = Disturbances(settings.chaos)
         self._health = Health(layout.root, settings.probes, self._probers, self._chaos.problems, self._chaos.changed)
@@ -259,6 +259,10 @@ class Agent:
 
     def _note_problems(self, problems: list[NodeProblem]) -> None:
         self._state.problems = problems
+        self._news.set()
+
+    def _note_news(self, news: NodeNews) -> None:
+        self._state.note_news(news)
         self._news.set()
 
     def _set_up(self, setup: NodeSetup) -> None:

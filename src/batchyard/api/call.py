@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -13,9 +14,10 @@ from batchyard.api.auth import Account, Signed
 from batchyard.api.relay import Relay
 from batchyard.engine.autoscale_checks import SHORTEST_INTERVAL_US
 from batchyard.engine.clock import Clock
+from batchyard.engine.linked_storage import LinkedStorage
 from batchyard.engine.wakes import Wakes
 from batchyard.model import times
-from batchyard.model.errors import BatchError, invalid_query
+from batchyard.model.errors import BatchError, invalid_property, invalid_query
 from batchyard.rules import odata
 from batchyard.rules.conditions import Conditions
 from batchyard.rules.offer import AZURE, Offer
@@ -26,6 +28,15 @@ LARGEST_BODY = 1_048_576
 """Below the 1,177,854 bytes that one oversized task makes in the 15.x SDK, so that its halving ends (clients.md 0, #18)."""
 
 T = TypeVar("T")
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """Where a machine is."""
+
+    ip_address: str
+    host_name: str
+    ipv6_address: str = ""
+    """Empty when it has none."""
 
 
 class Services(msgspec.Struct, frozen=True):
@@ -42,6 +53,10 @@ class Services(msgspec.Struct, frozen=True):
     shortest_autoscale_us: int = SHORTEST_INTERVAL_US
     """The shortest interval between evaluations of an autoscale formula that a client may ask for."""
     offer: Offer = AZURE
+    linked_storage: LinkedStorage | None = None
+    """None when no storage account is linked."""
+    machines: Mapping[str, Machine] = {}
+    """Where the nodes of a provider are before their agents have spoken, as far as it is known, by the provider's name."""
 
 
 class Call(msgspec.Struct):
@@ -68,9 +83,10 @@ class Call(msgspec.Struct):
 
     def decode(self, shape: type[T], *, empty: T | None = None) -> T:
         """The body as a shape; `empty` stands for an absent one. Raises what `decode` raises."""
-        if not self.body.strip() and empty is not None:
+        body = _plain(self.body)
+        if not body.strip() and empty is not None:
             return empty
-        return decode(self.body, shape)
+        return decode(body, shape)
 
     def url(self, *segments: str) -> str:
         """Absolute URL of a resource."""
@@ -143,16 +159,23 @@ class Call(msgspec.Struct):
 
 
 def decode(body: bytes | msgspec.Raw, shape: type[T]) -> T:
-    """JSON as a shape, numbers in quotes allowed (every number of `az` comes so).
+    """JSON as a shape, numbers in quotes allowed (every number of `az` comes so), with or without a byte order mark.
 
     Raises InvalidRequestBody, InvalidPropertyValue, MissingRequiredProperty.
     """
+    if isinstance(body, bytes):
+        body = _plain(body)
     try:
         return _decoder(shape).decode(body)
     except msgspec.ValidationError as error:
-        raise _refusal(str(error)) from None
+        raise _refusal(str(error), body) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BatchError("InvalidRequestBody", Reason=str(error)[:500]) from None
+
+
+def _plain(body: bytes) -> bytes:
+    """The text without the byte order mark that some editors and .NET programs begin UTF-8 with."""
+    return body.removeprefix(codecs.BOM_UTF8)
 
 
 _decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
@@ -165,7 +188,7 @@ def _decoder(shape: type[T]) -> msgspec.json.Decoder[T]:
     return found
 
 
-def _refusal(text: str) -> BatchError:
+def _refusal(text: str, body: bytes | msgspec.Raw) -> BatchError:
     """What a validation error of msgspec is in the contract's catalogue."""
     reason, _, path = text.partition(" - at `$")
     where = path.strip("`").lstrip(".")
@@ -177,9 +200,27 @@ def _refusal(text: str) -> BatchError:
     if unknown:
         name = f"{where}.{unknown[1]}" if where else unknown[1]
         return BatchError("InvalidRequestBody", PropertyName=name[:200], Reason="The property is not known")
-    if reason.startswith("Invalid enum value") or "matching regex" in reason:
-        return BatchError("InvalidPropertyValue", PropertyName=where, Reason=reason[:500])
+    if "matching regex" in reason:
+        reason = _NO_DURATION if "matching regex '\\\\AP" in reason else _NO_TIME
+        return invalid_property(where, _value_at(body, where), reason)
+    if reason.startswith("Invalid enum value"):
+        return invalid_property(where, _value_at(body, where), reason[:500])
     return BatchError("InvalidRequestBody", PropertyName=where or "$", Reason=reason[:500])
+
+
+_NO_DURATION = "The value is not an ISO 8601 duration such as PT1H30M"
+_NO_TIME = "The value is not an ISO 8601 time such as 2026-01-31T12:00:00Z"
+
+
+def _value_at(body: bytes | msgspec.Raw, where: str) -> str:
+    """What a body has at a path such as `a.b[2].c`, as far as it is text; empty when it cannot be told."""
+    try:
+        found = msgspec.json.decode(body)
+        for name, at in re.findall(r"([A-Za-z0-9_]+)|\[(\d+)\]", where):
+            found = found[name] if name else found[int(at)]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, LookupError, TypeError, ValueError):
+        return ""
+    return found[:100] if isinstance(found, str) else ""
 
 
 def _date(headers: Mapping[str, str], name: str) -> int | None:

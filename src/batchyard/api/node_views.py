@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from batchyard.api.call import Call
+from batchyard.api.call import Call, Machine
 from batchyard.api.wire import encode, splice
 from batchyard.model import times
 from batchyard.model.ids import NODE_AFFINITY_PREFIX
+from batchyard.model.network import InboundNATPool
 from batchyard.model.node import (
     ComputeNodeEndpointConfiguration,
     ComputeNodeError,
@@ -28,12 +29,20 @@ from batchyard.model.pool import PoolCreateContent
 from batchyard.model.sync import NodeFacts
 from batchyard.model.task import TaskExecutionInformation, TaskFailureInformation
 from batchyard.model.virtual_machine import VMExtension
-from batchyard.model.words import InboundEndpointProtocol, StatusLevel
+from batchyard.model.words import InboundEndpointProtocol, IPFamily, StatusLevel
 from batchyard.store.nodes import NodeView, RecentTask
 
 SSH_PORT = 22
 """Own machines have no address translation: what a node listens on is what others reach."""
 NOT_INSTALLED = "NotInstalled"
+OWN = VMExtension(
+    name="batchNodeExtension",
+    publisher="Microsoft.Azure.Extensions",
+    type="CustomScript",
+    type_handler_version="2.0",
+    auto_upgrade_minor_version=True,
+)
+"""What the service lists beside the extensions of a pool (contract 9.6)."""
 _facts = msgspec.json.Decoder(NodeFacts)
 _errors = msgspec.json.Decoder(list[ComputeNodeError])
 _failure = msgspec.json.Decoder(TaskFailureInformation)
@@ -67,9 +76,12 @@ def node(row: NodeView, recent: Sequence[RecentTask], call: Call) -> bytes:
         virtual_machine_info=None if machine is None else VirtualMachineInfo(image_reference=machine.image_reference),
     )
     if known is not None:
-        seen.ip_address = known.ip_address
         seen.node_agent_info = NodeAgentInformation(version=known.agent_version, last_update_time=times.iso(row.booted or row.allocated))
-        seen.endpoint_configuration = ComputeNodeEndpointConfiguration(inbound_endpoints=list(_endpoints(body, known)))
+    if known is not None or row.handle is not None:
+        where = place(row, call)
+        seen.ip_address = None if where is None else where.ip_address
+        seen.ipv6_address = _ipv6(body, where)
+        seen.endpoint_configuration = ComputeNodeEndpointConfiguration(inbound_endpoints=list(_endpoints(body, row.number, where)))
     start = b"" if row.start_task is None else b'{"startTask":' + row.start_task + b"}"
     return splice(encode(seen), start)
 
@@ -79,15 +91,48 @@ def facts(row: NodeView) -> NodeFacts | None:
     return None if row.facts is None else _facts.decode(row.facts)
 
 
-def login(known: NodeFacts) -> RemoteLoginSettings:
+def place(row: NodeView, call: Call) -> Machine | None:
+    """Where the node is: as its agent said, or as is known of its provider; None before it has a machine."""
+    known = facts(row)
+    if known is not None:
+        return Machine(known.ip_address, known.host_name, known.ipv6_address)
+    return None if row.handle is None else call.services.machines.get(row.provider)
+
+
+def _ipv6(body: PoolCreateContent, machine: Machine | None) -> str | None:
+    """The node's IPv6 address, if its pool asks for one and the machine has one."""
+    network = body.network_configuration
+    public = None if network is None else network.public_ip_address_configuration
+    asked = public is not None and IPFamily.IPV6 in (public.ip_families or ())
+    return machine.ipv6_address or None if asked and machine is not None else None
+
+
+def login(row: NodeView, machine: Machine) -> RemoteLoginSettings:
     """Where SSH reaches the node."""
-    return RemoteLoginSettings(remote_login_ip_address=known.ip_address, remote_login_port=SSH_PORT)
+    ipv6 = _ipv6(_pool_body.decode(row.pool_body), machine)
+    return RemoteLoginSettings(
+        remote_login_ip_address=machine.ip_address,
+        remote_login_port=SSH_PORT,
+        ipv6_remote_login_ip_address=ipv6,
+        ipv6_remote_login_port=None if ipv6 is None else SSH_PORT,
+    )
 
 
 def extensions(row: NodeView) -> list[NodeVMExtension]:
-    """The pool's extensions; they are kept and never installed, because the machine is its operator's."""
+    """The pool's extensions, which are kept and never installed, because the machine is its operator's; then the service's own."""
     machine = _pool_body.decode(row.pool_body).virtual_machine_configuration
-    return [_extension(each) for each in (machine.extensions if machine else None) or ()]
+    given = [_extension(each) for each in (machine.extensions if machine else None) or ()]
+    if not given or any(each.vm_extension is not None and each.vm_extension.name.lower() == OWN.name.lower() for each in given):
+        return given
+    return [*given, _own_extension(joined=row.facts is not None)]
+
+
+def _own_extension(*, joined: bool) -> NodeVMExtension:
+    """The node's agent, in the shape in which the service lists the one that brings its agent."""
+    word, said = ("succeeded", "Provisioning succeeded") if joined else ("creating", "Provisioning")
+    status = InstanceViewStatus(code=f"ProvisioningState/{word}", level=StatusLevel.INFO, display_status=said)
+    view = VMExtensionInstanceView(name=OWN.name, statuses=[status])
+    return NodeVMExtension(provisioning_state=word.title(), vm_extension=OWN, instance_view=view)
 
 
 def _extension(extension: VMExtension) -> NodeVMExtension:
@@ -100,20 +145,25 @@ def _extension(extension: VMExtension) -> NodeVMExtension:
     return NodeVMExtension(provisioning_state=NOT_INSTALLED, vm_extension=shown, instance_view=view)
 
 
-def _endpoints(body: PoolCreateContent, known: NodeFacts) -> Iterator[InboundEndpoint]:
-    ports = [("SSHRule.0", InboundEndpointProtocol.TCP, SSH_PORT)]
+def _endpoints(body: PoolCreateContent, number: int, machine: Machine | None) -> Iterator[InboundEndpoint]:
+    """The pool's endpoints on its node of that number, then SSH, in the service's shape."""
     network = body.network_configuration
-    if network is not None and network.endpoint_configuration is not None:
-        ports += [(pool.name, pool.protocol, pool.backend_port) for pool in network.endpoint_configuration.inbound_nat_pools]
-    for name, protocol, port in ports:
+    given = network.endpoint_configuration.inbound_nat_pools if network is not None and network.endpoint_configuration is not None else ()
+    ports = [(pool.name, pool.protocol, _frontend_port(pool, number), pool.backend_port) for pool in given]
+    for name, protocol, frontend, backend in (*ports, ("SSHRule", InboundEndpointProtocol.TCP, SSH_PORT, SSH_PORT)):
         yield InboundEndpoint(
-            name=name,
+            name=f"{name}.{number}",
             protocol=protocol,
-            public_ip_address=known.ip_address,
-            public_fqdn=known.host_name,
-            frontend_port=port,
-            backend_port=port,
+            public_ip_address=None if machine is None else machine.ip_address,
+            public_fqdn=None if machine is None else machine.host_name,
+            frontend_port=frontend,
+            backend_port=backend,
         )
+
+
+def _frontend_port(pool: InboundNATPool, number: int) -> int:
+    """Port of the range for the node of that number; a pool with more nodes than ports begins anew."""
+    return pool.frontend_port_range_start + number % (pool.frontend_port_range_end - pool.frontend_port_range_start + 1)
 
 
 def _start_task_info(row: NodeView) -> StartTaskInformation | None:

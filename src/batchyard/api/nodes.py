@@ -6,6 +6,7 @@ import secrets
 import uuid
 from collections.abc import Callable
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 from starlette.responses import Response
@@ -165,10 +166,11 @@ async def enable_scheduling(call: Call) -> Response:
 
 async def remote_login_settings(call: Call) -> Response:
     """GET /pools/{poolId}/nodes/{nodeId}/remoteloginsettings"""
-    known = node_views.facts(await call.db.read(find, call.ids["pool_id"], call.ids["node_id"]))
-    if known is None:
+    row = await call.db.read(find, call.ids["pool_id"], call.ids["node_id"])
+    machine = node_views.place(row, call)
+    if machine is None:
         raise BatchError("OperationNotValidOnNode", Reason="The node has not joined yet, so its address is not known")
-    return wire.entity(call.base, "RemoteLoginSettings", wire.encode(node_views.login(known)))
+    return wire.entity(call.base, "RemoteLoginSettings", wire.encode(node_views.login(row, machine)))
 
 
 async def list_extensions(call: Call) -> Response:
@@ -240,6 +242,8 @@ async def upload_service_logs(call: Call) -> Response:
     wanted = call.decode(UploadBatchServiceLogs)
     if wanted.identity_reference is not None:
         raise BatchError("UnsupportedProperty", PropertyName="identityReference", Reason="Give the container's URL a SAS that may write")
+    if not _is_url(wanted.container_url):
+        raise invalid_property("containerUrl", "", "The value is not an http or https URL")
     node = await call.db.read(find, call.ids["pool_id"], call.ids["node_id"])
     if node.state not in REACHABLE:
         raise node_changes.refused(node.state)
@@ -256,6 +260,15 @@ async def upload_service_logs(call: Call) -> Response:
     uploaded = msgspec.json.decode(body, type=_Uploaded)
     result = UploadBatchServiceLogsResult(virtual_directory_name=directory, number_of_files_uploaded=uploaded.number_of_files_uploaded)
     return wire.entity(call.base, "UploadBatchServiceLogsResult", wire.encode(result))
+
+
+def _is_url(text: str) -> bool:
+    """True for what may lead to a storage account; whether there is a container shows when the node uploads (contract 4.9)."""
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme.lower() in ("http", "https") and bool(parts.netloc)
 
 
 class _Uploaded(msgspec.Struct, rename="camel"):

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from batchyard.api.call import Services, decode
-from batchyard.engine import nodes, wakes
+from batchyard.engine import linked_storage, nodes, wakes
 from batchyard.engine.nodes import NotThisNode, Setting
 from batchyard.model.errors import BatchError
 from batchyard.model.sync import FILE_HEADER, FileHead, Orders, Sync
@@ -92,6 +92,8 @@ class Agents:
                     return _json(Orders(session=sync.session, number=sync.number, fenced=True))
         (self._warned.discard if answer.notice_s is None else self._warned.add)(node_pk)
         answer.files = services.relay.waiting(node_pk)
+        if services.linked_storage is not None:
+            linked_storage.open_to_node(answer.orders, services.linked_storage, str(request.base_url), services.clock.now())
         self._told[node_pk] = set(sync.has) - set(answer.wanted)
         return _json(answer)
 

@@ -94,6 +94,10 @@ def _added(name: str, at: int, urls: str) -> bytes:
 
 
 def _refused(name: str, error: BatchError, call: Call) -> bytes:
+    """The sentence also says what the values say: the SDKs show nothing else of a task that was refused."""
+    if "PropertyName" in error.values:
+        said = " ".join(filter(None, (error.message, f"{error.values['PropertyName']}:", error.values.get("Reason"))))
+        error = BatchError(error.code, message=said, **error.values)
     body = wire.error_body(error, call.request_id, call.now)
     return wire.encode(TaskAddResult(status=TaskAddStatus.CLIENT_ERROR, task_id=name, error=body))
 

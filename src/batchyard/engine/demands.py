@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
@@ -15,6 +16,7 @@ UNLIMITED = -1
 _USUAL_LENGTH = 40
 """Longer durations are legal; they are not worth remembering."""
 LARGEST_INTEGER = 2**31 - 1
+_CONTAINER = re.compile(r"(?=.{3,63}\Z)[a-z0-9]+(-[a-z0-9]+)*|\$root|\$logs", re.ASCII)
 
 
 def an_id(name: str, value: str) -> None:
@@ -89,6 +91,9 @@ def resource_files(files: Sequence[ResourceFile] | None) -> None:
             raise invalid_property(
                 "resourceFiles", "", "Exactly one source must be given: httpUrl, storageContainerUrl or autoStorageContainerName"
             )
+        linked = file.auto_storage_container_name
+        if linked is not None and _CONTAINER.fullmatch(linked) is None:
+            raise invalid_property("autoStorageContainerName", linked[:100], "The value is not the name of a container")
         if file.http_url is not None and not file.file_path:
             raise invalid_property("filePath", "", "filePath is required with httpUrl")
         if file.file_path is not None and (".." in file.file_path.split("/") or file.file_path.startswith("/") or "\0" in file.file_path):

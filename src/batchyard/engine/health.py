@@ -1,9 +1,11 @@
-"""What is wrong with a node, by its agent's own word and by its clock: kept in the node's row, shown as its errors.
+"""What is wrong with a node, by its agent's own word and by its clock: kept in the node's row, shown as its errors; and its news.
 
 A problem that keeps tasks from starting makes the node unusable until the agent says that it is gone. Tasks that run go on.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import msgspec
 
@@ -11,9 +13,10 @@ from batchyard.engine.moves import back_to_work
 from batchyard.model.common import NameValuePair
 from batchyard.model.node import ComputeNodeError
 from batchyard.model.states import NodeState
-from batchyard.model.sync import NodeProblem, Sync
+from batchyard.model.sync import NodeNews, NodeProblem, Sync
 from batchyard.rules import transitions
 from batchyard.rules.transitions import NodeHappened
+from batchyard.store import events
 from batchyard.store import nodes as node_rows
 from batchyard.store.nodes import NodeRow
 from batchyard.store.tx import Tx
@@ -21,6 +24,9 @@ from batchyard.store.tx import Tx
 MOST_SKEW_US = 5_000_000
 """Clocks that differ by more make leases and signatures fail sooner or later."""
 CLOCK_SKEW = "ClockSkew"
+MOST_NEWS = 100
+"""News that are taken in at once."""
+_LONGEST = 1_000
 _WORKING = (NodeState.IDLE, NodeState.RUNNING, NodeState.OFFLINE)
 _errors = msgspec.json.Decoder(list[ComputeNodeError])
 
@@ -41,6 +47,16 @@ def hear(tx: Tx, node_pk: int, sync: Sync, now: int) -> None:
         tx.log(now, "node", node.pk, "errors", cause=", ".join(error.code or "" for error in errors) or "none")
     if sync.problems is not None:
         _weigh(tx, node.pk, sync.problems, now)
+
+
+def note_news(tx: Tx, node_pk: int, news: Sequence[NodeNews], now: int) -> None:
+    """Keep what an agent says that happened among the node's events; news that were told before change nothing."""
+    known = {event.cause for event in events.last(tx, "node", node_pk, MOST_NEWS)} if news else set()
+    for each in news[:MOST_NEWS]:
+        cause = each.cause[:_LONGEST]
+        if cause not in known:
+            known.add(cause)
+            tx.log(now, "node", node_pk, each.happened[:_LONGEST], cause=cause)
 
 
 def _error(problem: NodeProblem) -> ComputeNodeError:

@@ -76,6 +76,8 @@ def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int) -> Orders
     node = node_rows.get(tx, node_pk)
     if node is None or node.state in _GONE or (sync.session == 0 and node.state in CHANGING):
         raise NotThisNode
+    if sync.session in (0, node.session):
+        health.note_news(tx, node.pk, sync.news, now)
     if sync.session == 0:
         return _join(tx, node, sync, setting, now)
     if sync.session != node.session:

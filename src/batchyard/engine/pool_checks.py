@@ -30,7 +30,6 @@ RESIZE_TIMEOUT = "PT15M"
 START_TASK_CHARACTERS = 32_768
 MOST_NODES = 100_000
 MOST_PACKAGES = 10
-NO_TARGET = "At least one of targetDedicatedNodes and targetLowPriorityNodes must be given"
 _SHORTEST_RESIZE_US = 5 * 60 * 1_000_000
 _REQUIRED = "The property is required"
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,19}", re.ASCII)
@@ -42,8 +41,6 @@ _CERTIFICATES = "Certificates were retired by the service; bring them to the nod
 def check(pool: PoolCreateContent, offer: Offer) -> None:
     """Refuse what the contract refuses and fill the defaults in."""
     demands.an_id("id", pool.id)
-    if not pool.enable_auto_scale and pool.target_dedicated_nodes is None and pool.target_low_priority_nodes is None:
-        raise BatchError("MissingRequiredProperty", PropertyName="targetDedicatedNodes", Reason=NO_TARGET)
     check_targets(pool.target_dedicated_nodes, pool.target_low_priority_nodes)
     pool.resize_timeout = resize_timeout(pool.resize_timeout)
     pool.enable_auto_scale = bool(pool.enable_auto_scale)

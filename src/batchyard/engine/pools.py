@@ -25,6 +25,9 @@ from batchyard.store.reader import Reader
 from batchyard.store.tx import Tx
 
 MOST_REMOVED = 100
+STOPPABLE_US = 60_000_000
+"""So long after its end a resize may still be stopped, which changes nothing: who stops one that he has just begun expects it to last."""
+_NO_TARGET = "At least one of targetDedicatedNodes and targetLowPriorityNodes must be given"
 _ALWAYS = frozenset(
     {"start_task", "certificate_references", "application_package_references", "metadata", "target_node_communication_mode"}
 )
@@ -121,7 +124,7 @@ def resize(tx: Tx, pool: PoolView, resize: PoolResize, now: int, *, by_formula: 
     dedicated = resize.target_dedicated_nodes
     low_priority = resize.target_low_priority_nodes
     if dedicated is None and low_priority is None:
-        raise BatchError("MissingRequiredProperty", PropertyName="targetDedicatedNodes", Reason=pool_checks.NO_TARGET)
+        raise BatchError("MissingRequiredProperty", PropertyName="targetDedicatedNodes", Reason=_NO_TARGET)
     pool_checks.check_targets(dedicated, low_priority)
     if not by_formula:
         autoscale_checks.is_off(pool)
@@ -153,7 +156,12 @@ def _begin(
 
 
 def stop_resize(tx: Tx, pool: PoolView, now: int) -> PoolView:
-    """Stop a resize: what was obtained stays, the targets too; once more is no change. Raises OperationInvalidForCurrentState."""
+    """Stop a resize: what was obtained stays, the targets too. Raises OperationInvalidForCurrentState.
+
+    No change when it is being stopped already, or ended by itself less than a minute ago (contract 2.1).
+    """
+    if pool.allocation_state == AllocationState.STEADY and now - pool.allocation_time < STOPPABLE_US:
+        return pool
     if not transitions.ALLOCATION.allows(pool.allocation_state, AllocationHappened.STOP_REQUESTED):
         raise BatchError("OperationInvalidForCurrentState")
     if pool.allocation_state == AllocationState.RESIZING:

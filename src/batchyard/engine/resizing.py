@@ -171,8 +171,8 @@ def _grow(tx: Tx, pool: PoolView, dedicated: int, missing: int, now: int, offer:
     if quota is not None:
         room = max(0, quota - usage.cores(tx, dedicated=bool(dedicated))) // size.cores
     added = min(missing, room, NODES_PER_ROUND)
-    for _ in range(added):
-        _add_node(tx, pool, body.vm_size, size, dedicated, now)
+    for number in node_rows.free_numbers(tx, pool.pk, added):
+        _add_node(tx, pool, body.vm_size, size, dedicated, number, now)
     if added < room or room >= missing:
         return added, None
     code = "AccountCoreQuotaReached" if dedicated else "AccountLowPriorityCoreQuotaReached"
@@ -210,13 +210,13 @@ def no_capacity(tx: Tx, pool: PoolView, node: NodeRow, message: str) -> None:
         tx.wake(wakes.CAPACITY)
 
 
-def _add_node(tx: Tx, pool: PoolView, vm_size: str, size: Size, dedicated: int, now: int) -> None:
+def _add_node(tx: Tx, pool: PoolView, vm_size: str, size: Size, dedicated: int, number: int, now: int) -> None:
     """A node that is wanted; its id is as the service's (contract 2.2)."""
     node_id = f"tvmps_{secrets.token_hex(32)}_{'d' if dedicated else 'p'}"
     pk = node_rows.add(
         tx, pool_pk=pool.pk, id=node_id, state=NodeState.CREATING, state_time=now, scheduling_state=SchedulingState.ENABLED,
         dedicated=dedicated, slots=pool.slots_per_node, allocated=now, cores=size.core_limit, memory=size.memory_limit_bytes,
-        provider=size.provider,
+        provider=size.provider, number=number,
     )  # fmt: skip
     usage.begin(tx, pool, vm_size, size.cores, now, node_pk=pk, dedicated=dedicated)
     tx.log(now, "node", pk, "added", new=NodeState.CREATING)

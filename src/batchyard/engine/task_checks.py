@@ -38,7 +38,7 @@ def check(task: TaskCreateContent, job: JobRow, slots_per_node: int | None) -> N
             raise BatchError(code)
     if task.required_slots is not None:
         demands.within("requiredSlots", task.required_slots, 1, slots_per_node or 256)
-    if task.depends_on is not None:
+    if task.depends_on is not None and (task.depends_on.task_ids or task.depends_on.task_id_ranges):
         _check_dependencies(task.depends_on, job)
     if task.exit_conditions is not None:
         _check_conditions(task.exit_conditions, job)
@@ -66,12 +66,13 @@ def constraints(given: TaskConstraints | None, job_retries: int) -> TaskConstrai
     )
 
 
+_NO_DEPENDENCIES = "The job does not use task dependencies: usesTaskDependencies was not true when it was added"
 _NO_CONSTRAINTS = TaskConstraints()
 
 
 def _check_dependencies(depends_on: TaskDependencies, job: JobRow) -> None:
     if not job.uses_dependencies:
-        raise BatchError("TaskDependenciesNotSpecifiedOnJob")
+        raise BatchError("UnsupportedProperty", PropertyName="dependsOn", Reason=_NO_DEPENDENCIES)
     names = depends_on.task_ids or ()
     if sum(map(len, names)) > DEPENDENCY_CHARACTERS:
         raise BatchError("TaskDependencyListTooLong")

@@ -127,7 +127,6 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "TaskSucceeded": (409, "The specified task has succeeded."),
         "TaskIdSameAsJobPreparationTask": (409, "The specified task id is the same as that of the job preparation task."),
         "TaskIdSameAsJobReleaseTask": (409, "The specified task id is the same as that of the job release task."),
-        "TaskDependenciesNotSpecifiedOnJob": (400, "The specified task has dependencies but its job does not use task dependencies."),
         "TaskDependencyListTooLong": (400, "The ids that the task depends on have more characters in all than permitted."),
         "TaskDependencyRangesTooLong": (400, "The task depends on more id ranges than permitted."),
     }

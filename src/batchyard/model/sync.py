@@ -43,6 +43,8 @@ class NodeFacts(Message):
     """Name and version of the operating system, such as `Debian GNU/Linux 12`."""
     limits: list[str] = []
     """What the agent can hold tasks to: `memory`, `cpu`."""
+    ipv6_address: str = ""
+    """Empty when the machine has none."""
 
 
 class NodeProblem(Message):
@@ -53,6 +55,14 @@ class NodeProblem(Message):
     details: dict[str, str] = {}
     blocking: bool = False
     """True when no task should start there: the node is unusable until this is gone."""
+
+
+class NodeNews(Message):
+    """Something that happened on the node and that whoever looks at it should know of."""
+
+    happened: str
+    cause: str
+    """What and why, in words that no other of the node's news has."""
 
 
 class Ended(Message, kw_only=True):
@@ -89,6 +99,8 @@ class Sync(Message, kw_only=True):
     """The node's time in microseconds since 1970 as it sends this; the server compares it with its own."""
     problems: list[NodeProblem] | None = None
     """All that is wrong now; None says that nothing changed since the last list of the session."""
+    news: list[NodeNews] = []
+    """Acknowledged by any answer to this sync that is not fenced."""
     wait_s: float = 0
     """How long the server may hold the answer when there is nothing new, in seconds."""
 

@@ -52,6 +52,8 @@ class NodeRow(msgspec.Struct):
     launch_error: str | None
     blocked: int
     tried: int | None
+    number: int
+    """That of the node in its pool, from 0; no other node of the pool has it."""
 
 
 class NodeView(NodeRow):
@@ -137,6 +139,7 @@ _BY_ID = Statement(f"SELECT {_COLUMNS} FROM node WHERE pool_pk = :pool_pk AND lo
 _VIEW_BY_PK = Statement(f"{_VIEW} WHERE node.pk = :pk", NodeView)
 _VIEW_BY_ID = Statement(f"{_VIEW} WHERE node.pool_pk = :pool_pk AND lower(node.id) = :key", NodeView)
 _PAGE = Statement(f"{_VIEW} WHERE node.pool_pk = :pool_pk AND node.pk > :after ORDER BY node.pk LIMIT :n", NodeView)
+_NUMBERS = Statement("SELECT number FROM node WHERE pool_pk = :pool_pk", int)
 _OF_POOL = Statement(f"SELECT {_COLUMNS} FROM node WHERE pool_pk = :pool_pk ORDER BY pk", NodeRow)
 _BY_START = Statement(
     f"{_VIEW} WHERE substr(lower(node.id), 1, :length) = :start ORDER BY length(node.id), node.pk LIMIT 2",
@@ -255,6 +258,12 @@ def recent_tasks(reader: Reader, node: NodeRow) -> list[RecentTask]:
 def silent(reader: Reader, before: int) -> list[int]:
     """Keys of nodes that should speak and did not since a time."""
     return reader.all(_SILENT, before=before)
+
+
+def free_numbers(reader: Reader, pool_pk: int, n: int) -> list[int]:
+    """The `n` smallest numbers that no node of a pool has."""
+    taken = set(reader.all(_NUMBERS, pool_pk=pool_pk))
+    return [number for number in range(len(taken) + n) if number not in taken][:n]
 
 
 def add(tx: Tx, **values: Any) -> int:
