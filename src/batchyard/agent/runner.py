@@ -175,7 +175,7 @@ class Attempt:
         try:
             if work.output_files:
                 self._stage = "upload"
-                upload = Upload(place, self._node.layout.shared, user.uid, variables, self._node.threads, self._stop, user.group)
+                upload = Upload(place, user.uid, variables, self._node.threads, self._stop, user.group)
                 await self._do(upload.all(work.output_files, done.code))
         except Cancelled:
             self._stage = "run"
