@@ -2,6 +2,7 @@
 PYTHON  ?= python3
 WORKERS ?= auto
 ARGS    ?=
+RACES   ?= 1000
 
 BIN   := .venv/bin
 READY := .venv/.ready .venv-sdk14/.ready
@@ -13,7 +14,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-az lint fix bench serve lock clean
+.PHONY: help setup demo test test-az races lint fix bench serve lock clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -28,6 +29,9 @@ test: setup ## run all tests but those with azure-cli; ARGS="-k name" chooses
 
 test-az: setup .venv-az/.ready ## run the tests with azure-cli
 	$(BIN)/python -m pytest -m az $(ARGS)
+
+races: setup ## try each race between a task and root RACES times (1,000)
+	BATCHYARD_RACES=$(RACES) $(BIN)/python -m pytest -n 0 tests/agent/test_races.py $(ARGS)
 
 lint: .venv/.ready ## check style, types and layers
 	$(BIN)/ruff check .

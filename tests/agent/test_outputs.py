@@ -143,6 +143,18 @@ async def test_names_that_are_not_utf8_lose_nothing(send: Send, task: TaskPlace,
     assert container.names() == ["z.txt", "\ufffd.txt"]
 
 
+async def test_a_blob_that_cannot_be_loses_no_other(send: Send, task: TaskPlace, give: Callable[..., Path], container: Container) -> None:
+    deep = Path(task.working)
+    for _ in range(6):
+        deep = give(deep / ("d" * 200))
+    give(deep / "f", "too long for a blob's name")
+    give(Path(task.working, "z"), "z")
+    with pytest.raises(Failed) as caught:
+        await send("**")
+    assert (caught.value.info.code, container.names()) == ("FileUploadMiscError", ["z"])
+    assert "cannot be uploaded" in log_of(task)
+
+
 @needs_root
 @pytest.mark.parametrize("uid", [UID], indirect=True)
 async def test_what_the_tasks_user_may_not_read_is_a_failure_with_its_reason_and_loses_nothing_else(

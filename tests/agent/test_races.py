@@ -28,6 +28,7 @@ from batchyard.agent.failures import Failed
 from batchyard.agent.files import Refused
 from batchyard.agent.layout import Layout, TaskPlace
 from batchyard.agent.logins import Logins
+from batchyard.agent.main import AgentSettings
 from batchyard.agent.staging import Staging
 from batchyard.agent.upload import Upload
 from batchyard.agent.users import User, of_logins
@@ -41,12 +42,17 @@ EXCHANGER = """
 import ctypes, os, sys
 libc, parent = ctypes.CDLL(None), os.getppid()
 one, other = map(os.fsencode, sys.argv[1:3])
-uid = int(sys.argv[3])
+uid, target = int(sys.argv[3]), sys.argv[4]
 os.setgroups([])
 os.setresgid(uid, uid, uid)
 os.setresuid(uid, uid, uid)
 os.write(1, b"!")
 while os.getppid() == parent:
+    if target:
+        try:
+            os.symlink(target, other)
+        except OSError:
+            pass
     for _ in range(200):
         libc.renameat2(-100, one, -100, other, 2)
 """
@@ -55,9 +61,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has somethi
 
 
 @contextlib.contextmanager
-def exchanging(one: str | Path, other: str | Path, uid: int = UID) -> Iterator[None]:
-    """Exchange two names all the time, as a user."""
-    command = [sys.executable, "-I", "-S", "-c", EXCHANGER, str(one), str(other), str(uid)]
+def exchanging(one: str | Path, other: str | Path, uid: int = UID, target: Path | None = None) -> Iterator[None]:
+    """Exchange two names all the time, as a user; with `target` the other is made a link to that whenever it is missing."""
+    command = [sys.executable, "-I", "-S", "-c", EXCHANGER, str(one), str(other), str(uid), str(target or "")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.read(1) == b"!"
@@ -86,7 +92,11 @@ def task(rooms: Layout) -> TaskPlace:
 @pytest.fixture
 def victim(rooms: Layout) -> Path:
     """A directory of root's, in a place that no user may enter, with the names that a task uses."""
-    found = Path(rooms.volatile, "victim")
+    return fill(Path(rooms.volatile))
+
+
+def fill(above: Path) -> Path:
+    found = above / "victim"
     (found / "sub").mkdir(parents=True)
     for name in ("file", "sub/file", "secret.txt", "authorized_keys"):
         (found / name).write_text("root's")
@@ -123,6 +133,8 @@ def url() -> Iterator[str]:
     """A web server that has every file."""
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version, wbufsize = "HTTP/1.1", -1
+
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("content-length", "7")
@@ -133,6 +145,7 @@ def url() -> Iterator[str]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/file"
@@ -153,6 +166,18 @@ async def test_resource_files(task: TaskPlace, victim: Path, url: str) -> None:
                 written += 1
             assert tree(victim) == before
     print("resource files:", RACES, "races,", written, "stagings ended well")
+
+
+async def test_attempts_of_an_agent(node: Any, settings: AgentSettings, url: str) -> None:
+    """What a task may do to another one of the same user, while an agent prepares that."""
+    victim = fill(Path(settings.root, "volatile"))
+    before = tree(victim)
+    task = Path(settings.root, "workitems/job/job-1/task")
+    wanted = [{"httpUrl": url, "filePath": path} for path in ("file", "sub/file", "new/file", *map(str, range(22)))]
+    with exchanging(task / "wd", task / "link", settings.uid_base, victim):
+        for each in range(RACES):
+            await node.result(f"task.{each}", "true", resourceFiles=wanted)
+            assert tree(victim) == before
 
 
 async def test_taking_a_directory_over(task: TaskPlace, victim: Path) -> None:
@@ -275,7 +300,7 @@ def test_homes_of_accounts(rooms: Layout, victim: Path) -> None:
         home = Path(rooms.root, "home", name)
         link = plant(home / "link", victim, uid)
         with exchanging(home / ".ssh", link, uid):
-            for each in range(-(-RACES // 5)):  # the system's tools are slow
+            for each in range(-(-RACES // 2)):
                 for key in (f"key {each}", None):
                     with contextlib.suppress(OSError, Refused):
                         logins.update(name, NodeUserUpdate(ssh_public_key=key), 0)

@@ -33,7 +33,8 @@ _CONDITIONS = {
     OutputFileUploadCondition.TASK_FAILURE: (False,),
     OutputFileUploadCondition.TASK_COMPLETION: (True, False),
 }
-
+_OF_THIS_BLOB = 400
+"""Status of what is wrong with one blob, such as a name that is too long; with others no blob can be written."""
 
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
@@ -83,12 +84,14 @@ class Upload:
         try:
             client = storage.container(target.container_url)
             found = self._find(base, below)
-            for path in found.paths:
-                self._send(client, target, f"{base}/{path}", blob_name(target, pattern, path), found)
+            try:
+                for path in found.paths:
+                    self._send(client, target, f"{base}/{path}", blob_name(target, pattern, path), found)
+            finally:
+                for sentence in (*found.skipped, *found.refused):
+                    self._say(self._err, sentence)
         except Unreachable as error:
             raise self._failed(file, plain(target.container_url), error) from error
-        for sentence in (*found.skipped, *found.refused):
-            self._say(self._err, sentence)
         if found.refused.kept:
             raise self._failed(file, plain(target.container_url), Unreachable(400, found.refused.kept[0]))
         if not found.paths:
@@ -109,7 +112,7 @@ class Upload:
     def _send(
         self, client: ContainerClient, target: OutputFileBlobContainerDestination, path: str, name: str, found: finding.Found
     ) -> None:
-        """Upload one file, or note in `found` why it cannot be read: others are sent all the same. Raises Unreachable or Cancelled."""
+        """Upload one file, or note in `found` why that cannot be: others are sent all the same. Raises Unreachable or Cancelled."""
         self.stop.check()
         headers = {header.name: header.value or "" for header in target.upload_headers or []}
         try:
@@ -118,6 +121,10 @@ class Upload:
                     fd = finding.open_file(path)
                 stack.callback(os.close, fd)
                 self.stop.patiently(lambda: storage.write_blob(client, name, fd, headers))
+        except Unreachable as error:
+            if error.status != _OF_THIS_BLOB:
+                raise
+            found.refused.add(f"{beneath.shown(path)} cannot be uploaded: {error}")
         except FileNotFoundError:
             found.skipped.add(f"{beneath.shown(path)} is gone: skipped")
         except OSError as error:
