@@ -31,7 +31,7 @@ test-az: setup .venv-az/.ready ## run the tests with azure-cli
 	$(BIN)/python -m pytest -m az $(ARGS)
 
 races: setup ## try each race between a task and root RACES times (1,000)
-	BATCHYARD_RACES=$(RACES) $(BIN)/python -m pytest -n 0 tests/agent/test_races.py $(ARGS)
+	BATCHYARD_RACES=$(RACES) $(BIN)/python -m pytest -n 0 --timeout 0 tests/agent/test_races.py $(ARGS)
 
 lint: .venv/.ready ## check style, types and layers
 	$(BIN)/ruff check .
