@@ -182,6 +182,13 @@ def test_numbers_that_no_named_user_gets(uid: int, gid: int, reason: str) -> Non
         pool.take(UserIdentity(username="alice"))
 
 
+@pytest.mark.parametrize(("setting", "said"), [("0\n", True), ("1\n", False), (None, False)])
+def test_second_names_of_others_files_are_named_with_their_mend(place: Path, setting: str | None, said: bool) -> None:
+    if setting is not None:
+        (place / "setting").write_text(setting)
+    assert ("protected_hardlinks=1" in (users.unprotected_names(str(place / "setting")) or "")) == said
+
+
 @needs_root
 def test_a_closed_parent_is_named_with_its_mend(place: Path) -> None:
     (place / "closed/root").mkdir(parents=True)

@@ -43,8 +43,7 @@ def find(layout: Layout, server: str, uid_base: int, only: str = "") -> Found:
     limits, place = limits_.probe(layout.tag, place)
     missing += limits.obstacles
     obstacle = users.obstacle(layout.root, uid_base)
-    if obstacle is not None:
-        missing.append(obstacle)
+    missing += [what for what in (obstacle, users.unprotected_names() if obstacle is None else None) if what is not None]
     found = NodeFacts(
         agent_version=__version__,
         host_name=socket.gethostname(),

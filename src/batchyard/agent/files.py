@@ -1,15 +1,16 @@
 """Files of the node for clients: get, properties, list, delete, each confined to the base that the server names.
 
-Links that stay below the base are followed, others do not exist for a client. Everything here blocks and is called in
-threads; nothing reads a whole file or a whole tree into memory.
+Links that stay below the base are followed, others do not exist for a client. The base is opened once, and everything
+below it is found from that descriptor. Everything here blocks and is called in threads; nothing reads a whole file or a
+whole tree into memory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from batchyard.agent import beneath
@@ -41,19 +42,19 @@ class Found:
 def answer(root: str, request: FileRequest) -> Found:
     """Do everything but the body. Errors become the head's error."""
     try:
-        base = os.path.join(root, *beneath.parts(request.base))
-        path = "/".join(beneath.parts(request.path.lstrip("/")))
-        if request.operation == "get":
-            return _get(base, path, request)
-        if request.operation == "properties":
-            return Found(FileHead(entry=_properties(base, path)))
-        if request.operation == "list":
-            with _opened(base, path):
-                return Found(FileHead())
-        if request.operation != "delete":
-            raise Refused("OperationNotValidOnNode", f"this node's agent does not know the operation {request.operation!r}")
-        _delete(base, path, request.recursive)
-        return Found(FileHead())
+        path = _path(request)
+        with _base(root, request) as (top, known_as):
+            if request.operation == "get":
+                return _get(top, known_as, path, request)
+            if request.operation == "properties":
+                return Found(FileHead(entry=_properties(top, known_as, path)))
+            if request.operation == "list":
+                with _opened(top, known_as, path):
+                    return Found(FileHead())
+            if request.operation != "delete":
+                raise Refused("OperationNotValidOnNode", f"this node's agent does not know the operation {request.operation!r}")
+            _delete(top, known_as, path, request.recursive)
+            return Found(FileHead())
     except Refused as refused:
         return refusal(refused)
     except (beneath.Outside, FileNotFoundError, NotADirectoryError):
@@ -67,14 +68,30 @@ def refusal(refused: Refused) -> Found:
     return Found(FileHead(error=refused.code, reason=refused.reason))
 
 
-def _opened(base: str, path: str) -> AbstractContextManager[int]:
-    return beneath.directory(os.path.realpath(base), beneath.resolve(base, path))
+def _path(request: FileRequest) -> str:
+    return "/".join(beneath.parts(request.path.lstrip("/")))
 
 
-def _get(base: str, path: str, request: FileRequest) -> Found:
-    if not path:
-        raise Refused("FileNotFound")
-    fd = beneath.open_file(base, path)
+@contextlib.contextmanager
+def _base(root: str, request: FileRequest) -> Iterator[tuple[int, list[str]]]:
+    """Descriptor of the directory that a request is confined to, and the paths that it is known by."""
+    names = beneath.parts(request.base)
+    known_as = ["/".join((top, *names)) for top in dict.fromkeys((root, os.path.realpath(root)))]
+    with beneath.trusted(root) as top, beneath.directory(top, names) as fd:
+        yield fd, known_as
+
+
+@contextlib.contextmanager
+def _opened(top: int, known_as: list[str], path: str) -> Iterator[int]:
+    with beneath.chased(top, path, known_as) as (fd, name), beneath.directory(fd, [] if name == "." else [name]) as found:
+        yield found
+
+
+def _get(top: int, known_as: list[str], path: str, request: FileRequest) -> Found:
+    with beneath.chased(top, path, known_as) as (holder, name):
+        if name == ".":
+            raise Refused("FileNotFound")
+        fd = os.open(name, beneath.READ, dir_fd=holder)
     try:
         seen = os.fstat(fd)
         if not stat.S_ISREG(seen.st_mode):
@@ -89,28 +106,26 @@ def _get(base: str, path: str, request: FileRequest) -> Found:
         raise
 
 
-def _properties(base: str, path: str) -> FileEntry:
-    names = beneath.resolve(base, path)
-    with beneath.directory(os.path.realpath(base), names[:-1]) as fd:
-        seen = os.stat(names[-1], dir_fd=fd, follow_symlinks=False) if names else os.fstat(fd)
+def _properties(top: int, known_as: list[str], path: str) -> FileEntry:
+    with beneath.chased(top, path, known_as) as (fd, name):
+        seen = os.stat(name, dir_fd=fd, follow_symlinks=False)
     if not (stat.S_ISREG(seen.st_mode) or stat.S_ISDIR(seen.st_mode)):
         raise Refused("FileNotFound")  # as for `get` and `list`: a link, pipe or socket is no file
     return entry_of(path, seen)
 
 
-def _delete(base: str, path: str, recursive: bool) -> None:
-    names = beneath.parts(path)
-    if not names:
+def _delete(top: int, known_as: list[str], path: str, recursive: bool) -> None:
+    above, _, name = path.rpartition("/")
+    if not name:
         raise Refused("OperationInvalidForCurrentState")
-    parents = beneath.resolve(base, "/".join(names[:-1]))
-    with beneath.directory(os.path.realpath(base), parents) as fd:  # the last name may be a link: that is what goes
-        if not stat.S_ISDIR(os.stat(names[-1], dir_fd=fd, follow_symlinks=False).st_mode):
-            os.unlink(names[-1], dir_fd=fd)
+    with _opened(top, known_as, above) as fd:  # the last name may be a link: that is what goes
+        if not stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=fd)
         elif recursive:
-            remove(names[-1], fd)
+            remove(name, fd)
         else:
             try:
-                os.rmdir(names[-1], dir_fd=fd)
+                os.rmdir(name, dir_fd=fd)
             except OSError as error:
                 raise Refused("OperationInvalidForCurrentState") from error
 
@@ -120,9 +135,8 @@ remove = trees.remove
 
 def entries(root: str, request: FileRequest) -> Iterator[FileEntry]:
     """What is below the path, sorted by name, directories included; names are relative to base. Raises OSError or Outside."""
-    base = os.path.join(root, *beneath.parts(request.base))
-    path = "/".join(beneath.parts(request.path.lstrip("/")))
-    with _opened(base, path) as fd:
+    path = _path(request)
+    with _base(root, request) as (top, known_as), _opened(top, known_as, path) as fd:
         yield from _below(fd, path + "/" if path else "", request.recursive, 0)
 
 
@@ -155,10 +169,9 @@ def _below(fd: int, prefix: str, recursive: bool, depth: int) -> Iterator[FileEn
 
 def entry_of(name: str, seen: os.stat_result) -> FileEntry:
     """A file or directory as the node sees it; bytes of the name that are not UTF-8 are replaced."""
-    shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     directory = stat.S_ISDIR(seen.st_mode)
     size = 0 if directory else seen.st_size
-    return FileEntry(name=shown, is_directory=directory, size=size, modified=seen.st_mtime_ns // 1000, mode=seen.st_mode)
+    return FileEntry(name=beneath.shown(name), is_directory=directory, size=size, modified=seen.st_mtime_ns // 1000, mode=seen.st_mode)
 
 
 def read(fd: int, offset: int, length: int) -> Iterator[bytes]:

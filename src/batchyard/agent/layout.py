@@ -18,6 +18,8 @@ from batchyard.agent.users import User
 from batchyard.model import ids
 
 _BELOW = {"applications": 0o755, "fsmounts": 0o755, "shared": 0o1777, "startup": 0o755, "volatile": 0o700, "workitems": 0o711}
+_LEVELS = 100
+"""How deep a task's directory changes its owner; each level holds two descriptors."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -110,11 +112,14 @@ def open_to(place: TaskPlace, user: User) -> None:
 def _take_over(place: TaskPlace, user: User) -> None:
     """Open an earlier attempt's directories to this one's user; links in there are not followed.
 
-    What others may have put there must neither be run by root nor become its own, so then everything is new.
+    What others may have put there must neither be run by root nor become its own, so then everything is new. The
+    directory is closed meanwhile, so that nobody exchanges what is in it.
     """
     former = former_user(place)
-    with beneath.directory(place.directory, []) as fd:
+    with beneath.directory(place.directory) as fd:
         others = {former} | {os.fstat(fd).st_uid} - {0}  # the directory itself is root's while it is closed
+        if user.uid >= 0:
+            _shut(fd)
         if user.uid >= 0 and (user.uid == 0 or place.always_same_user) and others - {-1, user.uid}:
             _set_aside(fd, place.trash)
             former = -1
@@ -122,15 +127,20 @@ def _take_over(place: TaskPlace, user: User) -> None:
         if user.uid >= 0:
             if former not in (-1, user.uid):
                 _hand_over(fd, former, user)
-            os.chown("wd", user.uid, user.group, dir_fd=fd, follow_symlinks=False)
+            with beneath.directory(fd, ["wd"]) as working:
+                os.fchown(working, user.uid, user.group)
             os.fchown(fd, user.uid, user.group)
         os.fchmod(fd, place.mode)
 
 
-def _set_aside(fd: int, trash: str) -> None:
-    """Move all that is in a directory to the trash, while nobody but root can change that directory."""
+def _shut(fd: int) -> None:
+    """From now on nobody but root changes what is in a directory."""
     os.fchown(fd, 0, 0)
     os.fchmod(fd, 0o700)
+
+
+def _set_aside(fd: int, trash: str) -> None:
+    """Move all that is in a directory, which is shut, to the trash."""
     aside = f"{trash}/{secrets.token_hex(8)}"
     os.makedirs(aside, mode=0o700)
     for name in os.listdir(fd):
@@ -146,19 +156,25 @@ def _working_directory(fd: int, mode: int) -> None:
         os.mkdir("wd", mode, dir_fd=fd)
 
 
-def _hand_over(top: int, former: int, user: User) -> None:
-    """Give what belonged to the former user to the new one; files with other names elsewhere (hard links) stay."""
-    for _, directories, files, fd in os.fwalk(".", dir_fd=top, follow_symlinks=False):
-        for name in directories + files:
-            with contextlib.suppress(FileNotFoundError):
-                seen = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                if seen.st_uid == former and (stat.S_ISDIR(seen.st_mode) or seen.st_nlink == 1):
-                    os.chown(name, user.uid, user.group, dir_fd=fd, follow_symlinks=False)
+def _hand_over(top: int, former: int, user: User, levels: int = _LEVELS) -> None:
+    """Give what belonged to the former user to the new one; files with other names elsewhere (hard links) stay.
+
+    What is looked at and what is given are one descriptor: other tasks of the former user may still change things.
+    """
+    for name in os.listdir(top):
+        with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as stack:
+            one = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
+            stack.callback(os.close, one)
+            seen = os.fstat(one)
+            directory = stat.S_ISDIR(seen.st_mode)
+            if seen.st_uid == former and (directory or seen.st_nlink == 1):
+                beneath.give(one, user.uid, user.group)
+            if directory and levels:
+                _hand_over(stack.enter_context(beneath.directory(one)), former, user, levels - 1)
 
 
 def close(place: TaskPlace, user: User) -> None:
     """Shut the directory of a user that later tasks will get again."""
     if user.own:
-        with contextlib.suppress(FileNotFoundError), beneath.directory(place.directory, []) as fd:
-            os.fchown(fd, 0, 0)
-            os.fchmod(fd, 0o700)
+        with contextlib.suppress(FileNotFoundError), beneath.directory(place.directory) as fd:
+            _shut(fd)

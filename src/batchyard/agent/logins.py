@@ -16,7 +16,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TypeVar
@@ -210,7 +210,7 @@ class Logins:
     def _give_home(self, account: Account) -> None:
         os.makedirs(self._homes, exist_ok=True)
         os.chmod(self._homes, 0o711)
-        with beneath.directory(self._homes, []) as fd:
+        with beneath.directory(self._homes) as fd:
             os.mkdir(account.name, 0o700, dir_fd=fd)  # a new one: what was there could be an earlier user's
             os.chown(account.name, account.uid, account.gid, dir_fd=fd, follow_symlinks=False)
 
@@ -236,19 +236,13 @@ class Logins:
     def _set(self, account: Account, password: str | None, key: str | None) -> None:
         if password:
             self._run("chpasswd", stdin=f"{account.name}:{password}\n")
-        owner = account.uid, account.gid
-        place = [account.name, ".ssh"]
-        if not key:
-            with contextlib.suppress(FileNotFoundError), beneath.directory(self._homes, place) as fd:
+        with beneath.directory(self._homes) as homes:
+            if key:
+                with _given(homes, account.name, account) as home, _given(home, ".ssh", account) as fd:
+                    _write_key(fd, account, key)
+                return
+            with contextlib.suppress(FileNotFoundError), beneath.directory(homes, [account.name, ".ssh"]) as fd:
                 os.unlink("authorized_keys", dir_fd=fd)
-            return
-        with beneath.directory(self._homes, place, owner, 0o700) as fd:
-            temporary = f".{secrets.token_hex(8)}"
-            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
-            with open(file, "w", encoding="utf-8") as out:
-                os.fchown(file, *owner)
-                out.write(key.strip() + "\n")
-            os.rename(temporary, "authorized_keys", src_dir_fd=fd, dst_dir_fd=fd)
 
     def _remove(self, name: str) -> None:
         for account in accounts.marked():
@@ -270,6 +264,28 @@ class Logins:
     def _write(self, expiries: Mapping[str, int]) -> None:
         Path(self._records + ".new").write_bytes(msgspec.json.encode(expiries))
         os.replace(self._records + ".new", self._records)
+
+
+@contextlib.contextmanager
+def _given(above: int, name: str, account: Account) -> Iterator[int]:
+    """Descriptor of a directory of an account, which is made when missing; what is given away was opened first. Raises OSError."""
+    made = False
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=above)
+        made = True
+    with beneath.directory(above, [name]) as fd:
+        if made:
+            os.fchown(fd, account.uid, account.gid)
+        yield fd
+
+
+def _write_key(directory: int, account: Account, key: str) -> None:
+    temporary = f".{secrets.token_hex(8)}"
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    with open(file, "w", encoding="utf-8") as out:
+        os.fchown(file, account.uid, account.gid)
+        out.write(key.strip() + "\n")
+    os.rename(temporary, "authorized_keys", src_dir_fd=directory, dst_dir_fd=directory)
 
 
 def _impossible(reason: str) -> Refused:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import stat
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
@@ -90,18 +91,22 @@ class Remover:
 def move_away(layout: Layout, names: list[str]) -> None:
     """Make a name free; one that is free already is no error. Raises OSError."""
     os.makedirs(layout.trash, mode=0o700, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError), beneath.directory(layout.root, names[:-1]) as fd:
-        os.rename(names[-1], f"{layout.trash}/{secrets.token_hex(8)}", src_dir_fd=fd)
-    with contextlib.suppress(OSError):
+    with beneath.trusted(layout.root) as top:
+        with contextlib.suppress(FileNotFoundError), beneath.directory(top, names[:-1]) as fd:
+            os.rename(names[-1], f"{layout.trash}/{secrets.token_hex(8)}", src_dir_fd=fd)
         if len(names) > 2:
-            os.rmdir("/".join((layout.root, *names[:-1])))  # a job's directory whose last part is gone
+            with contextlib.suppress(OSError), beneath.directory(top, names[:-2]) as fd:
+                os.rmdir(names[-2], dir_fd=fd)  # a job's directory whose last part is gone
 
 
 def empty(layout: Layout, stop: threading.Event) -> None:
     """Delete everything in the trash; what cannot be deleted stays for the next time."""
-    with contextlib.suppress(OSError), beneath.directory(layout.trash, []) as fd:
+    with contextlib.suppress(OSError), beneath.directory(layout.trash) as fd:
         for name in os.listdir(fd):
             with contextlib.suppress(OSError):
                 if stop.is_set():
                     return
-                trees.remove(name, fd)
+                if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                    trees.remove(name, fd)
+                else:
+                    os.unlink(name, dir_fd=fd)

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import msgspec
 import structlog
 
-from batchyard.agent import files
+from batchyard.agent import beneath, files
 from batchyard.model.sync import FILE_HEADER, FILES_PATH, FileHead, FileRequest
 
 if TYPE_CHECKING:
@@ -153,9 +153,9 @@ def _ascii(head: FileHead) -> str:
 
 
 def _list(entries: Iterator[object]) -> Iterator[bytes]:
-    """A JSON list, some hundred entries at a time; a tree that vanishes meanwhile ends it early."""
+    """A JSON list, some hundred entries at a time; a tree that vanishes or leads elsewhere meanwhile ends it early."""
     separator = b"["
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, beneath.Outside):
         while batch := list(itertools.islice(entries, _ENTRIES)):
             yield separator + b",".join(msgspec.json.encode(entry) for entry in batch)
             separator = b","

@@ -144,16 +144,19 @@ class Attempt:
             await self._in_directory(work, place)
 
     async def _in_directory(self, work: Work, place: TaskPlace) -> None:
-        users = self._node.users
+        users, former = self._node.users, layout.former_user(place)
         try:
             if self._order.start:
                 user = users.of_start_task(work.user_identity)
             else:
-                user = users.take(work.user_identity, layout.former_user(place))
+                user = users.take(work.user_identity, former)
         except NoSuchUser as error:
             raise Failed("preprocessing", failure("CommandLaunchFailed", str(error))) from error
         try:
-            layout.open_to(place, user)
+            if former in (-1, user.uid):
+                layout.open_to(place, user)
+            else:  # there may be as many files to hand over as the former user cared to make
+                await asyncio.get_running_loop().run_in_executor(self._node.threads, layout.open_to, place, user)
             await self._in_stages(work, place, user)
         finally:
             layout.close(place, user)
@@ -175,7 +178,7 @@ class Attempt:
         try:
             if work.output_files:
                 self._stage = "upload"
-                upload = Upload(place, self._node.layout.shared, user.uid, variables, self._node.threads, self._stop, user.group)
+                upload = Upload(place, user.uid, variables, self._node.threads, self._stop, user.group)
                 await self._do(upload.all(work.output_files, done.code))
         except Cancelled:
             self._stage = "run"

@@ -1,7 +1,8 @@
 """Resource files: what a task needs is brought into its working directory before it starts (contract 4.5).
 
 Files are written under a temporary name and renamed, so that a task never sees half of one. The working directory
-belongs to the task's user, who may plant links there: every step below it refuses to follow one.
+belongs to the task's user, who may plant links there and exchange it: it is opened once, every step below it begins at
+that descriptor, refuses to follow a link, and is done with the user's rights.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from batchyard.agent import beneath, storage
 from batchyard.agent.failures import SERVER, USER, Failed, failure, plain
+from batchyard.agent.rights import acting_as
 from batchyard.agent.stop import Stop
 from batchyard.agent.storage import Unreachable
 from batchyard.model.common import ResourceFile
@@ -45,10 +47,18 @@ class Staging:
     """Group of the files; None for the one with the user's number."""
     mode: int = 0o770
     """Permissions of directories, and of files that come without."""
+    _top: int = -1
+    """Descriptor of the directory; used while `stop` is held off, so nobody uses it once that is set."""
 
     @property
-    def _owner(self) -> tuple[int, int]:
+    def _who(self) -> tuple[int, int]:
         return self.uid, self.uid if self.gid is None else self.gid
+
+    @contextlib.contextmanager
+    def _step(self) -> Iterator[None]:
+        """A step as the user, which a stop waits for. Raises Cancelled."""
+        with self.stop.going(), acting_as(*self._who):
+            yield
 
     def _mode_of(self, file: ResourceFile) -> int:
         try:
@@ -61,11 +71,22 @@ class Staging:
     async def all(self, files: Sequence[ResourceFile]) -> None:
         """Bring all files, several at once. Raises Failed for the first that cannot be had, or Cancelled."""
         room = asyncio.Semaphore(_AT_ONCE)
-        try:
+        with self._opened():
             await _together([self._one(file, room) for file in files])
-        except BaseException:
-            self.stop.set()  # downloads that are under way in threads must not change the directory any more
-            raise
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Hold the directory open. Downloads that are under way in threads at the end change it no more."""
+        try:
+            with self._step():
+                self._top = os.open(self.directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            raise _local_failed(error, "ResourceDirectoryCreateFailed", "", self.directory) from error
+        try:
+            yield
+        finally:
+            self.stop.set()
+            os.close(self._top)
 
     async def _one(self, file: ResourceFile, room: asyncio.Semaphore) -> None:
         mode = self._mode_of(file)
@@ -118,8 +139,8 @@ class Staging:
         step = "ResourceDirectoryCreateFailed"
         try:
             with contextlib.ExitStack() as stack:
-                with self.stop.going():
-                    fd = stack.enter_context(beneath.directory(self.directory, names[:-1], self._owner, self.mode))
+                with self._step():
+                    fd = stack.enter_context(beneath.directory(self._top, names[:-1], self.mode))
                     step = "ResourceFileCreateFailed"
                     temporary = f".{secrets.token_hex(8)}.part"
                     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
@@ -127,13 +148,12 @@ class Staging:
                     step = "ResourceFileWriteFailed"
                     self._fill(file, source)
                     os.fchmod(file, mode)
-                    if self.uid >= 0:
-                        os.fchown(file, *self._owner)
                     step = "ResourceFileCreateFailed"
-                    with self.stop.going():
+                    with self._step():
                         os.rename(temporary, names[-1], src_dir_fd=fd, dst_dir_fd=fd)
                 except BaseException:
-                    os.unlink(temporary, dir_fd=fd)
+                    with contextlib.suppress(OSError), acting_as(*self._who):
+                        os.unlink(temporary, dir_fd=fd)
                     raise
                 finally:
                     os.close(file)
@@ -177,5 +197,5 @@ def _download_failed(error: Unreachable, source: str) -> Failed:
 def _local_failed(error: OSError, step: str, source: str, path: str) -> Failed:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _failed("DiskFull", "The disk of the node is full", USER, source, path)
-    planted = error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST)
+    planted = error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.EACCES, errno.EPERM)
     return _failed(step, f"A resource file could not be written: {error.strerror}", USER if planted else SERVER, source, path)

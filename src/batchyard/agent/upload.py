@@ -3,8 +3,8 @@
 Uploads happen after every attempt whose exit fits the condition. Whether a failed attempt will be retried is the
 server's decision and unknown here; a later attempt's upload replaces the earlier one's blobs.
 The blob's name is `path` for one file; with a wildcard it is `path`, if any, then the file's path below the pattern's
-fixed directories. What is uploaded lies really, links followed, in the task's directory or the shared one, and is
-readable by the task's user: a task cannot make the agent hand out what the task may not read.
+fixed directories. Files are looked for and opened with the rights of the task's user, wherever a pattern or a link leads:
+a task cannot make the agent hand out what the task may not read.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import asyncio
 import contextlib
 import os
 import secrets
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from batchyard.agent import beneath, patterns, storage
+from batchyard.agent import beneath, finding, patterns, storage
 from batchyard.agent.failures import SERVER, USER, Failed, failure, plain
 from batchyard.agent.layout import TaskPlace
+from batchyard.agent.rights import acting_as
 from batchyard.agent.stop import Stop
 from batchyard.agent.storage import Unreachable
 from batchyard.model.common import OutputFile, OutputFileBlobContainerDestination
@@ -33,7 +33,8 @@ _CONDITIONS = {
     OutputFileUploadCondition.TASK_FAILURE: (False,),
     OutputFileUploadCondition.TASK_COMPLETION: (True, False),
 }
-
+_OF_THIS_BLOB = 400
+"""Status of what is wrong with one blob, such as a name that is too long; with others no blob can be written."""
 
 if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
@@ -44,7 +45,6 @@ class Upload:
     """Uploads one attempt's output; `uid` is the task's user, -1 for the agent's own."""
 
     place: TaskPlace
-    shared: str
     uid: int
     variables: dict[str, str]
     threads: Executor
@@ -81,56 +81,56 @@ class Upload:
             base, below = patterns.split(pattern, self.place.working)
         except ValueError as error:
             raise self._failed(file, plain(target.container_url), Unreachable(400, str(error))) from error
-        headers = {header.name: header.value or "" for header in target.upload_headers or []}
-        count = 0
         try:
             client = storage.container(target.container_url)
-            for path in patterns.find(base, below) if self._allowed(base) else ():
-                count += 1
-                self._send(client, os.path.join(base, path), blob_name(target, pattern, path), headers, plain(target.container_url))
+            found = self._find(base, below)
+            try:
+                for path in found.paths:
+                    self._send(client, target, f"{base}/{path}", blob_name(target, pattern, path), found)
+            finally:
+                for sentence in (*found.skipped, *found.refused):
+                    self._say(self._err, sentence)
         except Unreachable as error:
             raise self._failed(file, plain(target.container_url), error) from error
-        if not count:
+        if found.refused.kept:
+            raise self._failed(file, plain(target.container_url), Unreachable(400, found.refused.kept[0]))
+        if not found.paths:
             self._say(self._err, f"no file matches {file.file_pattern!r}")
 
-    def _send(self, client: ContainerClient, path: str, name: str, headers: dict[str, str], shown: str) -> None:
+    @property
+    def _who(self) -> tuple[int, int]:
+        return self.uid, self.uid if self.gid is None else self.gid
+
+    def _find(self, base: str, below: list[str]) -> finding.Found:
+        """The files that are meant. Raises Cancelled, and Unreachable when the agent cannot act as the task's user."""
+        try:
+            with acting_as(*self._who):
+                return finding.find(base, below, self.stop.check)
+        except OSError as error:
+            raise Unreachable(0, f"{base} cannot be searched: {error.strerror}") from error
+
+    def _send(
+        self, client: ContainerClient, target: OutputFileBlobContainerDestination, path: str, name: str, found: finding.Found
+    ) -> None:
+        """Upload one file, or note in `found` why that cannot be: others are sent all the same. Raises Unreachable or Cancelled."""
         self.stop.check()
+        headers = {header.name: header.value or "" for header in target.upload_headers or []}
         try:
-            with self._open(path) as fd:
+            with contextlib.ExitStack() as stack:
+                with acting_as(*self._who):
+                    fd = finding.open_file(path)
+                stack.callback(os.close, fd)
                 self.stop.patiently(lambda: storage.write_blob(client, name, fd, headers))
-        except (OSError, beneath.Outside) as error:
-            raise Unreachable(
-                400, f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not a file of the task'}"
-            ) from error
-        self._say(self._out, f"{path} -> {shown}/{name}")
-
-    def _allowed(self, base: str) -> bool:
-        return self._room(base) is not None
-
-    def _room(self, path: str) -> tuple[str, str] | None:
-        """Directory that the path really lies in and the rest below it; None when it is neither of the two."""
-        real = os.path.realpath(path)
-        for top in (self.place.directory, self.shared):
-            top = os.path.realpath(top)
-            if real == top or real.startswith(top + "/"):
-                return top, real[len(top) + 1 :]
-        return None
-
-    @contextlib.contextmanager
-    def _open(self, path: str) -> Iterator[int]:
-        room = self._room(path)
-        if room is None:
-            raise beneath.Outside(path)
-        fd = beneath.open_file(*room)
-        try:
-            seen = os.fstat(fd)
-            group = self.uid if self.gid is None else self.gid
-            mine = self.uid <= 0 or seen.st_uid == self.uid or seen.st_mode & (stat.S_IROTH | (seen.st_gid == group) * stat.S_IRGRP)
-            if not stat.S_ISREG(seen.st_mode) or not mine:
-                raise beneath.Outside(path)
-            yield fd
-        finally:
-            os.close(fd)
+        except Unreachable as error:
+            if error.status != _OF_THIS_BLOB:
+                raise
+            found.refused.add(f"{beneath.shown(path)} cannot be uploaded: {error}")
+        except FileNotFoundError:
+            found.skipped.add(f"{beneath.shown(path)} is gone: skipped")
+        except OSError as error:
+            found.refused.add(f"{beneath.shown(path)} cannot be read: {error.strerror}")
+        else:
+            self._say(self._out, f"{beneath.shown(path)} -> {plain(target.container_url)}/{name}")
 
     def _failed(self, file: OutputFile, shown: str, error: Unreachable) -> Failed:
         self._say(self._err, f"{file.file_pattern} -> {shown}: {error}")
@@ -150,19 +150,22 @@ class Upload:
         lines.append(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {text}\n")
 
     def _write_log(self, name: str, lines: list[str]) -> None:
-        """Put a new file in the place of whatever is there, a link perhaps."""
+        """Put a new file in the place of whatever is there, a link perhaps, as the task's user."""
         temporary = f".{secrets.token_hex(8)}.part"
-        with self.stop.going(), contextlib.suppress(OSError), beneath.directory(self.place.directory, []) as fd:
-            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=fd)
-            with open(file, "w", encoding="utf-8", errors="replace") as out:
-                out.writelines(lines)
-                if self.uid >= 0:
-                    os.fchown(file, self.uid, self.uid if self.gid is None else self.gid)
-            os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
+        with self.stop.going(), contextlib.suppress(OSError), acting_as(*self._who), beneath.directory(self.place.directory) as fd:
+            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=fd)
+            try:
+                with open(file, "w", encoding="utf-8", errors="replace") as out:
+                    out.writelines(lines)
+                os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
+            except BaseException:
+                os.unlink(temporary, dir_fd=fd)
+                raise
 
 
 def blob_name(target: OutputFileBlobContainerDestination, pattern: str, path: str) -> str:
-    """Name of the blob for a file found below the pattern's fixed directories."""
+    """Name of the blob for a file found below the pattern's fixed directories, as text."""
+    path = beneath.shown(path)
     prefix = (target.path or "").strip("/")
     if prefix and not patterns.is_wild(pattern):
         return prefix

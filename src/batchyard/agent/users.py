@@ -171,6 +171,21 @@ def obstacle(root: str, uid: int) -> str | None:
         os.setegid(group)
 
 
+def unprotected_names(setting: str = "/proc/sys/fs/protected_hardlinks") -> str | None:
+    """Why a task may give somebody else's file a second name in its own directory, with its mend; None when it may not."""
+    try:
+        with open(setting, encoding="ascii") as file:
+            allowed = file.read().strip() == "0"
+    except OSError:
+        allowed = False
+    if not allowed:
+        return None
+    return (
+        "A task may link other users' files into its directory, from where clients get them with root's rights: "
+        "run `sysctl -w fs.protected_hardlinks=1`."
+    )
+
+
 def _closed(root: str) -> str | None:
     path = "/"
     for name in ["", *root.strip("/").split("/")]:
