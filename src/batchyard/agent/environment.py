@@ -17,11 +17,16 @@ from batchyard.model.sync import NodeSetup
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+def account_url(server: str) -> str:
+    """How tasks are told of the server: with a final slash."""
+    return server.rstrip("/") + "/"
+
+
 def of_node(setup: NodeSetup, layout: Layout) -> dict[str, str]:
     """Service variables that are the same for every task of the node."""
     return {
         "AZ_BATCH_ACCOUNT_NAME": setup.account_name,
-        "AZ_BATCH_ACCOUNT_URL": setup.account_url,
+        "AZ_BATCH_ACCOUNT_URL": account_url(setup.account_url),
         "AZ_BATCH_POOL_ID": setup.pool_id,
         "AZ_BATCH_NODE_ID": setup.node_id,
         "AZ_BATCH_NODE_IS_DEDICATED": "true" if setup.is_dedicated else "false",

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from batchyard import __version__
-from batchyard.agent import control, users
+from batchyard.agent import control, identity, users
 from batchyard.agent import limits as limits_
 from batchyard.agent.layout import Layout
 from batchyard.agent.limits import Limits
@@ -28,6 +28,8 @@ class Found:
     facts: NodeFacts
     place: tuple[str, str, str]
     limits: Limits
+    root: str
+    """Tells the root directory from every other one."""
 
 
 def find(layout: Layout, server: str, uid_base: int, only: str = "") -> Found:
@@ -62,7 +64,7 @@ def find(layout: Layout, server: str, uid_base: int, only: str = "") -> Found:
     log.info("agent started", root=layout.root, process_control=place[0], switches_users=obstacle is None, cores=found.cores)
     for sentence in missing:
         log.warning("not isolated", what=sentence)
-    return Found(found, place, limits)
+    return Found(found, place, limits, identity.of_root(layout))
 
 
 def _disk_bytes(path: str) -> int:

@@ -75,6 +75,10 @@ class Node:
         self.variables = environment.of_node(self.setup, self.layout)
         self.users.learn(self.setup.accounts)
 
+    def learn_url(self, server: str) -> None:
+        """The server has another address; attempts that begin from now on are told that one."""
+        self.variables["AZ_BATCH_ACCOUNT_URL"] = environment.account_url(server)
+
 
 class Attempt:
     """One run of one task."""

@@ -13,6 +13,7 @@ from batchyard.api.auth import Account, Signed
 from batchyard.api.relay import Relay
 from batchyard.engine.autoscale_checks import SHORTEST_INTERVAL_US
 from batchyard.engine.clock import Clock
+from batchyard.engine.nodes import SILENCE_US
 from batchyard.engine.wakes import Wakes
 from batchyard.model import times
 from batchyard.model.errors import BatchError, invalid_query
@@ -42,6 +43,8 @@ class Services(msgspec.Struct, frozen=True):
     shortest_autoscale_us: int = SHORTEST_INTERVAL_US
     """The shortest interval between evaluations of an autoscale formula that a client may ask for."""
     offer: Offer = AZURE
+    node_silence_us: int = SILENCE_US
+    """How long a node may say nothing before its tasks run elsewhere, and before another agent may be it."""
 
 
 class Call(msgspec.Struct):
