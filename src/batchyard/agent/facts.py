@@ -14,6 +14,7 @@ import structlog
 from batchyard import __version__
 from batchyard.agent import control, identity, users
 from batchyard.agent import limits as limits_
+from batchyard.agent.claims import Claim
 from batchyard.agent.layout import Layout
 from batchyard.agent.limits import Limits
 from batchyard.model.sync import NodeFacts
@@ -30,9 +31,11 @@ class Found:
     limits: Limits
     root: str
     """Tells the root directory from every other one."""
+    uid_base: int
+    """First of the node's user numbers."""
 
 
-def find(layout: Layout, server: str, uid_base: int, only: str = "") -> Found:
+def find(layout: Layout, server: str, claim: Claim, only: str = "") -> Found:
     """Probe the machine, end what an earlier agent on this root left behind, and log what was found."""
     place = control.probe(layout.tag, only)
     if place[0] == control.Session.name:
@@ -45,9 +48,11 @@ def find(layout: Layout, server: str, uid_base: int, only: str = "") -> Found:
         )
     limits, place = limits_.probe(layout.tag, place)
     missing += limits.obstacles
-    obstacle = users.obstacle(layout.root, uid_base)
+    obstacle = users.obstacle(layout.root, claim.base)
     if obstacle is not None:
         missing.append(obstacle)
+    elif claim.obstacle is not None:
+        missing.append(claim.obstacle)
     found = NodeFacts(
         agent_version=__version__,
         host_name=socket.gethostname(),
@@ -64,7 +69,7 @@ def find(layout: Layout, server: str, uid_base: int, only: str = "") -> Found:
     log.info("agent started", root=layout.root, process_control=place[0], switches_users=obstacle is None, cores=found.cores)
     for sentence in missing:
         log.warning("not isolated", what=sentence)
-    return Found(found, place, limits, identity.of_root(layout))
+    return Found(found, place, limits, identity.of_root(layout), claim.base)
 
 
 def _disk_bytes(path: str) -> int:

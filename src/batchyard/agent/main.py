@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from batchyard.agent import beneath, facts
+from batchyard.agent import beneath, claims, facts
 from batchyard.agent.chaos import Disturbances, Making
 from batchyard.agent.health import Health
 from batchyard.agent.identity import Address
@@ -77,8 +77,8 @@ class AgentSettings:
     root: str | os.PathLike[str]
     """The node's directory; made when missing."""
     token_file: str | os.PathLike[str]
-    uid_base: int = 70_000
-    """First of the 1,000 uids that tasks run as when the agent is root."""
+    uid_base: int | None = None
+    """First of the 1,000 uids that tasks run as when the agent is root; None takes some that no other node of the machine has."""
     spawners: int | None = None
     """Processes that start tasks; None chooses by cores and slots."""
     wait_s: float = 20.0
@@ -110,7 +110,7 @@ class Agent:
         self._settings, self._layout, self._found, self._link = settings, layout, found, link
         self._address = Address(settings.server, settings.server_file)
         self._threads = ThreadPoolExecutor(_THREADS, _TRANSFER)
-        self._users = Users(settings.uid_base, found.facts.switches_users)
+        self._users = Users(found.uid_base, found.facts.switches_users)
         self._state = State()
         self._attempts: dict[str, Making] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -121,7 +121,7 @@ class Agent:
         self._accountants = ThreadPoolExecutor(1, _TRANSFER)
         self._directories = Directories()
         self._remover = Remover(layout, self._directories, self._threads)
-        logins = Logins(layout, found.facts.switches_users, of_logins(settings.uid_base))
+        logins = Logins(layout, found.facts.switches_users, of_logins(found.uid_base))
         self._logins = LoginService(logins, self._accountants, self._remover.empty)
         self._logs = ServiceLogs(settings.log_file, layout, self._threads)
         self._probers = ThreadPoolExecutor(_PROBES, _TRANSFER)
@@ -343,8 +343,8 @@ async def run(settings: AgentSettings) -> None:
     layout.make()
     with open(settings.token_file, encoding="ascii") as file:
         token = file.read().strip()
-    with _only_one(layout):
-        found = facts.find(layout, settings.server, settings.uid_base, settings.control)
+    with _only_one(layout), claims.held(layout.root, settings.uid_base) as claim:
+        found = facts.find(layout, settings.server, claim, settings.control)
         async with Link(settings.server, token, facts.trust(settings.server, settings.ca_file)) as link:
             await _until_stopped(Agent(settings, layout, found, link, token))
 
@@ -404,7 +404,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--server-file", metavar="FILE", help="the server's server.json: says where it is when its address changes")
     parser.add_argument("--root", required=True, help="the node's directory")
     parser.add_argument("--token-file", required=True)
-    parser.add_argument("--uid-base", type=int, default=70_000, help="first of the 1,000 users that tasks run as")
+    parser.add_argument("--uid-base", type=int, help="first of the 1,000 users that tasks run as; without it some that no other node has")
     parser.add_argument("--spawners", type=int, help="processes that start tasks")
     parser.add_argument("--wait-s", type=float, default=20.0, help="how long a poll waits, in seconds")
     parser.add_argument("--control", default="", choices=["", "cgroup2", "freezer", "session"])

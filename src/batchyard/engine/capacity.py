@@ -312,7 +312,7 @@ def _tried(node: NodeRow) -> int:
 def _order(pool: PoolView, node: NodeRow, node_key: bytes) -> NodeOrder:
     token = node_cases.token(node_key, node.pk)
     vm_size = _pool_body.decode(pool.body).vm_size
-    return NodeOrder(pool.id, node.id, node.pk, token, vm_size, node.slots, bool(node.dedicated), node.cores, node.memory)
+    return NodeOrder(pool.id, node.id, token, vm_size, node.slots, bool(node.dedicated), node.cores, node.memory)
 
 
 class Loss(msgspec.Struct, frozen=True):

@@ -22,8 +22,6 @@ class NodeOrder(msgspec.Struct, frozen=True):
 
     pool_id: str
     node_id: str
-    number: int
-    """Small number that no other node has while this one lives."""
     token: str
     """What its agent shows to the server."""
     vm_size: str

@@ -25,9 +25,6 @@ from batchyard.providers.base import Handle, NoCapacity, NodeOrder, Seen
 
 log = structlog.get_logger()
 
-UIDS_PER_NODE = 1000
-FIRST_UID = 70_000
-_UID_BLOCKS = 1_000_000  # so that the highest uid fits 32 bits
 _AGENT = "batchyard.agent.main"
 FOLLOWS = "--server-file"
 """Option of agents that find a server whose address has changed."""
@@ -121,7 +118,7 @@ class LocalProvider:
         log_file = home / "agent.log"
         command = [
             sys.executable, "-m", _AGENT, "--server", self._server_url, "--root", str(root), "--token-file", str(token),
-            "--uid-base", str(FIRST_UID + order.number % _UID_BLOCKS * UIDS_PER_NODE), "--log-file", str(log_file), *self._agent_options,
+            "--log-file", str(log_file), *self._agent_options,
         ]  # fmt: skip
         log_file.touch(mode=0o600)
         with log_file.open("ab") as output:
