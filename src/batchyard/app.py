@@ -176,8 +176,9 @@ async def _serve(config: Config) -> None:
     shortest_us = int(config.autoscale_min_interval_s * 1e6)
     silence_us = int(config.node_silence_s * 1e6)
     services = Services(
-        db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key, config.chaos, shortest_us, offer, silence_us
-    )
+        db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key, config.chaos, shortest_us, offer, silence_us,
+        frozenset({"local"} if provider.restarts else ()),
+    )  # fmt: skip
     store = LocalBlobStore(config.directory / "blobs")
     blobs = storage_endpoint(store, {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now()))
     api = Api(services, {account.storage_name: blobs})

@@ -45,6 +45,8 @@ class Services(msgspec.Struct, frozen=True):
     offer: Offer = AZURE
     node_silence_us: int = SILENCE_US
     """How long a node may say nothing before its tasks run elsewhere, and before another agent may be it."""
+    restarting: frozenset[str] = frozenset()
+    """Names of the providers that can start a node's agent anew, however the agent is."""
 
 
 class Call(msgspec.Struct):

@@ -34,6 +34,7 @@ from batchyard.store import usage
 from batchyard.store.db import Database
 from batchyard.store.nodes import NodeRow
 from batchyard.store.pools import PoolView
+from batchyard.store.reader import Reader
 from batchyard.store.tx import Tx
 
 log = structlog.get_logger()
@@ -102,6 +103,9 @@ class Capacity:
         self._watch(plan, {pk for pk, _ in late})
         for name, some in self._batches(plan, late):
             self._errands.start("stop", [pk for pk, _ in some], partial(self._stop, name, some))
+        for name, some in self._batches(plan, [each for each in plan.watch if self._is_mute(plan.rows[each[0]])]):
+            lives = {pk: plan.rows[pk].session for pk, _ in some}
+            self._errands.start("end mute", [*lives], partial(self._end_mute, name, some, lives))
         for name in sorted(self._unswept):
             if self._errands.due(_sweeping(name)) and not self._errands.under_way(_launching(name)):
                 self._errands.start("sweep", [_sweeping(name)], partial(self._sweep, name))
@@ -131,6 +135,10 @@ class Capacity:
     def _late(self, node: NodeRow, now: int) -> bool:
         """True when the node was launched and its agent should have spoken by now."""
         return node.state == NodeState.STARTING and now - max(_tried(node), self._since) >= self._join_us
+
+    def _is_mute(self, node: NodeRow) -> bool:
+        """True when the node fell silent and its provider can start another agent in the place of one that hangs."""
+        return node.state == NodeState.UNKNOWN and node.provider in self._providers and self._providers[node.provider].restarts
 
     def _provider(self, name: str) -> NodeProvider:
         """Raises NoSuchProvider."""
@@ -210,6 +218,16 @@ class Capacity:
         async with asyncio.timeout(CALL_S):
             await self._provider(name).stop([handle for _, handle in some if handle is not None])
         await self._db.run(not_joined, [pk for pk, _ in some], self._join_us, self._clock.now())
+
+    async def _end_mute(self, name: str, some: Sequence[tuple[int, Handle | None]], lives: Mapping[int, int]) -> None:
+        """End agents that say nothing, but for those that spoke meanwhile; the nodes are launched again then."""
+        mute = await self._db.read(still_mute, lives)
+        handles = [handle for pk, handle in some if pk in mute and handle is not None]
+        async with asyncio.timeout(CALL_S):
+            await self._provider(name).stop(handles)
+        for handle in handles:
+            log.warning("silent agent ended", node=handle)
+        await self._db.run(mute_ended, lives, self._clock.now())
 
     async def _change(self, name: str, some: Sequence[tuple[int, Handle | None]], *, keep: bool) -> None:
         """Stop machines whose nodes stay, with what they keep or without."""
@@ -389,6 +407,18 @@ def no_capacity(tx: Tx, node_pk: int, message: str, now: int) -> int:
     if pool is not None:
         resizing.no_capacity(tx, pool, node, message)
     return 0
+
+
+def still_mute(reader: Reader, lives: Mapping[int, int]) -> set[int]:
+    """Those of the nodes that are unknown in this session (by key) as they were before."""
+    rows = [node_rows.get(reader, pk) for pk in lives]
+    return {node.pk for node in rows if node is not None and node.state == NodeState.UNKNOWN and node.session == lives[node.pk]}
+
+
+def mute_ended(tx: Tx, lives: Mapping[int, int], now: int) -> None:
+    """The agents of silent nodes were ended: the nodes wait for new ones."""
+    for pk in still_mute(tx, lives):
+        node_cases.gone(tx, pk, now)
 
 
 def not_joined(tx: Tx, node_pks: Iterable[int], waited_us: int, now: int) -> None:

@@ -199,7 +199,7 @@ def gone(tx: Tx, node_pk: int, now: int) -> bool:
 def silent(tx: Tx, node_pk: int, now: int) -> None:
     """The node has not spoken for too long: nobody knows what it does, so its tasks run elsewhere and it is fenced off."""
     node = node_rows.get(tx, node_pk)
-    if node is not None and node.state in (*CHANGING, NodeState.UNUSABLE):
+    if node is not None and node.state in CHANGING:
         _fence(tx, node, now)
         return
     if node is None or not transitions.NODE.allows(node.state, NodeHappened.SILENT):
@@ -209,10 +209,11 @@ def silent(tx: Tx, node_pk: int, now: int) -> None:
     state = transitions.NODE.after(node.state, NodeHappened.SILENT)
     node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1)
     tx.log(now, "node", node_pk, NodeHappened.SILENT, old=node.state, new=state)
+    tx.wake(wakes.CAPACITY)
 
 
 def _fence(tx: Tx, node: NodeRow, now: int) -> None:
-    """The node takes no tasks and is about to stop, or is known to be broken: what it still ran is made elsewhere."""
+    """The node takes no tasks and is about to stop: what it still ran is made elsewhere."""
     if node.last_seen is None and not node.tasks_running:
         return  # it was fenced off before
     lose(tx, node, now)

@@ -51,6 +51,9 @@ class NoCapacity(Exception):
 class NodeProvider(Protocol):
     """Where nodes come from."""
 
+    restarts: bool = False
+    """It can end a node's agent and start it anew, however the agent is."""
+
     async def launch(self, order: NodeOrder) -> Handle:
         """Start the node's agent, unless it runs. Raises NoCapacity; any other error is a launch that failed and is tried again."""
         ...

@@ -50,6 +50,8 @@ class _Process(msgspec.Struct):
 class LocalProvider:
     """At most `max_nodes` agents on this machine."""
 
+    restarts = True
+
     def __init__(self, directory: Path, server_url: str, max_nodes: int, agent_options: Sequence[str] = ()) -> None:
         self._directory = directory
         self._agent_options = agent_options

@@ -181,8 +181,8 @@ _COUNTS = Statement(
 )
 _SILENT = Statement(
     "SELECT pk FROM node WHERE last_seen < :before"
-    " AND (state IN ('starting', 'waitingforstarttask', 'starttaskfailed', 'idle', 'running', 'offline')"
-    " OR tasks_running > 0 AND state IN ('unusable', 'rebooting', 'reimaging', 'deallocating'))",
+    " AND (state IN ('starting', 'waitingforstarttask', 'starttaskfailed', 'idle', 'running', 'offline', 'unusable')"
+    " OR tasks_running > 0 AND state IN ('rebooting', 'reimaging', 'deallocating'))",
     int,
 )
 
