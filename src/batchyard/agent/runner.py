@@ -70,6 +70,8 @@ class Node:
     setup: NodeSetup
     directories: Directories
     variables: dict[str, str] = field(default_factory=dict)
+    started: bool = False
+    """True once the start task was begun since the node joined; what follows are retries."""
 
     def __post_init__(self) -> None:
         self.variables = environment.of_node(self.setup, self.layout)
@@ -137,7 +139,7 @@ class Attempt:
         work = _WORK.decode(self._order.task)
         try:
             rooms = self._node.layout
-            place = rooms.start_task() if self._order.start else rooms.task(self._order.job_id, work.id)
+            place = rooms.start_task(fresh=not self._node.started) if self._order.start else rooms.task(self._order.job_id, work.id)
         except ValueError as error:
             raise Failed("preprocessing", failure("CommandLaunchFailed", str(error), SERVER)) from error
         if self._order.after_others:
@@ -158,6 +160,7 @@ class Attempt:
             raise Failed("preprocessing", failure("CommandLaunchFailed", str(error))) from error
         try:
             layout.open_to(place, user)
+            self._node.started |= self._order.start
             await self._in_stages(work, place, user)
         finally:
             layout.close(place, user)
