@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from batchyard.agent.health import RESERVED_BYTES
 from batchyard.agent.layout import Layout, TaskPlace
-from batchyard.agent.users import User
-from batchyard.model.common import EnvironmentSetting
+from batchyard.agent.users import User, kind
+from batchyard.model.common import EnvironmentSetting, UserIdentity
 from batchyard.model.sync import NodeSetup
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -42,6 +42,7 @@ def of_task(
     node: dict[str, str],
     place: TaskPlace,
     user: User,
+    identity: UserIdentity | None,
     common: Sequence[EnvironmentSetting],
     own: Sequence[EnvironmentSetting],
     *,
@@ -60,6 +61,8 @@ def of_task(
             variables.pop(name, None)  # a start task has neither
     variables["AZ_BATCH_TASK_DIR"] = place.directory
     variables["AZ_BATCH_TASK_WORKING_DIR"] = place.working
+    variables["AZ_BATCH_TASK_USER"] = user.name
+    variables["AZ_BATCH_TASK_USER_IDENTITY"] = kind(identity)
     if preparation is not None:
         variables["AZ_BATCH_JOB_PREP_DIR"] = preparation.directory
         variables["AZ_BATCH_JOB_PREP_WORKING_DIR"] = preparation.working
