@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from engine_world import Agent, Steady, World
 
-from batchyard.engine import capacity, node_changes, nodes
+from batchyard.engine import node_changes, nodes
 from batchyard.engine.node_changes import PREEMPTED_PAUSE_US
 from batchyard.engine.special_runs import INTERNAL_RETRIES
 from batchyard.model.errors import BatchError
@@ -479,10 +479,10 @@ class TestSilence:
         agent = busy(world)
         world.run(nodes.silent, agent.node_pk, world.now)
         lives = {agent.node_pk: world.node(agent.node_pk).session}
-        assert world.run(capacity.still_mute, lives) == {agent.node_pk}
+        assert world.run(nodes.still_silent, lives) == {agent.node_pk}
         agent.join()
-        assert world.run(capacity.still_mute, lives) == set()
-        world.run(capacity.mute_ended, lives, world.now)
+        assert world.run(nodes.still_silent, lives) == set()
+        world.run(nodes.silenced, lives, world.now)
         world.capacity(2)
         assert (state(world, agent), provider.stopped) == ("idle", [])
         world.check()

@@ -34,7 +34,6 @@ from batchyard.store import usage
 from batchyard.store.db import Database
 from batchyard.store.nodes import NodeRow
 from batchyard.store.pools import PoolView
-from batchyard.store.reader import Reader
 from batchyard.store.tx import Tx
 
 log = structlog.get_logger()
@@ -221,13 +220,13 @@ class Capacity:
 
     async def _end_mute(self, name: str, some: Sequence[tuple[int, Handle | None]], lives: Mapping[int, int]) -> None:
         """End agents that say nothing, but for those that spoke meanwhile; the nodes are launched again then."""
-        mute = await self._db.read(still_mute, lives)
+        mute = await self._db.read(node_cases.still_silent, lives)
         handles = [handle for pk, handle in some if pk in mute and handle is not None]
         async with asyncio.timeout(CALL_S):
             await self._provider(name).stop(handles)
         for handle in handles:
             log.warning("silent agent ended", node=handle)
-        await self._db.run(mute_ended, lives, self._clock.now())
+        await self._db.run(node_cases.silenced, lives, self._clock.now())
 
     async def _change(self, name: str, some: Sequence[tuple[int, Handle | None]], *, keep: bool) -> None:
         """Stop machines whose nodes stay, with what they keep or without."""
@@ -407,18 +406,6 @@ def no_capacity(tx: Tx, node_pk: int, message: str, now: int) -> int:
     if pool is not None:
         resizing.no_capacity(tx, pool, node, message)
     return 0
-
-
-def still_mute(reader: Reader, lives: Mapping[int, int]) -> set[int]:
-    """Those of the nodes that are unknown in this session (by key) as they were before."""
-    rows = [node_rows.get(reader, pk) for pk in lives]
-    return {node.pk for node in rows if node is not None and node.state == NodeState.UNKNOWN and node.session == lives[node.pk]}
-
-
-def mute_ended(tx: Tx, lives: Mapping[int, int], now: int) -> None:
-    """The agents of silent nodes were ended: the nodes wait for new ones."""
-    for pk in still_mute(tx, lives):
-        node_cases.gone(tx, pk, now)
 
 
 def not_joined(tx: Tx, node_pks: Iterable[int], waited_us: int, now: int) -> None:

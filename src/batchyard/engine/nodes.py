@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 
 import msgspec
 
@@ -210,6 +211,18 @@ def silent(tx: Tx, node_pk: int, now: int) -> None:
     node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1)
     tx.log(now, "node", node_pk, NodeHappened.SILENT, old=node.state, new=state)
     tx.wake(wakes.CAPACITY)
+
+
+def still_silent(reader: Reader, lives: Mapping[int, int]) -> set[int]:
+    """Which of these nodes, each with the session in which it was unknown, have said nothing since."""
+    rows = [node_rows.get(reader, pk) for pk in lives]
+    return {node.pk for node in rows if node is not None and node.state == NodeState.UNKNOWN and node.session == lives[node.pk]}
+
+
+def silenced(tx: Tx, lives: Mapping[int, int], now: int) -> None:
+    """The agents of silent nodes were ended, so that others may start in their place."""
+    for pk in still_silent(tx, lives):
+        gone(tx, pk, now)
 
 
 def _fence(tx: Tx, node: NodeRow, now: int) -> None:
