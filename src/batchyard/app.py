@@ -40,7 +40,7 @@ from batchyard.engine.upkeep import Upkeep
 from batchyard.engine.wakes import Wakes
 from batchyard.model import times
 from batchyard.providers.external import ExternalProvider
-from batchyard.providers.local import LocalProvider
+from batchyard.providers.local import FOLLOWS, LocalProvider
 from batchyard.rules import images
 from batchyard.rules.sizes import LOCAL
 from batchyard.store import jobs as job_rows
@@ -164,7 +164,8 @@ def _open_database(path: Path, hub: Wakes) -> Database:
 
 
 async def _serve(config: Config) -> None:
-    listener = _listen(config.host, config.port)
+    listener = _listen_again(config.host, config.former_port) if config.port == 0 and config.former_port else None
+    listener = listener or _listen(config.host, config.port)
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     account = open_account(config.directory)
@@ -176,11 +177,12 @@ async def _serve(config: Config) -> None:
     node_key = account.node_key.encode()
     offer = msgspec.structs.replace(config.offer, images=images.supported(images.of_machine(_os_release())))
     shortest_us = int(config.autoscale_min_interval_s * 1e6)
+    silence_us = int(config.node_silence_s * 1e6)
     here = Machine(addresses.towards(url), socket.gethostname(), addresses.ipv6(url))
     own = {LOCAL: here} if isinstance(provider, LocalProvider) else {}
     services = Services(
         db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key, config.chaos, shortest_us, offer,
-        LinkedStorage(account.storage_name, account.storage_key), own,
+        LinkedStorage(account.storage_name, account.storage_key), own, silence_us, frozenset({LOCAL} if provider.restarts else ()),
     )  # fmt: skip
     store = LocalBlobStore(config.directory / "blobs")
     blobs = storage_endpoint(store, {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now()))
@@ -197,7 +199,7 @@ async def _serve(config: Config) -> None:
     await lease.renew()
     await provider.sweep({node.id for node in await db.read(node_rows.every)})
     capacity = Capacity(db, {LOCAL: provider}, clock, node_key, int(config.node_join_s * 1e6), offer)
-    upkeep = Upkeep(db, clock, int(config.node_silence_s * 1e6))
+    upkeep = Upkeep(db, clock, silence_us)
     loops = [*_loops(services, lease, capacity, upkeep), _autoscale(services, lease, config.autoscale_on_demand)]
     loops.append(every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), asyncio.Event()))
     _settle_memory()
@@ -224,7 +226,8 @@ def _os_release() -> dict[str, str]:
 def _provider(config: Config, url: str) -> LocalProvider | ExternalProvider:
     if config.external_nodes:
         return ExternalProvider(config.directory / "nodes", config.max_nodes)
-    options = ["--chaos"] * config.chaos + (["--probes", str(config.probes)] if config.probes else [])
+    options = [FOLLOWS, str(config.directory / "server.json")]
+    options += ["--chaos"] * config.chaos + (["--probes", str(config.probes)] if config.probes else [])
     return LocalProvider(config.directory / "nodes", url, config.max_nodes, options)
 
 
@@ -244,12 +247,25 @@ async def _answer(server: _HttpServer, listener: socket.socket, background: Sequ
             work.cancel()
 
 
+def _listen_again(host: str, port: int) -> socket.socket | None:
+    """A port that this server had before; None when it is taken by now."""
+    try:
+        return _listen(host, port)
+    except OSError:
+        log.info("the port of the server's last life is taken", port=port)
+        return None
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
-    listener.listen(2048)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError:
+        listener.close()
+        raise
     return listener
 
 

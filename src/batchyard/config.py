@@ -32,6 +32,8 @@ class Config:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     """0 takes a free one."""
+    former_port: int = 0
+    """With port 0: the one to take if it is free, because a server that was killed had it and its agents look for it there."""
     max_nodes: int = 8
     """Local nodes that may exist at once."""
     test_clock: bool = False

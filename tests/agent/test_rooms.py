@@ -12,7 +12,6 @@ import pytest
 from batchyard.agent import layout, removals, users
 from batchyard.agent.layout import Layout
 from batchyard.agent.removals import Directories
-from batchyard.agent.runner import words
 from batchyard.agent.users import BLOCK, NAMED, SINGLE, NoSuchUser, User, Users, objection, of_logins
 from batchyard.model.common import AutoUserSpecification, UserIdentity
 from batchyard.model.sync import NodeAccount
@@ -221,24 +220,3 @@ async def test_one_attempt_at_a_time_uses_a_directory_and_a_removal_goes_before_
         await tasks[-1]
     await asyncio.gather(*tasks)
     assert order == ["other", "neighbour", "removal", "same", "later"] or order == ["other", "neighbour", "removal", "later", "same"]
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("a  b\tc\n", ["a", "b", "c"]),
-        ("a 'b  c' \"d\"e", ["a", "b  c", "de"]),
-        ("a\\ b $HOME *", ["a b", "$HOME", "*"]),
-        ("echo #no", ["echo", "#no"]),
-        ("", []),
-        ("a\u00a0b", ["a\u00a0b"]),
-        ("''", [""]),
-    ],
-)
-def test_words(line: str, expected: list[str]) -> None:
-    assert words(line) == expected
-
-
-def test_an_open_quote_is_an_error() -> None:
-    with pytest.raises(ValueError, match="quotation"):
-        words("echo 'open")

@@ -340,13 +340,14 @@ STILL_KEY = base64.b64encode(b"a key of the account").decode()
 class Still:
     """A server that does nothing by itself; what it stores can be put into any state."""
 
-    def __init__(self, *, chaos: bool = False) -> None:
+    def __init__(self, *, chaos: bool = False, restarting: frozenset[str] = frozenset()) -> None:
         hub = Wakes()
         hub.bind(asyncio.get_running_loop())
         self.db = Database(MEMORY, hub)
         self.relay = Relay(hub)
         machines = {LOCAL: Machine("10.9.8.7", "here", "2001:db8::7")}
-        services = Services(self.db, hub, Clock(), self.relay, Account("acct", [STILL_KEY]), NODE_KEY, chaos, machines=machines)
+        account = Account("acct", [STILL_KEY])
+        services = Services(self.db, hub, Clock(), self.relay, account, NODE_KEY, chaos, machines=machines, restarting=restarting)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(Api(services, {})), base_url="http://server")
 
     async def __call__(self, method: str, path: str, body: object = None, *, query: str = "") -> httpx.Response:
@@ -384,9 +385,15 @@ class Still:
 
 
 @pytest.fixture
-async def still() -> AsyncIterator[Still]:
+def restarting() -> frozenset[str]:
+    """Providers of the server `still` that can start a node's agent anew."""
+    return frozenset()
+
+
+@pytest.fixture
+async def still(restarting: frozenset[str]) -> AsyncIterator[Still]:
     """A server with one pool `p`, one job `j` on it and one task `t`."""
-    made = Still()
+    made = Still(restarting=restarting)
     assert (await made("POST", "/pools", pool_body("p"))).status_code == 201
     assert (await made("POST", "/jobs", {"id": "j", "poolInfo": {"poolId": "p"}})).status_code == 201
     assert (await made("POST", "/jobs/j/tasks", task("t"))).status_code == 201

@@ -180,6 +180,16 @@ async def test_nodes(still: Still, operation: tuple[str, str, str], state: NodeS
     assert await outcome(still, (operation[1], operation[2], body), "/pools/p/nodes/n") == refused.get(state, OK)
 
 
+@pytest.mark.parametrize(("restarting", "expected"), [(frozenset({"local"}), OK), (frozenset({"other"}), "NodeStateUnusable")])
+@pytest.mark.parametrize("operation", ["reboot", "reimage", "deallocate"])
+async def test_an_unknown_node_can_be_started_anew_where_its_provider_can(still: Still, operation: str, expected: str) -> None:
+    await still.node("unknown")
+    await still.put("node", slots_used=0, tasks_running=0)
+    if operation == "deallocate":
+        expected = "NodeStateUnusable"
+    assert await outcome(still, ("POST", f"/pools/p/nodes/n/{operation}", None), "/pools/p/nodes/n") == expected
+
+
 @pytest.mark.parametrize("state", _USERS)
 @pytest.mark.parametrize("operation", AGENT_ASKED, ids=lambda operation: operation[0])
 async def test_what_an_agent_is_asked_for(still: Still, operation: tuple[str, str, str], state: str) -> None:

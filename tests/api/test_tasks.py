@@ -558,6 +558,18 @@ class TestEnds:
         assert ended["executionInfo"]["failureInfo"]["code"] == "TaskEnded"
         assert ended["nodeInfo"]["nodeId"] == node_id
         yard.reached(job_id, "next")
+        later = wait_for(lambda: (found := yard.task(job_id, "t"))["executionInfo"].get("exitCode") and found, "its exit code")
+        assert later.pop("executionInfo") == {**ended.pop("executionInfo"), "exitCode": 137}
+        assert later == ended
+
+    def test_a_job_that_is_terminated_keeps_the_exit_codes_of_its_tasks(self, raw: Raw, yard: Yard) -> None:
+        job_id = yard.job(task("t", "sleep 300"), task("waits", requiredSlots=4))
+        yard.reached(job_id, "t", "running")
+        assert raw("POST", f"/jobs/{job_id}/terminate").status == 202
+        wait_for(lambda: yard.task(job_id, "t")["executionInfo"].get("exitCode") == 137, "its exit code")
+        info = yard.task(job_id, "t")["executionInfo"]
+        assert (info["result"], info["failureInfo"]["code"]) == ("failure", "TaskEnded")
+        assert "exitCode" not in yard.task(job_id, "waits")["executionInfo"]
 
     def test_delete_a_running_one(self, raw: Raw, yard: Yard, node_id: str) -> None:
         job_id = yard.job(task("t", "sleep 300"))

@@ -6,8 +6,11 @@ import contextlib
 import json
 import os
 import re
+import select
 import shutil
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -153,6 +156,55 @@ def test_down_leaves_no_process_and_up_runs_the_task_again(passable: Path) -> No
     batch = client(directory)
     until(lambda: batch.get_task("j", "t").state == models.BatchTaskState.RUNNING)
     assert batch.get_pool("p").current_dedicated_nodes == 1
+
+
+def pool_and_job(batch: BatchClient) -> None:
+    image = models.BatchVmImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server", version="latest")
+    machine = models.VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04")
+    batch.create_pool(
+        models.BatchPoolCreateOptions(
+            id="p", vm_size="standard_d2s_v3", virtual_machine_configuration=machine, target_dedicated_nodes=1, task_slots_per_node=2
+        )
+    )
+    batch.create_job(models.BatchJobCreateOptions(id="j", pool_info=models.BatchPoolInfo(pool_id="p")))
+
+
+def kill(server: daemon.Server) -> None:
+    """End a server with SIGKILL; its agents live on."""
+    fd = os.pidfd_open(server.pid)
+    os.kill(server.pid, signal.SIGKILL)
+    assert select.select([fd], [], [], 30)[0]
+    os.close(fd)
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_server_on_a_free_port_that_is_killed_finds_its_agents_again(passable: Path, taken: bool) -> None:
+    """On the port that it had, or elsewhere when that is taken: no agent is ended, and nothing runs twice."""
+    server = up(passable, "--nodes", "1")
+    batch = client(passable)
+    pool_and_job(batch)
+    go = passable.parent / "go"
+    os.mkfifo(go)
+    go.chmod(0o666)
+    batch.create_task("j", models.BatchTaskCreateOptions(id="t", command_line=f"sh -c 'read word < {go}; echo $word'"))
+    until(lambda: batch.get_task("j", "t").state == models.BatchTaskState.RUNNING)
+    agents = set(processes.agents_below(passable))
+    assert len(agents) == 1
+    kill(server)
+    with contextlib.ExitStack() as stack:
+        if taken:
+            stack.enter_context(socket.create_server(("127.0.0.1", int(server.url.rpartition(":")[2]))))
+        later = up(passable, "--nodes", "1")
+    assert (later.url == server.url) == (not taken)
+    batch = client(passable)
+    go.write_text("on\n")
+    batch.create_task("j", models.BatchTaskCreateOptions(id="u", command_line="printenv AZ_BATCH_ACCOUNT_URL"))
+    for name, printed in (("t", "on\n"), ("u", f"{later.url}/\n")):
+        until(lambda name=name: batch.get_task("j", name).state == models.BatchTaskState.COMPLETED)
+        assert b"".join(batch.download_task_file("j", name, "stdout.txt")).decode() == printed
+    assert set(processes.agents_below(passable)) == agents
+    with contextlib.closing(sqlite3.connect(f"file:{passable}/batchyard.db?mode=ro", uri=True)) as rows:
+        assert rows.execute("SELECT run, losses FROM task").fetchall() == [(1, 0), (1, 0)]
 
 
 def client(directory: Path) -> BatchClient:

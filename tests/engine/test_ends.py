@@ -312,3 +312,47 @@ def test_a_task_waits_until_its_node_has_removed_what_an_earlier_one_left(world:
         agent.has = sorted(told)
         agent.sync(removed=[removal.number for removal in answer.removals])
     assert told == {world.attempt(name) for name in names}
+
+
+def test_a_task_that_was_terminated_while_it_ran_keeps_its_exit_code(world: World) -> None:
+    [agent] = world.working_pool(slots=4)
+    world.job()
+    world.add("a", "b", "c")
+    world.schedule()
+    agent.sync()
+    attempts = {name: world.attempt(name) for name in "abc"}
+    for name in "abc":
+        world.terminate(name)
+    before = world.counts()
+    ended_by_us = {"failure": {"category": "usererror", "code": "TaskEnded", "message": "x"}}
+    for _ in range(2):  # a repeated report changes nothing
+        agent.end(attempts["a"], exit_code=137, user_cpu_us=7, **ended_by_us)
+        agent.end(attempts["b"], **ended_by_us)
+        agent.end(attempts["c"], exit_code=0)
+    tasks = [world.task(name) for name in "abc"]
+    assert [(task.state, task.result, task.exit_code, task.user_us) for task in tasks] == [
+        ("completed", "failure", 137, 7),
+        ("completed", "failure", None, 0),
+        ("completed", "failure", 0, 0),
+    ]
+    assert msgspec.structs.replace(world.counts(), user_us=before.user_us) == before
+    assert world.counts().user_us == before.user_us + 7
+    agent.end(attempts["a"], exit_code=1, **ended_by_us)
+    assert world.task("a").exit_code == 137
+
+
+def test_a_late_report_of_an_earlier_run_is_no_exit_code(world: World) -> None:
+    [agent] = world.working_pool()
+    world.job()
+    world.add({"id": "a", "constraints": {"maxTaskRetryCount": 1}})
+    world.schedule()
+    agent.sync()
+    first = world.attempt("a")
+    agent.end(first, **EXIT_1)
+    world.schedule()
+    agent.sync()
+    world.terminate("a")
+    agent.end(first, **EXIT_1)
+    assert world.task("a").exit_code is None
+    agent.end(world.attempt("a"), exit_code=143, failure={"category": "usererror", "code": "TaskEnded", "message": "x"})
+    assert world.task("a").exit_code == 143

@@ -71,9 +71,9 @@ EDGES = {
             reboot requested > rebooting, reimage requested > reimaging, deallocate requested > deallocating,
             remove requested > leavingpool
         unknown: joined > idle, start task started > waitingforstarttask, lost > starting, broken > unusable, preempted > preempted,
-            remove requested > leavingpool
-        unusable: joined > idle, healed > idle, preempted > preempted, start task started > waitingforstarttask, lost > starting,
-            reboot requested > rebooting,
+            reboot requested > rebooting, reimage requested > reimaging, remove requested > leavingpool
+        unusable: joined > idle, healed > idle, silent > unknown, preempted > preempted, start task started > waitingforstarttask,
+            lost > starting, reboot requested > rebooting,
             reimage requested > reimaging, deallocate requested > deallocating, remove requested > leavingpool
         rebooting: restarted > starting, silent > unknown, preempted > preempted, remove requested > leavingpool
         reimaging: restarted > starting, silent > unknown, preempted > preempted, remove requested > leavingpool

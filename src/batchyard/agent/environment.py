@@ -10,18 +10,23 @@ from collections.abc import Sequence
 
 from batchyard.agent.health import RESERVED_BYTES
 from batchyard.agent.layout import Layout, TaskPlace
-from batchyard.agent.users import User
-from batchyard.model.common import EnvironmentSetting
+from batchyard.agent.users import User, kind
+from batchyard.model.common import EnvironmentSetting, UserIdentity
 from batchyard.model.sync import NodeSetup
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def account_url(server: str) -> str:
+    """How tasks are told of the server: with a final slash."""
+    return server.rstrip("/") + "/"
 
 
 def of_node(setup: NodeSetup, layout: Layout) -> dict[str, str]:
     """Service variables that are the same for every task of the node."""
     return {
         "AZ_BATCH_ACCOUNT_NAME": setup.account_name,
-        "AZ_BATCH_ACCOUNT_URL": setup.account_url,
+        "AZ_BATCH_ACCOUNT_URL": account_url(setup.account_url),
         "AZ_BATCH_POOL_ID": setup.pool_id,
         "AZ_BATCH_NODE_ID": setup.node_id,
         "AZ_BATCH_NODE_IS_DEDICATED": "true" if setup.is_dedicated else "false",
@@ -37,6 +42,7 @@ def of_task(
     node: dict[str, str],
     place: TaskPlace,
     user: User,
+    identity: UserIdentity | None,
     common: Sequence[EnvironmentSetting],
     own: Sequence[EnvironmentSetting],
     *,
@@ -55,6 +61,8 @@ def of_task(
             variables.pop(name, None)  # a start task has neither
     variables["AZ_BATCH_TASK_DIR"] = place.directory
     variables["AZ_BATCH_TASK_WORKING_DIR"] = place.working
+    variables["AZ_BATCH_TASK_USER"] = user.name
+    variables["AZ_BATCH_TASK_USER_IDENTITY"] = kind(identity)
     if preparation is not None:
         variables["AZ_BATCH_JOB_PREP_DIR"] = preparation.directory
         variables["AZ_BATCH_JOB_PREP_WORKING_DIR"] = preparation.working

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import structlog
 
 from batchyard import __version__
-from batchyard.agent import addresses, control, users
+from batchyard.agent import addresses, control, identity, users
 from batchyard.agent import limits as limits_
+from batchyard.agent.claims import Claim
 from batchyard.agent.layout import Layout
 from batchyard.agent.limits import Limits
 from batchyard.model.sync import NodeFacts
@@ -27,9 +28,13 @@ class Found:
     facts: NodeFacts
     place: tuple[str, str, str]
     limits: Limits
+    root: str
+    """Tells the root directory from every other one."""
+    uid_base: int
+    """First of the node's user numbers."""
 
 
-def find(layout: Layout, server: str, uid_base: int, only: str = "") -> Found:
+def find(layout: Layout, server: str, claim: Claim, only: str = "") -> Found:
     """Probe the machine, end what an earlier agent on this root left behind, and log what was found."""
     place = control.probe(layout.tag, only)
     if place[0] == control.Session.name:
@@ -42,9 +47,10 @@ def find(layout: Layout, server: str, uid_base: int, only: str = "") -> Found:
         )
     limits, place = limits_.probe(layout.tag, place)
     missing += limits.obstacles
-    obstacle = users.obstacle(layout.root, uid_base)
-    missing += [what for what in (obstacle, users.unprotected_names() if obstacle is None else None) if what is not None]
-    found = NodeFacts(
+    obstacle = users.obstacle(layout.root, claim.base)
+    reasons = [obstacle] if obstacle is not None else [claim.obstacle, users.unprotected_names()]
+    missing += [what for what in reasons if what is not None]
+    facts = NodeFacts(
         agent_version=__version__,
         host_name=socket.gethostname(),
         ip_address=addresses.towards(server),
@@ -58,10 +64,10 @@ def find(layout: Layout, server: str, uid_base: int, only: str = "") -> Found:
         system=_system(),
         limits=limits.names,
     )
-    log.info("agent started", root=layout.root, process_control=place[0], switches_users=obstacle is None, cores=found.cores)
+    log.info("agent started", root=layout.root, process_control=place[0], switches_users=obstacle is None, cores=facts.cores)
     for sentence in missing:
         log.warning("not isolated", what=sentence)
-    return Found(found, place, limits)
+    return Found(facts, place, limits, identity.of_root(layout), claim.base)
 
 
 def _disk_bytes(path: str) -> int:

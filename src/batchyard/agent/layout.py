@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from batchyard.agent import beneath
@@ -36,6 +37,8 @@ class TaskPlace:
     """Permissions of both directories."""
     always_same_user: bool = False
     """True when nothing of an attempt that ran as somebody else is kept."""
+    fresh: bool = False
+    """True when the working directory of an earlier attempt is not kept."""
 
     @property
     def working(self) -> str:
@@ -76,9 +79,9 @@ class Layout:
             raise ValueError(f"not a job and a task: {job_id!r}, {task_id!r}")
         return TaskPlace(job_id, task_id, f"{self.root}/workitems/{work_item}/job-{number}/{task_id}", self.trash)
 
-    def start_task(self) -> TaskPlace:
-        """Place of the node's start task: every task may read what it leaves."""
-        return TaskPlace("", "", self.startup, self.trash, 0o755, always_same_user=True)
+    def start_task(self, *, fresh: bool) -> TaskPlace:
+        """Place of the node's start task: every task may read what it leaves. A rerun, unlike a retry, finds it fresh (contract 4.1)."""
+        return TaskPlace("", "", self.startup, self.trash, 0o755, always_same_user=True, fresh=fresh)
 
 
 def former_user(place: TaskPlace) -> int:
@@ -121,7 +124,10 @@ def _take_over(place: TaskPlace, user: User) -> None:
         if user.uid >= 0:
             _shut(fd)
         if user.uid >= 0 and (user.uid == 0 or place.always_same_user) and others - {-1, user.uid}:
-            _set_aside(fd, place.trash)
+            _set_aside(fd, place.trash, os.listdir(fd))
+            former = -1
+        elif place.fresh:
+            _set_aside(fd, place.trash, ["wd"])
             former = -1
         _working_directory(fd, place.mode)
         if user.uid >= 0:
@@ -135,16 +141,17 @@ def _take_over(place: TaskPlace, user: User) -> None:
 
 def _shut(fd: int) -> None:
     """From now on nobody but root changes what is in a directory."""
-    os.fchown(fd, 0, 0)
+    os.fchown(fd, os.geteuid(), os.getegid())
     os.fchmod(fd, 0o700)
 
 
-def _set_aside(fd: int, trash: str) -> None:
-    """Move all that is in a directory, which is shut, to the trash."""
+def _set_aside(fd: int, trash: str, names: Collection[str]) -> None:
+    """Move what is in a directory, which is shut if others could change it, to the trash."""
     aside = f"{trash}/{secrets.token_hex(8)}"
     os.makedirs(aside, mode=0o700)
-    for name in os.listdir(fd):
-        os.rename(name, f"{aside}/{name}", src_dir_fd=fd)
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(name, f"{aside}/{name}", src_dir_fd=fd)
 
 
 def _working_directory(fd: int, mode: int) -> None:

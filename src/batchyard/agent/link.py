@@ -109,22 +109,31 @@ class Link:
     """Connections to one server, opened as needed; a context that closes them. `trust` is for https."""
 
     def __init__(self, server: str, token: str, trust: ssl.SSLContext | None) -> None:
+        if not token.isascii() or not token.isprintable():
+            raise OSError("the token has characters that cannot be sent")
+        self._token, self._given_trust = token, trust
+        self._idle: list[_Connection] = []
+        self.turn_to(server)
+
+    def turn_to(self, server: str) -> None:
+        """Speak to the server at this URL from now on; what is under way goes on. Raises OSError for what is none."""
         parts = urlsplit(server)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise OSError(f"not the URL of a server: {server}")
-        if not token.isascii() or not token.isprintable():
-            raise OSError("the token has characters that cannot be sent")
-        self._host, self._trust = parts.hostname, trust if parts.scheme == "https" else None
+        self._host, self._trust = parts.hostname, self._given_trust if parts.scheme == "https" else None
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._prefix = parts.path.rstrip("/")
-        fields = f"host: {parts.netloc.rpartition('@')[2]}\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n"
+        fields = f"host: {parts.netloc.rpartition('@')[2]}\r\nauthorization: Bearer {self._token}\r\ncontent-type: application/json\r\n"
         self._fields = fields.encode("ascii")
-        self._idle: list[_Connection] = []
+        self._close_idle()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         for connection in self._idle:
             connection.close()
         self._idle.clear()
@@ -151,11 +160,14 @@ class Link:
             return connection
 
     async def _ask(self, connection: _Connection, request: bytes) -> Answer:
+        to = self._fields
         try:
             answer = await connection.ask(request)
         except BaseException:
             connection.close()
             raise
-        if connection.is_open:
+        if self._fields is not to:
+            connection.close()
+        elif connection.is_open:
             self._idle.append(connection)
         return answer

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from batchyard.agent import beneath, facts
+from batchyard.agent import beneath, claims, facts
 from batchyard.agent.chaos import Disturbances, Making
 from batchyard.agent.health import Health
+from batchyard.agent.identity import Address
 from batchyard.agent.layout import Layout
 from batchyard.agent.link import Broken, Link
 from batchyard.agent.logins import Logins, LoginService
@@ -52,6 +53,8 @@ _BREATH_S = 0.2
 """Pause after a poll that came back at once and brought nothing, so that it cannot spin."""
 _ANSWER_S = 30.0
 """How long a sync may take beyond what the server was asked to wait."""
+_REASON = 200
+"""Bytes of a refusal that are logged."""
 _LOOK_S = 20.0
 """How long the first look at the node is waited for: a disk that hangs must not keep the agent from saying so."""
 _LEAVE_S = 15.0
@@ -74,8 +77,8 @@ class AgentSettings:
     root: str | os.PathLike[str]
     """The node's directory; made when missing."""
     token_file: str | os.PathLike[str]
-    uid_base: int = 70_000
-    """First of the 1,000 uids that tasks run as when the agent is root."""
+    uid_base: int | None = None
+    """First of the 1,000 uids that tasks run as when the agent is root; None takes some that no other node of the machine has."""
     spawners: int | None = None
     """Processes that start tasks; None chooses by cores and slots."""
     wait_s: float = 20.0
@@ -92,6 +95,8 @@ class AgentSettings:
     """How often the node is looked at, in seconds."""
     chaos: bool = False
     """Obey disturbances on demand."""
+    server_file: str | os.PathLike[str] | None = None
+    """The server's `server.json`, where that is on this machine: says its URL when it comes back at another address."""
 
 
 class Fenced(Exception):
@@ -103,8 +108,9 @@ class Agent:
 
     def __init__(self, settings: AgentSettings, layout: Layout, found: facts.Found, link: Link, token: str) -> None:
         self._settings, self._layout, self._found, self._link = settings, layout, found, link
+        self._address = Address(settings.server, settings.server_file)
         self._threads = ThreadPoolExecutor(_THREADS, _TRANSFER)
-        self._users = Users(settings.uid_base, found.facts.switches_users)
+        self._users = Users(found.uid_base, found.facts.switches_users)
         self._state = State()
         self._attempts: dict[str, Making] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -115,14 +121,16 @@ class Agent:
         self._accountants = ThreadPoolExecutor(1, _TRANSFER)
         self._directories = Directories()
         self._remover = Remover(layout, self._directories, self._threads)
-        logins = Logins(layout, found.facts.switches_users, of_logins(settings.uid_base))
+        logins = Logins(layout, found.facts.switches_users, of_logins(found.uid_base))
         self._logins = LoginService(logins, self._accountants, self._remover.empty)
         self._logs = ServiceLogs(settings.log_file, layout, self._threads, self._note_news)
         self._probers = ThreadPoolExecutor(_PROBES, _TRANSFER)
         self._chaos = Disturbances(settings.chaos)
         self._health = Health(layout.root, settings.probes, self._probers, self._chaos.problems, self._chaos.changed)
         services = {**self._logins.services, "upload_logs": self._logs.answer, "chaos": self._chaos.answer}
-        self._replies = Replies(lambda: _client(settings, token), layout.root, self._threads, services, self._chaos.answered)
+        self._replies = Replies(
+            lambda: _client(settings, self._address.url, token), layout.root, self._threads, services, self._chaos.answered
+        )
 
     async def run(self) -> None:
         """Converse until the node is gone; ends all attempts on the way out, however it leaves."""
@@ -143,7 +151,8 @@ class Agent:
                     await self._start_over()
                 except (msgspec.DecodeError, OSError) as error:
                     log.warning("sync failed", reason=str(error) or type(error).__name__)
-                    await pause.next()
+                    if not self._follow():
+                        await pause.next()
         except NodeGone:
             last = self._logins.leave
             raise
@@ -163,7 +172,7 @@ class Agent:
     async def _turn(self) -> None:
         """One exchange: join, report, or wait for news. Raises NodeGone, Fenced, DecodeError or OSError."""
         if self._state.session == 0:
-            await self._exchange(self._state.say(facts=self._found.facts, clock=_clock()))
+            await self._exchange(self._state.say(facts=self._found.facts, root=self._found.root, clock=_clock()))
             return
         if not self._state.has_news():
             await self._wait()
@@ -211,12 +220,29 @@ class Agent:
         """Send a sync and do what the answer says; False when it says nothing new."""
         answer = await self._link.post(SYNC_PATH, msgspec.json.encode(said), said.wait_s + _ANSWER_S)
         if answer.status in (401, 403):
+            if self._follow():
+                raise Broken("that was another server")
             raise NodeGone(f"the server answered {answer.status}")
         if answer.status == 204:
             return False
         if answer.status != 200:
-            raise Broken(f"the server answered {answer.status}")
+            raise Broken(f"the server answered {answer.status} {answer.body[:_REASON].decode(errors='replace')}".strip())
         return await self._apply(said, _ORDERS.decode(answer.body))
+
+    def _follow(self) -> bool:
+        """Turn to where the server is now; False when it is where it was as far as is known."""
+        if not self._address.look():
+            return False
+        try:
+            self._link.turn_to(self._address.url)
+        except OSError as error:
+            log.warning("the server's new address is none", reason=str(error))
+            return False
+        log.info("the server has another address", url=self._address.url)
+        self._replies.turn_to(self._address.url)
+        if self._node is not None:
+            self._node.learn_url(self._address.url)
+        return True
 
     async def _apply(self, said: Sync, answer: Orders) -> bool:
         if said.session == 0 and answer.setup is not None and not answer.fenced:
@@ -321,21 +347,21 @@ async def run(settings: AgentSettings) -> None:
     layout.make()
     with open(settings.token_file, encoding="ascii") as file:
         token = file.read().strip()
-    with _only_one(layout):
-        found = facts.find(layout, settings.server, settings.uid_base, settings.control)
+    with _only_one(layout), claims.held(layout.root, settings.uid_base) as claim:
+        found = facts.find(layout, settings.server, claim, settings.control)
         async with Link(settings.server, token, facts.trust(settings.server, settings.ca_file)) as link:
             await _until_stopped(Agent(settings, layout, found, link, token))
 
 
-def _client(settings: AgentSettings, token: str) -> httpx.AsyncClient:
+def _client(settings: AgentSettings, server: str, token: str) -> httpx.AsyncClient:
     """Client for the answers to file requests; imported when the first one comes, because it is large."""
     import httpx
 
     return httpx.AsyncClient(
-        base_url=settings.server.rstrip("/"),
+        base_url=server.rstrip("/"),
         headers={"authorization": f"Bearer {token}"},
         trust_env=False,
-        verify=facts.trust(settings.server, settings.ca_file) or False,
+        verify=facts.trust(server, settings.ca_file) or False,
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=10),
     )
 
@@ -379,9 +405,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run an agent from the command line; the exit code is 1 when it cannot start."""
     parser = argparse.ArgumentParser(prog="batchyard agent", description="Run the tasks of one compute node.")
     parser.add_argument("--server", required=True, help="base URL of the server")
+    parser.add_argument("--server-file", metavar="FILE", help="the server's server.json: says where it is when its address changes")
     parser.add_argument("--root", required=True, help="the node's directory")
     parser.add_argument("--token-file", required=True)
-    parser.add_argument("--uid-base", type=int, default=70_000, help="first of the 1,000 users that tasks run as")
+    parser.add_argument("--uid-base", type=int, help="first of the 1,000 users that tasks run as; without it some that no other node has")
     parser.add_argument("--spawners", type=int, help="processes that start tasks")
     parser.add_argument("--wait-s", type=float, default=20.0, help="how long a poll waits, in seconds")
     parser.add_argument("--control", default="", choices=["", "cgroup2", "freezer", "session"])

@@ -64,6 +64,11 @@ class Replies:
         if request.id not in self._tasks and request.id not in self._answered:
             self._tasks[request.id] = asyncio.create_task(self._reply(request))
 
+    def turn_to(self, server: str) -> None:
+        """Answer to the server at this URL from now on."""
+        if self._client is not None:
+            self._client.base_url = server.rstrip("/")
+
     async def close(self) -> None:
         """Drop what is under way."""
         for task in self._tasks.values():

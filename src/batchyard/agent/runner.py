@@ -10,8 +10,6 @@ import asyncio
 import errno
 import itertools
 import os
-import re
-import shlex
 import time
 from collections.abc import Coroutine
 from concurrent.futures import Executor
@@ -22,6 +20,7 @@ import msgspec
 import structlog
 
 from batchyard.agent import environment, layout
+from batchyard.agent.commands import words
 from batchyard.agent.failures import SERVER, USER, Failed, Stage, exit_code_failure, failure
 from batchyard.agent.layout import Layout, TaskPlace
 from batchyard.agent.process import Command, Exit, NotLaunched, SpawnerLost, Spawners
@@ -37,8 +36,6 @@ from batchyard.model.times import duration
 
 log = structlog.get_logger()
 
-_QUOTED = re.compile(r"['\"\\]")
-_WORD = re.compile(r"[^ \t\r\n]+")
 _KEYS = itertools.count(1)
 
 
@@ -70,10 +67,16 @@ class Node:
     setup: NodeSetup
     directories: Directories
     variables: dict[str, str] = field(default_factory=dict)
+    started: bool = False
+    """True once the start task was begun since the node joined; what follows are retries."""
 
     def __post_init__(self) -> None:
         self.variables = environment.of_node(self.setup, self.layout)
         self.users.learn(self.setup.accounts)
+
+    def learn_url(self, server: str) -> None:
+        """The server has another address; attempts that begin from now on are told that one."""
+        self.variables["AZ_BATCH_ACCOUNT_URL"] = environment.account_url(server)
 
 
 class Attempt:
@@ -133,7 +136,7 @@ class Attempt:
         work = _WORK.decode(self._order.task)
         try:
             rooms = self._node.layout
-            place = rooms.start_task() if self._order.start else rooms.task(self._order.job_id, work.id)
+            place = rooms.start_task(fresh=not self._node.started) if self._order.start else rooms.task(self._order.job_id, work.id)
         except ValueError as error:
             raise Failed("preprocessing", failure("CommandLaunchFailed", str(error), SERVER)) from error
         if self._order.after_others:
@@ -157,6 +160,7 @@ class Attempt:
                 layout.open_to(place, user)
             else:  # there may be as many files to hand over as the former user cared to make
                 await asyncio.get_running_loop().run_in_executor(self._node.threads, layout.open_to, place, user)
+            self._node.started |= self._order.start
             await self._in_stages(work, place, user)
         finally:
             layout.close(place, user)
@@ -170,7 +174,8 @@ class Attempt:
         if self._stop.is_set():
             raise Cancelled
         common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
-        variables = environment.of_task(self._node.variables, place, user, common, work.environment_settings or [], **self._extras())
+        own = work.environment_settings or []
+        variables = environment.of_task(self._node.variables, place, user, work.user_identity, common, own, **self._extras())
         self._exit = done = await self._command(work, place, user, variables)
         self._stage = "run"
         if self._stop.is_set():
@@ -207,12 +212,7 @@ class Attempt:
         return {"preparation": place, "token": self._order.token}
 
     async def _command(self, work: Work, place: TaskPlace, user: User, variables: dict[str, str]) -> Exit:
-        try:
-            argv = words(work.command_line)
-        except ValueError as error:
-            raise _not_launched("CommandLaunchFailed", f"The command line cannot be split into words: {error}", work) from error
-        if not argv:
-            raise _not_launched("CommandLaunchFailed", "The command line is empty", work)
+        argv, refused = _program(work)
         limit = work.constraints.max_wall_clock_time if work.constraints else None
         limit_us = duration(limit) if limit else None
         logs = place.directory + "/stdout.txt", place.directory + "/stderr.txt"
@@ -221,6 +221,8 @@ class Attempt:
             command = Command(argv, variables, place.working, *logs, user.uid, seconds, user.group)
             return await self._node.spawners.run(self._key, command, self._noticed)
         except NotLaunched as error:
+            if refused is not None:
+                raise refused from error
             if error.found:
                 raise _not_launched("CommandLaunchFailed", "The command could not be started", work, str(error)) from error
             raise _not_launched("CommandProgramNotFound", "The specified command program is not found", work, str(error)) from error
@@ -228,11 +230,17 @@ class Attempt:
             raise Failed("run", failure("Unknown", f"How the task ended is not known: {error}", SERVER)) from error
 
 
-def words(command_line: str) -> list[str]:
-    """Words as a shell splits them, without any expansion. Raises ValueError for an open quote."""
-    if _QUOTED.search(command_line):
-        return shlex.split(command_line)
-    return _WORD.findall(command_line)  # the same and ten times as fast
+def _program(work: Work) -> tuple[list[str], Failed | None]:
+    """Words to start, and why they cannot be: the spawner is then given what it writes into the task's logs (`spawner.find`)."""
+    try:
+        argv = words(work.command_line)
+    except ValueError as error:
+        message = f"The command line cannot be split into words: {error}"
+    else:
+        if argv:
+            return argv if argv[0] else ["", "the command line names no program"], None
+        message = "The command line is empty"
+    return ["", message], _not_launched("CommandLaunchFailed", message, work)
 
 
 def _may_run_again(work: Work) -> bool:

@@ -173,8 +173,7 @@ class Spawner:
         try:
             run.pid = self._launch(run, argv, environment, (directory, stdout, stderr), (uid, gid))
         except (OSError, ValueError, NotFound) as error:
-            text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            self._tell("failed", key, not isinstance(error, NotFound), text)
+            self._tell("failed", key, not isinstance(error, NotFound), _text(error))
             with contextlib.suppress(OSError):
                 group.gone()
             return
@@ -199,10 +198,14 @@ class Spawner:
             if self._root and uid > 0:
                 os.setresgid(gid, gid, 0)
                 os.setresuid(uid, uid, 0)
-            os.chdir(directory)
-            program = find(argv[0], environment.get("PATH", ""))
-            run.started = time.time_ns() // 1000
-            pid = spawn(program, argv, environment, logs)
+            try:
+                os.chdir(directory)
+                program = find(argv, environment.get("PATH", ""))
+                run.started = time.time_ns() // 1000
+                pid = spawn(program, argv, environment, logs)
+            except (OSError, ValueError, NotFound) as error:
+                complain(logs, f"batchyard: {argv[0] + ': ' if argv[0] else ''}{_text(error)}\n")
+                raise
             self._become_itself()
             with contextlib.suppress(OSError):  # it may be over already
                 write(f"/proc/{pid}/oom_score_adj", _FIRST_TO_GO)
@@ -300,10 +303,31 @@ class Spawner:
             self._control.sweep()
 
 
-def find(program: str, path: str) -> str:
-    """Path of a program: as given, below the current directory, then along PATH. Raises NotFound or PermissionError."""
+def _text(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def complain(logs: Sequence[str], text: str) -> None:
+    """Make the log files of a command that was not started, with the reason in the last one, as far as that can be done."""
+    for path, line in zip(logs, ["", text], strict=True):
+        with contextlib.suppress(OSError):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            fd = os.open(path, _TRUNCATED | os.O_CLOEXEC, 0o644)
+            try:
+                os.write(fd, line.encode("utf-8", "backslashreplace"))
+            finally:
+                os.close(fd)
+
+
+def find(argv: Sequence[str], path: str) -> str:
+    """Path of a program: as given, below the current directory, then along PATH. Raises NotFound or PermissionError.
+
+    Words of which the first is empty name no program; the second says what is wrong with the command line then.
+    """
+    program = argv[0]
     if not program:
-        raise NotFound("the command line is empty")
+        raise NotFound(argv[1])
     candidates = [program]
     if "/" not in program:
         candidates += [f"{directory}/{program}" for directory in path.split(":") if directory]
@@ -320,7 +344,8 @@ def find(program: str, path: str) -> str:
         refused = True
     if refused:
         raise PermissionError(errno.EACCES, "Permission denied")
-    raise NotFound(f"there is no program {program!r}")
+    where = "" if "/" in program else f" in the working directory or along {path}"
+    raise NotFound(f"there is no program {program!r}{where}")
 
 
 def spawn(program: str, argv: list[str], environment: dict[str, str], logs: Sequence[str]) -> int:

@@ -76,15 +76,15 @@ class State:
     noticed: bool = False
     """True while the server says that the machine goes."""
 
-    def say(self, *, facts: NodeFacts | None = None, clock: int | None = None, wait_s: float = 0) -> Sync:
+    def say(self, *, facts: NodeFacts | None = None, root: str | None = None, clock: int | None = None, wait_s: float = 0) -> Sync:
         """The next sync: the full picture. `clock` is the node's time in microseconds since 1970."""
         self.number += 1
         has = [*self.running, *self.ended]
         ended, removed = list(self.ended.values()), sorted(self.removed)
         problems = None if self.told is self.problems else self.problems
         return Sync(
-            session=self.session, number=self.number, has=has, ended=ended, removed=removed, facts=facts, clock=clock, problems=problems,
-            news=list(self.news), wait_s=wait_s,
+            session=self.session, number=self.number, has=has, ended=ended, removed=removed, facts=facts, root=root, clock=clock,
+            problems=problems, news=list(self.news), wait_s=wait_s,
         )  # fmt: skip
 
     def has_news(self) -> bool:

@@ -126,6 +126,16 @@ class Users:
             self._free.append(user.uid)
 
 
+def kind(identity: UserIdentity | None) -> str:
+    """What tasks are told of the user that they asked for (contract 4.3): its scope and elevation, or its name."""
+    if identity is not None and identity.username is not None:
+        return identity.username
+    auto = identity.auto_user if identity is not None else None
+    own = auto is not None and auto.scope is AutoUserScope.TASK
+    admin = auto is not None and auto.elevation_level is ElevationLevel.ADMIN
+    return f"{'Task' if own else 'Pool'}{'Admin' if admin else 'NonAdmin'}"
+
+
 def of_logins(base: int) -> range:
     """The uids, and gids, of accounts for logging in."""
     return range(base + 1 + SINGLE, base + 1 + SINGLE + LOGINS)

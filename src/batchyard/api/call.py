@@ -15,6 +15,7 @@ from batchyard.api.relay import Relay
 from batchyard.engine.autoscale_checks import SHORTEST_INTERVAL_US
 from batchyard.engine.clock import Clock
 from batchyard.engine.linked_storage import LinkedStorage
+from batchyard.engine.nodes import SILENCE_US
 from batchyard.engine.wakes import Wakes
 from batchyard.model import times
 from batchyard.model.errors import BatchError, invalid_property, invalid_query
@@ -57,6 +58,10 @@ class Services(msgspec.Struct, frozen=True):
     """None when no storage account is linked."""
     machines: Mapping[str, Machine] = {}
     """Where the nodes of a provider are before their agents have spoken, as far as it is known, by the provider's name."""
+    node_silence_us: int = SILENCE_US
+    """How long a node may say nothing before its tasks run elsewhere, and before another agent may be it."""
+    restarting: frozenset[str] = frozenset()
+    """Names of the providers that can start a node's agent anew, however the agent is."""
 
 
 class Call(msgspec.Struct):

@@ -116,14 +116,14 @@ def _done(call: Call, status: int, *action: str, location: bool = False) -> Resp
 async def reboot(call: Call) -> Response:
     """POST /pools/{poolId}/nodes/{nodeId}/reboot"""
     option = call.decode(NodeReboot, empty=NodeReboot()).node_reboot_option
-    await _change(call, lambda tx, node, now: node_changes.reboot(tx, node, option, now))
+    await _change(call, lambda tx, node, now: node_changes.reboot(tx, node, option, now, call.services.restarting))
     return _done(call, 202, "reboot")
 
 
 async def reimage(call: Call) -> Response:
     """POST /pools/{poolId}/nodes/{nodeId}/reimage"""
     option = call.decode(NodeReimage, empty=NodeReimage()).node_reimage_option
-    await _change(call, lambda tx, node, now: node_changes.reimage(tx, node, option, now))
+    await _change(call, lambda tx, node, now: node_changes.reimage(tx, node, option, now, call.services.restarting))
     return _done(call, 202, "reimage")
 
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from batchyard.api.call import Services, decode
 from batchyard.engine import linked_storage, nodes, wakes
-from batchyard.engine.nodes import NotThisNode, Setting
+from batchyard.engine.nodes import NotThisNode, Occupied, Setting
 from batchyard.model.errors import BatchError
 from batchyard.model.sync import FILE_HEADER, FileHead, Orders, Sync
 from batchyard.store.db import StoreUnavailable
@@ -28,7 +28,7 @@ class Agents:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._setting = Setting(services.account.name, services.node_key)
+        self._setting = Setting(services.account.name, services.node_key, services.node_silence_us, services.clock.now())
         self._newest: dict[int, int] = {}
         self._told: dict[int, set[str]] = {}
         self._warned: set[int] = set()
@@ -55,6 +55,8 @@ class Agents:
                 return await self._file(request, node_pk, parts[2])
         except NotThisNode:
             return Response(status_code=403)
+        except Occupied:
+            return Response("another agent with this token is the node", status_code=409)
         except BatchError as error:
             return Response(error.code, status_code=error.status)
         except (ClientDisconnect, OverflowError):  # a number that no column holds is as good as a broken message

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from batchyard.cli import processes
 from batchyard.cli.problem import Problem
@@ -72,6 +73,14 @@ def running(directory: Path) -> Server | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return server if processes.start_time(server.pid) == server.started else None
+
+
+def former_port(directory: Path) -> int:
+    """Port of the server that was killed here, or 0: its agents may live on and look for it there."""
+    try:
+        return urlsplit(str(json.loads((directory / "server.json").read_bytes())["url"])).port or 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def account(directory: Path) -> Account:

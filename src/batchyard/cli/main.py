@@ -170,8 +170,9 @@ def serve(
         from batchyard.config import Config
 
         settings = Config(
-            directory=directory, host=host, port=port, max_nodes=nodes, test_clock=test_clock, insecure=insecure, chaos=chaos,
-            probes=None if probes is None else probes.resolve(), external_nodes=provider is Provider.EXTERNAL, offer=offer,
+            directory=directory, host=host, port=port, former_port=daemon.former_port(directory), max_nodes=nodes,
+            test_clock=test_clock, insecure=insecure, chaos=chaos, probes=None if probes is None else probes.resolve(),
+            external_nodes=provider is Provider.EXTERNAL, offer=offer,
             autoscale_min_interval_s=autoscale_min_interval, autoscale_on_demand=autoscale_on_demand,
         )  # fmt: skip
         try:

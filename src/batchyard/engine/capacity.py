@@ -102,6 +102,9 @@ class Capacity:
         self._watch(plan, {pk for pk, _ in late})
         for name, some in self._batches(plan, late):
             self._errands.start("stop", [pk for pk, _ in some], partial(self._stop, name, some))
+        for name, some in self._batches(plan, [each for each in plan.watch if self._is_mute(plan.rows[each[0]])]):
+            lives = {pk: plan.rows[pk].session for pk, _ in some}
+            self._errands.start("end mute", [*lives], partial(self._end_mute, name, some, lives))
         for name in sorted(self._unswept):
             if self._errands.due(_sweeping(name)) and not self._errands.under_way(_launching(name)):
                 self._errands.start("sweep", [_sweeping(name)], partial(self._sweep, name))
@@ -131,6 +134,10 @@ class Capacity:
     def _late(self, node: NodeRow, now: int) -> bool:
         """True when the node was launched and its agent should have spoken by now."""
         return node.state == NodeState.STARTING and now - max(_tried(node), self._since) >= self._join_us
+
+    def _is_mute(self, node: NodeRow) -> bool:
+        """True when the node fell silent and its provider can start another agent in the place of one that hangs."""
+        return node.state == NodeState.UNKNOWN and node.provider in self._providers and self._providers[node.provider].restarts
 
     def _provider(self, name: str) -> NodeProvider:
         """Raises NoSuchProvider."""
@@ -210,6 +217,16 @@ class Capacity:
         async with asyncio.timeout(CALL_S):
             await self._provider(name).stop([handle for _, handle in some if handle is not None])
         await self._db.run(not_joined, [pk for pk, _ in some], self._join_us, self._clock.now())
+
+    async def _end_mute(self, name: str, some: Sequence[tuple[int, Handle | None]], lives: Mapping[int, int]) -> None:
+        """End agents that say nothing, but for those that spoke meanwhile; the nodes are launched again then."""
+        mute = await self._db.read(node_cases.still_silent, lives)
+        handles = [handle for pk, handle in some if pk in mute and handle is not None]
+        async with asyncio.timeout(CALL_S):
+            await self._provider(name).stop(handles)
+        for handle in handles:
+            log.warning("silent agent ended", node=handle)
+        await self._db.run(node_cases.silenced, lives, self._clock.now())
 
     async def _change(self, name: str, some: Sequence[tuple[int, Handle | None]], *, keep: bool) -> None:
         """Stop machines whose nodes stay, with what they keep or without."""
@@ -312,7 +329,7 @@ def _tried(node: NodeRow) -> int:
 def _order(pool: PoolView, node: NodeRow, node_key: bytes) -> NodeOrder:
     token = node_cases.token(node_key, node.pk)
     vm_size = _pool_body.decode(pool.body).vm_size
-    return NodeOrder(pool.id, node.id, node.pk, token, vm_size, node.slots, bool(node.dedicated), node.cores, node.memory)
+    return NodeOrder(pool.id, node.id, token, vm_size, node.slots, bool(node.dedicated), node.cores, node.memory)
 
 
 class Loss(msgspec.Struct, frozen=True):

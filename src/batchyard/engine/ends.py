@@ -38,6 +38,7 @@ _RETRYABLE = "FailureExitCode"
 _LONGEST_NAME = 18  # both numbers fit a column
 _UNKNOWN = "Unknown"
 """The node cannot tell how the run ended (what watched it died): as good as a lost node."""
+_failure = msgspec.json.Decoder(TaskFailureInformation)
 _conditions = msgspec.json.Decoder(ExitConditions)
 _ENDING = (JobState.TERMINATING, JobState.COMPLETED, JobState.DELETING)
 NOTHING_USED: Mapping[str, int] = MappingProxyType({})
@@ -49,15 +50,13 @@ def attempt_name(pk: int, run: int) -> str:
     return f"{pk}.{run}"
 
 
-def _current(tx: Tx, node: NodeRow, attempt: str) -> TaskRow | None:
-    """Task that is in this run on this node now, else None."""
+def _in_run(tx: Tx, node: NodeRow, attempt: str) -> TaskRow | None:
+    """Task whose present or last run this is, on this node, else None."""
     key, _, run = attempt.partition(".")
     if not attempt.isascii() or len(attempt) > _LONGEST_NAME or not key.isdigit() or not run.isdigit():
         return None
     task = task_rows.get(tx, int(key))
-    if task is None or task.run != int(run) or task.node_pk != node.pk or task.state not in _RAN:
-        return None
-    return task
+    return task if task is not None and task.run == int(run) and task.node_pk == node.pk else None
 
 
 def report(tx: Tx, node: NodeRow, ends: Iterable[Ended], now: int) -> None:
@@ -68,8 +67,9 @@ def report(tx: Tx, node: NodeRow, ends: Iterable[Ended], now: int) -> None:
         if ended.attempt.startswith("s"):
             special_tasks.report(tx, node, ended, now)
             continue
-        task = _current(tx, node, ended.attempt)
-        if task is None:
+        task = _in_run(tx, node, ended.attempt)
+        if task is None or task.state not in _RAN:
+            _note_exit(tx, task, ended)
             continue
         job = jobs.get(task.job_pk) or jobs.setdefault(task.job_pk, job_rows.get(tx, task.job_pk))
         result = _settle(tx, job, task, ended, now)
@@ -78,6 +78,17 @@ def report(tx: Tx, node: NodeRow, ends: Iterable[Ended], now: int) -> None:
             del jobs[task.job_pk]  # it may be ending now
     if tasks:
         give_back(tx, node.pk, slots=slots, tasks=tasks, now=now, run=tasks, succeeded=succeeded)
+
+
+def _note_exit(tx: Tx, task: TaskRow | None, ended: Ended) -> None:
+    """A task that was terminated while it ran keeps the exit code of the process that was ended for it (contract 3.3)."""
+    if task is None or task.state != TaskState.COMPLETED or task.exit_code is not None or ended.exit_code is None:
+        return
+    if task.failure is None or _failure.decode(task.failure).code != TASK_ENDED_BY_USER.code:
+        return
+    used = _used(task, ended)
+    tx.count(task.job_pk, **used)
+    task_rows.move(tx, task, exit_code=ended.exit_code, **{name: getattr(task, name) + us for name, us in used.items()})
 
 
 def _settle(tx: Tx, job: JobRow, task: TaskRow, ended: Ended, now: int) -> TaskResult | None:

@@ -6,7 +6,7 @@ node's row (`action`), which the capacity loop carries out once the tasks have l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -55,13 +55,18 @@ class Action(StrEnum):
     PREEMPT = "preempt"
 
 
-def reboot(tx: Tx, node: NodeRow, option: str | None, now: int) -> None:
-    """Stop and start the node's machine; its files stay. Raises NodeBeing…, NodeStateUnusable, OperationInvalidForCurrentState."""
+def reboot(tx: Tx, node: NodeRow, option: str | None, now: int, restarting: Collection[str] = ()) -> None:
+    """Stop and start the node's machine; its files stay. Raises NodeBeing…, NodeStateUnusable, OperationInvalidForCurrentState.
+
+    `restarting` names the providers that can start an agent anew even when nobody knows what became of it.
+    """
+    _require_known(node, restarting)
     _begin(tx, node, Action.REBOOT, NodeHappened.REBOOT_REQUESTED, option, now)
 
 
-def reimage(tx: Tx, node: NodeRow, option: str | None, now: int) -> None:
-    """Set the node up afresh; its files go. Raises what `reboot` raises."""
+def reimage(tx: Tx, node: NodeRow, option: str | None, now: int, restarting: Collection[str] = ()) -> None:
+    """Set the node up afresh; its files go. Raises what `reboot` raises, with the same `restarting`."""
+    _require_known(node, restarting)
     _begin(tx, node, Action.REIMAGE, NodeHappened.REIMAGE_REQUESTED, option, now)
 
 
@@ -88,6 +93,11 @@ def _begin(tx: Tx, node: NodeRow, action: Action, happened: NodeHappened, option
 
 def _require(node: NodeRow, happened: NodeHappened) -> None:
     if not transitions.NODE.allows(node.state, happened):
+        raise refused(node.state)
+
+
+def _require_known(node: NodeRow, restarting: Collection[str]) -> None:
+    if node.state == NodeState.UNKNOWN and node.provider not in restarting:
         raise refused(node.state)
 
 

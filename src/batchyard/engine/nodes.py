@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Mapping
 
 import msgspec
 
@@ -26,6 +27,8 @@ from batchyard.store.nodes import NodeRow
 from batchyard.store.reader import Reader
 from batchyard.store.tx import Tx
 
+SILENCE_US = 60_000_000
+"""How long a node may say nothing before its tasks run elsewhere, unless the operator says otherwise."""
 SEEN_EVERY_US = 1_000_000
 """How exactly it is known when a node spoke last: a poll that says nothing new then costs no write to the disk."""
 _GONE = (NodeState.LEAVING_POOL, NodeState.PREEMPTED, NodeState.DEALLOCATED)
@@ -37,10 +40,17 @@ class Setting(msgspec.Struct, frozen=True):
 
     account: str
     key: bytes
+    silence_us: int = SILENCE_US
+    since: int = 0
+    """When the server began to listen: what nodes did not say before is no silence."""
 
 
 class NotThisNode(Exception):
     """The token is not that of a node of ours, or the node has left its pool."""
+
+
+class Occupied(Exception):
+    """An agent on another root directory or machine is this node, and has spoken lately."""
 
 
 def token(key: bytes, node_pk: int) -> str:
@@ -72,13 +82,15 @@ def job_of_token(reader: Reader, key: bytes, shown: str) -> str | None:
 
 
 def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int) -> Orders | None:
-    """Take in what an agent says; what it should run, None when the session is over. Raises NotThisNode."""
+    """Take in what an agent says; what it should run, None when the session is over. Raises NotThisNode or Occupied."""
     node = node_rows.get(tx, node_pk)
     if node is None or node.state in _GONE or (sync.session == 0 and node.state in CHANGING):
         raise NotThisNode
     if sync.session in (0, node.session):
         health.note_news(tx, node.pk, sync.news, now)
     if sync.session == 0:
+        if sync.root is not None and _is_occupied(node, sync.root, setting, now):
+            raise Occupied
         return _join(tx, node, sync, setting, now)
     if sync.session != node.session:
         return None
@@ -103,6 +115,13 @@ def hear_and_refill(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int
     return orders(tx, node, sync, setting.key)
 
 
+def _is_occupied(node: NodeRow, root: str, setting: Setting, now: int) -> bool:
+    """True when an agent of another root is alive as far as is known; of the same root it is dead, for who joins holds that root's lock."""
+    if node.root in (None, root) or node.last_seen is None or node.state == NodeState.UNKNOWN:
+        return False
+    return min(abs(now - node.last_seen), abs(now - setting.since)) < setting.silence_us
+
+
 def _join(tx: Tx, node: NodeRow, sync: Sync, setting: Setting, now: int) -> Orders:
     """Begin a session: whatever an earlier agent of the node ran is lost and runs again, and so does the start task."""
     lose(tx, node, now)
@@ -118,7 +137,7 @@ def _join(tx: Tx, node: NodeRow, sync: Sync, setting: Setting, now: int) -> Orde
     session = node.session + 1
     node_rows.move(
         tx, node, session=session, state=state, booted=now, last_seen=now, launches=0, launch_error=None, errors=None, blocked=0,
-        facts=None if sync.facts is None else msgspec.json.encode(sync.facts),
+        root=sync.root, facts=None if sync.facts is None else msgspec.json.encode(sync.facts),
         start_task=None if body.start_task is None else msgspec.json.encode(body.start_task),
     )  # fmt: skip
     happened = start_tasks.begin(tx, node, body.start_task, pool.id, now)
@@ -183,7 +202,7 @@ def gone(tx: Tx, node_pk: int, now: int) -> bool:
 def silent(tx: Tx, node_pk: int, now: int) -> None:
     """The node has not spoken for too long: nobody knows what it does, so its tasks run elsewhere and it is fenced off."""
     node = node_rows.get(tx, node_pk)
-    if node is not None and node.state in (*CHANGING, NodeState.UNUSABLE):
+    if node is not None and node.state in CHANGING:
         _fence(tx, node, now)
         return
     if node is None or not transitions.NODE.allows(node.state, NodeHappened.SILENT):
@@ -193,10 +212,23 @@ def silent(tx: Tx, node_pk: int, now: int) -> None:
     state = transitions.NODE.after(node.state, NodeHappened.SILENT)
     node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1)
     tx.log(now, "node", node_pk, NodeHappened.SILENT, old=node.state, new=state)
+    tx.wake(wakes.CAPACITY)
+
+
+def still_silent(reader: Reader, lives: Mapping[int, int]) -> set[int]:
+    """Which of these nodes, each with the session in which it was unknown, have said nothing since."""
+    rows = [node_rows.get(reader, pk) for pk in lives]
+    return {node.pk for node in rows if node is not None and node.state == NodeState.UNKNOWN and node.session == lives[node.pk]}
+
+
+def silenced(tx: Tx, lives: Mapping[int, int], now: int) -> None:
+    """The agents of silent nodes were ended, so that others may start in their place."""
+    for pk in still_silent(tx, lives):
+        gone(tx, pk, now)
 
 
 def _fence(tx: Tx, node: NodeRow, now: int) -> None:
-    """The node takes no tasks and is about to stop, or is known to be broken: what it still ran is made elsewhere."""
+    """The node takes no tasks and is about to stop: what it still ran is made elsewhere."""
     if node.last_seen is None and not node.tasks_running:
         return  # it was fenced off before
     lose(tx, node, now)

@@ -95,6 +95,8 @@ class Sync(Message, kw_only=True):
     removed: list[int] = []
     """Numbers of the removals that are done."""
     facts: NodeFacts | None = None
+    root: str | None = None
+    """With a join: tells the agent's root directory from every other one, on this machine and on others."""
     clock: int | None = None
     """The node's time in microseconds since 1970 as it sends this; the server compares it with its own."""
     problems: list[NodeProblem] | None = None

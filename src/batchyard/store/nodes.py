@@ -54,6 +54,7 @@ class NodeRow(msgspec.Struct):
     tried: int | None
     number: int
     """That of the node in its pool, from 0; no other node of the pool has it."""
+    root: str | None
 
 
 class NodeView(NodeRow):
@@ -183,8 +184,8 @@ _COUNTS = Statement(
 )
 _SILENT = Statement(
     "SELECT pk FROM node WHERE last_seen < :before"
-    " AND (state IN ('starting', 'waitingforstarttask', 'starttaskfailed', 'idle', 'running', 'offline')"
-    " OR tasks_running > 0 AND state IN ('unusable', 'rebooting', 'reimaging', 'deallocating'))",
+    " AND (state IN ('starting', 'waitingforstarttask', 'starttaskfailed', 'idle', 'running', 'offline', 'unusable')"
+    " OR tasks_running > 0 AND state IN ('rebooting', 'reimaging', 'deallocating'))",
     int,
 )
 

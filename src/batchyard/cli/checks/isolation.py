@@ -79,17 +79,16 @@ def held_to(controller: str, *names: str) -> str:
 def users(place: Place) -> Iterator[Finding]:
     """Whether tasks run as users of their own."""
     from batchyard.agent.accounts import marked
-    from batchyard.agent.users import BLOCK, obstacle
-    from batchyard.providers.local import FIRST_UID
+    from batchyard.agent.users import BLOCK, BLOCKS_FROM, obstacle
 
-    if reason := obstacle(str(place.existing), FIRST_UID):
+    if reason := obstacle(str(place.existing), BLOCKS_FROM):
         found, _, mend = reason.partition(": ")
         yield note("users", reason if not mend else found, mend[:1].upper() + mend[1:])
         return
-    yield ok("users", f"tasks run as users of their own, from uid {FIRST_UID} on, {BLOCK} for each node")
+    yield ok("users", f"tasks run as users of their own, from uid {BLOCKS_FROM} on, {BLOCK} for each node")
     logins = {account.name for account in marked()}  # which no task gets
     others = [(entry.pw_name, entry.pw_uid) for entry in pwd.getpwall() if entry.pw_name not in logins]
-    yield from taken(FIRST_UID, others, _read("/etc/subuid"))
+    yield from taken(BLOCKS_FROM, others, _read("/etc/subuid"))
 
 
 def taken(first: int, accounts: list[tuple[str, int]], subordinate: str) -> Iterator[Finding]:
