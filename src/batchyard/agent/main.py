@@ -56,6 +56,10 @@ _LOOK_S = 20.0
 """How long the first look at the node is waited for: a disk that hangs must not keep the agent from saying so."""
 _LEAVE_S = 15.0
 """How long the end of all attempts is waited for before the agent joins again or exits."""
+_FAREWELL_S = 3.0
+"""How long it is waited for before the server is told that the agent stops, which whoever stops it has the patience for."""
+_GOODBYE_S = 1.5
+"""How long the server has for taking that in."""
 
 
 _ORDERS = msgspec.json.Decoder(Orders)
@@ -125,7 +129,7 @@ class Agent:
         self._replies = Replies(lambda: _client(settings, token), layout.root, self._threads, services, self._chaos.answered)
 
     async def run(self) -> None:
-        """Converse until the node is gone; ends all attempts on the way out, however it leaves."""
+        """Converse until the node is gone; ends all attempts on the way out, however it leaves, and says goodbye."""
         upkeep = asyncio.create_task(self._logins.upkeep())
         watch = asyncio.create_task(self._health.watch(self._settings.health_s, self._note_problems))
         last = self._logins.close
@@ -146,10 +150,12 @@ class Agent:
                     await pause.next()
         except NodeGone:
             last = self._logins.leave
+            self._state.forget()
             raise
         finally:
             upkeep.cancel()
             self._logs.stop()
+            await self._say_goodbye()
             await self._end_all()
             await last()
             await self._replies.close()
@@ -228,15 +234,17 @@ class Agent:
             raise Fenced
         for kill in plan.kills:
             self._attempts[kill.attempt].kill()
-        for start in plan.starts:
-            assert self._node is not None
-            name = start.order.attempt
-            attempt = self._attempts[name] = self._chaos.disturb(name, Attempt(self._node, start.order))
-            self._begin(self._make(name, attempt), self._tasks)
         if plan.notice_s is not None:
             log.warning("the machine will be taken away", seconds=plan.notice_s, attempts=len(self._attempts))
             for attempt in self._attempts.values():
                 attempt.terminate()
+        for start in plan.starts:
+            assert self._node is not None
+            name = start.order.attempt
+            attempt = self._attempts[name] = self._chaos.disturb(name, Attempt(self._node, start.order))
+            if self._state.noticed:
+                attempt.terminate()
+            self._begin(self._make(name, attempt), self._tasks)
         for request in plan.files:
             self._replies.begin(request)
         for removal in plan.removals:
@@ -277,6 +285,21 @@ class Agent:
             del self._attempts[name]
             if self._state.note_end(ended):
                 self._news.set()
+
+    async def _say_goodbye(self) -> None:
+        """End all attempts and say so, for them to be made elsewhere at once; nothing to say without a session."""
+        for poll in list(self._polls):
+            await self._drop(poll)
+        for attempt in self._attempts.values():
+            attempt.kill(leaving=True)
+        if self._state.session == 0:
+            return
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_FAREWELL_S)
+        try:
+            await self._link.post(SYNC_PATH, msgspec.json.encode(self._state.say(clock=_clock(), leaving=True)), _GOODBYE_S)
+        except OSError as error:
+            log.info("the server does not hear that the agent stops", reason=str(error) or type(error).__name__)
 
     async def _start_over(self) -> None:
         self._state.forget()

@@ -59,6 +59,8 @@ class Exit:
     kernel_us: int
     overdue: bool
     """True when it was ended for its time limit."""
+    noticed: bool
+    """True when it got SIGTERM because the machine goes."""
 
 
 class NotLaunched(Exception):

@@ -7,7 +7,8 @@ little endian) and a marshalled tuple:
 
     to it:    ("start", key, argv, environment, directory, stdout, stderr, uid, gid, limit_s)    ("kill", key)    ("terminate", key)
                  ("ping", 0)
-    from it:  ("ended", key, code, started_us, ended_us, user_us, kernel_us, overdue)    ("failed", key, found, text)    ("alive", 0)
+    from it:  ("ended", key, code, started_us, ended_us, user_us, kernel_us, overdue, noticed)    ("failed", key, found, text)
+                 ("alive", 0)
 
 An end is told once everything that the attempt started is gone. When the socket closes, everything is killed.
 Invariant: outside of `_launch` the process has its own credentials, and stands in no group that may be killed; where it
@@ -53,13 +54,13 @@ class NotFound(Exception):
 class Run:
     """A task process and what is known of it."""
 
-    __slots__ = ("asked", "code", "deadline", "ended", "group", "kernel", "key", "overdue", "pause", "pid", "started", "user")
+    __slots__ = ("asked", "code", "deadline", "ended", "group", "kernel", "key", "noticed", "overdue", "pause", "pid", "started", "user")
 
     def __init__(self, key: int, group: Group) -> None:
         self.key, self.group = key, group
         self.pid: int | None = None
         self.started = self.ended = self.user = self.kernel = self.code = 0
-        self.overdue = False
+        self.overdue = self.noticed = False
         self.pause, self.asked, self.deadline = 0.0005, 0.0, 0.0
 
 
@@ -161,6 +162,7 @@ class Spawner:
         elif run.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # a command like sudo is not the agent's to signal
                 os.killpg(run.pid, signal.SIGTERM)
+                run.noticed = True
 
     def _start(self, message: Start) -> None:
         _, key, argv, environment, directory, stdout, stderr, uid, gid, limit_s = message
@@ -261,7 +263,7 @@ class Spawner:
                 staying.append(run)
             elif run.group.gone() or now > run.deadline:
                 del self._by_key[run.key]
-                self._tell("ended", run.key, run.code, run.started, run.ended, run.user, run.kernel, run.overdue)
+                self._tell("ended", run.key, run.code, run.started, run.ended, run.user, run.kernel, run.overdue, run.noticed)
             else:
                 run.group.kill(None)
                 run.asked, run.pause = now, min(run.pause * 2, 0.05)

@@ -95,11 +95,10 @@ def _settle(tx: Tx, job: JobRow, task: TaskRow, ended: Ended, now: int) -> TaskR
         retries=task.retries,
         max_retries=task.max_retries,
         conditions=_conditions.decode(task.conditions) if task.conditions else None,
+        stopped=ended.stopped,
     )
-    if verdict.happened is TaskHappened.RETRY_DUE:
-        tx.count(job.pk, retries=1, **used)
-        spent = {name: getattr(task, name) + us for name, us in used.items()}
-        put_back(tx, job, task, TaskHappened.RETRY_DUE, now, retries=task.retries + 1, last_retry=now, exit_code=ended.exit_code, **spent)
+    if verdict.happened is not TaskHappened.ENDED:
+        _wait_again(tx, job, task, verdict.happened, ended, used, now)
         return None
     complete(
         tx, job, task, verdict.happened, failure, now,
@@ -108,6 +107,15 @@ def _settle(tx: Tx, job: JobRow, task: TaskRow, ended: Ended, now: int) -> TaskR
     if verdict.job_action is not JobAction.NONE and job.acts_on_failure:
         _act(tx, job, verdict.job_action, now)
     return verdict.result
+
+
+def _wait_again(tx: Tx, job: JobRow, task: TaskRow, happened: TaskHappened, ended: Ended, used: Mapping[str, int], now: int) -> None:
+    """Put a task whose run was not its last among those that wait; only a retry counts as one."""
+    spent = {name: getattr(task, name) + us for name, us in used.items()}
+    if happened is TaskHappened.RETRY_DUE:
+        spent |= {"retries": task.retries + 1, "last_retry": now, "exit_code": ended.exit_code}
+    tx.count(job.pk, retries=int(happened is TaskHappened.RETRY_DUE), **used)
+    put_back(tx, job, task, happened, now, **spent)
 
 
 def _used(task: TaskRow, ended: Ended) -> dict[str, int]:

@@ -86,6 +86,9 @@ def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int) -> Orders
         node_rows.removed(tx, node.pk, sync.removed)
     if sync.ended:
         report(tx, node, sync.ended, now)
+    if sync.leaving:
+        _unheard(tx, node.pk, NodeHappened.AGENT_STOPPED, now)
+        return Orders(session=sync.session, number=sync.number)
     if sync.problems is not None or sync.clock is not None:
         health.hear(tx, node.pk, sync, now)
     return orders(tx, node, sync, setting.key)
@@ -94,7 +97,7 @@ def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int) -> Orders
 def hear_and_refill(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int) -> Orders | None:
     """`hear`, and fill the room that ended attempts leave in the same commit, so that the answer brings the next orders."""
     answer = hear(tx, node_pk, sync, setting, now)
-    node = node_rows.view_of(tx, node_pk) if sync.ended else None
+    node = node_rows.view_of(tx, node_pk) if sync.ended and not sync.leaving else None
     if answer is None or answer.setup is not None or node is None:
         return answer
     scheduler.run_once(tx, node.pool_id.lower(), now)
@@ -180,24 +183,34 @@ def gone(tx: Tx, node_pk: int, now: int) -> bool:
 
 def silent(tx: Tx, node_pk: int, now: int) -> None:
     """The node has not spoken for too long: nobody knows what it does, so its tasks run elsewhere and it is fenced off."""
+    _unheard(tx, node_pk, NodeHappened.SILENT, now)
+
+
+def _unheard(tx: Tx, node_pk: int, happened: NodeHappened, now: int) -> None:
+    """Nobody speaks for the node: its tasks run elsewhere, and whoever speaks for it next has to join.
+
+    An agent that was told to stop is no fault of its tasks, so it does not count towards the losses that they may have.
+    """
+    blame = happened is NodeHappened.SILENT
     node = node_rows.get(tx, node_pk)
     if node is not None and node.state in (*CHANGING, NodeState.UNUSABLE):
-        _fence(tx, node, now)
+        _fence(tx, node, now, blame=blame)
         return
-    if node is None or not transitions.NODE.allows(node.state, NodeHappened.SILENT):
+    if node is None or not transitions.NODE.allows(node.state, happened):
         return
-    lose(tx, node, now)
+    lose(tx, node, now, blame=blame)
     node = node_rows.get(tx, node_pk) or node
-    state = transitions.NODE.after(node.state, NodeHappened.SILENT)
+    state = transitions.NODE.after(node.state, happened)
     node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1)
-    tx.log(now, "node", node_pk, NodeHappened.SILENT, old=node.state, new=state)
+    tx.log(now, "node", node_pk, happened, old=node.state, new=state)
+    tx.wake(wakes.CAPACITY)
 
 
-def _fence(tx: Tx, node: NodeRow, now: int) -> None:
+def _fence(tx: Tx, node: NodeRow, now: int, *, blame: bool = True) -> None:
     """The node takes no tasks and is about to stop, or is known to be broken: what it still ran is made elsewhere."""
     if node.last_seen is None and not node.tasks_running:
         return  # it was fenced off before
-    lose(tx, node, now)
+    lose(tx, node, now, blame=blame)
     node = node_rows.get(tx, node.pk) or node
     node_rows.move(tx, node, session=node.session + 1, last_seen=None)
     tx.wake(wakes.CAPACITY)
