@@ -54,6 +54,7 @@ _ANSWER_S = 30.0
 """How long a sync may take beyond what the server was asked to wait."""
 _LOOK_S = 20.0
 """How long the first look at the node is waited for: a disk that hangs must not keep the agent from saying so."""
+_LONGEST_REMOVAL_PAUSE_S = 60.0
 _LEAVE_S = 15.0
 """How long the end of all attempts is waited for before the agent joins again or exits."""
 _FAREWELL_S = 3.0
@@ -257,10 +258,18 @@ class Agent:
         task.add_done_callback(among.discard)
 
     async def _remove(self, removal: Removal) -> None:
-        try:
-            await self._remover.free(removal.directory)
-        except (OSError, beneath.Outside) as error:
-            log.warning("directory not removed", directory=removal.directory, reason=str(error))
+        """Remove a directory, however often that fails; the server keeps it in mind until it hears that it is gone."""
+        pause = _Pause(_LONGEST_REMOVAL_PAUSE_S)
+        while True:
+            try:
+                await self._remover.free(removal.directory)
+                break
+            except beneath.Outside as error:
+                log.error("no directory of the node", directory=removal.directory, reason=str(error))
+                break
+            except OSError as error:
+                log.warning("directory not removed yet", directory=removal.directory, reason=str(error))
+                await pause.next()
         self._state.note_removal(removal.number)
         self._news.set()
         await self._remover.empty()
@@ -316,14 +325,14 @@ class Agent:
 
 
 class _Pause:
-    """Waits 0.1 s doubling to 5 s, with jitter, between failures."""
+    """Waits 0.1 s doubling to `longest_s`, with jitter, between failures."""
 
-    def __init__(self) -> None:
-        self._seconds = 0.1
+    def __init__(self, longest_s: float = 5.0) -> None:
+        self._seconds, self._longest_s = 0.1, longest_s
 
     async def next(self) -> None:
         await asyncio.sleep(self._seconds * random.uniform(0.5, 1.0))
-        self._seconds = min(self._seconds * 2, 5.0)
+        self._seconds = min(self._seconds * 2, self._longest_s)
 
     def over(self) -> None:
         self._seconds = 0.1

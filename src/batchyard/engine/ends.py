@@ -162,7 +162,7 @@ def complete(
         tx, task, state=state, ready=0, state_time=now, previous_state=task.state, previous_time=task.state_time, ended=now,
         exit_code=exit_code, result=result, failure=None if failure is None else msgspec.json.encode(failure), satisfied=int(satisfies),
         modified=task.modified if modified is None else modified,
-        expires=None if task.node_pk is None or task.retention is None else now + task.retention,
+        expires=None if not task.run or task.retention is None else now + task.retention,
         **{name: getattr(task, name) + us for name, us in used.items()},
     )  # fmt: skip
     was = "active" if task.state == TaskState.ACTIVE else "running"

@@ -17,6 +17,7 @@ from batchyard.model.task import TaskConstraints, TaskCreateContent, TaskFailure
 from batchyard.rules import outcomes, transitions
 from batchyard.rules.transitions import TaskHappened
 from batchyard.store import jobs as job_rows
+from batchyard.store import leftovers
 from batchyard.store import nodes as node_rows
 from batchyard.store import special_tasks as rows
 from batchyard.store import tasks as task_rows
@@ -114,7 +115,7 @@ def _interrupted(tx: Tx, node: NodeRow, row: SpecialTaskRow, now: int) -> None:
     """The service stopped the run: that is no failure, and what waited for it on the node waits elsewhere (contract 3.4, 3.6)."""
     tx.log(now, row.kind, row.pk, TaskHappened.NODE_LOST, old=row.state)
     if row.kind == PREPARATION:
-        rows.delete(tx, row.pk)
+        _forget(tx, row)
         _let_tasks_go(tx, job_rows.get(tx, row.job_pk), node, TaskHappened.NODE_LOST, now)
     else:
         put_off(tx, row)
@@ -158,10 +159,16 @@ def lose(tx: Tx, node: NodeRow, now: int) -> None:
     """The node's agent is gone: a preparation that ran is forgotten; start and release tasks run again when the node is back."""
     for row in rows.running(tx, node.pk):
         if row.kind == PREPARATION:
-            rows.delete(tx, row.pk)
+            _forget(tx, row)
         else:
             put_off(tx, row)
         tx.log(now, row.kind, row.pk, TaskHappened.NODE_LOST, old=row.state)
+
+
+def _forget(tx: Tx, row: SpecialTaskRow) -> None:
+    """The next task of the job has the node prepared from the beginning; what the preparation left there goes with the job."""
+    leftovers.add(tx, job_pk=row.job_pk, task_pk=leftovers.SPECIAL, node_pk=row.node_pk)
+    rows.delete(tx, row.pk)
 
 
 def leave(tx: Tx, node_pk: int, now: int) -> None:
