@@ -115,12 +115,6 @@ def preempt_at_once(wild: Server, yard: Yard, node_id: str, job_id: str) -> None
     assert yard.raw("POST", f"{CHAOS}/{node_id}", {"kind": "preempt", "seconds": 0}).status == 200
 
 
-def reboot_after_notice(wild: Server, yard: Yard, node_id: str, job_id: str) -> None:
-    """The notice is out, and the note of the preemption is overwritten by another action that lets tasks end."""
-    preempt(wild, yard, node_id, job_id)
-    yard.raw("POST", f"/pools/{yard.pool_id}/nodes/{node_id}/reboot", {"nodeRebootOption": "taskcompletion"})
-
-
 def stop_agent(wild: Server, yard: Yard, node_id: str, job_id: str) -> None:
     os.kill(wild.agents()[node_id], signal.SIGTERM)
 
@@ -137,7 +131,7 @@ def shut_down(wild: Server, yard: Yard, node_id: str, job_id: str) -> None:
 
 
 Stop = Callable[[Server, Yard, str, str], None]
-UNCOUNTED: list[Stop] = [preempt, preempt_at_once, reboot_after_notice, stop_agent, shut_down]
+UNCOUNTED: list[Stop] = [preempt, preempt_at_once, stop_agent, shut_down]
 COUNTED: list[Stop] = [drain, shrink, remove, reboot, reimage, deallocate, disable_job]
 """What a client asked for with requeue counts as a requeue (contract 3.4), and as nothing else."""
 

@@ -79,11 +79,7 @@ def test_an_agent_that_is_stopped_says_goodbye_and_its_node_works_again_with_the
                     agents.append(subprocess.Popen([*COMMAND, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log))
 
             def reached(state: str) -> Any:
-                node = wait_for(lambda: next((n for n in batch.listed("pools", "pool", "nodes") if n["state"] == state), None), state, 20)
-                return node
-
-            def task() -> Any:
-                return batch.get("jobs", "job", "tasks", "task")
+                return wait_for(lambda: next((n for n in batch.listed("pools", "pool", "nodes") if n["state"] == state), None), state, 20)
 
             start()
             reached("idle")
@@ -92,11 +88,11 @@ def test_an_agent_that_is_stopped_says_goodbye_and_its_node_works_again_with_the
             reached("running")
             agents[0].terminate()
             reached("unknown")  # long before it would count as silent
-            info = task()["executionInfo"]
-            assert (task()["state"], info["retryCount"], info["requeueCount"]) == ("active", 0, 0)
+            task = batch.get("jobs", "job", "tasks", "task")
+            info = task["executionInfo"]
+            assert (task["state"], info["retryCount"], info["requeueCount"]) == ("active", 0, 0)
             assert agents[0].wait(20) == 0
             start()
-            reached("running")
             node = reached("running")
             batch.post("pools", "pool", "nodes", node["id"], "disablescheduling", body={"nodeDisableSchedulingOption": "requeue"})
             reached("offline")

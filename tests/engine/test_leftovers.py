@@ -21,6 +21,7 @@ def drained(world: World, agent: Agent) -> None:
 
 def lost(world: World, agent: Agent) -> None:
     world.run(nodes.gone, agent.node_pk, world.now)
+    world.run(nodes.not_back, agent.node_pk, world.now)
 
 
 def silent(world: World, agent: Agent) -> None:

@@ -69,6 +69,18 @@ def test_a_failure_that_was_not_stopped_counts_beside_a_notice(world: World) -> 
     assert (world.state("a"), world.task("a").result) == ("completed", "failure")
 
 
+def test_a_notice_counts_also_when_something_else_happens_to_the_node_by_then(world: World) -> None:
+    [agent] = spot(world)
+    world.job()
+    world.add("a")
+    world.schedule()
+    agent.sync()
+    notice(world, agent)
+    world.change(node_changes.reboot, agent.node_pk, "taskcompletion")
+    agent.end(world.attempt("a"), **BY_NOTICE)
+    assert counters(world, "a") == ("active", 0, 0, 0)
+
+
 def test_however_often_a_task_is_stopped_it_is_not_given_up(world: World) -> None:
     [agent] = spot(world)
     world.job()

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from batchyard.agent import beneath, facts
+from batchyard.agent import beneath, facts, remains
 from batchyard.agent.chaos import Disturbances, Making
 from batchyard.agent.health import Health
 from batchyard.agent.layout import Layout
@@ -104,13 +104,16 @@ class Fenced(Exception):
 
 
 class Agent:
-    """The conversation over `link`; `token` is for the answers to file requests."""
+    """The conversation over `link`; `token` is for the answers to file requests, `unwatched` what `remains` tells of earlier agents."""
 
-    def __init__(self, settings: AgentSettings, layout: Layout, found: facts.Found, link: Link, token: str) -> None:
+    def __init__(
+        self, settings: AgentSettings, layout: Layout, found: facts.Found, link: Link, token: str, *, unwatched: bool = False
+    ) -> None:
         self._settings, self._layout, self._found, self._link = settings, layout, found, link
         self._threads = ThreadPoolExecutor(_THREADS, _TRANSFER)
         self._users = Users(settings.uid_base, found.facts.switches_users)
-        self._state = State()
+        self._ends, self._unwatched = remains.Ends(layout, token), unwatched
+        self._state = State(ended=self._ends.earlier())
         self._attempts: dict[str, Making] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._chores: set[asyncio.Task[None]] = set()
@@ -170,7 +173,8 @@ class Agent:
     async def _turn(self) -> None:
         """One exchange: join, report, or wait for news. Raises NodeGone, Fenced, DecodeError or OSError."""
         if self._state.session == 0:
-            await self._exchange(self._state.say(facts=self._found.facts, clock=_clock()))
+            await self._exchange(self._state.say(facts=self._found.facts, clock=_clock(), unwatched=self._unwatched))
+            self._unwatched = False
             return
         if not self._state.has_news():
             await self._wait()
@@ -233,6 +237,7 @@ class Agent:
         plan = self._state.hear(said, answer)
         if plan.fenced:
             raise Fenced
+        self._ends.forget(end.attempt for end in said.ended if end.attempt not in self._state.ended)
         for kill in plan.kills:
             self._attempts[kill.attempt].kill()
         if plan.notice_s is not None:
@@ -283,7 +288,8 @@ class Agent:
         self._found.limits.learn(setup, self._found.facts.cores)
         if self._node is None:
             many = self._found.facts.cores > 1 and setup.slots > 4
-            spawners = Spawners(self._found.place, self._settings.spawners or (2 if many else 1), self._found.limits)
+            count = self._settings.spawners or (2 if many else 1)
+            spawners = Spawners(self._found.place, count, self._found.limits, remains.watches(self._layout))
         else:
             spawners = self._node.spawners
         self._node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories)
@@ -293,6 +299,7 @@ class Agent:
         if self._attempts.get(name) is attempt:
             del self._attempts[name]
             if self._state.note_end(ended):
+                self._ends.note(ended)
                 self._news.set()
 
     async def _say_goodbye(self) -> None:
@@ -312,6 +319,7 @@ class Agent:
 
     async def _start_over(self) -> None:
         self._state.forget()
+        self._ends.forget_all()
         await self._end_all()
 
     async def _end_all(self) -> None:
@@ -350,9 +358,10 @@ async def run(settings: AgentSettings) -> None:
     with open(settings.token_file, encoding="ascii") as file:
         token = file.read().strip()
     with _only_one(layout):
+        unwatched = remains.ran_unwatched(layout)
         found = facts.find(layout, settings.server, settings.uid_base, settings.control)
         async with Link(settings.server, token, facts.trust(settings.server, settings.ca_file)) as link:
-            await _until_stopped(Agent(settings, layout, found, link, token))
+            await _until_stopped(Agent(settings, layout, found, link, token, unwatched=unwatched))
 
 
 def _client(settings: AgentSettings, token: str) -> httpx.AsyncClient:

@@ -1,8 +1,9 @@
 """The small process that starts tasks, waits for them and ends all that they started.
 
-It runs alone as a script (`python -I -S spawner.py FD CONTROL BASE HOME [GROUP …]`; the groups hold it and its tasks
-to the node's limits) on the standard library, so that it stays small: starting a process from a grown one costs many
-times as much. One thread, one loop over its socket and its children. Frames on the socket are a length (4 bytes,
+It runs alone as a script (`python -I -S spawner.py FD CONTROL BASE HOME WATCH [GROUP …]`; WATCH is a file that it holds
+locked, and removes once all that it ran has ended; the groups hold it and its tasks to the node's limits) on the
+standard library, so that it stays small: starting a process from a grown one costs many times as much. One thread, one
+loop over its socket and its children. Frames on the socket are a length (4 bytes,
 little endian) and a marshalled tuple:
 
     to it:    ("start", key, argv, environment, directory, stdout, stderr, uid, gid, limit_s)    ("kill", key)    ("terminate", key)
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import heapq
 import marshal
 import os
@@ -288,6 +290,11 @@ class Spawner:
             while data:
                 data = data[os.write(self._fd, data) :]
 
+    @property
+    def is_idle(self) -> bool:
+        """True when nothing runs that it started."""
+        return not self._by_key
+
     def _end_all(self) -> None:
         self._queue.clear()
         deadline = time.monotonic() + _PATIENCE_S
@@ -372,9 +379,15 @@ def become_subreaper() -> None:
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 
 
+def hold(path: str) -> None:
+    """Make a file and hold it locked for as long as this process lives; where the disk is full, nobody will know of it."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def main() -> None:
     """Serve the socket that is given by its number."""
-    fd, control, base, home, *groups = sys.argv[1:]
+    fd, control, base, home, watch, *groups = sys.argv[1:]
     close_all_but(int(fd))
     os.chdir("/")
     os.umask(0o022)
@@ -383,9 +396,15 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     become_subreaper()
+    if watch:
+        hold(watch)
     enter(groups)
     try:
-        Spawner(int(fd), make(control, base, home)).serve()
+        spawner = Spawner(int(fd), make(control, base, home))
+        spawner.serve()
+        if watch and spawner.is_idle:
+            with contextlib.suppress(OSError):
+                os.unlink(watch)
     finally:
         leave(groups)
 

@@ -188,21 +188,23 @@ def _end_with_manager(tx: Tx, job_pk: int, now: int) -> None:
         end_job(tx, job, "JMComplete", now)
 
 
-def lose(tx: Tx, node: NodeRow, now: int, *, blame: bool = True) -> int:
+def lose(tx: Tx, node: NodeRow, now: int, *, blame: bool = True, unwatched: bool = False) -> int:
     """Take back every task of a node whose agent is gone; they run again elsewhere without touching their counters.
 
     `blame` counts it towards the losses that a task may have: it may have been the task that brought the node down.
+    `unwatched` says that they may have run to an end that nobody saw: then it shows as a requeue that they run twice.
     """
     special_tasks.lose(tx, node, now)
-    return _clear(tx, node, now, lambda job, task: _lost(tx, job, task, now, blame=blame))
+    return _clear(tx, node, now, lambda job, task: _lost(tx, job, task, now, blame=blame, unwatched=unwatched))
 
 
-def _lost(tx: Tx, job: JobRow, task: TaskRow, now: int, *, blame: bool = True) -> None:
+def _lost(tx: Tx, job: JobRow, task: TaskRow, now: int, *, blame: bool = True, unwatched: bool = False) -> None:
     """Nobody knows how the run ended: it is made again, a bounded number of times."""
+    counted = {"requeues": task.requeues + 1, "last_requeue": now} if unwatched and task.state == TaskState.RUNNING else {}
     if task.losses >= INTERNAL_RETRIES:
         complete(tx, job, task, TaskHappened.TERMINATED, _LOST_TOO_OFTEN, now, node_told=True)
     else:
-        put_back(tx, job, task, TaskHappened.NODE_LOST, now, losses=task.losses + blame)
+        put_back(tx, job, task, TaskHappened.NODE_LOST, now, losses=task.losses + blame, **counted)
 
 
 def vacate(tx: Tx, node: NodeRow, now: int, *, terminate: bool) -> int:

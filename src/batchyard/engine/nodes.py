@@ -105,8 +105,9 @@ def hear_and_refill(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int
 
 
 def _join(tx: Tx, node: NodeRow, sync: Sync, setting: Setting, now: int) -> Orders:
-    """Begin a session: whatever an earlier agent of the node ran is lost and runs again, and so does the start task."""
-    lose(tx, node, now)
+    """Begin a session: of what an earlier agent of the node ran, ends that it noted count, the rest runs again, and the start task too."""
+    report(tx, node, sync.ended, now)
+    lose(tx, node_rows.get(tx, node.pk) or node, now, unwatched=sync.unwatched)
     node = node_rows.get(tx, node.pk) or node
     pool = pool_rows.get(tx, node.pool_pk)
     assert pool is not None, f"node {node.pk} has no pool"
@@ -160,9 +161,10 @@ def present_orders(reader: Reader, node_pk: int, sync: Sync, key: bytes) -> Orde
 
 
 def gone(tx: Tx, node_pk: int, now: int) -> bool:
-    """The node's agent has ended: its tasks run elsewhere, and whoever speaks in its name is fenced off.
+    """The node's agent has ended: whoever speaks in its name is fenced off, and its tasks wait a short while for the next agent.
 
-    True when the node is to be started again. It keeps its handle, for whatever it left has to be released one day.
+    That one may know how they ended, and ends those that run on with nobody watching. True when the node is to be started
+    again. It keeps its handle, for whatever it left has to be released one day.
     """
     node = node_rows.get(tx, node_pk)
     if node is not None and node.state in CHANGING:
@@ -172,13 +174,21 @@ def gone(tx: Tx, node_pk: int, now: int) -> bool:
         return False
     if node.state == NodeState.STARTING:
         return True
-    lose(tx, node, now)
-    node = node_rows.get(tx, node_pk) or node
+    if node.action is not None:  # no agent may come: the node is to leave, or to lose its machine
+        lose(tx, node, now)
+        node = node_rows.get(tx, node_pk) or node
     state = transitions.NODE.after(node.state, NodeHappened.LOST)
     node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1, last_seen=None, blocked=0)
     tx.log(now, "node", node_pk, NodeHappened.LOST, old=node.state, new=state)
     tx.wake(wakes.CAPACITY)
     return True
+
+
+def not_back(tx: Tx, node_pk: int, now: int) -> None:
+    """No agent came after the last one had ended: its tasks run elsewhere."""
+    node = node_rows.get(tx, node_pk)
+    if node is not None and node.state == NodeState.STARTING:
+        lose(tx, node, now)
 
 
 def silent(tx: Tx, node_pk: int, now: int) -> None:

@@ -35,6 +35,8 @@ TASK_LIFETIME_US = 180 * 86_400_000_000
 _TOO_OLD = TaskFailureInformation(
     category=ErrorCategory.SERVER_ERROR, code="TaskEnded", message="The task was ended because it was added more than 180 days ago"
 )
+RETURN_US = 15 * 1_000_000
+"""How long the tasks of a node whose agent has ended wait for the next one to say what became of them."""
 LONGEST_GAP_US = 30 * 1_000_000
 """Upkeep runs every few seconds; after a longer gap the machine slept or its clock was set."""
 MAX_WALL_CLOCK = "MaxWallClockTimeExpiry"
@@ -72,6 +74,10 @@ class Upkeep:
         if slept or self._clock.ahead != self._ahead:
             self._ahead, self._since = self._clock.ahead, now
             return
+        if now - RETURN_US >= self._since:
+            for node_pk in await self._db.read(node_rows.awaited, now - RETURN_US):
+                log.warning("node not back", node=node_pk)
+                await self._db.run(node_cases.not_back, node_pk, now)
         before = now - self._node_silence_us
         if before >= self._since:
             for node_pk in await self._db.read(node_rows.silent, before):

@@ -89,6 +89,8 @@ class Sync(Message, kw_only=True):
     facts: NodeFacts | None = None
     clock: int | None = None
     """The node's time in microseconds since 1970 as it sends this; the server compares it with its own."""
+    unwatched: bool = False
+    """At a join: what an earlier agent of the node ran may have run on, with nobody watching, until just before this."""
     leaving: bool = False
     """The agent was told to stop and has ended what it ran: the last word of the session, with the ends that were not told yet."""
     problems: list[NodeProblem] | None = None

@@ -185,6 +185,7 @@ _SILENT = Statement(
     " OR tasks_running > 0 AND state IN ('unusable', 'rebooting', 'reimaging', 'deallocating'))",
     int,
 )
+_AWAITED = Statement("SELECT pk FROM node WHERE state = 'starting' AND tasks_running > 0 AND state_time <= :before", int)
 
 
 def get(reader: Reader, pk: int) -> NodeRow | None:
@@ -256,6 +257,11 @@ def recent_tasks(reader: Reader, node: NodeRow) -> list[RecentTask]:
 def silent(reader: Reader, before: int) -> list[int]:
     """Keys of nodes that should speak and did not since a time."""
     return reader.all(_SILENT, before=before)
+
+
+def awaited(reader: Reader, before: int) -> list[int]:
+    """Keys of nodes whose tasks wait since a time for an agent to say what became of them."""
+    return reader.all(_AWAITED, before=before)
 
 
 def add(tx: Tx, **values: Any) -> int:
