@@ -18,6 +18,7 @@ from batchyard.store.tx import guarded_sql
 MODULES = (autoscale, events, explain, jobs, leases, leftovers, nodes, pools, task_pages, tasks, tx, usage)
 WALKED = {  # few rows, and read as a whole
     "jobs._PAGE": set(), "jobs._POOLS_WITH_DEMAND": {"job"}, "jobs._CHANGING": {"job"}, "nodes._ALL": {"node"}, "nodes._SILENT": {"node"},
+    "nodes._AWAITED": {"node"},
     "nodes._BY_START": {"node"}, "pools._ALL": {"pool"}, "pools._SCALED": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"},
     "tasks._READY_SIZES": {"size"},
     "explain._BLOCKERS": {"edge"}, "jobs._ACTIVE": {"job", "active"}, "usage._FIRST": {"firsts"}, "pools._COUNT": {"pool"},
