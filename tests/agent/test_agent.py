@@ -279,6 +279,22 @@ async def test_removals_free_the_name_and_are_told(node: Any, place: Path) -> No
     assert (await node.result("task", "true")).exit_code == 0
 
 
+async def test_a_removal_that_fails_is_tried_again_and_not_told_before(node: Any, place: Path) -> None:
+    await node.result("task", "true")
+    await node.result("other", "true")
+    trash = place / "root/volatile/removed"
+    trash.rmdir() if trash.exists() else None
+    trash.touch()  # nothing can be moved there
+    node.removals = [Removal(number=1, directory="workitems/job/job-1/task")]
+    node.change()
+    await node.result("next", "true")
+    assert (place / "root/workitems/job/job-1/task").exists()
+    assert node.removals
+    trash.unlink()
+    await node.until(lambda: not node.removals)
+    assert not (place / "root/workitems/job/job-1/task").exists()
+
+
 @needs_root
 async def test_users_of_pool_task_and_admin_scope(node: Any, place: Path, settings: AgentSettings) -> None:
     base = settings.uid_base

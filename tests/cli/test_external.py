@@ -106,6 +106,48 @@ def test_a_second_agent_with_the_same_token_stays_away_and_one_that_was_killed_i
         assert rows.execute("SELECT run, losses, result FROM task").fetchall() == [(1, 0, "success")]
 
 
+def test_an_agent_that_is_stopped_says_goodbye_and_its_node_works_again_with_the_next(directory: Path) -> None:
+    server = Server("--provider", "external", nodes=1)
+    agents: list[subprocess.Popen[bytes]] = []
+    try:
+        with Client(server.endpoint, server.account, server.key) as batch:
+            batch.post("pools", body=POOL)
+            token = wait_for(lambda: next(server.directory.glob("nodes/*/token"), None), "the token")
+
+            def start() -> None:
+                words = ["agent", "--server", server.endpoint, "--root", str(directory / "root"), "--token-file", str(token)]
+                with (directory / "agent.log").open("ab") as log:
+                    agents.append(subprocess.Popen([*COMMAND, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+
+            def reached(state: str) -> Any:
+                return wait_for(lambda: next((n for n in batch.listed("pools", "pool", "nodes") if n["state"] == state), None), state, 20)
+
+            start()
+            reached("idle")
+            batch.post("jobs", body={"id": "job", "poolInfo": {"poolId": "pool"}})
+            batch.post("jobs", "job", "tasks", body={"id": "task", "commandLine": "sleep 1000"})
+            reached("running")
+            agents[0].terminate()
+            reached("unknown")  # long before it would count as silent
+            task = batch.get("jobs", "job", "tasks", "task")
+            info = task["executionInfo"]
+            assert (task["state"], info["retryCount"], info["requeueCount"]) == ("active", 0, 0)
+            assert agents[0].wait(20) == 0
+            start()
+            node = reached("running")
+            batch.post("pools", "pool", "nodes", node["id"], "disablescheduling", body={"nodeDisableSchedulingOption": "requeue"})
+            reached("offline")
+            agents[1].terminate()
+            reached("unknown")
+            start()
+            reached("offline")
+    finally:
+        for agent in agents:
+            agent.kill()
+            agent.wait()
+        server.stop()
+
+
 def test_local_agents_run_the_probes_of_their_server(directory: Path) -> None:
     (directory / "probes").mkdir()
     (directory / "probes" / "gpu").write_text("#!/bin/sh\necho no device\nexit 3\n")

@@ -12,6 +12,7 @@ from batchyard.engine import nodes, orders
 from batchyard.engine.ends import INTERNAL_RETRIES
 from batchyard.engine.nodes import NotThisNode
 from batchyard.model.sync import Sync
+from batchyard.store.tx import Tx
 
 
 @pytest.fixture
@@ -153,6 +154,12 @@ def test_names_that_were_never_given_change_nothing(two: tuple[World, Agent, Age
     unchanged(world, agent, ended(attempt))
 
 
+def not_back(tx: Tx, node_pk: int, now: int) -> None:
+    """The agent has ended, and none came after it."""
+    nodes.gone(tx, node_pk, now)
+    nodes.not_back(tx, node_pk, now)
+
+
 @pytest.mark.parametrize("how", ["gone", "silent", "joined anew"])
 def test_an_older_session_is_fenced_off(world: World, how: str) -> None:
     [agent] = world.working_pool()
@@ -163,7 +170,7 @@ def test_an_older_session_is_fenced_off(world: World, how: str) -> None:
     if how == "joined anew":
         Agent(world, agent.node_pk).join()
     else:
-        world.run(nodes.gone if how == "gone" else nodes.silent, agent.node_pk, world.now)
+        world.run(not_back if how == "gone" else nodes.silent, agent.node_pk, world.now)
     assert agent.end(attempt) is None
     task = world.task("a")
     assert (task.state, task.losses, task.result) == ("active", 1, None)
@@ -217,7 +224,7 @@ def test_a_finished_task_does_not_move_to_a_later_node(world: World) -> None:
 # node loss
 
 
-@pytest.mark.parametrize("how", [nodes.gone, nodes.silent])
+@pytest.mark.parametrize("how", [not_back, nodes.silent])
 def test_a_lost_node_returns_its_tasks_without_touching_their_counters(two: tuple[World, Agent, Agent], how: Any) -> None:
     world, one, other = two
     world.add("a", "b", "c", "d")

@@ -34,8 +34,8 @@ _PROBLEM = NodeProblem(
 class Making(Protocol):
     """An attempt that is being made."""
 
-    def kill(self) -> None:
-        """End it; may be repeated."""
+    def kill(self, *, leaving: bool = False) -> None:
+        """End it; may be repeated. `leaving` says that it is ended only because the agent goes."""
 
     def terminate(self) -> None:
         """Let it know that the machine goes."""
@@ -51,10 +51,10 @@ class Slowed:
         self._attempt, self._seconds = attempt, seconds
         self._killed = asyncio.Event()
 
-    def kill(self) -> None:
+    def kill(self, *, leaving: bool = False) -> None:
         """End it; may be repeated."""
         self._killed.set()
-        self._attempt.kill()
+        self._attempt.kill(leaving=leaving)
 
     def terminate(self) -> None:
         """Let it know that the machine goes."""
@@ -74,7 +74,7 @@ class WithoutRoom:
     def __init__(self, attempt: str) -> None:
         self._attempt = attempt
 
-    def kill(self) -> None:
+    def kill(self, *, leaving: bool = False) -> None:
         """There is nothing to end."""
 
     def terminate(self) -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from batchyard.agent import beneath, claims, facts
+from batchyard.agent import beneath, claims, facts, remains
 from batchyard.agent.chaos import Disturbances, Making
 from batchyard.agent.health import Health
 from batchyard.agent.identity import Address
@@ -57,8 +57,13 @@ _REASON = 200
 """Bytes of a refusal that are logged."""
 _LOOK_S = 20.0
 """How long the first look at the node is waited for: a disk that hangs must not keep the agent from saying so."""
+_LONGEST_REMOVAL_PAUSE_S = 60.0
 _LEAVE_S = 15.0
 """How long the end of all attempts is waited for before the agent joins again or exits."""
+_FAREWELL_S = 3.0
+"""How long it is waited for before the server is told that the agent stops, which whoever stops it has the patience for."""
+_GOODBYE_S = 1.5
+"""How long the server has for taking that in."""
 
 
 _ORDERS = msgspec.json.Decoder(Orders)
@@ -104,14 +109,17 @@ class Fenced(Exception):
 
 
 class Agent:
-    """The conversation over `link`; `token` is for the answers to file requests."""
+    """The conversation over `link`; `token` is for the answers to file requests, `unwatched` what `remains` tells of earlier agents."""
 
-    def __init__(self, settings: AgentSettings, layout: Layout, found: facts.Found, link: Link, token: str) -> None:
+    def __init__(
+        self, settings: AgentSettings, layout: Layout, found: facts.Found, link: Link, token: str, *, unwatched: bool = False
+    ) -> None:
         self._settings, self._layout, self._found, self._link = settings, layout, found, link
         self._address = Address(settings.server, settings.server_file)
         self._threads = ThreadPoolExecutor(_THREADS, _TRANSFER)
         self._users = Users(found.uid_base, found.facts.switches_users)
-        self._state = State()
+        self._ends, self._unwatched = remains.Ends(layout, token), unwatched
+        self._state = State(ended=self._ends.earlier())
         self._attempts: dict[str, Making] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._chores: set[asyncio.Task[None]] = set()
@@ -133,7 +141,7 @@ class Agent:
         )
 
     async def run(self) -> None:
-        """Converse until the node is gone; ends all attempts on the way out, however it leaves."""
+        """Converse until the node is gone; ends all attempts on the way out, however it leaves, and says goodbye."""
         upkeep = asyncio.create_task(self._logins.upkeep())
         watch = asyncio.create_task(self._health.watch(self._settings.health_s, self._note_problems))
         last = self._logins.close
@@ -155,10 +163,12 @@ class Agent:
                         await pause.next()
         except NodeGone:
             last = self._logins.leave
+            self._state.forget()
             raise
         finally:
             upkeep.cancel()
             self._logs.stop()
+            await self._say_goodbye()
             await self._end_all()
             await last()
             await self._replies.close()
@@ -172,7 +182,9 @@ class Agent:
     async def _turn(self) -> None:
         """One exchange: join, report, or wait for news. Raises NodeGone, Fenced, DecodeError or OSError."""
         if self._state.session == 0:
-            await self._exchange(self._state.say(facts=self._found.facts, root=self._found.root, clock=_clock()))
+            joining = self._state.say(facts=self._found.facts, root=self._found.root, clock=_clock(), unwatched=self._unwatched)
+            await self._exchange(joining)
+            self._unwatched = False
             return
         if not self._state.has_news():
             await self._wait()
@@ -252,17 +264,20 @@ class Agent:
         plan = self._state.hear(said, answer)
         if plan.fenced:
             raise Fenced
+        self._ends.forget(end.attempt for end in said.ended if end.attempt not in self._state.ended)
         for kill in plan.kills:
             self._attempts[kill.attempt].kill()
-        for start in plan.starts:
-            assert self._node is not None
-            name = start.order.attempt
-            attempt = self._attempts[name] = self._chaos.disturb(name, Attempt(self._node, start.order))
-            self._begin(self._make(name, attempt), self._tasks)
         if plan.notice_s is not None:
             log.warning("the machine will be taken away", seconds=plan.notice_s, attempts=len(self._attempts))
             for attempt in self._attempts.values():
                 attempt.terminate()
+        for start in plan.starts:
+            assert self._node is not None
+            name = start.order.attempt
+            attempt = self._attempts[name] = self._chaos.disturb(name, Attempt(self._node, start.order))
+            if self._state.noticed:
+                attempt.terminate()
+            self._begin(self._make(name, attempt), self._tasks)
         for request in plan.files:
             self._replies.begin(request)
         for removal in plan.removals:
@@ -275,10 +290,18 @@ class Agent:
         task.add_done_callback(among.discard)
 
     async def _remove(self, removal: Removal) -> None:
-        try:
-            await self._remover.free(removal.directory)
-        except (OSError, beneath.Outside) as error:
-            log.warning("directory not removed", directory=removal.directory, reason=str(error))
+        """Remove a directory, however often that fails; the server keeps it in mind until it hears that it is gone."""
+        pause = _Pause(_LONGEST_REMOVAL_PAUSE_S)
+        while True:
+            try:
+                await self._remover.free(removal.directory)
+                break
+            except beneath.Outside as error:
+                log.error("no directory of the node", directory=removal.directory, reason=str(error))
+                break
+            except OSError as error:
+                log.warning("directory not removed yet", directory=removal.directory, reason=str(error))
+                await pause.next()
         self._state.note_removal(removal.number)
         self._news.set()
         await self._remover.empty()
@@ -296,7 +319,8 @@ class Agent:
         self._found.limits.learn(setup, self._found.facts.cores)
         if self._node is None:
             many = self._found.facts.cores > 1 and setup.slots > 4
-            spawners = Spawners(self._found.place, self._settings.spawners or (2 if many else 1), self._found.limits)
+            count = self._settings.spawners or (2 if many else 1)
+            spawners = Spawners(self._found.place, count, self._found.limits, remains.watches(self._layout))
         else:
             spawners = self._node.spawners
         self._node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories)
@@ -306,10 +330,27 @@ class Agent:
         if self._attempts.get(name) is attempt:
             del self._attempts[name]
             if self._state.note_end(ended):
+                self._ends.note(ended)
                 self._news.set()
+
+    async def _say_goodbye(self) -> None:
+        """End all attempts and say so, for them to be made elsewhere at once; nothing to say without a session."""
+        for poll in list(self._polls):
+            await self._drop(poll)
+        for attempt in self._attempts.values():
+            attempt.kill(leaving=True)
+        if self._state.session == 0:
+            return
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_FAREWELL_S)
+        try:
+            await self._link.post(SYNC_PATH, msgspec.json.encode(self._state.say(clock=_clock(), leaving=True)), _GOODBYE_S)
+        except OSError as error:
+            log.info("the server does not hear that the agent stops", reason=str(error) or type(error).__name__)
 
     async def _start_over(self) -> None:
         self._state.forget()
+        self._ends.forget_all()
         await self._end_all()
 
     async def _end_all(self) -> None:
@@ -323,14 +364,14 @@ class Agent:
 
 
 class _Pause:
-    """Waits 0.1 s doubling to 5 s, with jitter, between failures."""
+    """Waits 0.1 s doubling to `longest_s`, with jitter, between failures."""
 
-    def __init__(self) -> None:
-        self._seconds = 0.1
+    def __init__(self, longest_s: float = 5.0) -> None:
+        self._seconds, self._longest_s = 0.1, longest_s
 
     async def next(self) -> None:
         await asyncio.sleep(self._seconds * random.uniform(0.5, 1.0))
-        self._seconds = min(self._seconds * 2, 5.0)
+        self._seconds = min(self._seconds * 2, self._longest_s)
 
     def over(self) -> None:
         self._seconds = 0.1
@@ -348,9 +389,10 @@ async def run(settings: AgentSettings) -> None:
     with open(settings.token_file, encoding="ascii") as file:
         token = file.read().strip()
     with _only_one(layout), claims.held(layout.root, settings.uid_base) as claim:
+        unwatched = remains.ran_unwatched(layout)
         found = facts.find(layout, settings.server, claim, settings.control)
         async with Link(settings.server, token, facts.trust(settings.server, settings.ca_file)) as link:
-            await _until_stopped(Agent(settings, layout, found, link, token))
+            await _until_stopped(Agent(settings, layout, found, link, token, unwatched=unwatched))
 
 
 def _client(settings: AgentSettings, server: str, token: str) -> httpx.AsyncClient:

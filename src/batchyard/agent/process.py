@@ -59,6 +59,8 @@ class Exit:
     kernel_us: int
     overdue: bool
     """True when it was ended for its time limit."""
+    noticed: bool
+    """True when it got SIGTERM because the machine goes."""
 
 
 class NotLaunched(Exception):
@@ -76,8 +78,8 @@ class SpawnerLost(Exception):
 class _Spawner(asyncio.Protocol):
     """One spawner process and the runs it was given."""
 
-    def __init__(self, place: tuple[str, str, str], groups: Sequence[str]) -> None:
-        self.place, self.groups = place, groups
+    def __init__(self, place: tuple[str, str, str], watch: str, groups: Sequence[str]) -> None:
+        self.place, self.watch, self.groups = place, watch, groups
         self.waiting: dict[int, asyncio.Future[Exit]] = {}
         self.lost = asyncio.get_running_loop().create_future()
         self.pid = 0
@@ -93,7 +95,7 @@ class _Spawner(asyncio.Protocol):
         try:
             os.set_inheritable(theirs.fileno(), True)
             python = sys.executable if os.access(sys.executable, os.X_OK) else os.readlink("/proc/self/exe")
-            argv = [python, "-I", "-S", "-X", "utf8", spawner.__file__, str(theirs.fileno()), *self.place, *self.groups]
+            argv = [python, "-I", "-S", "-X", "utf8", spawner.__file__, str(theirs.fileno()), *self.place, self.watch, *self.groups]
             kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
             self.pid = os.posix_spawn(python, argv, kept, setsid=True)
         finally:
@@ -159,10 +161,13 @@ class _Spawner(asyncio.Protocol):
 
 
 class Spawners:
-    """Runs commands; `place` is what `control.probe` found, `count` how many spawners share the work, held to `limits`."""
+    """Runs commands; `place` is what `control.probe` found, `count` how many spawners share the work, held to `limits`.
 
-    def __init__(self, place: tuple[str, str, str], count: int, limits: Limits | None = None) -> None:
-        self._place, self.count, self._limits = place, count, limits or Limits()
+    In the directory `watches` each spawner has a file while it lives; none where it is empty.
+    """
+
+    def __init__(self, place: tuple[str, str, str], count: int, limits: Limits | None = None, watches: str = "") -> None:
+        self._place, self.count, self._limits, self._watches = place, count, limits or Limits(), watches
         self._slots: dict[int, asyncio.Task[_Spawner]] = {}
         self._endings: dict[asyncio.Task[None], _Spawner] = {}
         self._where: dict[int, _Spawner] = {}
@@ -226,7 +231,8 @@ class Spawners:
     async def _launch(self, slot: int) -> _Spawner:
         self._life += 1
         name, base, home = self._place
-        one = _Spawner((name, f"{base}/{self._life}" if base else "", home), self._limits.apply())
+        watch = f"{self._watches}/{os.getpid()}.{self._life}" if self._watches else ""
+        one = _Spawner((name, f"{base}/{self._life}" if base else "", home), watch, self._limits.apply())
         try:
             await one.start()
         except OSError as error:
@@ -285,3 +291,5 @@ def _bury(one: _Spawner, marks: list[str]) -> None:
         control.make(*one.place).sweep()
     if one.place[0] == control.Session.name and marks:
         control.hunt(marks)
+    with contextlib.suppress(OSError):
+        os.unlink(one.watch)

@@ -87,12 +87,13 @@ class Attempt:
         self._key = next(_KEYS)
         self._stop = Stop()
         self._transfer: asyncio.Task[None] | None = None
-        self._noticed = False
+        self._noticed = self._leaving = self._done = False
         self._stage: Stage = "preprocessing"
         self._exit: Exit | None = None
 
-    def kill(self) -> None:
-        """End it, whatever it is doing; may be repeated."""
+    def kill(self, *, leaving: bool = False) -> None:
+        """End it, whatever it is doing; may be repeated. `leaving` says that it is ended only because the agent goes."""
+        self._leaving |= leaving
         self._stop.set()
         self._node.spawners.kill(self._key)
         if self._transfer is not None:
@@ -108,6 +109,7 @@ class Attempt:
         reason: TaskFailureInformation | None = None
         try:
             await self._all()
+            self._done = True
         except Failed as failed:
             self._stage, reason = failed.stage, failed.info
         except Cancelled:
@@ -117,19 +119,26 @@ class Attempt:
         except Exception as error:
             log.exception("attempt failed for a reason inside the agent", attempt=self._order.attempt)
             reason = failure("Unknown", f"The agent failed: {type(error).__name__}", SERVER)
-        if self._stop.is_set():
+        if self._stop.is_set() and not self._done:
             reason = failure("TaskEnded", "Task Was Ended by User Request")
         return self._report(reason)
 
     def _report(self, reason: TaskFailureInformation | None) -> Ended:
         done = self._exit
         now = time.time_ns() // 1000
+        cut_off = self._leaving and not self._done
         if done is None:
-            return Ended(attempt=self._order.attempt, ended=now, failure=reason, stage=self._stage)
-        ended = now if self._stage == "upload" else done.ended
-        times = {"user_cpu_us": done.user_us, "kernel_cpu_us": done.kernel_us}
+            return Ended(attempt=self._order.attempt, ended=now, failure=reason, stage=self._stage, stopped=cut_off)
         return Ended(
-            attempt=self._order.attempt, started=done.started, ended=ended, exit_code=done.code, failure=reason, stage=self._stage, **times
+            attempt=self._order.attempt,
+            started=done.started,
+            ended=now if self._stage == "upload" else done.ended,
+            exit_code=None if cut_off else done.code,
+            failure=reason,
+            stage=self._stage,
+            stopped=cut_off or (done.noticed and not done.overdue),
+            user_cpu_us=done.user_us,
+            kernel_cpu_us=done.kernel_us,
         )
 
     async def _all(self) -> None:
@@ -178,7 +187,7 @@ class Attempt:
         variables = environment.of_task(self._node.variables, place, user, work.user_identity, common, own, **self._extras())
         self._exit = done = await self._command(work, place, user, variables)
         self._stage = "run"
-        if self._stop.is_set():
+        if self._stop.is_set() and (done.code != 0 or work.output_files):
             raise Cancelled
         try:
             if work.output_files:

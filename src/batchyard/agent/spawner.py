@@ -1,13 +1,15 @@
 """The small process that starts tasks, waits for them and ends all that they started.
 
-It runs alone as a script (`python -I -S spawner.py FD CONTROL BASE HOME [GROUP …]`; the groups hold it and its tasks
-to the node's limits) on the standard library, so that it stays small: starting a process from a grown one costs many
-times as much. One thread, one loop over its socket and its children. Frames on the socket are a length (4 bytes,
+It runs alone as a script (`python -I -S spawner.py FD CONTROL BASE HOME WATCH [GROUP …]`; WATCH is a file that it holds
+locked, and removes once all that it ran has ended; the groups hold it and its tasks to the node's limits) on the
+standard library, so that it stays small: starting a process from a grown one costs many times as much. One thread, one
+loop over its socket and its children. Frames on the socket are a length (4 bytes,
 little endian) and a marshalled tuple:
 
     to it:    ("start", key, argv, environment, directory, stdout, stderr, uid, gid, limit_s)    ("kill", key)    ("terminate", key)
                  ("ping", 0)
-    from it:  ("ended", key, code, started_us, ended_us, user_us, kernel_us, overdue)    ("failed", key, found, text)    ("alive", 0)
+    from it:  ("ended", key, code, started_us, ended_us, user_us, kernel_us, overdue, noticed)    ("failed", key, found, text)
+                 ("alive", 0)
 
 An end is told once everything that the attempt started is gone. When the socket closes, everything is killed.
 Invariant: outside of `_launch` the process has its own credentials, and stands in no group that may be killed; where it
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import heapq
 import marshal
 import os
@@ -53,13 +56,13 @@ class NotFound(Exception):
 class Run:
     """A task process and what is known of it."""
 
-    __slots__ = ("asked", "code", "deadline", "ended", "group", "kernel", "key", "overdue", "pause", "pid", "started", "user")
+    __slots__ = ("asked", "code", "deadline", "ended", "group", "kernel", "key", "noticed", "overdue", "pause", "pid", "started", "user")
 
     def __init__(self, key: int, group: Group) -> None:
         self.key, self.group = key, group
         self.pid: int | None = None
         self.started = self.ended = self.user = self.kernel = self.code = 0
-        self.overdue = False
+        self.overdue = self.noticed = False
         self.pause, self.asked, self.deadline = 0.0005, 0.0, 0.0
 
 
@@ -161,6 +164,7 @@ class Spawner:
         elif run.pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # a command like sudo is not the agent's to signal
                 os.killpg(run.pid, signal.SIGTERM)
+                run.noticed = True
 
     def _start(self, message: Start) -> None:
         _, key, argv, environment, directory, stdout, stderr, uid, gid, limit_s = message
@@ -264,7 +268,7 @@ class Spawner:
                 staying.append(run)
             elif run.group.gone() or now > run.deadline:
                 del self._by_key[run.key]
-                self._tell("ended", run.key, run.code, run.started, run.ended, run.user, run.kernel, run.overdue)
+                self._tell("ended", run.key, run.code, run.started, run.ended, run.user, run.kernel, run.overdue, run.noticed)
             else:
                 run.group.kill(None)
                 run.asked, run.pause = now, min(run.pause * 2, 0.05)
@@ -288,6 +292,11 @@ class Spawner:
             self._out.clear()
             while data:
                 data = data[os.write(self._fd, data) :]
+
+    @property
+    def is_idle(self) -> bool:
+        """True when nothing runs that it started."""
+        return not self._by_key
 
     def _end_all(self) -> None:
         self._queue.clear()
@@ -395,9 +404,15 @@ def become_subreaper() -> None:
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 
 
+def hold(path: str) -> None:
+    """Make a file and hold it locked for as long as this process lives; where the disk is full, nobody will know of it."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def main() -> None:
     """Serve the socket that is given by its number."""
-    fd, control, base, home, *groups = sys.argv[1:]
+    fd, control, base, home, watch, *groups = sys.argv[1:]
     close_all_but(int(fd))
     os.chdir("/")
     os.umask(0o022)
@@ -406,9 +421,15 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     become_subreaper()
+    if watch:
+        hold(watch)
     enter(groups)
     try:
-        Spawner(int(fd), make(control, base, home)).serve()
+        spawner = Spawner(int(fd), make(control, base, home))
+        spawner.serve()
+        if watch and spawner.is_idle:
+            with contextlib.suppress(OSError):
+                os.unlink(watch)
     finally:
         leave(groups)
 

@@ -76,7 +76,16 @@ class State:
     noticed: bool = False
     """True while the server says that the machine goes."""
 
-    def say(self, *, facts: NodeFacts | None = None, root: str | None = None, clock: int | None = None, wait_s: float = 0) -> Sync:
+    def say(
+        self,
+        *,
+        facts: NodeFacts | None = None,
+        root: str | None = None,
+        clock: int | None = None,
+        wait_s: float = 0,
+        leaving: bool = False,
+        unwatched: bool = False,
+    ) -> Sync:
         """The next sync: the full picture. `clock` is the node's time in microseconds since 1970."""
         self.number += 1
         has = [*self.running, *self.ended]
@@ -84,7 +93,7 @@ class State:
         problems = None if self.told is self.problems else self.problems
         return Sync(
             session=self.session, number=self.number, has=has, ended=ended, removed=removed, facts=facts, root=root, clock=clock,
-            problems=problems, news=list(self.news), wait_s=wait_s,
+            problems=problems, news=list(self.news), wait_s=wait_s, leaving=leaving, unwatched=unwatched,
         )  # fmt: skip
 
     def has_news(self) -> bool:

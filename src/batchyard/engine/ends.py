@@ -106,11 +106,10 @@ def _settle(tx: Tx, job: JobRow, task: TaskRow, ended: Ended, now: int) -> TaskR
         retries=task.retries,
         max_retries=task.max_retries,
         conditions=_conditions.decode(task.conditions) if task.conditions else None,
+        stopped=ended.stopped,
     )
-    if verdict.happened is TaskHappened.RETRY_DUE:
-        tx.count(job.pk, retries=1, **used)
-        spent = {name: getattr(task, name) + us for name, us in used.items()}
-        put_back(tx, job, task, TaskHappened.RETRY_DUE, now, retries=task.retries + 1, last_retry=now, exit_code=ended.exit_code, **spent)
+    if verdict.happened is not TaskHappened.ENDED:
+        _wait_again(tx, job, task, verdict.happened, ended, used, now)
         return None
     complete(
         tx, job, task, verdict.happened, failure, now,
@@ -119,6 +118,15 @@ def _settle(tx: Tx, job: JobRow, task: TaskRow, ended: Ended, now: int) -> TaskR
     if verdict.job_action is not JobAction.NONE and job.acts_on_failure:
         _act(tx, job, verdict.job_action, now)
     return verdict.result
+
+
+def _wait_again(tx: Tx, job: JobRow, task: TaskRow, happened: TaskHappened, ended: Ended, used: Mapping[str, int], now: int) -> None:
+    """Put a task whose run was not its last among those that wait; only a retry counts as one."""
+    spent = {name: getattr(task, name) + us for name, us in used.items()}
+    if happened is TaskHappened.RETRY_DUE:
+        spent |= {"retries": task.retries + 1, "last_retry": now, "exit_code": ended.exit_code}
+    tx.count(job.pk, retries=int(happened is TaskHappened.RETRY_DUE), **used)
+    put_back(tx, job, task, happened, now, **spent)
 
 
 def _used(task: TaskRow, ended: Ended) -> dict[str, int]:
@@ -165,7 +173,7 @@ def complete(
         tx, task, state=state, ready=0, state_time=now, previous_state=task.state, previous_time=task.state_time, ended=now,
         exit_code=exit_code, result=result, failure=None if failure is None else msgspec.json.encode(failure), satisfied=int(satisfies),
         modified=task.modified if modified is None else modified,
-        expires=None if task.node_pk is None or task.retention is None else now + task.retention,
+        expires=None if not task.run or task.retention is None else now + task.retention,
         **{name: getattr(task, name) + us for name, us in used.items()},
     )  # fmt: skip
     was = "active" if task.state == TaskState.ACTIVE else "running"
@@ -191,21 +199,23 @@ def _end_with_manager(tx: Tx, job_pk: int, now: int) -> None:
         end_job(tx, job, "JMComplete", now)
 
 
-def lose(tx: Tx, node: NodeRow, now: int, *, blame: bool = True) -> int:
+def lose(tx: Tx, node: NodeRow, now: int, *, blame: bool = True, unwatched: bool = False) -> int:
     """Take back every task of a node whose agent is gone; they run again elsewhere without touching their counters.
 
     `blame` counts it towards the losses that a task may have: it may have been the task that brought the node down.
+    `unwatched` says that they may have run to an end that nobody saw: then it shows as a requeue that they run twice.
     """
     special_tasks.lose(tx, node, now)
-    return _clear(tx, node, now, lambda job, task: _lost(tx, job, task, now, blame=blame))
+    return _clear(tx, node, now, lambda job, task: _lost(tx, job, task, now, blame=blame, unwatched=unwatched))
 
 
-def _lost(tx: Tx, job: JobRow, task: TaskRow, now: int, *, blame: bool = True) -> None:
+def _lost(tx: Tx, job: JobRow, task: TaskRow, now: int, *, blame: bool = True, unwatched: bool = False) -> None:
     """Nobody knows how the run ended: it is made again, a bounded number of times."""
+    counted = {"requeues": task.requeues + 1, "last_requeue": now} if unwatched and task.state == TaskState.RUNNING else {}
     if task.losses >= INTERNAL_RETRIES:
         complete(tx, job, task, TaskHappened.TERMINATED, _LOST_TOO_OFTEN, now, node_told=True)
     else:
-        put_back(tx, job, task, TaskHappened.NODE_LOST, now, losses=task.losses + blame)
+        put_back(tx, job, task, TaskHappened.NODE_LOST, now, losses=task.losses + blame, **counted)
 
 
 def vacate(tx: Tx, node: NodeRow, now: int, *, terminate: bool) -> int:

@@ -6,6 +6,7 @@ from batchyard.engine import wakes
 from batchyard.model.states import JobState, NodeState, SchedulingState
 from batchyard.rules import transitions
 from batchyard.rules.transitions import NodeHappened, TaskHappened
+from batchyard.store import leftovers
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
 from batchyard.store import tasks as task_rows
@@ -16,7 +17,9 @@ from batchyard.store.tx import Tx
 
 
 def requeue(tx: Tx, job: JobRow, task: TaskRow, happened: TaskHappened, now: int, *, cause: str | None = None, **changes: object) -> None:
-    """Put a task that held a node back among those that wait; the caller frees the node."""
+    """Put a task that held a node back among those that wait; the caller frees the node, which keeps the task's directory."""
+    if task.node_pk is not None:
+        leftovers.add(tx, job_pk=task.job_pk, task_pk=task.pk, node_pk=task.node_pk)
     state = transitions.TASK.after(task.state, happened)
     task_rows.move(
         tx, task, state=state, ready=1, state_time=now, previous_state=task.state, previous_time=task.state_time, ended=None, **changes

@@ -100,6 +100,9 @@ def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int) -> Orders
         node_rows.removed(tx, node.pk, sync.removed)
     if sync.ended:
         report(tx, node, sync.ended, now)
+    if sync.leaving:
+        _unheard(tx, node.pk, NodeHappened.AGENT_STOPPED, now)
+        return Orders(session=sync.session, number=sync.number)
     if sync.problems is not None or sync.clock is not None:
         health.hear(tx, node.pk, sync, now)
     return orders(tx, node, sync, setting.key)
@@ -108,7 +111,7 @@ def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int) -> Orders
 def hear_and_refill(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int) -> Orders | None:
     """`hear`, and fill the room that ended attempts leave in the same commit, so that the answer brings the next orders."""
     answer = hear(tx, node_pk, sync, setting, now)
-    node = node_rows.view_of(tx, node_pk) if sync.ended else None
+    node = node_rows.view_of(tx, node_pk) if sync.ended and not sync.leaving else None
     if answer is None or answer.setup is not None or node is None:
         return answer
     scheduler.run_once(tx, node.pool_id.lower(), now)
@@ -123,8 +126,9 @@ def _is_occupied(node: NodeRow, root: str, setting: Setting, now: int) -> bool:
 
 
 def _join(tx: Tx, node: NodeRow, sync: Sync, setting: Setting, now: int) -> Orders:
-    """Begin a session: whatever an earlier agent of the node ran is lost and runs again, and so does the start task."""
-    lose(tx, node, now)
+    """Begin a session: of what an earlier agent of the node ran, ends that it noted count, the rest runs again, and the start task too."""
+    report(tx, node, sync.ended, now)
+    lose(tx, node_rows.get(tx, node.pk) or node, now, unwatched=sync.unwatched)
     node = node_rows.get(tx, node.pk) or node
     pool = pool_rows.get(tx, node.pool_pk)
     assert pool is not None, f"node {node.pk} has no pool"
@@ -178,9 +182,10 @@ def present_orders(reader: Reader, node_pk: int, sync: Sync, key: bytes) -> Orde
 
 
 def gone(tx: Tx, node_pk: int, now: int) -> bool:
-    """The node's agent has ended: its tasks run elsewhere, and whoever speaks in its name is fenced off.
+    """The node's agent has ended: whoever speaks in its name is fenced off, and its tasks wait a short while for the next agent.
 
-    True when the node is to be started again. It keeps its handle, for whatever it left has to be released one day.
+    That one may know how they ended, and ends those that run on with nobody watching. True when the node is to be started
+    again. It keeps its handle, for whatever it left has to be released one day.
     """
     node = node_rows.get(tx, node_pk)
     if node is not None and node.state in CHANGING:
@@ -190,8 +195,9 @@ def gone(tx: Tx, node_pk: int, now: int) -> bool:
         return False
     if node.state == NodeState.STARTING:
         return True
-    lose(tx, node, now)
-    node = node_rows.get(tx, node_pk) or node
+    if node.action is not None:  # no agent may come: the node is to leave, or to lose its machine
+        lose(tx, node, now)
+        node = node_rows.get(tx, node_pk) or node
     state = transitions.NODE.after(node.state, NodeHappened.LOST)
     node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1, last_seen=None, blocked=0)
     tx.log(now, "node", node_pk, NodeHappened.LOST, old=node.state, new=state)
@@ -199,19 +205,35 @@ def gone(tx: Tx, node_pk: int, now: int) -> bool:
     return True
 
 
+def not_back(tx: Tx, node_pk: int, now: int) -> None:
+    """No agent came after the last one had ended: its tasks run elsewhere."""
+    node = node_rows.get(tx, node_pk)
+    if node is not None and node.state == NodeState.STARTING:
+        lose(tx, node, now)
+
+
 def silent(tx: Tx, node_pk: int, now: int) -> None:
     """The node has not spoken for too long: nobody knows what it does, so its tasks run elsewhere and it is fenced off."""
+    _unheard(tx, node_pk, NodeHappened.SILENT, now)
+
+
+def _unheard(tx: Tx, node_pk: int, happened: NodeHappened, now: int) -> None:
+    """Nobody speaks for the node: its tasks run elsewhere, and whoever speaks for it next has to join.
+
+    An agent that was told to stop is no fault of its tasks, so it does not count towards the losses that they may have.
+    """
+    blame = happened is NodeHappened.SILENT
     node = node_rows.get(tx, node_pk)
     if node is not None and node.state in CHANGING:
-        _fence(tx, node, now)
+        _fence(tx, node, now, blame=blame)
         return
-    if node is None or not transitions.NODE.allows(node.state, NodeHappened.SILENT):
+    if node is None or not transitions.NODE.allows(node.state, happened):
         return
-    lose(tx, node, now)
+    lose(tx, node, now, blame=blame)
     node = node_rows.get(tx, node_pk) or node
-    state = transitions.NODE.after(node.state, NodeHappened.SILENT)
+    state = transitions.NODE.after(node.state, happened)
     node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1)
-    tx.log(now, "node", node_pk, NodeHappened.SILENT, old=node.state, new=state)
+    tx.log(now, "node", node_pk, happened, old=node.state, new=state)
     tx.wake(wakes.CAPACITY)
 
 
@@ -227,11 +249,11 @@ def silenced(tx: Tx, lives: Mapping[int, int], now: int) -> None:
         gone(tx, pk, now)
 
 
-def _fence(tx: Tx, node: NodeRow, now: int) -> None:
+def _fence(tx: Tx, node: NodeRow, now: int, *, blame: bool = True) -> None:
     """The node takes no tasks and is about to stop: what it still ran is made elsewhere."""
     if node.last_seen is None and not node.tasks_running:
         return  # it was fenced off before
-    lose(tx, node, now)
+    lose(tx, node, now, blame=blame)
     node = node_rows.get(tx, node.pk) or node
     node_rows.move(tx, node, session=node.session + 1, last_seen=None)
     tx.wake(wakes.CAPACITY)

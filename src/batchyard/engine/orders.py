@@ -28,7 +28,7 @@ def task_token(key: bytes, pk: int, run: int) -> str:
 
 def orders(reader: Reader, node: NodeRow, sync: Sync, key: bytes) -> Orders:
     """All that a node should run, with the orders that it does not have yet."""
-    has = set(sync.has)
+    has, notice_s = set(sync.has), _notice(node)
     removals = [Removal(number=number, directory=path) for number, path in node_rows.removals(reader, node.pk, REMOVALS_PER_SYNC)]
     wanted: list[str] = []
     fresh: list[Order] = []
@@ -40,9 +40,9 @@ def orders(reader: Reader, node: NodeRow, sync: Sync, key: bytes) -> Orders:
     for special in special_rows.running(reader, node.pk):
         name = special_runs.attempt_name(special.pk, special.run)
         wanted.append(name)
-        if name not in has:
+        if name not in has and notice_s is None:  # on a machine that goes none is begun; it runs when the node is back
             fresh.append(_start_order(node, name) if special.kind == special_rows.START else _special_order(reader, special.pk, name))
-    return Orders(session=sync.session, number=sync.number, wanted=wanted, orders=fresh, removals=removals, notice_s=_notice(node))
+    return Orders(session=sync.session, number=sync.number, wanted=wanted, orders=fresh, removals=removals, notice_s=notice_s)
 
 
 def _notice(node: NodeRow) -> float | None:

@@ -55,6 +55,11 @@ def run_again(tx: Tx, row: SpecialTaskRow, now: int) -> None:
     tx.wake(wakes.node(row.node_pk))
 
 
+def put_off(tx: Tx, row: SpecialTaskRow) -> None:
+    """Make another run, without counting it, once the node is back from what interrupted the present one."""
+    rows.move(tx, row, run=row.run + 1)
+
+
 def begin_anew(tx: Tx, row: SpecialTaskRow, now: int) -> None:
     """Begin from the first run, as if it had never run."""
     rows.move(
@@ -76,6 +81,7 @@ def settle(tx: Tx, row: SpecialTaskRow, ended: Ended, max_retries: int, now: int
         retries=row.retries,
         max_retries=max_retries,
         conditions=None,
+        stopped=False,  # such a run is not settled
     )
     if verdict.happened is TaskHappened.RETRY_DUE:
         rows.move(tx, row, run=row.run + 1, retries=row.retries + 1, last_retry=now, started=now)

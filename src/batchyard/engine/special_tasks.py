@@ -9,14 +9,15 @@ import msgspec
 
 from batchyard.engine import start_tasks, wakes
 from batchyard.engine.moves import give_back, requeue
-from batchyard.engine.special_runs import INTERNAL_RETRIES, UNKNOWN, begin_anew, complete, current, run_again, settle
+from batchyard.engine.special_runs import INTERNAL_RETRIES, UNKNOWN, begin_anew, complete, current, put_off, run_again, settle
 from batchyard.model.job import JobCreateContent, JobPreparationTask, JobReleaseTask
 from batchyard.model.states import ErrorCategory, SpecialTaskState, TaskState
 from batchyard.model.sync import Ended
 from batchyard.model.task import TaskConstraints, TaskCreateContent, TaskFailureInformation
-from batchyard.rules import transitions
+from batchyard.rules import outcomes, transitions
 from batchyard.rules.transitions import TaskHappened
 from batchyard.store import jobs as job_rows
+from batchyard.store import leftovers
 from batchyard.store import nodes as node_rows
 from batchyard.store import special_tasks as rows
 from batchyard.store import tasks as task_rows
@@ -93,6 +94,9 @@ def report(tx: Tx, node: NodeRow, ended: Ended, now: int) -> None:
     if ended.failure is not None and ended.failure.code == UNKNOWN and row.losses < INTERNAL_RETRIES:
         run_again(tx, row, now)
         return
+    if outcomes.is_interrupted(exit_code=ended.exit_code, stopped=ended.stopped):
+        _interrupted(tx, node, row, now)
+        return
     if row.kind == START:
         start_tasks.report(tx, node, row, ended, now)
         return
@@ -104,19 +108,31 @@ def report(tx: Tx, node: NodeRow, ended: Ended, now: int) -> None:
     spec = _preparation(job)
     limits = spec.constraints or TaskConstraints()
     if settle(tx, row, ended, limits.max_task_retry_count or 0, now) and spec.wait_for_success is not False:
-        _let_tasks_go(tx, job, node, succeeded=ended.failure is None, now=now)
+        _let_tasks_go(tx, job, node, TaskHappened.PREPARED if ended.failure is None else TaskHappened.PREPARATION_FAILED, now)
 
 
-def _let_tasks_go(tx: Tx, job: JobRow, node: NodeRow, *, succeeded: bool, now: int) -> None:
-    """The tasks that waited on the node run, or wait again for another node."""
+def _interrupted(tx: Tx, node: NodeRow, row: SpecialTaskRow, now: int) -> None:
+    """The service stopped the run: that is no failure, and what waited for it on the node waits elsewhere (contract 3.4, 3.6)."""
+    tx.log(now, row.kind, row.pk, TaskHappened.NODE_LOST, old=row.state)
+    if row.kind == PREPARATION:
+        _forget(tx, row)
+        _let_tasks_go(tx, job_rows.get(tx, row.job_pk), node, TaskHappened.NODE_LOST, now)
+    else:
+        put_off(tx, row)
+
+
+def _let_tasks_go(tx: Tx, job: JobRow, node: NodeRow, happened: TaskHappened, now: int) -> None:
+    """The tasks that waited on the node run when it is prepared, else they wait again for another node."""
     tasks = task_rows.preparing(tx, node.pk, job.pk)
+    succeeded = happened is TaskHappened.PREPARED
+    cause = "JobPreparationTaskFailed" if happened is TaskHappened.PREPARATION_FAILED else None
     for task in tasks:
         if succeeded:
             state = transitions.TASK.after(task.state, TaskHappened.PREPARED)
             task_rows.move(tx, task, state=state, state_time=now, previous_state=task.state, previous_time=task.state_time, started=now)
             tx.log(now, "task", task.pk, TaskHappened.PREPARED, old=task.state, new=state)
         else:
-            requeue(tx, job, task, TaskHappened.PREPARATION_FAILED, now, cause="JobPreparationTaskFailed")
+            requeue(tx, job, task, happened, now, cause=cause)
     if tasks and not succeeded:
         give_back(tx, node.pk, slots=sum(task.held for task in tasks), tasks=len(tasks), now=now)
     tx.wake(wakes.node(node.pk))
@@ -143,10 +159,16 @@ def lose(tx: Tx, node: NodeRow, now: int) -> None:
     """The node's agent is gone: a preparation that ran is forgotten; start and release tasks run again when the node is back."""
     for row in rows.running(tx, node.pk):
         if row.kind == PREPARATION:
-            rows.delete(tx, row.pk)
+            _forget(tx, row)
         else:
-            rows.move(tx, row, run=row.run + 1)
-        tx.log(now, row.kind, row.pk, "node lost", old=row.state)
+            put_off(tx, row)
+        tx.log(now, row.kind, row.pk, TaskHappened.NODE_LOST, old=row.state)
+
+
+def _forget(tx: Tx, row: SpecialTaskRow) -> None:
+    """The next task of the job has the node prepared from the beginning; what the preparation left there goes with the job."""
+    leftovers.add(tx, job_pk=row.job_pk, task_pk=leftovers.SPECIAL, node_pk=row.node_pk)
+    rows.delete(tx, row.pk)
 
 
 def leave(tx: Tx, node_pk: int, now: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from batchyard.model.states import TaskResult, TaskState
 from batchyard.model.task import TaskConstraints, TaskCreateContent
 from batchyard.rules import transitions
 from batchyard.rules.transitions import TaskHappened
+from batchyard.store import leftovers
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
 from batchyard.store import tasks as task_rows
@@ -143,6 +144,8 @@ def reactivate(tx: Tx, job_id: str, task_id: str, now: int) -> TaskRow:
         raise BatchError("TaskSucceeded")
     lookup.open_job(tx, job_id)
     state = transitions.TASK.after(task.state, TaskHappened.REACTIVATED)
+    if task.node_pk is not None:
+        leftovers.add(tx, job_pk=job.pk, task_pk=task.pk, node_pk=task.node_pk)
     task_rows.withdraw(tx, task)  # a failure may have satisfied; dependants that were let go stay so
     ready = int(task.unmet == 0)
     task_rows.move(
@@ -162,12 +165,9 @@ def reactivate(tx: Tx, job_id: str, task_id: str, now: int) -> TaskRow:
 def delete(tx: Tx, job_id: str, task_id: str, now: int) -> None:
     """Remove a task, its record and its files; a running one is ended first."""
     job, task = find(tx, job_id, task_id)
-    if task.node_pk is not None:
-        if task.state in (TaskState.PREPARING, TaskState.RUNNING):
-            give_back(tx, task.node_pk, slots=task.held, tasks=1, now=now)
-        if node_rows.get(tx, task.node_pk):
-            node_rows.add_removals(tx, [{"node_pk": task.node_pk, "directory": directory(job.id, task.id)}])
-            tx.wake(wakes.node(task.node_pk))
+    if task.node_pk is not None and task.state in (TaskState.PREPARING, TaskState.RUNNING):
+        give_back(tx, task.node_pk, slots=task.held, tasks=1, now=now)
+    clear_up(tx, job, task)
     was = {TaskState.ACTIVE: "active", TaskState.COMPLETED: "completed"}.get(task.state, "running")
     deltas = {was: -1, was + "_slots": -task.slots}
     if task.result is not None and task.state == TaskState.COMPLETED:
@@ -180,6 +180,20 @@ def delete(tx: Tx, job_id: str, task_id: str, now: int) -> None:
     if job.ends_when_complete:
         end_when_complete(tx, job.pk, now)
     stir(tx, job)
+
+
+def clear_up(tx: Tx, job: JobRow, task: TaskRow) -> None:
+    """Have every node that the task ran on remove the task's directory."""
+    nodes = leftovers.take(tx, job.pk, task.pk, task.pk) | ({task.node_pk} if task.node_pk is not None else set())
+    remove(tx, nodes, directory(job.id, task.id))
+
+
+def remove(tx: Tx, node_pks: Iterable[int], path: str) -> None:
+    """Have nodes, as far as there are such, remove a directory."""
+    for node_pk in node_pks:
+        if node_rows.get(tx, node_pk) is not None:
+            node_rows.add_removals(tx, [{"node_pk": node_pk, "directory": path}])
+            tx.wake(wakes.node(node_pk))
 
 
 def find(tx: Tx, job_id: str, task_id: str) -> tuple[JobRow, TaskRow]:

@@ -10,16 +10,16 @@ from batchyard.engine.clock import Clock
 from batchyard.engine.ends import TASK_ENDED_BY_USER, complete
 from batchyard.engine.job_ends import change, end_job, end_when_complete
 from batchyard.engine.moves import give_back, requeue
-from batchyard.engine.tasks import directory, job_directory
+from batchyard.engine.tasks import clear_up, job_directory, remove
 from batchyard.model.states import ErrorCategory, JobState
 from batchyard.model.task import TaskFailureInformation
 from batchyard.model.words import DisableJobOption
 from batchyard.rules.transitions import JobHappened, TaskHappened
 from batchyard.store import jobs as job_rows
+from batchyard.store import leftovers, usage
 from batchyard.store import nodes as node_rows
 from batchyard.store import special_tasks as special_rows
 from batchyard.store import tasks as task_rows
-from batchyard.store import usage
 from batchyard.store.db import Database
 from batchyard.store.jobs import JobRow
 from batchyard.store.tx import Tx
@@ -35,6 +35,8 @@ TASK_LIFETIME_US = 180 * 86_400_000_000
 _TOO_OLD = TaskFailureInformation(
     category=ErrorCategory.SERVER_ERROR, code="TaskEnded", message="The task was ended because it was added more than 180 days ago"
 )
+RETURN_US = 15 * 1_000_000
+"""How long the tasks of a node whose agent has ended wait for the next one to say what became of them."""
 LONGEST_GAP_US = 30 * 1_000_000
 """Upkeep runs every few seconds; after a longer gap the machine slept or its clock was set."""
 MAX_WALL_CLOCK = "MaxWallClockTimeExpiry"
@@ -72,6 +74,10 @@ class Upkeep:
         if slept or self._clock.ahead != self._ahead:
             self._ahead, self._since = self._clock.ahead, now
             return
+        if now - RETURN_US >= self._since:
+            for node_pk in await self._db.read(node_rows.awaited, now - RETURN_US):
+                log.warning("node not back", node=node_pk)
+                await self._db.run(node_cases.not_back, node_pk, now)
         before = now - self._node_silence_us
         if before >= self._since:
             for node_pk in await self._db.read(node_rows.silent, before):
@@ -89,11 +95,8 @@ def remove_expired(tx: Tx, now: int) -> int:
     """Have nodes remove the directories of tasks whose retention time is over; how many."""
     expired = task_rows.expired(tx, now, TASKS_PER_UNIT)
     for task in expired:
-        job = job_rows.get(tx, task.job_pk)
         task_rows.move(tx, task, expires=None)
-        if task.node_pk is not None and node_rows.get(tx, task.node_pk) is not None:
-            node_rows.add_removals(tx, [{"node_pk": task.node_pk, "directory": directory(job.id, task.id)}])
-            tx.wake(wakes.node(task.node_pk))
+        clear_up(tx, job_rows.get(tx, task.job_pk), task)
     return len(expired)
 
 
@@ -147,15 +150,12 @@ def _remove(tx: Tx, job: JobRow, now: int) -> bool:
     """Remove a deleted job's tasks bit by bit, the job last."""
     keys = task_rows.first_keys(tx, job.pk, TASKS_PER_UNIT)
     if keys:
-        nodes = task_rows.nodes_of(tx, job.pk, keys[-1])
-        node_rows.add_removals(tx, [{"node_pk": node_pk, "directory": job_directory(job.id)} for node_pk in nodes])
-        for node_pk in nodes:
-            tx.wake(wakes.node(node_pk))
+        nodes = leftovers.take(tx, job.pk, keys[0], keys[-1]) | set(task_rows.nodes_of(tx, job.pk, keys[-1]))
+        remove(tx, nodes, job_directory(job.id))
         task_rows.delete(tx, keys)
         return True
-    for node_pk in special_rows.nodes_of(tx, job.pk):
-        node_rows.add_removals(tx, [{"node_pk": node_pk, "directory": job_directory(job.id)}])
-        tx.wake(wakes.node(node_pk))
+    nodes = leftovers.take(tx, job.pk, leftovers.SPECIAL, leftovers.SPECIAL) | set(special_rows.nodes_of(tx, job.pk))
+    remove(tx, nodes, job_directory(job.id))
     special_rows.delete_of_job(tx, job.pk)
     job_rows.delete(tx, job.pk)
     tx.log(now, "job", job.pk, "gone", old=job.state)

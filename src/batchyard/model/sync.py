@@ -77,6 +77,8 @@ class Ended(Message, kw_only=True):
     """Present unless the command line exited with 0 and every output file was uploaded."""
     stage: Literal["preprocessing", "run", "upload"] = "run"
     """Where it failed; tells which exit condition applies."""
+    stopped: bool = False
+    """True when the service had begun to stop it before it ended: it was let know that the machine goes, or the agent went."""
     user_cpu_us: int = 0
     kernel_cpu_us: int = 0
 
@@ -99,6 +101,10 @@ class Sync(Message, kw_only=True):
     """With a join: tells the agent's root directory from every other one, on this machine and on others."""
     clock: int | None = None
     """The node's time in microseconds since 1970 as it sends this; the server compares it with its own."""
+    unwatched: bool = False
+    """At a join: what an earlier agent of the node ran may have run on, with nobody watching, until just before this."""
+    leaving: bool = False
+    """The agent was told to stop and has ended what it ran: the last word of the session, with the ends that were not told yet."""
     problems: list[NodeProblem] | None = None
     """All that is wrong now; None says that nothing changed since the last list of the session."""
     news: list[NodeNews] = []

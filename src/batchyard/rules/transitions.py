@@ -153,6 +153,7 @@ class NodeHappened(StrEnum):
     WENT_OFFLINE = "went offline"  # scheduling disabled and nothing left to run
     SCHEDULING_ENABLED = "scheduling enabled"
     SILENT = "silent"
+    AGENT_STOPPED = "agent stopped"  # it said so; another one may come
     LOST = "lost"  # the agent is gone, the machine may be started again
     BROKEN = "broken"
     HEALED = "healed"
@@ -189,6 +190,7 @@ NODE = Table(
         **{(state, _X.WENT_OFFLINE): _N.OFFLINE for state in _WORKING},
         (_N.OFFLINE, _X.SCHEDULING_ENABLED): _N.IDLE,
         **{(state, _X.SILENT): _N.UNKNOWN for state in (*_REACHABLE, _N.UNUSABLE, _N.REBOOTING, _N.REIMAGING)},
+        **{(state, _X.AGENT_STOPPED): _N.UNKNOWN for state in (*_REACHABLE, _N.UNUSABLE)},
         **{(state, _X.LOST): _N.STARTING for state in (*_REACHABLE, _N.UNKNOWN, _N.UNUSABLE)},
         **{(state, _X.BROKEN): _N.UNUSABLE for state in (*_REACHABLE, _N.CREATING, _N.UNKNOWN)},
         (_N.UNKNOWN, _X.JOINED): _N.IDLE,

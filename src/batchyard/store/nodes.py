@@ -10,6 +10,7 @@ import msgspec
 from batchyard.model.errors import BatchError
 from batchyard.model.states import NodeState, SchedulingState, SpecialTaskState, TaskResult, TaskState
 from batchyard.rules.odata import Filter
+from batchyard.store import leftovers
 from batchyard.store.filters import Page, by_key, condition
 from batchyard.store.filters import page as page_of
 from batchyard.store.reader import Change, Params, Reader, Statement, columns
@@ -188,6 +189,7 @@ _SILENT = Statement(
     " OR tasks_running > 0 AND state IN ('rebooting', 'reimaging', 'deallocating'))",
     int,
 )
+_AWAITED = Statement("SELECT pk FROM node WHERE state = 'starting' AND tasks_running > 0 AND state_time <= :before", int)
 
 
 def get(reader: Reader, pk: int) -> NodeRow | None:
@@ -267,6 +269,11 @@ def free_numbers(reader: Reader, pool_pk: int, n: int) -> list[int]:
     return [number for number in range(len(taken) + n) if number not in taken][:n]
 
 
+def awaited(reader: Reader, before: int) -> list[int]:
+    """Keys of nodes whose tasks wait since a time for an agent to say what became of them."""
+    return reader.all(_AWAITED, before=before)
+
+
 def add(tx: Tx, **values: Any) -> int:
     """Insert a node; its key."""
     return tx.insert("node", **values)
@@ -298,13 +305,14 @@ def counts(reader: Reader, after: int, n: int) -> list[NodeCount]:
 def delete(tx: Tx, pk: int) -> None:
     """Remove a node that nothing runs on; a use that nobody ended never began, for it ends when the node leaves."""
     tx.change(_DROP_UNUSED, pk=pk)
-    tx.change(_DROP_REMOVALS, pk=pk)
+    forget_removals(tx, pk)
     tx.change(_DELETE, pk=pk)
 
 
 def forget_removals(tx: Tx, node_pk: int) -> None:
     """Nothing has to be removed on a node that lost all its files."""
     tx.change(_DROP_REMOVALS, pk=node_pk)
+    leftovers.forget(tx, node_pk)
 
 
 def add_removals(tx: Tx, rows: Sequence[Params]) -> None:

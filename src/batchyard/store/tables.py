@@ -57,6 +57,7 @@ task = _table(
 task_body = _table("task_body", pk=int, body=bytes)
 dependency = _table("dependency", key=None, job_pk=int, parent=str, child=int)
 dependency_range = _table("dependency_range", pk=int, job_pk=int, low=int, high=int, remaining=int, child=int)
+leftover = _table("leftover", key=None, job_pk=int, task_pk=int, node_pk=int)
 removal = _table("removal", pk=int, node_pk=int, directory=str)
 special_task = _table(
     "special_task",
