@@ -191,7 +191,7 @@ async def _serve(config: Config) -> None:
     capacity = Capacity(db, {"local": provider}, clock, node_key, int(config.node_join_s * 1e6), offer)
     upkeep = Upkeep(db, clock, int(config.node_silence_s * 1e6))
     loops = [*_loops(services, lease, capacity, upkeep), _autoscale(services, lease, config.autoscale_on_demand)]
-    loops.append(every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), asyncio.Event()))
+    loops += [every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), asyncio.Event()), _check_blobs(store)]
     _settle_memory()
     try:
         await _answer(server, listener, [*loops, _announce(server, config.directory, url)])
@@ -278,6 +278,14 @@ def _expire_blocks(store: LocalBlobStore, clock: Clock) -> Callable[[], Awaitabl
         await asyncio.to_thread(store.expire_blocks, clock.now() - UNCOMMITTED_KEPT_US)
 
     return run_once
+
+
+async def _check_blobs(store: LocalBlobStore) -> None:
+    """Once at the start, beside the requests: a large store takes seconds."""
+    try:
+        await asyncio.to_thread(store.check)
+    except Exception:
+        log.exception("blobs not checked")
 
 
 def _autoscale(services: Services, lease: Lease, on_demand: bool) -> Coroutine[None, None, None]:
