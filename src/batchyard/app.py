@@ -177,7 +177,7 @@ async def _serve(config: Config) -> None:
     store = LocalBlobStore(config.directory / "blobs")
     blobs = storage_endpoint(store, {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now()))
     api = Api(services, {account.storage_name: blobs})
-    server = _http_server(api)
+    server = _http_server(api, config.proxies)
 
     def end() -> None:
         api.close()
@@ -254,11 +254,12 @@ class _HttpServer(uvicorn.Server):
         yield
 
 
-def _http_server(app: Api) -> _HttpServer:
+def _http_server(app: Api, proxies: Sequence[str]) -> _HttpServer:
     return _HttpServer(
         uvicorn.Config(
             app, http=BoundedHttp, ws="none", lifespan="off", access_log=False, server_header=False, log_config=None,
             timeout_graceful_shutdown=_GRACE_S, timeout_keep_alive=75, backlog=2048,
+            proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies),
         )
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 import msgspec
+import structlog
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -21,6 +22,8 @@ from batchyard.model.states import TaskState
 from batchyard.model.sync import FileEntry, FileRequest
 from batchyard.rules import odata
 from batchyard.rules.conditions import Conditions
+
+log = structlog.get_logger()
 
 _entries = msgspec.json.Decoder(list[FileEntry])
 _CONTENT_TYPE = "application/octet-stream"
@@ -125,6 +128,8 @@ class _FileResponse(StreamingResponse):
         """Send, then let the node's answer go."""
         try:
             await super().__call__(scope, receive, send)
+        except ConnectionError as error:
+            log.warning("file broken off", path=scope["path"], reason=str(error))
         finally:
             self._exchange.close()
 

@@ -34,6 +34,7 @@ Handler = Callable[[BlobStore, Request, Grant], Awaitable[Response]]
 
 DEFAULT_VERSION = "2021-12-02"
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,9 @@ async def _answer(store: BlobStore, accounts: Mapping[str, Sequence[str]], scope
         if isinstance(error, OSError) and error.errno in _NO_SPACE:
             log.error("no space left for blobs: %s", error)
             return _error_response(BlobError("ServerBusy", "The storage endpoint has no disk space left."), scope["method"])
+        if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
+            log.error("no file descriptors left for blobs: %s", error)
+            return _error_response(BlobError("ServerBusy", "The storage endpoint has too many files open."), scope["method"])
         log.exception("storage request failed")
         return _error_response(BlobError("InternalError"), scope["method"])
 

@@ -88,7 +88,10 @@ def _copy_source(request: Request, grant: Grant) -> BlobRef:
     """The source's address; only the account's own blobs, and only for a caller who may read them all."""
     if any(name.startswith("x-ms-source-") for name in request.headers) or "x-ms-requires-sync" in request.headers:
         raise BlobError("UnsupportedHeader")
-    url = urlsplit(request.headers["x-ms-copy-source"])
+    try:
+        url = urlsplit(request.headers["x-ms-copy-source"])
+    except ValueError:
+        raise BlobError("InvalidHeaderValue", "The value for x-ms-copy-source is not a URL.") from None
     if "snapshot=" in url.query or "versionid=" in url.query:
         raise BlobError("UnsupportedHeader")
     account, container, name = names_of(url.path)
