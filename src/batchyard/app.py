@@ -221,10 +221,10 @@ def _provider(config: Config, url: str) -> LocalProvider | ExternalProvider:
 
 
 def _settle_memory() -> None:
-    """What was imported stays for good, so no collection needs to look at it; requests leave few cycles behind."""
+    """What was imported stays for good, so no collection needs to look at it; requests leave few cycles, and none with their bodies."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(20_000, 20, 10)
 
 
 async def _answer(server: _HttpServer, listener: socket.socket, background: Sequence[Coroutine[None, None, None]]) -> None:
