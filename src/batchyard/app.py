@@ -9,10 +9,9 @@ import ipaddress
 import logging
 import os
 import platform
-import secrets
 import signal
 import socket
-from base64 import b64encode
+import sqlite3
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +20,8 @@ import structlog
 import uvicorn
 import uvloop
 
+from batchyard import account_file
+from batchyard.account_file import AccountFile
 from batchyard.agent import addresses
 from batchyard.api.app import Api
 from batchyard.api.auth import Account
@@ -47,6 +48,7 @@ from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store.db import Database
 from batchyard.store.migrate import NewerSchema
+from batchyard.store.soundness import damage
 
 log = structlog.get_logger()
 
@@ -60,21 +62,11 @@ CHECKPOINT_PERIOD_S = 2.0
 BLOCKS_PERIOD_S = 3600.0
 UNCOMMITTED_KEPT_US = 7 * 86_400_000_000
 """Blocks that were staged and never committed to a blob are kept a week, as the storage service does."""
+DATABASE, BLOBS, CATALOGUE = "batchyard.db", "blobs", "catalogue.db"
 EMBEDDED = "embedded"
 """Holder of the lease: a SQLite file has one server at a time (its directory is locked), so a restarted one goes on at once."""
 _GRACE_S = 1
 _LOCAL_NAMES = ("localhost",)
-
-
-class AccountFile(msgspec.Struct, rename="camel"):
-    """Names and keys of a state directory, made at the first start and readable by its owner only."""
-
-    name: str
-    keys: list[str]
-    storage_name: str
-    storage_key: str
-    node_key: str
-    """What the tokens of nodes are made from."""
 
 
 class Refused(Exception):
@@ -111,40 +103,44 @@ def _refuse_exposure(config: Config) -> None:
 
 
 def open_account(directory: Path) -> AccountFile:
-    """The account of a state directory; new random keys when there is none yet."""
-    path = directory / "account.json"
-    if path.exists():
-        return msgspec.json.decode(path.read_bytes(), type=AccountFile)
-    if (directory / "batchyard.db").exists():
+    """The account of a state directory; new random keys when there is none yet. Raises Refused, also when what belongs to it is gone."""
+    path, database = directory / account_file.NAME, directory / DATABASE
+    account = account_file.read(path)
+    if account is not None:
+        for missing in (database, directory / BLOBS / CATALOGUE):
+            if not missing.exists():
+                raise Refused(
+                    f"{missing} is missing although there is an account: put it back, or take all of {directory} away to begin anew"
+                )
+        return account
+    begun = account_file.read(directory / account_file.UNFINISHED)
+    if begun is None and database.exists():
         raise Refused(f"{path} is missing although there is a database: put it back, or every client and node would lose its key")
-    account = AccountFile(
-        name="batchyard",
-        keys=[_key(64), _key(64)],
-        storage_name="batchyardstorage",
-        storage_key=_key(64),
-        node_key=_key(32),
-    )
-    _write_private(path, msgspec.json.format(msgspec.json.encode(account)))
+    account = begun or account_file.fresh()
+    account_file.write_private(directory / account_file.UNFINISHED, msgspec.json.format(msgspec.json.encode(account)))
     return account
 
 
-def _key(size: int) -> str:
-    return b64encode(secrets.token_bytes(size)).decode()
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """Replace a file that only its owner may read, all of it or nothing."""
-    new = path.with_suffix(".new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+def _open_state(directory: Path, hub: Wakes) -> tuple[AccountFile, Database, LocalBlobStore]:
+    """All that the directory holds, whole or not at all. Raises Refused."""
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        account = open_account(directory)
+        for path in (directory / DATABASE, directory / BLOBS / CATALOGUE):
+            if (directory / account_file.NAME).exists() and (wrong := damage(path)):
+                raise Refused(f"{path} is damaged ({wrong}): put a copy of it back")
+        db = _open_database(directory / DATABASE, hub)
+        try:
+            store = LocalBlobStore(directory / BLOBS)
+        except BaseException:
+            db.close()
+            raise
+        if not (directory / account_file.NAME).exists():
+            account_file.finish(directory)
+    except account_file.Unusable as error:
+        raise Refused(str(error)) from None
+    except (OSError, sqlite3.Error, RuntimeError) as error:
+        raise Refused(f"what {directory} holds cannot be opened ({error})") from None
+    return account, db, store
 
 
 def _keep_private(database: Path) -> Path:
@@ -168,11 +164,10 @@ async def _serve(config: Config) -> None:
     listener = listener or _listen(config.host, config.port)
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    account = open_account(config.directory)
     clock = MovableClock() if config.test_clock else Clock()
     hub = Wakes()
     hub.bind(asyncio.get_running_loop())
-    db = _open_database(config.directory / "batchyard.db", hub)
+    account, db, store = _open_state(config.directory, hub)
     provider = _provider(config, url)
     node_key = account.node_key.encode()
     offer = msgspec.structs.replace(config.offer, images=images.supported(images.of_machine(_os_release())))
@@ -184,10 +179,9 @@ async def _serve(config: Config) -> None:
         db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key, config.chaos, shortest_us, offer,
         LinkedStorage(account.storage_name, account.storage_key), own, silence_us, frozenset({LOCAL} if provider.restarts else ()),
     )  # fmt: skip
-    store = LocalBlobStore(config.directory / "blobs")
     blobs = storage_endpoint(store, {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now()))
     api = Api(services, {account.storage_name: blobs})
-    server = _http_server(api)
+    server = _http_server(api, config.proxies)
 
     def end() -> None:
         api.close()
@@ -201,7 +195,7 @@ async def _serve(config: Config) -> None:
     capacity = Capacity(db, {LOCAL: provider}, clock, node_key, int(config.node_join_s * 1e6), offer)
     upkeep = Upkeep(db, clock, silence_us)
     loops = [*_loops(services, lease, capacity, upkeep), _autoscale(services, lease, config.autoscale_on_demand)]
-    loops.append(every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), asyncio.Event()))
+    loops += [every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), asyncio.Event()), _check_blobs(store)]
     _settle_memory()
     try:
         await _answer(server, listener, [*loops, _announce(server, config.directory, url)])
@@ -232,10 +226,10 @@ def _provider(config: Config, url: str) -> LocalProvider | ExternalProvider:
 
 
 def _settle_memory() -> None:
-    """What was imported stays for good, so no collection needs to look at it; requests leave few cycles behind."""
+    """What was imported stays for good, so no collection needs to look at it; requests leave few cycles, and none with their bodies."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(20_000, 20, 10)
 
 
 async def _answer(server: _HttpServer, listener: socket.socket, background: Sequence[Coroutine[None, None, None]]) -> None:
@@ -278,11 +272,12 @@ class _HttpServer(uvicorn.Server):
         yield
 
 
-def _http_server(app: Api) -> _HttpServer:
+def _http_server(app: Api, proxies: Sequence[str]) -> _HttpServer:
     return _HttpServer(
         uvicorn.Config(
             app, http=BoundedHttp, ws="none", lifespan="off", access_log=False, server_header=False, log_config=None,
             timeout_graceful_shutdown=_GRACE_S, timeout_keep_alive=75, backlog=2048,
+            proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies),
         )
     )  # fmt: skip
 
@@ -293,7 +288,7 @@ async def _announce(server: uvicorn.Server, directory: Path, url: str) -> None:
         await asyncio.sleep(0.005)
     pid = os.getpid()
     started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    _write_private(directory / "server.json", msgspec.json.encode({"pid": pid, "started": started, "url": url}))
+    account_file.write_private(directory / "server.json", msgspec.json.encode({"pid": pid, "started": started, "url": url}))
     log.info("server ready", url=url, pid=pid)
 
 
@@ -302,6 +297,14 @@ def _expire_blocks(store: LocalBlobStore, clock: Clock) -> Callable[[], Awaitabl
         await asyncio.to_thread(store.expire_blocks, clock.now() - UNCOMMITTED_KEPT_US)
 
     return run_once
+
+
+async def _check_blobs(store: LocalBlobStore) -> None:
+    """Once at the start, beside the requests: a large store takes seconds."""
+    try:
+        await asyncio.to_thread(store.check)
+    except Exception:
+        log.exception("blobs not checked")
 
 
 def _autoscale(services: Services, lease: Lease, on_demand: bool) -> Coroutine[None, None, None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import tomllib
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ class Config:
     """Let clients move the clock; for tests only."""
     insecure: bool = False
     """Listen on another address than loopback without TLS."""
+    proxies: tuple[str, ...] = ()
+    """Addresses and networks of proxies whose word counts on who the client is and whether it came by HTTPS."""
     offer: Offer = AZURE
     """Sizes and quotas of the account."""
     node_silence_s: float = 60.0
@@ -76,6 +79,14 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     quotas: Quotas = Quotas()
     sizes: list[_Size] = []
     enforce_sizes: bool = False
+
+
+def proxy(text: str) -> str:
+    """The address or network of a proxy. Raises Misconfigured: a name may stand for others tomorrow, and `*` for everybody."""
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise Misconfigured(f"--trusted-proxy takes an IP address or a network such as 10.1.2.0/24: {error}") from None
 
 
 def load(path: Path) -> Offer:

@@ -219,4 +219,4 @@ def of_the_kernel(fd: int) -> bool:
 
 def shown(name: str) -> str:
     """A file's name as text; bytes that are not UTF-8 are replaced."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -8,18 +8,18 @@ whole tree into memory.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from batchyard.agent import beneath
+from batchyard.agent import beneath, listing
+from batchyard.agent.listing import entry_of
 from batchyard.disk import trees
 from batchyard.model.sync import FileEntry, FileHead, FileRequest
 
 CHUNK = 256 << 10
-_DEEPEST = 200
-"""Levels of a recursive list; each holds one descriptor."""
 
 
 class Refused(Exception):
@@ -134,44 +134,11 @@ remove = trees.remove
 
 
 def entries(root: str, request: FileRequest) -> Iterator[FileEntry]:
-    """What is below the path, sorted by name, directories included; names are relative to base. Raises OSError or Outside."""
+    """A page of what is below the path, sorted by name, directories included; names are relative to base. Raises OSError or Outside."""
     path = _path(request)
     with _base(root, request) as (top, known_as), _opened(top, known_as, path) as fd:
-        yield from _below(fd, path + "/" if path else "", request.recursive, 0)
-
-
-def _below(fd: int, prefix: str, recursive: bool, depth: int) -> Iterator[FileEntry]:
-    """Names sort as whole paths, so what is in `a` comes where `a/` sorts: behind `a.txt`."""
-    steps: list[tuple[str, os.stat_result | None]] = []
-    for name in os.listdir(fd):
-        try:
-            seen = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        except FileNotFoundError:
-            continue
-        if stat.S_ISREG(seen.st_mode) or stat.S_ISDIR(seen.st_mode):
-            steps.append((name, seen))
-            if recursive and stat.S_ISDIR(seen.st_mode) and depth < _DEEPEST:
-                steps.append((name + "/", None))
-    steps.sort(key=lambda step: step[0])
-    for name, known in steps:
-        if known is not None:
-            yield entry_of(prefix + name, known)
-            continue
-        try:
-            below = os.open(name[:-1], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-        except OSError:
-            continue  # removed or replaced meanwhile, or not ours to read
-        try:
-            yield from _below(below, prefix + name, recursive, depth + 1)
-        finally:
-            os.close(below)
-
-
-def entry_of(name: str, seen: os.stat_result) -> FileEntry:
-    """A file or directory as the node sees it; bytes of the name that are not UTF-8 are replaced."""
-    directory = stat.S_ISDIR(seen.st_mode)
-    size = 0 if directory else seen.st_size
-    return FileEntry(name=beneath.shown(name), is_directory=directory, size=size, modified=seen.st_mtime_ns // 1000, mode=seen.st_mode)
+        found = listing.below(fd, path + "/" if path else "", request.after, recursive=request.recursive)
+        yield from itertools.islice(found, request.limit)
 
 
 def read(fd: int, offset: int, length: int) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from batchyard.api.auth import Signed
 from batchyard.api.call import LARGEST_BODY, Call, Services, read_query
 from batchyard.api.sync import Agents
 from batchyard.engine.nodes import job_of_token
-from batchyard.model.errors import BatchError, invalid_query
+from batchyard.model.errors import BatchError, invalid_query, let_go
 from batchyard.store.db import StoreUnavailable
 
 log = structlog.get_logger()
@@ -63,13 +63,16 @@ class Api:
             response = await self._operate(request, scope, headers, base, identifier, now)
         except BatchError as error:
             response = wire.error(error, identifier, base, now, body=scope["method"] != "HEAD")
-        except StoreUnavailable:
+            let_go(error)
+        except StoreUnavailable as error:
             response = wire.error(BatchError("ServerBusy"), identifier, base, now)
+            let_go(error)
         except ClientDisconnect:
             response = Response(status_code=400)
-        except Exception:
+        except Exception as error:
             log.exception("request failed", method=scope["method"], path=scope["path"], request_id=identifier)
             response = wire.error(BatchError("InternalError"), identifier, base, now)
+            let_go(error)
         wire.common_headers(response, identifier, headers)
         return response
 

@@ -127,9 +127,10 @@ class Call(msgspec.Struct):
 
     def page(self) -> tuple[int, int]:
         """(key behind which to go on, items at most) of a list call. Raises InvalidQueryParameterValue, OutOfRangeQueryParameterValue."""
-        return self._after(), self._most()
+        return self._after(), self.most()
 
-    def _most(self) -> int:
+    def most(self) -> int:
+        """Items at most of a list call. Raises InvalidQueryParameterValue, OutOfRangeQueryParameterValue."""
         text = self.query.get("maxresults")
         if text is None:
             return MOST_RESULTS
@@ -153,12 +154,12 @@ class Call(msgspec.Struct):
             raise invalid_query("$skiptoken", token[:100], "The token is not one of this server's")
         return int(token, 16)
 
-    def next_link(self, last_key: int | None) -> str | None:
-        """URL of the page behind a key, with the options of this one; None behind the last."""
+    def next_link(self, last_key: int | str | None) -> str | None:
+        """URL of the page behind a key, or with a token of the list's own, with the options of this one; None behind the last."""
         if last_key is None:
             return None
         kept = {name: value for name, value in self.query.items() if name not in ("$skiptoken", "timeout")}
-        kept["$skiptoken"] = f"{last_key:x}"
+        kept["$skiptoken"] = last_key if isinstance(last_key, str) else f"{last_key:x}"
         options = "&".join(f"{quote(name, safe='$')}={quote(value, safe='')}" for name, value in kept.items())
         return f"{self.base}{self.signed.raw_path}?{options}"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from urllib.parse import quote
 
 import msgspec
+import structlog
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -15,14 +17,18 @@ from batchyard.api.call import Call
 from batchyard.api.relay import Exchange
 from batchyard.engine.tasks import directory
 from batchyard.model import times
-from batchyard.model.errors import BatchError
+from batchyard.model.errors import BatchError, invalid_query
 from batchyard.model.file import FileProperties, NodeFile
 from batchyard.model.states import TaskState
 from batchyard.model.sync import FileEntry, FileRequest
 from batchyard.rules import odata
 from batchyard.rules.conditions import Conditions
 
+log = structlog.get_logger()
+
 _entries = msgspec.json.Decoder(list[FileEntry])
+_LOOKED_AT = 5_000
+"""Entries that a page by `$filter` looks at."""
 _CONTENT_TYPE = "application/octet-stream"
 
 
@@ -63,16 +69,27 @@ async def list_node_files(call: Call) -> Response:
 
 
 async def _list(call: Call, place: Place) -> Response:
-    """A page of the listing; the token is the number of entries that were shown."""
+    """A page of the listing; the token is the name behind which the node goes on."""
     recursive = call.query.get("recursive", "false").lower() == "true"
-    skip, most = call.page()
-    found = call.filter(odata.FILES)
-    exchange = await _ask(call, place, FileRequest(id="", operation="list", base=place.base, path="", recursive=recursive))
+    after, most, found = _after(call), call.most(), call.filter(odata.FILES)
+    looked_at = most + 1 if found is None else max(most + 1, _LOOKED_AT)
+    wanted = FileRequest(id="", operation="list", base=place.base, path="", recursive=recursive, after=after, limit=looked_at)
+    exchange = await _ask(call, place, wanted)
     body = b"".join([chunk async for chunk in exchange.chunks()])
-    entries = [entry for entry in _entries.decode(body) if odata.matches(found, {"name": entry.name}.get)]
-    page = entries[skip : skip + most]
-    link = call.next_link(skip + most) if len(entries) > skip + most else None
-    return wire.listing(call.base, "files", [_item(entry, place) for entry in page], link)
+    entries = [entry for entry in _entries.decode(body) if entry.name > after][:looked_at]
+    chosen = [entry for entry in entries if odata.matches(found, {"name": entry.name}.get)]
+    last = chosen[most - 1] if len(chosen) > most else entries[-1] if len(entries) == looked_at else None
+    link = call.next_link(None if last is None else urlsafe_b64encode(last.name.encode()).decode())
+    return wire.listing(call.base, "files", [_item(entry, place) for entry in chosen[:most]], link)
+
+
+def _after(call: Call) -> str:
+    """The name that a token stands for. Raises InvalidQueryParameterValue."""
+    token = call.query.get("$skiptoken", "")
+    try:
+        return b64decode(token, altchars=b"-_", validate=True).decode()
+    except ValueError:
+        raise invalid_query("$skiptoken", token[:100], "The token is not one of this server's") from None
 
 
 def _item(entry: FileEntry, place: Place) -> bytes:
@@ -125,6 +142,8 @@ class _FileResponse(StreamingResponse):
         """Send, then let the node's answer go."""
         try:
             await super().__call__(scope, receive, send)
+        except ConnectionError as error:
+            log.warning("file broken off", path=scope["path"], reason=str(error))
         finally:
             self._exchange.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -31,27 +31,31 @@ MOST_PER_COLLECTION = 100
 
 async def add(call: Call) -> Response:
     """POST /jobs/{jobId}/tasks"""
-    [(name, outcome)] = await call.db.run(tasks.add, call.ids["job_id"], [_wanted(call.body, await _kept_from(call))], call.now)
+    [(name, outcome)] = await call.db.run(_add, call.ids["job_id"], [_wanted(call.body, call)], call.now, by_task=call.by_task)
     if isinstance(outcome, BatchError):
         raise outcome
     return wire.nothing(201, modified=outcome, resource=call.url("jobs", call.ids["job_id"], "tasks", name), location=True)
 
 
-async def _kept_from(call: Call) -> frozenset[str] | None:
-    """Users of the job's pool that the caller may not name, because they are administrators; None for who has an account key."""
-    return await call.db.read(pools.administrators_of, call.ids["job_id"]) if call.by_task else None
+def _add(tx: Tx, job_id: str, wanted: Sequence[TaskCreateContent], now: int, *, by_task: bool) -> list[tasks.Outcome]:
+    """Add tasks, but for a task's token none that names an administrator of the pool that the job has as they are added."""
+    kept_from = pools.administrators_of(tx, job_id) if by_task else frozenset()
+    barred = [task for task in wanted if task.user_identity is not None and task.user_identity.username in kept_from]
+    outcomes = tasks.add(tx, job_id, [task for task in wanted if task not in barred], now)
+    return [*((task.id, _too_much()) for task in barred), *outcomes]
 
 
-def _wanted(body: bytes | msgspec.Raw, kept_from: frozenset[str] | None) -> TaskCreateContent:
+def _wanted(body: bytes | msgspec.Raw, call: Call) -> TaskCreateContent:
     """A task that the caller may add. Raises Forbidden for a task's token that asks for more rights than its task may have."""
     task = decode(body, TaskCreateContent)
-    identity = task.user_identity
-    if kept_from is None or identity is None:
-        return task
-    automatic = identity.auto_user is not None and identity.auto_user.elevation_level is ElevationLevel.ADMIN
-    if automatic or (identity.username is not None and identity.username in kept_from):
-        raise BatchError("Forbidden", Reason="A task's token does not allow tasks with admin elevation")
+    user = None if task.user_identity is None else task.user_identity.auto_user
+    if call.by_task and user is not None and user.elevation_level is ElevationLevel.ADMIN:
+        raise _too_much()
     return task
+
+
+def _too_much() -> BatchError:
+    return BatchError("Forbidden", Reason="A task's token does not allow tasks with admin elevation")
 
 
 class _Named(msgspec.Struct):
@@ -65,16 +69,15 @@ async def add_collection(call: Call) -> Response:
     sent = call.decode(TaskAddCollection).value
     if not 1 <= len(sent) <= MOST_PER_COLLECTION:
         raise invalid_property("value", len(sent), f"A collection holds 1 to {MOST_PER_COLLECTION} tasks")
-    kept_from = await _kept_from(call)
     wanted: list[TaskCreateContent] = []
     results: list[bytes] = []
     for raw in sent:
         try:
-            wanted.append(_wanted(raw, kept_from))
+            wanted.append(_wanted(raw, call))
         except BatchError as error:
             results.append(_refused(_name(raw), error, call))
     urls = call.url("jobs", call.ids["job_id"], "tasks")
-    for name, outcome in await call.db.run(tasks.add, call.ids["job_id"], wanted, call.now):
+    for name, outcome in await call.db.run(_add, call.ids["job_id"], wanted, call.now, by_task=call.by_task):
         results.append(_refused(name, outcome, call) if isinstance(outcome, BatchError) else _added(name, outcome, urls))
     return wire.listing(call.base, "taskaddresult", results, None)
 

@@ -80,14 +80,16 @@ class Catalogue:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection that sees everything acknowledged so far."""
+        """A snapshot of everything acknowledged so far: what is read within it agrees, whatever is committed meanwhile."""
         try:
             connection = self._readers.pop()
         except IndexError:
             connection = self._connect()
+        connection.execute("BEGIN")
         try:
             yield connection
         finally:
+            connection.execute("COMMIT")
             self._readers.append(connection)
 
     def close(self) -> None:

@@ -97,6 +97,8 @@ def service_properties() -> str:
 
 def parse_block_list(body: bytes) -> list[tuple[BlockSource, str]]:
     """Entries of Put Block List; raises InvalidXmlDocument, BlockListTooLong or InvalidBlockId."""
+    if body.count(b"</") > MAX_BLOCKS + 1:  # one for each entry and one for the list: that many need not be read to be counted
+        raise BlobError("BlockListTooLong")
     entries = []
     for path, text in _leaves(body, MAX_BLOCKS + 1):
         if path == ("BlockList",):
@@ -176,6 +178,7 @@ def _leaves(body: bytes, most: int) -> list[tuple[tuple[str, ...], str]]:
         raise BlobError("InvalidXmlDocument")
 
     parser = expat.ParserCreate()
+    parser.buffer_text = True
     parser.StartElementHandler = start
     parser.EndElementHandler = end
     parser.CharacterDataHandler = lambda text: texts[-1].append(text) if texts else None

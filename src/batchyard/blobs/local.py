@@ -7,6 +7,7 @@ new blob; data files that the catalogue does not name are swept at the next star
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -34,12 +35,16 @@ from batchyard.blobs.base import (
 from batchyard.blobs.catalogue import Catalogue
 from batchyard.blobs.conditions import check_read, check_write
 from batchyard.blobs.files import DataFiles, sync_directory
-from batchyard.blobs.readers import LocalReader
+from batchyard.blobs.readers import LocalReader, Part
 from batchyard.blobs.uploads import AppendUpload, PutUpload, StageUpload
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 _PURGE_BATCH = 1000
+_CHECK_BATCH = 1000
+_MOST_LOGGED = 100
 
 
 class LocalBlobStore:
@@ -53,6 +58,7 @@ class LocalBlobStore:
         except BlockingIOError:
             os.close(self._lock)
             raise RuntimeError(f"{directory} is in use by another process") from None
+        self._closed = False
         self._catalogue = Catalogue(directory / "catalogue.db")
         self._files = DataFiles(directory / "data")
         sync_directory(directory)
@@ -60,7 +66,8 @@ class LocalBlobStore:
         self._recover()
 
     def close(self) -> None:
-        """Let go of the directory; nothing may be under way."""
+        """Let go of the directory; nothing but a check may be under way."""
+        self._closed = True
         self._catalogue.close()
         os.close(self._lock)
 
@@ -138,7 +145,13 @@ class LocalBlobStore:
             if begin and begin >= blob.length:
                 raise BlobError("InvalidRange", headers={"content-range": f"bytes */{blob.length}"})
             stop = blob.length if end is None else min(end, blob.length)
-            return LocalReader.open(tx, self._files, row["id"], blob, begin, stop)
+            reader = LocalReader.open(tx, self._files, row["id"], blob, begin, stop)
+        try:
+            reader.check()
+        except BaseException:
+            reader.close()
+            raise
+        return reader
 
     def blocks(self, ref: BlobRef) -> tuple[Blob | None, Sequence[Block], Sequence[Block]]:
         """The blob (None when nothing is committed), its committed and its uncommitted blocks."""
@@ -198,14 +211,9 @@ class LocalBlobStore:
         return self._and_give_up(work)
 
     def copy(self, source: BlobRef, ref: BlobRef, metadata: Mapping[str, str] | None, conditions: Conditions, now_us: int) -> Blob:
-        """Make `ref` the same as `source`, sharing the bytes on disk."""
-        reader = self.read(source, Conditions(), 0, None)
-        try:
-            kept = reader.blob
-            draft = BlobDraft(kept.kind, kept.headers, kept.metadata if metadata is None else metadata)
-            parts = [(p, self._files.link(p.file) if p.file is not None else None) for p in reader.parts]
-        finally:
-            reader.close()
+        """Make `ref` the same as `source`, sharing the bytes on disk. Raises CannotVerifyCopySource when there is no source."""
+        kept, parts = self._linked(source)
+        draft = BlobDraft(kept.kind, kept.headers, kept.metadata if metadata is None else metadata)
 
         def work(tx: sqlite3.Connection) -> tuple[Blob, list[str]]:
             container = rows.container_row(tx, ref.parent)["id"]
@@ -223,6 +231,25 @@ class LocalBlobStore:
         except (BlobError, OSError):
             self._files.give_up(file for _, file in parts if file is not None)
             raise
+
+    def _linked(self, source: BlobRef) -> tuple[Blob, list[tuple[Part, str | None]]]:
+        """A blob and its parts, each with a second name for its data file; all of one version."""
+        try:
+            reader = self.read(source, Conditions(), 0, None)
+        except BlobError as error:
+            if error.status != 404:
+                raise
+            raise BlobError("CannotVerifyCopySource") from error
+        parts: list[tuple[Part, str | None]] = []
+        try:
+            for part in reader.parts:
+                parts.append((part, None if part.file is None else self._files.link(part.file)))
+        except OSError:
+            self._files.give_up(file for _, file in parts if file is not None)
+            raise
+        finally:
+            reader.close()
+        return reader.blob, parts
 
     def set_headers(self, ref: BlobRef, headers: ContentHeaders, conditions: Conditions, now_us: int) -> Blob:
         """Replace all content headers; what is not given is cleared."""
@@ -291,6 +318,23 @@ class LocalBlobStore:
         for container in deleted:
             self._purge(container)
         self._files.sweep(self._known_files)
+
+    def check(self) -> int:
+        """Look for blobs whose parts are not as long as they are, and log them; how many. Ends early when the store is closed."""
+        hurt = after = 0
+        while not self._closed:
+            with self._catalogue.reading() as tx:
+                found, last = rows.incomplete(tx, after, _CHECK_BATCH)
+            for blob in found:
+                hurt += 1
+                if hurt <= _MOST_LOGGED:
+                    log.error("blob has lost its content: account=%s container=%s name=%r length=%d stored=%d; upload it again", *blob)
+            if last is None:
+                break
+            after = last
+        if hurt:
+            log.error("%d blobs have lost content; reading them is answered with BlobContentLost", hurt)
+        return hurt
 
     def _known_files(self, low: str, high: str) -> list[str]:
         with self._catalogue.reading() as tx:

@@ -7,7 +7,7 @@ import sqlite3
 from collections import deque
 from dataclasses import dataclass
 
-from batchyard.blobs.base import Blob
+from batchyard.blobs.base import Blob, BlobError
 from batchyard.blobs.files import DataFiles
 
 
@@ -39,14 +39,27 @@ class LocalReader:
 
     @classmethod
     def open(cls, tx: sqlite3.Connection, files: DataFiles, row_id: int, blob: Blob, begin: int, end: int) -> LocalReader:
-        """Look up and pin; the caller holds `files.lock`."""
+        """Look up and pin; the caller holds `files.lock`. Raises BlobContentLost unless the parts are all there."""
         found = tx.execute(
             "SELECT start, length, block, file, bytes FROM segments WHERE blob = ? AND start < ? AND start + length > ? ORDER BY start",
             (row_id, end, begin),
         )
         parts = [Part(*row) for row in found]
+        _check_seams(parts, blob, begin, end)
         files.pin(part.file for part in parts if part.file is not None)
         return cls(files, blob, begin, end, parts)
+
+    def check(self) -> None:
+        """Raise BlobContentLost unless the data files hold what the catalogue says; before the first byte is on its way."""
+        for part in self.parts:
+            if part.file is None:
+                continue
+            try:
+                size = self._files.path(part.file).stat().st_size
+            except FileNotFoundError:
+                size = 0
+            if size != part.length:
+                raise lost(self.blob, f"a data file holds {size} bytes and not {part.length}")
 
     def read(self, size: int) -> bytes:
         """Up to `size` next bytes, empty at the end; fewer than asked at the seam of two parts."""
@@ -81,3 +94,21 @@ class LocalReader:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def lost(blob: Blob, reason: str) -> BlobError:
+    """The answer for a blob that is not what its row says."""
+    return BlobError(
+        "BlobContentLost", f"The content of this blob of {blob.length} bytes is lost: {reason}. Upload it again, or delete it."
+    )
+
+
+def _check_seams(parts: list[Part], blob: Blob, begin: int, end: int) -> None:
+    """Raise BlobContentLost unless the parts lie end to end from `begin` (or before) to `end` (or behind)."""
+    reached = min([begin, *(part.start for part in parts[:1])])
+    for part in parts:
+        if part.start != reached:
+            break
+        reached += part.length
+    if reached < end:
+        raise lost(blob, f"nothing is stored of it from byte {reached} on")

@@ -94,6 +94,25 @@ def scan_blobs(tx: sqlite3.Connection, container: int, start: str, end: str | No
         cursor.close()
 
 
+def incomplete(tx: sqlite3.Connection, after: int, limit: int) -> tuple[list[tuple[str, str, str, int, int]], int | None]:
+    """Among the next `limit` blobs those whose parts are not as long as they are: (account, container, name, length, stored).
+
+    The second value is where to go on, None behind the last blob.
+    """
+    found = tx.execute(
+        "SELECT id, container, name, length, (SELECT COALESCE(SUM(length), 0) FROM segments WHERE blob = blobs.id) AS stored"
+        " FROM blobs WHERE id > ? ORDER BY id LIMIT ?",
+        (after, limit),
+    ).fetchall()
+    hurt = []
+    for row in found:
+        if row["length"] != row["stored"]:
+            box = tx.execute("SELECT account, name FROM containers WHERE id = ? AND name IS NOT NULL", (row["container"],)).fetchone()
+            if box is not None:
+                hurt.append((box["account"], box["name"], row["name"], row["length"], row["stored"]))
+    return hurt, found[-1]["id"] if len(found) == limit else None
+
+
 def insert_blob(tx: sqlite3.Connection, container: int, name: str, draft: BlobDraft, length: int, now_us: int) -> int:
     """Add the row of a new version and return its id."""
     cursor = tx.execute(

@@ -27,6 +27,7 @@ from batchyard.blobs.grants import Grant, Level, Need
 from batchyard.blobs.request import Request, parse
 from batchyard.blobs.transfers import ClientGone
 from batchyard.model import times
+from batchyard.model.errors import let_go
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ Handler = Callable[[BlobStore, Request, Grant], Awaitable[Response]]
 
 DEFAULT_VERSION = "2021-12-02"
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,22 +108,36 @@ def application(store: BlobStore, accounts: Mapping[str, Sequence[str]], now: Ca
 async def _answer(store: BlobStore, accounts: Mapping[str, Sequence[str]], scope: Scope, receive: Receive, now_us: int) -> Response:
     """Response of the operation, or the error body."""
     try:
-        request = parse(scope, receive, now_us)
-        grant = await _authenticated(store, request, accounts)
-        operation = _operation(request)
-        grant.require(Need(operation.level, operation.letters, operation.by_service_sas))
-        _refuse_unserved(request)
-        return await operation.handler(store, request, grant)
-    except BlobError as error:
-        return _error_response(error, scope["method"])
+        return await _operate(store, accounts, scope, receive, now_us)
     except ClientGone:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _NO_SPACE:
-            log.error("no space left for blobs: %s", error)
-            return _error_response(BlobError("ServerBusy", "The storage endpoint has no disk space left."), scope["method"])
-        log.exception("storage request failed")
-        return _error_response(BlobError("InternalError"), scope["method"])
+        response = _error_response(_as_answer(error), scope["method"])
+        let_go(error)
+        return response
+
+
+async def _operate(store: BlobStore, accounts: Mapping[str, Sequence[str]], scope: Scope, receive: Receive, now_us: int) -> Response:
+    request = parse(scope, receive, now_us)
+    grant = await _authenticated(store, request, accounts)
+    operation = _operation(request)
+    grant.require(Need(operation.level, operation.letters, operation.by_service_sas))
+    _refuse_unserved(request)
+    return await operation.handler(store, request, grant)
+
+
+def _as_answer(error: Exception) -> BlobError:
+    """What an error is to the client; what is no answer of ours is logged."""
+    if isinstance(error, BlobError):
+        return error
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        log.error("no space left for blobs: %s", error)
+        return BlobError("ServerBusy", "The storage endpoint has no disk space left.")
+    if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
+        log.error("no file descriptors left for blobs: %s", error)
+        return BlobError("ServerBusy", "The storage endpoint has too many files open.")
+    log.error("storage request failed", exc_info=error)
+    return BlobError("InternalError")
 
 
 async def _authenticated(store: BlobStore, request: Request, accounts: Mapping[str, Sequence[str]]) -> Grant:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, TypeVar
 
@@ -13,6 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from batchyard.blobs.base import BlobError, BlobReader, Upload
 from batchyard.blobs.request import Request
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -67,6 +70,8 @@ class BlobResponse(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+        except OSError as error:
+            log.error("download broken off: %s", error)
         finally:
             await asyncio.shield(run_in_threadpool(self._reader.close))
 

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -88,6 +89,9 @@ def account(directory: Path) -> Account:
     path = directory / "account.json"
     try:
         found = json.loads(path.read_bytes())
+        named = [found["name"], *found["keys"], found["storageName"], found["storageKey"]]
+        if len(named) < 4 or not all(isinstance(text, str) and text for text in named):
+            raise ValueError("a name or a key is missing")
         return Account(found["name"], tuple(found["keys"]), found["storageName"], found["storageKey"])
     except FileNotFoundError:
         raise Problem(f"there is no account in {directory} yet; start the server once with: batchyard up --dir {directory}") from None
@@ -185,7 +189,10 @@ def _when_ready(directory: Path, child: subprocess.Popen[bytes], log: Path, seen
             child.returncode = 0  # it lives on after this process, so there is nothing to wait for
             return server
         if child.poll() is not None:
-            raise Problem(f"the server ended at once (exit code {child.returncode}); {_tail(log, seen)}")
+            told = _tail(log, seen)
+            if said := re.search(r"^  batchyard: (.+)\Z", told, re.MULTILINE):  # its own sentence says it all
+                raise Problem(said[1])
+            raise Problem(f"the server ended at once (exit code {child.returncode}); {told}")
         time.sleep(_POLL_S)
     raise Problem(f"the server did not get ready within {READY_S:.0f} s; {_tail(log, seen)}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +36,10 @@ Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 Nodes = Annotated[int, typer.Option(min=0, help="How many local nodes there may be at once.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Allow plain HTTP on an address that others can reach.")]
+Proxies = Annotated[
+    list[str] | None,
+    typer.Option("--trusted-proxy", metavar="ADDRESS", help="Proxy whose X-Forwarded headers count: an IP address or network. Repeatable."),
+]
 AutoscaleMinInterval = Annotated[
     float,
     typer.Option(
@@ -77,6 +82,7 @@ def up(
     config: Configuration = None,
     autoscale_min_interval: AutoscaleMinInterval = 300,
     autoscale_on_demand: AutoscaleOnDemand = False,
+    trusted_proxy: Proxies = None,
 ) -> None:
     """Start a server in the background."""
     directory = directory.resolve()
@@ -87,6 +93,7 @@ def up(
         _offer(config)
         more += ["--config", str(config.resolve())]
     more += ["--autoscale-min-interval", str(autoscale_min_interval)]
+    more += [word for proxy in _proxies(trusted_proxy) for word in ("--trusted-proxy", proxy)]
     server = daemon.start(directory, host, port, nodes, more)
     given = _given(directory)
     say(f"Batchyard runs at {server.url} with room for {nodes} local nodes (process {server.pid}).")
@@ -158,10 +165,11 @@ def serve(
     config: Configuration = None,
     autoscale_min_interval: AutoscaleMinInterval = 300,
     autoscale_on_demand: AutoscaleOnDemand = False,
+    trusted_proxy: Proxies = None,
 ) -> None:
     """Run a server in the foreground."""
     directory = directory.resolve()
-    offer = _offer(config)
+    offer, proxies = _offer(config), _proxies(trusted_proxy)
     daemon.prepare(directory)
     with daemon.sole_server(directory):
         daemon.check_port(host, port)
@@ -172,8 +180,8 @@ def serve(
         settings = Config(
             directory=directory, host=host, port=port, former_port=daemon.former_port(directory), max_nodes=nodes,
             test_clock=test_clock, insecure=insecure, chaos=chaos, probes=None if probes is None else probes.resolve(),
-            external_nodes=provider is Provider.EXTERNAL, offer=offer,
-            autoscale_min_interval_s=autoscale_min_interval, autoscale_on_demand=autoscale_on_demand,
+            external_nodes=provider is Provider.EXTERNAL, offer=offer, autoscale_min_interval_s=autoscale_min_interval,
+            autoscale_on_demand=autoscale_on_demand, proxies=proxies,
         )  # fmt: skip
         try:
             run(settings)
@@ -203,6 +211,16 @@ def _offer(path: Path | None) -> Offer:
 
     try:
         return Offer() if path is None else config.load(path)
+    except config.Misconfigured as error:
+        raise Problem(str(error)) from None
+
+
+def _proxies(given: Sequence[str] | None) -> tuple[str, ...]:
+    """Addresses of trusted proxies. Raises Problem."""
+    from batchyard import config
+
+    try:
+        return tuple(config.proxy(text) for text in given or ())
     except config.Misconfigured as error:
         raise Problem(str(error)) from None
 

@@ -101,7 +101,9 @@ def keep(tx: Tx, pool: PoolView, found: Evaluation, cause: str, **changes: objec
 
 
 def put_sample(tx: Tx, pool_pk: int, sample: Sample) -> None:
-    """Keep a sample and forget those that are too old."""
+    """Keep a sample and forget those that are too old; of a pool that went meanwhile nothing is kept."""
+    if pool_rows.get(tx, pool_pk) is None:
+        return
     rows.put(tx, pool_pk, sample)
     rows.forget(tx, pool_pk, sample.at - HISTORY_US)
 

@@ -81,8 +81,17 @@ class Upkeep:
         before = now - self._node_silence_us
         if before >= self._since:
             for node_pk in await self._db.read(node_rows.silent, before):
-                log.warning("node silent", node=node_pk)
-                await self._db.run(node_cases.silent, node_pk, now)
+                if await self._db.run(give_up, node_pk, before, now):
+                    log.warning("node silent", node=node_pk)
+
+
+def give_up(tx: Tx, node_pk: int, before: int, now: int) -> bool:
+    """Take a node for silent that still has said nothing since `before`; False when it spoke while this waited for its turn."""
+    node = node_rows.get(tx, node_pk)
+    if node is None or node.last_seen is None or node.last_seen >= before:
+        return False
+    node_cases.silent(tx, node_pk, now)
+    return True
 
 
 def end_overdue(tx: Tx, now: int) -> None:
@@ -103,6 +112,8 @@ def remove_expired(tx: Tx, now: int) -> int:
 def end_old_tasks(tx: Tx, job_pk: int, now: int) -> int:
     """End tasks that were added more than 180 days ago, in whatever state they are (contract 3.3); how many."""
     old = task_rows.open_since(tx, job_pk, now - TASK_LIFETIME_US, TASKS_PER_UNIT)
+    if not old:
+        return 0  # nor need the job be there any more
     job = job_rows.get(tx, job_pk)
     for task in old:
         complete(tx, job, task, TaskHappened.TERMINATED, _TOO_OLD, now)

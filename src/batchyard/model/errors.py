@@ -131,3 +131,16 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "TaskDependencyRangesTooLong": (400, "The task depends on more id ranges than permitted."),
     }
 )
+
+
+def let_go(error: BaseException) -> None:
+    """Drop the traces of an answered error and of those that led to it.
+
+    Their frames hold the request, and mostly a future that holds the error: such a cycle would wait for a collection, a megabyte each.
+    """
+    todo: list[BaseException | None] = [error]
+    while todo:
+        each = todo.pop()
+        if each is not None:
+            todo += each.__cause__, each.__context__
+            each.__cause__ = each.__context__ = each.__traceback__ = None

@@ -145,6 +145,10 @@ class FileRequest(Message):
     content: msgspec.Raw = msgspec.Raw(b"{}")
     """What the operation needs beyond a path, as JSON: NodeUserCreate, NodeUserUpdate, LogUpload, Chaos."""
     recursive: bool = False
+    after: str = ""
+    """A list goes on behind this name; an agent of an older release begins with the first."""
+    limit: int | None = None
+    """Entries of a list at most."""
     offset: int = 0
     length: int | None = None
     """Bytes wanted from offset; None means to the end."""
