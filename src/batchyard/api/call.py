@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote
 
@@ -42,6 +42,8 @@ class Services(msgspec.Struct, frozen=True):
     shortest_autoscale_us: int = SHORTEST_INTERVAL_US
     """The shortest interval between evaluations of an autoscale formula that a client may ask for."""
     offer: Offer = AZURE
+    room: Callable[[], str | None] = lambda: None
+    """Why no new work is taken at the moment, None when it is."""
 
 
 class Call(msgspec.Struct):
