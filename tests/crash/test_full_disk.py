@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pytest
-from azure.core.exceptions import AzureError
+from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import BlobServiceClient
 from tests.conftest import Server, SmallDisk, wait_for
 
@@ -92,3 +91,100 @@ def test_a_full_disk_refuses_what_is_new_and_all_works_once_there_is_room(server
     assert ask(server, "GET", "/jobs/full-3")[0] == 404, "what was refused is not there"
     down = batchyard("down", "--dir", server.directory)
     assert (down.returncode, "was killed" in down.stdout) == (0, False), down.stdout
+
+
+def test_a_task_that_fills_the_disk_ends_and_its_removal_makes_room_again(server_on: Any) -> None:
+    """Nobody but clients of the service does anything: the reserve lets the end be written down and the job be deleted."""
+    server, disk = server_on(700 * MIB)
+    assert ask(server, "POST", "/pools", pool("p", nodes=1))[0] == 201
+    assert add_job(server, "fills") == 201
+    script = "cat /dev/zero > big 2> why; test -s big; exit 7"
+    assert ask(server, "POST", "/jobs/fills/tasks", {"id": "t", "commandLine": f"/bin/sh -c '{script}'"})[0] == 201
+
+    def ended() -> dict[str, Any] | None:
+        _, task, _ = ask(server, "GET", "/jobs/fills/tasks/t")
+        return task if task["state"] == "completed" else None
+
+    assert wait_for(ended, "the end of the task", 90)["executionInfo"]["exitCode"] == 7
+    assert disk.free() < 20 * MIB
+    assert ask(server, "POST", "/jobs", {"id": "new", "poolInfo": {"poolId": "p"}})[0] == 503
+    assert ask(server, "DELETE", "/jobs/fills")[0] == 202
+    wait_for(lambda: add_job(server, "new") == 201, "the room that the task took")
+    assert ask(server, "POST", "/jobs/new/tasks", {"id": "t", "commandLine": "/bin/true"})[0] == 201
+    done = lambda: ask(server, "GET", "/jobs/new/tasks/t")[1]["state"] == "completed"  # noqa: E731
+    wait_for(done, "a task to run on the same node", 90)
+
+
+def test_new_work_is_refused_ahead_of_the_end_and_all_else_goes_on(server_on: Any) -> None:
+    server, disk = server_on(64 * MIB)
+    assert ask(server, "POST", "/pools", pool("p"))[0] == 201
+    assert add_job(server, "j") == 201
+    disk.fill(leave=5 * MIB)
+    task = {"id": "t", "commandLine": "true"}
+    for path, body in (
+        ("/pools", pool("q")),
+        ("/jobs", {"id": "k", "poolInfo": {"poolId": "p"}}),
+        ("/jobs/j/tasks", task),
+        ("/jobs/j/addtaskcollection", {"value": [task]}),
+    ):
+        status, answer, headers = ask(server, "POST", path, body)
+        assert (status, answer["code"]) == (503, "ServerBusy"), path
+        [reason] = [value["value"] for value in answer["values"] if value["key"] == "Reason"]
+        assert "free space" in reason
+        assert int(headers["retry-after"]) > 0
+    assert ask(server, "PATCH", "/jobs/j", {"priority": 5})[0] == 200
+    assert ask(server, "POST", "/jobs/j/disable", {"disableTasks": "requeue"})[0] == 202
+    assert ask(server, "DELETE", "/jobs/j")[0] == 202
+    wait_for(lambda: ask(server, "GET", "/jobs/j")[0] == 404, "the job to be gone")
+    disk.relieve()
+    assert add_job(server, "k") == 201
+
+
+def test_content_of_blobs_is_refused_ahead_of_the_end_and_taken_again_once_there_is_room(server_on: Any) -> None:
+    server, disk = server_on(64 * MIB)
+    service = BlobServiceClient.from_connection_string(server.storage_connection_string, retry_total=0)
+    box = service.create_container("box")
+    box.upload_blob("before", b"b" * 100_000)
+    for left in (3 * MIB, 0):
+        disk.fill(leave=left)
+        for size in (10, 100_000, 3 * MIB):
+            with pytest.raises(HttpResponseError) as refused:
+                box.upload_blob(f"full-{size}", b"x" * size, connection_timeout=SECONDS, read_timeout=SECONDS)
+            assert (refused.value.status_code, refused.value.error_code) == (503, "ServerBusy")
+        assert box.download_blob("before").readall() == b"b" * 100_000
+    disk.relieve()
+    box.upload_blob("after", b"a" * 3 * MIB)
+    assert sorted(box.list_blob_names()) == ["after", "before"]
+
+
+def test_up_on_a_full_disk_says_so_at_once(small_disk: MakeDisk) -> None:
+    disk = small_disk(32 * MIB)
+    state = disk.path / "state"
+    state.mkdir()
+    disk.fill(leave=MIB)
+    for command in ("up", "serve"):
+        done = batchyard(command, "--dir", state, "--port", "0", seconds=SECONDS)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+        assert "full disk" in done.stderr
+        assert str(state) in done.stderr
+    assert not (state / "batchyard.db").exists(), "nothing was begun"
+    disk.fill()
+    done = batchyard("up", "--dir", disk.path / "other", "--port", "0", seconds=SECONDS)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    disk.relieve()
+    try:
+        assert batchyard("up", "--dir", state, "--port", "0").returncode == 0
+    finally:
+        assert batchyard("down", "--dir", state).returncode == 0
+
+
+def test_down_works_on_a_full_disk(server_on: Any) -> None:
+    server, disk = server_on(700 * MIB)
+    assert ask(server, "POST", "/pools", pool("p", nodes=1))[0] == 201
+    wait_for(server.agents, "the node's agent")
+    disk.fill()
+    assert ask(server, "POST", "/jobs", {"id": "j", "poolInfo": {"poolId": "p"}})[0] == 503
+    down = batchyard("down", "--dir", server.directory)
+    assert (down.returncode, "was killed" in down.stdout, down.stderr) == (0, False, "")
+    assert server.process.wait(SECONDS) == 0
+    assert not server.agents()
