@@ -157,6 +157,27 @@ def test_content_of_blobs_is_refused_ahead_of_the_end_and_taken_again_once_there
     assert sorted(box.list_blob_names()) == ["after", "before"]
 
 
+def test_a_task_that_takes_more_than_its_size_allows_ends_with_disk_full(tmp_path: Path) -> None:
+    settings = tmp_path / "batchyard.toml"
+    settings.write_text("[[sizes]]\nname = 'standard_d2s_v3'\ntask_disk = '4 MiB'\n")
+    server = Server("--config", str(settings), nodes=1)
+    try:
+        assert ask(server, "POST", "/pools", pool("p", nodes=1))[0] == 201
+        assert add_job(server, "j") == 201
+        task = {
+            "id": "t",
+            "commandLine": "/bin/sh -c 'head -c 9000000 /dev/zero > big; sleep 300'",
+            "constraints": {"maxTaskRetryCount": 2},
+        }
+        assert ask(server, "POST", "/jobs/j/tasks", task)[0] == 201
+        done = wait_for(lambda: found if (found := ask(server, "GET", "/jobs/j/tasks/t")[1])["state"] == "completed" else None, "the end")
+        ended = done["executionInfo"]
+        assert (ended["result"], ended["retryCount"], "exitCode" in ended) == ("failure", 0, False)
+        assert (ended["failureInfo"]["code"], ended["failureInfo"]["category"].lower()) == ("DiskFull", "usererror")
+    finally:
+        server.stop()
+
+
 def test_up_on_a_full_disk_says_so_at_once(small_disk: MakeDisk) -> None:
     disk = small_disk(32 * MIB)
     state = disk.path / "state"

@@ -7,13 +7,14 @@ not running a command ends as soon as that can be told, and never begins a furth
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import os
 import re
 import shlex
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from batchyard.agent import environment, layout
+from batchyard.agent import environment, layout, usage
 from batchyard.agent.failures import SERVER, USER, Failed, Stage, exit_code_failure, failure
 from batchyard.agent.layout import Layout, TaskPlace
 from batchyard.agent.process import Command, Exit, NotLaunched, SpawnerLost, Spawners
@@ -83,10 +84,13 @@ class Attempt:
         self._node, self._order = node, order
         self._key = next(_KEYS)
         self._stop = Stop()
+        self._staging = self._stop.part()
         self._transfer: asyncio.Task[None] | None = None
         self._noticed = False
         self._stage: Stage = "preprocessing"
         self._exit: Exit | None = None
+        self._too_much: str | None = None
+        """How its directory took more of the disk than it may."""
 
     def kill(self) -> None:
         """End it, whatever it is doing; may be repeated."""
@@ -126,8 +130,9 @@ class Attempt:
         ended = now if self._stage == "upload" else done.ended
         times = {"user_cpu_us": done.user_us, "kernel_cpu_us": done.kernel_us}
         return Ended(
-            attempt=self._order.attempt, started=done.started, ended=ended, exit_code=done.code, failure=reason, stage=self._stage, **times
-        )
+            attempt=self._order.attempt, started=done.started, ended=ended, exit_code=None if self._too_much else done.code, failure=reason,
+            stage=self._stage, **times,
+        )  # fmt: skip
 
     async def _all(self) -> None:
         work = _WORK.decode(self._order.task)
@@ -160,16 +165,12 @@ class Attempt:
             users.give_back(user)
 
     async def _in_stages(self, work: Work, place: TaskPlace, user: User) -> None:
-        if work.resource_files:
-            mode = 0o775 if self._order.start else 0o770  # every task may read what the start task brings
-            staging = Staging(place.working, user.uid, self._node.threads, self._stop.part(), user.group, mode)
-            await self._do(staging.all(work.resource_files))
-        if self._stop.is_set():
-            raise Cancelled
-        common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
-        variables = environment.of_task(self._node.variables, place, user, common, work.environment_settings or [], **self._extras())
-        self._exit = done = await self._command(work, place, user, variables)
-        self._stage = "run"
+        async with self._held_to_disk(place):
+            await self._stage_in(work, place, user)
+            common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
+            variables = environment.of_task(self._node.variables, place, user, common, work.environment_settings or [], **self._extras())
+            self._exit = done = await self._command(work, place, user, variables)
+            self._stage = "run"
         if self._stop.is_set():
             raise Cancelled
         try:
@@ -188,6 +189,38 @@ class Attempt:
             raise Failed("run", failure("TaskEnded", "The task was ended because it ran longer than its maximum wall clock time", SERVER))
         if done.code != 0:
             raise Failed("run", exit_code_failure())
+
+    async def _stage_in(self, work: Work, place: TaskPlace, user: User) -> None:
+        if work.resource_files:
+            mode = 0o775 if self._order.start else 0o770  # every task may read what the start task brings
+            staging = Staging(place.working, user.uid, self._node.threads, self._staging, user.group, mode)
+            await self._do(staging.all(work.resource_files))
+        if self._stop.is_set() or self._too_much:
+            raise Cancelled
+
+    @contextlib.asynccontextmanager
+    async def _held_to_disk(self, place: TaskPlace) -> AsyncIterator[None]:
+        """End what goes on inside once the task's directory takes more than the node's tasks may. Raises Failed."""
+        limit = self._node.setup.task_disk_bytes
+        watching = asyncio.create_task(self._watch_disk(place, limit)) if limit else None
+        try:
+            yield
+        except (Cancelled, Failed):
+            if self._stop.is_set() or not self._too_much:
+                raise
+        finally:
+            if watching is not None:
+                watching.cancel()
+        if self._too_much and not self._stop.is_set():
+            text = f"The task's directory is too large: {self._too_much}"
+            raise Failed(self._stage, failure("DiskFull", text, USER, LimitBytes=str(limit)))
+
+    async def _watch_disk(self, place: TaskPlace, limit: int) -> None:
+        self._too_much = await usage.watch(place.directory, limit, self._node.threads, self._stop.is_set)
+        self._staging.set()
+        self._node.spawners.kill(self._key)
+        if self._transfer is not None:
+            self._transfer.cancel()
 
     async def _do(self, transfer: Coroutine[None, None, None]) -> None:
         """Do a transfer; a kill abandons it at once, with its threads, which `Stop` keeps from doing harm. Raises Cancelled."""

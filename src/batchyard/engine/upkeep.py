@@ -83,7 +83,7 @@ class Upkeep:
             await asyncio.to_thread(self._db.checkpoint, empty=True)
 
     async def _silent_nodes(self, now: int) -> None:
-        """Time in which the server did not run, asleep or down, or could not write down who spoke, or that its clock skipped: no silence."""
+        """Time in which the server did not run, asleep or down, or could not note who spoke, or that its clock skipped: no silence."""
         deaf = self._db.failures != self._failures or not self._last_round <= now <= self._last_round + LONGEST_GAP_US
         self._last_round, self._failures = now, self._db.failures
         if deaf or self._clock.ahead != self._ahead:

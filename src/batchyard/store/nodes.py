@@ -52,6 +52,7 @@ class NodeRow(msgspec.Struct):
     launch_error: str | None
     blocked: int
     tried: int | None
+    task_disk: int
 
 
 class NodeView(NodeRow):
