@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -134,16 +135,21 @@ def own_server() -> Iterator[Server]:
     running.stop()
 
 
+_INODES = 16_000
+
+
 class SmallDisk:
     """A file system of its own, so small that it can really be filled; whoever may not mount one skips the test."""
 
     def __init__(self, path: Path, size: int) -> None:
         self.path = path
-        self._ballast = path / "ballast"
+        self._ballast, self._names = path / "ballast", path / "names"
         if os.geteuid() != 0:
             pytest.skip("only root may mount a file system of its own")
         path.mkdir()
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0711", "none", path], capture_output=True, check=False)
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={_INODES},mode=0711", "none", path], capture_output=True, check=False
+        )
         if mounted.returncode != 0:
             pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
 
@@ -163,9 +169,18 @@ class SmallDisk:
                         raise
                     ballast.write(b"\0" * min(more, 4096))
 
+    def fill_inodes(self) -> None:
+        """Take all that new files need besides bytes."""
+        self._names.mkdir()
+        with contextlib.suppress(OSError):
+            for number in range(_INODES):
+                (self._names / str(number)).touch()
+        assert os.statvfs(self.path).f_ffree == 0
+
     def relieve(self) -> None:
         """Give back what was taken."""
-        self._ballast.unlink()
+        self._ballast.unlink(missing_ok=True)
+        shutil.rmtree(self._names, ignore_errors=True)
 
     def unmount(self) -> None:
         """End it, whoever still stands in it."""

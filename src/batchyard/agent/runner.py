@@ -251,6 +251,8 @@ class Attempt:
             command = Command(argv, variables, place.working, *logs, user.uid, seconds, user.group)
             return await self._node.spawners.run(self._key, command, self._noticed)
         except NotLaunched as error:
+            if error.full:
+                raise Failed("preprocessing", _disk_full()) from error
             if error.found:
                 raise _not_launched("CommandLaunchFailed", "The command could not be started", work, str(error)) from error
             raise _not_launched("CommandProgramNotFound", "The specified command program is not found", work, str(error)) from error
@@ -275,8 +277,12 @@ def _not_launched(code: str, message: str, work: Work, reason: str = "") -> Fail
     return Failed("preprocessing", failure(code, message, USER, **details))
 
 
+def _disk_full() -> TaskFailureInformation:
+    return failure("DiskFull", "The disk of the node is full")
+
+
 def _of_the_node(error: OSError) -> TaskFailureInformation:
     """A directory of the task could not be made or taken over."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return failure("DiskFull", "The disk of the node is full")
+        return _disk_full()
     return failure("ResourceDirectoryCreateFailed", f"The task's directory could not be made: {error.strerror}", SERVER)
