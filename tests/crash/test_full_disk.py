@@ -209,3 +209,22 @@ def test_down_works_on_a_full_disk(server_on: Any) -> None:
     assert (down.returncode, "was killed" in down.stdout, down.stderr) == (0, False, "")
     assert server.process.wait(SECONDS) == 0
     assert not server.agents()
+
+
+def test_an_agent_that_dies_on_a_full_disk_comes_back_once_there_is_room(server_on: Any) -> None:
+    server, disk = server_on(700 * MIB)
+    assert ask(server, "POST", "/pools", pool("p", nodes=1))[0] == 201
+    assert add_job(server, "j") == 201
+    assert ask(server, "POST", "/jobs/j/tasks", {"id": "t", "commandLine": "/bin/true"})[0] == 201
+
+    def ended(task: str) -> bool:
+        return bool(ask(server, "GET", f"/jobs/j/tasks/{task}")[1]["state"] == "completed")
+
+    wait_for(lambda: ended("t"), "the node to work")
+    disk.fill()
+    [(node, pid)] = server.agents().items()
+    server.kill_agent(node)
+    wait_for(lambda: server.agents().get(node) != pid, "the end of the agent")
+    disk.relieve()
+    wait_for(lambda: ask(server, "POST", "/jobs/j/tasks", {"id": "u", "commandLine": "/bin/true"})[0] == 201, "room for a task")
+    wait_for(lambda: ended("u"), "the node to work again", 90)
