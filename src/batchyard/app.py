@@ -340,7 +340,8 @@ def _loops(services: Services, lease: Lease, capacity: Capacity, upkeep: Upkeep)
             await db.run(scheduler.run_once, key, clock.now())
 
     async def checkpoint() -> None:
-        await asyncio.to_thread(db.checkpoint)
+        short = services.room() is not None  # then the room that the log keeps for its next growth is needed more elsewhere
+        await asyncio.to_thread(db.checkpoint, empty=short)
 
     return [
         every("lease", LEASE_S / 3, lease.renew, asyncio.Event()),

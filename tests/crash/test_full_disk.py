@@ -140,6 +140,22 @@ def test_new_work_is_refused_ahead_of_the_end_and_all_else_goes_on(server_on: An
     assert add_job(server, "k") == 201
 
 
+def test_what_the_log_of_the_database_keeps_is_given_up_when_room_is_short(server_on: Any) -> None:
+    server, disk = server_on(64 * MIB)
+    assert ask(server, "POST", "/pools", pool("p"))[0] == 201
+    assert add_job(server, "j") == 201
+    log = server.directory / "batchyard.db-wal"
+    number = 0
+    while log.stat().st_size < 4 * MIB:
+        tasks = [{"id": f"{number}-{n}", "commandLine": "x" * 1000} for n in range(100)]
+        assert ask(server, "POST", "/jobs/j/addtaskcollection", {"value": tasks})[0] == 200
+        number += 1
+    wait_for(lambda: (server.directory / "batchyard.db").stat().st_size > MIB, "the checkpoint after which the log is only room")
+    disk.fill(leave=6 * MIB)
+    assert ask(server, "POST", "/jobs", {"id": "k", "poolInfo": {"poolId": "p"}})[0] == 503
+    wait_for(lambda: add_job(server, "k") == 201, "the room of the log")
+
+
 def test_content_of_blobs_is_refused_ahead_of_the_end_and_taken_again_once_there_is_room(server_on: Any) -> None:
     server, disk = server_on(64 * MIB)
     service = BlobServiceClient.from_connection_string(server.storage_connection_string, retry_total=0)
