@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import ipaddress
-import logging
 import os
 import platform
 import signal
@@ -31,13 +31,14 @@ from batchyard.api.relay import Relay
 from batchyard.blobs.local import LocalBlobStore
 from batchyard.blobs.server import application as storage_endpoint
 from batchyard.config import Config
+from batchyard.disk import logs, space, sqlite
 from batchyard.engine import scheduler, wakes
 from batchyard.engine.autoscale import Autoscale
 from batchyard.engine.capacity import Capacity
 from batchyard.engine.clock import Clock, MovableClock
 from batchyard.engine.linked_storage import LinkedStorage
 from batchyard.engine.loops import LEASE_S, Lease, every
-from batchyard.engine.upkeep import Upkeep
+from batchyard.engine.upkeep import PAGES_PER_UNIT, UNITS_PER_ROUND, Upkeep
 from batchyard.engine.wakes import Wakes
 from batchyard.model import times
 from batchyard.providers.external import ExternalProvider
@@ -46,7 +47,7 @@ from batchyard.rules import images
 from batchyard.rules.sizes import LOCAL
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
-from batchyard.store.db import Database
+from batchyard.store.db import Database, StoreUnavailable
 from batchyard.store.migrate import NewerSchema
 from batchyard.store.soundness import damage
 
@@ -60,6 +61,8 @@ UPKEEP_PERIOD_S = 5.0
 AUTOSCALE_PERIOD_S = 1.0
 CHECKPOINT_PERIOD_S = 2.0
 BLOCKS_PERIOD_S = 3600.0
+CATALOGUE_PERIOD_S = 30.0
+ROOM_PERIOD_S = 1.0
 UNCOMMITTED_KEPT_US = 7 * 86_400_000_000
 """Blocks that were staged and never committed to a blob are kept a week, as the storage service does."""
 DATABASE, BLOBS, CATALOGUE = "batchyard.db", "blobs", "catalogue.db"
@@ -75,22 +78,30 @@ class Refused(Exception):
 
 def serve(config: Config) -> None:
     """Run a server until SIGTERM or SIGINT."""
-    _configure_logs()
+    logs.begin()
     _refuse_exposure(config)
-    uvloop.run(_serve(config))
+    _refuse_full_disk(config.directory)
+    try:
+        uvloop.run(_serve(config))
+    except Exception as error:
+        if not _no_room(error):
+            raise
+        raise Refused(f"the disk of {config.directory} is full: make room there and start again") from None
 
 
-def _configure_logs() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(),
-    )
+def _refuse_full_disk(directory: Path) -> None:
+    """A server that cannot write what it begins with says so at once."""
+    if reason := space.lacking(space.sample(directory), space.START_BYTES):
+        raise Refused(f"{directory} is on a full disk ({reason}): make room there and start again")
+
+
+def _no_room(error: BaseException) -> bool:
+    """True when an error says, or one of a group does, that the disk is full."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_no_room, error.exceptions))
+    if isinstance(error, StoreUnavailable):
+        return error.__cause__ is not None and _no_room(error.__cause__)
+    return sqlite.full(error) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
 
 
 def _refuse_exposure(config: Config) -> None:
@@ -175,11 +186,13 @@ async def _serve(config: Config) -> None:
     silence_us = int(config.node_silence_s * 1e6)
     here = Machine(addresses.towards(url), socket.gethostname(), addresses.ipv6(url))
     own = {LOCAL: here} if isinstance(provider, LocalProvider) else {}
+    room = space.Room(config.directory)
     services = Services(
         db, hub, clock, Relay(hub), Account(account.name, account.keys), node_key, config.chaos, shortest_us, offer,
         LinkedStorage(account.storage_name, account.storage_key), own, silence_us, frozenset({LOCAL} if provider.restarts else ()),
+        room.for_work,
     )  # fmt: skip
-    blobs = storage_endpoint(store, {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now()))
+    blobs = storage_endpoint(store, {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now()), room.for_content)
     api = Api(services, {account.storage_name: blobs})
     server = _http_server(api, config.proxies)
 
@@ -196,6 +209,8 @@ async def _serve(config: Config) -> None:
     upkeep = Upkeep(db, clock, silence_us)
     loops = [*_loops(services, lease, capacity, upkeep), _autoscale(services, lease, config.autoscale_on_demand)]
     loops += [every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), asyncio.Event()), _check_blobs(store)]
+    loops.append(every("catalogue", CATALOGUE_PERIOD_S, _shrink(store), asyncio.Event()))
+    loops.append(every("room", ROOM_PERIOD_S, _in_thread(room.watch), asyncio.Event()))
     _settle_memory()
     try:
         await _answer(server, listener, [*loops, _announce(server, config.directory, url)])
@@ -203,7 +218,8 @@ async def _serve(config: Config) -> None:
         (config.directory / "server.json").unlink(missing_ok=True)
         await capacity.close()
         await provider.stop_all()
-        await lease.release()
+        with contextlib.suppress(StoreUnavailable):  # it runs out by itself
+            await lease.release()
         db.close()
         store.close()
         log.info("server ended", url=url)
@@ -307,6 +323,24 @@ async def _check_blobs(store: LocalBlobStore) -> None:
         log.exception("blobs not checked")
 
 
+def _shrink(store: LocalBlobStore) -> Callable[[], Awaitable[None]]:
+    """Gives what deleted blobs left free in the catalogue back to the disk, a bounded part each time."""
+
+    async def run_once() -> None:
+        for _ in range(UNITS_PER_ROUND):
+            if await asyncio.to_thread(store.shrink, PAGES_PER_UNIT) < PAGES_PER_UNIT:
+                return
+
+    return run_once
+
+
+def _in_thread(work: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    async def run_once() -> None:
+        await asyncio.to_thread(work)
+
+    return run_once
+
+
 def _autoscale(services: Services, lease: Lease, on_demand: bool) -> Coroutine[None, None, None]:
     """Samples and evaluations; with `on_demand` also as soon as tasks come or go."""
     sooner = asyncio.Event()
@@ -332,7 +366,8 @@ def _loops(services: Services, lease: Lease, capacity: Capacity, upkeep: Upkeep)
             await db.run(scheduler.run_once, key, clock.now())
 
     async def checkpoint() -> None:
-        await asyncio.to_thread(db.checkpoint)
+        short = services.room() is not None  # then the room that the log keeps for its next growth is needed more elsewhere
+        await asyncio.to_thread(db.checkpoint, empty=short)
 
     return [
         every("lease", LEASE_S / 3, lease.renew, asyncio.Event()),

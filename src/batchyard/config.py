@@ -68,6 +68,7 @@ class _Size(msgspec.Struct, forbid_unknown_fields=True):
     cores: int | None = None
     memory: str | int | None = None
     max_slots: int | None = None
+    task_disk: str | int | None = None
     provider: str = LOCAL
     labels: dict[str, str] = {}
     enforce: bool = False
@@ -125,17 +126,18 @@ def _rule(size: _Size) -> SizeRule:
         raise ValueError(f"max_slots must be between 1 and {MOST_SLOTS}")
     if size.provider not in PROVIDERS:
         raise ValueError(f"there is no provider {size.provider}; known: {', '.join(PROVIDERS)}")
-    memory = None if size.memory is None else _bytes(size.memory)
-    return SizeRule(size.name, size.cores, memory, size.max_slots, size.provider, size.labels, size.enforce)
+    memory = None if size.memory is None else _bytes("memory", size.memory)
+    task_disk = 0 if size.task_disk is None else _bytes("task_disk", size.task_disk)
+    return SizeRule(size.name, size.cores, memory, size.max_slots, task_disk, size.provider, size.labels, size.enforce)
 
 
-def _bytes(amount: str | int) -> int:
+def _bytes(setting: str, amount: str | int) -> int:
     """Bytes of `4 GiB`, `512 MiB` or a plain number. Raises ValueError."""
     match = _AMOUNT.fullmatch(amount.strip()) if isinstance(amount, str) else None
     unit = _UNITS.get(match[2].upper()) if match else None
     size = amount if isinstance(amount, int) else int(float(match[1]) * unit) if match and unit else 0
     if size < 1024**2:
-        raise ValueError(f"memory is an amount of at least 1 MiB such as '4 GiB', not {amount!r}")
+        raise ValueError(f"{setting} is an amount of at least 1 MiB such as '4 GiB', not {amount!r}")
     return size
 
 

@@ -153,7 +153,7 @@ async def test_the_environment(node: Any, place: Path, monkeypatch: pytest.Monke
         "AZ_BATCH_NODE_SHARED_DIR": f"{root}/shared",
         "AZ_BATCH_NODE_STARTUP_DIR": f"{root}/startup",
         "AZ_BATCH_NODE_MOUNTS_DIR": f"{root}/fsmounts",
-        "AZ_BATCH_TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES": str(256 << 20),
+        "AZ_BATCH_TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES": str(512 << 20),
         "AZ_BATCH_JOB_ID": "job",
         "AZ_BATCH_TASK_ID": "env",
         "AZ_BATCH_TASK_DIR": task,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from engine_world import SILENCE_US, START, Agent, World
 
 from batchyard.engine.autoscale_runs import put_sample
 from batchyard.engine.upkeep import EVENTS_KEPT_US, TASKS_PER_UNIT, Upkeep, end_old_tasks, give_up
 from batchyard.model.autoscale import Sample
 from batchyard.store import nodes as node_rows
+from batchyard.store.db import StoreUnavailable
 from batchyard.store.reader import Statement
 
 SILENCE_S = SILENCE_US / 1e6
@@ -74,6 +76,27 @@ def test_the_servers_own_absence_is_no_silence_of_its_nodes(lasting: World) -> N
     assert lasting.node(agent.node_pk).state == "unknown"
     agent.session = lasting.node(agent.node_pk).session
     assert agent.join().session > 1
+
+
+def test_time_in_which_nothing_could_be_written_down_is_no_silence(world: World) -> None:
+    """On a full disk agents speak and nobody can note it: their tasks must not run twice for that."""
+    [agent] = world.working_pool()
+    world.job()
+    world.add("a")
+    world.schedule()
+    for _ in range(30):
+        world.advance(5)
+        with pytest.raises(StoreUnavailable):
+            world.run(lambda tx: tx.first(Statement("SELECT full FROM disk", int)))
+        world.upkeep()
+    assert (world.node(agent.node_pk).state, world.state("a")) == ("running", "running")
+    for _ in range(5):
+        world.advance(5)
+        world.upkeep()
+    assert (world.node(agent.node_pk).state, world.state("a")) == ("running", "running")
+    world.advance(6)
+    world.upkeep()
+    assert world.node(agent.node_pk).state == "unknown", "from then on it could have been noted"
 
 
 def test_a_machine_that_slept_gives_its_nodes_time_to_speak(world: World) -> None:

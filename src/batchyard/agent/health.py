@@ -20,15 +20,16 @@ from dataclasses import dataclass
 
 import structlog
 
+from batchyard.disk.space import Disk, sample
 from batchyard.model.sync import NodeProblem
 
 log = structlog.get_logger()
 
-RESERVED_BYTES = 256 << 20
+RESERVED_BYTES = 512 << 20
 """Below this much free space no task is started; tasks are told of it (AZ_BATCH_TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES)."""
 RESERVED_INODES = 1_000
 NEARLY, FULL, FAILED = "DiskNearlyFull", "DiskFull", "ProbeFailed"
-_LOW_BYTES = 1 << 30
+_LOW_BYTES = 2 << 30
 _LOW_INODES = 10_000
 _LOW_PARTS = 20
 """Less than one of so many parts free is nearly full, whatever that is in bytes."""
@@ -43,16 +44,6 @@ _LAST_BYTES = 4096
 _PIPE_BYTES = 64 << 10
 _LONGEST_LINE = 300
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-@dataclass(slots=True, frozen=True)
-class Disk:
-    """A file system as those see it who are not root; a number of inodes of 0 says that it has no limit of them."""
-
-    bytes: int
-    free_bytes: int
-    inodes: int
-    free_inodes: int
 
 
 @dataclass(slots=True, frozen=True)
@@ -114,12 +105,6 @@ def worth_telling(told: Sequence[NodeProblem], found: Sequence[NodeProblem], sin
         return True
     words = {key(problem): problem.message for problem in told}
     return since_s >= _REPEAT_S and any(words[key(problem)] != problem.message for problem in found)
-
-
-def sample(root: str) -> Disk:
-    """The file system that holds `root`. Raises OSError."""
-    seen = os.statvfs(root)
-    return Disk(seen.f_frsize * seen.f_blocks, seen.f_frsize * seen.f_bavail, seen.f_files, seen.f_favail)
 
 
 def programs(directory: str) -> list[str]:

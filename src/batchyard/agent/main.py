@@ -39,6 +39,7 @@ from batchyard.agent.replies import Replies
 from batchyard.agent.runner import Attempt, Node
 from batchyard.agent.state import State
 from batchyard.agent.users import Users, of_logins
+from batchyard.disk import logs
 from batchyard.model.sync import SYNC_PATH, NodeNews, NodeProblem, NodeSetup, Orders, Removal, Sync
 
 if TYPE_CHECKING:
@@ -459,15 +460,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--probes", metavar="DIR", help="programs that say by exit code 0 that the node is fit for tasks")
     parser.add_argument("--chaos", action="store_true", help="obey disturbances on demand; for trials only")
     settings = AgentSettings(**vars(parser.parse_args(argv)))
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    logs.begin()
     try:
         asyncio.run(run(settings))
     except OSError as error:

@@ -64,11 +64,11 @@ class Exit:
 
 
 class NotLaunched(Exception):
-    """The command never ran; `found` is False when there is no such program."""
+    """The command never ran; `found` is False when there is no such program, `full` True when the disk had no room for its logs."""
 
-    def __init__(self, found: bool, text: str) -> None:
+    def __init__(self, found: bool, text: str, full: bool = False) -> None:
         super().__init__(text)
-        self.found = found
+        self.found, self.full = found, full
 
 
 class SpawnerLost(Exception):
@@ -128,7 +128,7 @@ class _Spawner(asyncio.Protocol):
         if kind == "ended":
             future.set_result(Exit(*rest))  # type: ignore[arg-type]
         else:
-            future.set_exception(NotLaunched(bool(rest[0]), str(rest[1])))
+            future.set_exception(NotLaunched(bool(rest[0]), str(rest[1]), bool(rest[2])))
 
     def send(self, *message: str | int | float | list[str] | dict[str, str]) -> None:
         """Send with whatever else is sent in this turn of the loop."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -80,7 +81,13 @@ class Remover:
         if not names:
             raise beneath.Outside(directory)
         async with self._directories.going("/".join((self._layout.root, *names))):
-            move_away(self._layout, names)
+            try:
+                move_away(self._layout, names)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                # A full disk has no room for another name either, and this makes some.
+                await asyncio.get_running_loop().run_in_executor(self._threads, remove_in_place, self._layout, names)
 
     async def empty(self) -> None:
         """Delete what was moved away, by this life of the agent or an earlier one."""
@@ -97,6 +104,12 @@ def move_away(layout: Layout, names: list[str]) -> None:
         if len(names) > 2:
             with contextlib.suppress(OSError), beneath.directory(top, names[:-2]) as fd:
                 os.rmdir(names[-2], dir_fd=fd)  # a job's directory whose last part is gone
+
+
+def remove_in_place(layout: Layout, names: list[str]) -> None:
+    """Delete a directory where it is; one that is gone is no error. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError), beneath.directory(layout.root, names[:-1]) as fd:
+        trees.remove(names[-1], fd)
 
 
 def empty(layout: Layout, stop: threading.Event) -> None:

@@ -7,11 +7,12 @@ not running a command ends as soon as that can be told, and never begins a furth
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from batchyard.agent import environment, layout
+from batchyard.agent import environment, layout, usage
 from batchyard.agent.commands import words
 from batchyard.agent.failures import SERVER, USER, Failed, Stage, exit_code_failure, failure
 from batchyard.agent.layout import Layout, TaskPlace
@@ -86,10 +87,13 @@ class Attempt:
         self._node, self._order = node, order
         self._key = next(_KEYS)
         self._stop = Stop()
+        self._staging = self._stop.part()
         self._transfer: asyncio.Task[None] | None = None
         self._noticed = self._leaving = self._done = False
         self._stage: Stage = "preprocessing"
         self._exit: Exit | None = None
+        self._too_much: str | None = None
+        """How its directory took more of the disk than it may."""
 
     def kill(self, *, leaving: bool = False) -> None:
         """End it, whatever it is doing; may be repeated. `leaving` says that it is ended only because the agent goes."""
@@ -133,10 +137,10 @@ class Attempt:
             attempt=self._order.attempt,
             started=done.started,
             ended=now if self._stage == "upload" else done.ended,
-            exit_code=None if cut_off else done.code,
+            exit_code=None if cut_off or self._too_much else done.code,
             failure=reason,
             stage=self._stage,
-            stopped=cut_off or (done.noticed and not done.overdue),
+            stopped=cut_off or (done.noticed and not done.overdue and not self._too_much),
             user_cpu_us=done.user_us,
             kernel_cpu_us=done.kernel_us,
         )
@@ -176,17 +180,13 @@ class Attempt:
             users.give_back(user)
 
     async def _in_stages(self, work: Work, place: TaskPlace, user: User) -> None:
-        if work.resource_files:
-            mode = 0o775 if self._order.start else 0o770  # every task may read what the start task brings
-            staging = Staging(place.working, user.uid, self._node.threads, self._stop.part(), user.group, mode)
-            await self._do(staging.all(work.resource_files))
-        if self._stop.is_set():
-            raise Cancelled
-        common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
-        own = work.environment_settings or []
-        variables = environment.of_task(self._node.variables, place, user, work.user_identity, common, own, **self._extras())
-        self._exit = done = await self._command(work, place, user, variables)
-        self._stage = "run"
+        async with self._held_to_disk(place):
+            await self._stage_in(work, place, user)
+            common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
+            own = work.environment_settings or []
+            variables = environment.of_task(self._node.variables, place, user, work.user_identity, common, own, **self._extras())
+            self._exit = done = await self._command(work, place, user, variables)
+            self._stage = "run"
         if self._stop.is_set() and (done.code != 0 or work.output_files):
             raise Cancelled
         try:
@@ -205,6 +205,38 @@ class Attempt:
             raise Failed("run", failure("TaskEnded", "The task was ended because it ran longer than its maximum wall clock time", SERVER))
         if done.code != 0:
             raise Failed("run", exit_code_failure())
+
+    async def _stage_in(self, work: Work, place: TaskPlace, user: User) -> None:
+        if work.resource_files:
+            mode = 0o775 if self._order.start else 0o770  # every task may read what the start task brings
+            staging = Staging(place.working, user.uid, self._node.threads, self._staging, user.group, mode)
+            await self._do(staging.all(work.resource_files))
+        if self._stop.is_set() or self._too_much:
+            raise Cancelled
+
+    @contextlib.asynccontextmanager
+    async def _held_to_disk(self, place: TaskPlace) -> AsyncIterator[None]:
+        """End what goes on inside once the task's directory takes more than the node's tasks may. Raises Failed."""
+        limit = self._node.setup.task_disk_bytes
+        watching = asyncio.create_task(self._watch_disk(place, limit)) if limit else None
+        try:
+            yield
+        except (Cancelled, Failed):
+            if self._stop.is_set() or not self._too_much:
+                raise
+        finally:
+            if watching is not None:
+                watching.cancel()
+        if self._too_much and not self._stop.is_set():
+            text = f"The task's directory is too large: {self._too_much}"
+            raise Failed(self._stage, failure("DiskFull", text, USER, LimitBytes=str(limit)))
+
+    async def _watch_disk(self, place: TaskPlace, limit: int) -> None:
+        self._too_much = await usage.watch(place.directory, limit, self._node.threads, self._stop.is_set)
+        self._staging.set()
+        self._node.spawners.kill(self._key)
+        if self._transfer is not None:
+            self._transfer.cancel()
 
     async def _do(self, transfer: Coroutine[None, None, None]) -> None:
         """Do a transfer; a kill abandons it at once, with its threads, which `Stop` keeps from doing harm. Raises Cancelled."""
@@ -230,6 +262,8 @@ class Attempt:
             command = Command(argv, variables, place.working, *logs, user.uid, seconds, user.group)
             return await self._node.spawners.run(self._key, command, self._noticed)
         except NotLaunched as error:
+            if error.full:
+                raise Failed("preprocessing", _disk_full()) from error
             if refused is not None:
                 raise refused from error
             if error.found:
@@ -262,8 +296,12 @@ def _not_launched(code: str, message: str, work: Work, reason: str = "") -> Fail
     return Failed("preprocessing", failure(code, message, USER, **details))
 
 
+def _disk_full() -> TaskFailureInformation:
+    return failure("DiskFull", "The disk of the node is full")
+
+
 def _of_the_node(error: OSError) -> TaskFailureInformation:
     """A directory of the task could not be made or taken over."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return failure("DiskFull", "The disk of the node is full")
+        return _disk_full()
     return failure("ResourceDirectoryCreateFailed", f"The task's directory could not be made: {error.strerror}", SERVER)

@@ -8,7 +8,7 @@ little endian) and a marshalled tuple:
 
     to it:    ("start", key, argv, environment, directory, stdout, stderr, uid, gid, limit_s)    ("kill", key)    ("terminate", key)
                  ("ping", 0)
-    from it:  ("ended", key, code, started_us, ended_us, user_us, kernel_us, overdue, noticed)    ("failed", key, found, text)
+    from it:  ("ended", key, code, started_us, ended_us, user_us, kernel_us, overdue, noticed)    ("failed", key, found, text, full)
                  ("alive", 0)
 
 An end is told once everything that the attempt started is gone. When the socket closes, everything is killed.
@@ -153,7 +153,7 @@ class Spawner:
         for message in self._queue:
             if message[1] == key:
                 self._queue.remove(message)
-                self._tell("failed", key, True, "killed before its start")
+                self._tell("failed", key, True, "killed before its start", False)
                 return
 
     def _terminate(self, key: int) -> None:
@@ -171,13 +171,14 @@ class Spawner:
         try:
             group = self._control.take(environment.get(MARK, ""))
         except OSError as error:
-            self._tell("failed", key, True, f"no process group: {error.strerror}")
+            self._tell("failed", key, True, f"no process group: {error.strerror}", False)
             return
         run = Run(key, group)
         try:
             run.pid = self._launch(run, argv, environment, (directory, stdout, stderr), (uid, gid))
         except (OSError, ValueError, NotFound) as error:
-            self._tell("failed", key, not isinstance(error, NotFound), _text(error))
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            self._tell("failed", key, not isinstance(error, NotFound), _text(error), full)
             with contextlib.suppress(OSError):
                 group.gone()
             return

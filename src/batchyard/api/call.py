@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote
 
@@ -62,6 +62,8 @@ class Services(msgspec.Struct, frozen=True):
     """How long a node may say nothing before its tasks run elsewhere, and before another agent may be it."""
     restarting: frozenset[str] = frozenset()
     """Names of the providers that can start a node's agent anew, however the agent is."""
+    room: Callable[[], str | None] = lambda: None
+    """Why no new work is taken at the moment, None when it is."""
 
 
 class Call(msgspec.Struct):

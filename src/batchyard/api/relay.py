@@ -73,9 +73,19 @@ class Relay:
     def __init__(self, wakes_: Wakes) -> None:
         self._wakes = wakes_
         self._open: dict[str, Exchange] = {}
+        self._closing = False
+
+    def close(self) -> None:
+        """The server ends: whoever waits for a node, now or from here on, is told to come again."""
+        self._closing = True
+        for exchange in self._open.values():
+            if not exchange.head.done():
+                exchange.head.set_exception(BatchError("ServerBusy"))
 
     async def ask(self, node_pk: int, request: FileRequest) -> Exchange:
-        """Have a node do a file operation; returns once the head is there. Raises the node's error or TaskFilesUnavailable."""
+        """Have a node do a file operation; returns once the head is there. Raises the node's error or TaskFilesUnavailable, ServerBusy."""
+        if self._closing:
+            raise BatchError("ServerBusy")
         request = msgspec.structs.replace(request, id=secrets.token_hex(16))
         exchange = Exchange(node_pk, request)
         self._open[request.id] = exchange

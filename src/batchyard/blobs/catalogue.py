@@ -7,13 +7,18 @@ moment share one commit (a savepoint each), because the fsync is the price.
 from __future__ import annotations
 
 import errno
+import logging
 import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
+
+from batchyard.disk import sqlite
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -61,10 +66,7 @@ class Catalogue:
         self._lock = threading.Lock()
         self._waiting: deque[_Unit[Any]] = deque()
         self._readers: deque[sqlite3.Connection] = deque()
-        self._writer = self._connect()
-        self._writer.execute("PRAGMA journal_mode = WAL")
-        self._writer.execute("PRAGMA synchronous = FULL")
-        self._writer.executescript(_SCHEMA)
+        self._writer: sqlite3.Connection | None = self._open_writer(new=True)
 
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in a transaction and return its result once that is on disk; its exception undoes it alone."""
@@ -96,44 +98,80 @@ class Catalogue:
         """Close all connections; the caller sees to it that nothing is under way."""
         while self._readers:
             self._readers.pop().close()
-        self._writer.close()
+        if self._writer is not None:
+            sqlite.close(self._writer)
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=30)
+    def shrink(self, pages: int) -> int:
+        """Give up to `pages` free pages of the file back to the disk; how many, fewer when there are no more."""
+        given = self.write(lambda tx: sqlite.shrink(tx, pages))
+        if 0 < given < pages:
+            with self.reading() as connection, suppress(sqlite3.OperationalError):
+                connection.execute("PRAGMA wal_checkpoint(truncate)").fetchone()
+        return given
+
+    def _connect(self, *, new: bool = False) -> sqlite3.Connection:
+        path = str(self._path) if new else f"{self._path.absolute().as_uri()}?mode=rw"
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30, uri=not new)
         connection.row_factory = sqlite3.Row
         return connection
 
+    def _open_writer(self, *, new: bool = False) -> sqlite3.Connection:
+        connection = self._connect(new=new)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            if new:
+                _let_shrink(connection, self._path)
+                connection.executescript(_SCHEMA)
+            connection.execute("PRAGMA temp_store = memory")
+        except BaseException:
+            sqlite.close(connection)
+            raise
+        return connection
+
     def _run_batch(self) -> None:
-        """Run the oldest units that wait, up to _BATCH, in one commit."""
+        """Run the oldest units that wait, up to _BATCH, in one commit; raises nothing, and every unit is done behind it."""
         units = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
         try:
+            if self._writer is None:
+                self._writer = self._open_writer()
             self._writer.execute("BEGIN IMMEDIATE")
             for unit in units:
-                self._run(unit)
+                self._run(self._writer, unit)
             self._writer.execute("COMMIT")
         except BaseException as error:
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
             for unit in units:
                 unit.fail(error)
+            if self._writer is not None and not sqlite.undone(self._writer, error):
+                sqlite.close(self._writer)
+                self._writer = None
         for unit in units:
             unit.done = True
 
-    def _run(self, unit: _Unit[Any]) -> None:
-        self._writer.execute("SAVEPOINT unit")
+    def _run(self, writer: sqlite3.Connection, unit: _Unit[Any]) -> None:
+        writer.execute("SAVEPOINT unit")
         try:
-            unit.value = unit.work(self._writer)
+            unit.value = unit.work(writer)
         except Exception as error:
             # A full disk makes SQLite undo the whole transaction: then nobody in this batch may be told it worked.
-            if not self._writer.in_transaction:
+            if not writer.in_transaction or sqlite.passing(error):
                 raise
-            self._writer.execute("ROLLBACK TO unit")
+            writer.execute("ROLLBACK TO unit")
             unit.error = error
-        self._writer.execute("RELEASE unit")
+        writer.execute("RELEASE unit")
+
+
+def _let_shrink(connection: sqlite3.Connection, path: Path) -> None:
+    try:
+        sqlite.let_shrink(connection, path)
+    except sqlite3.Error as error:
+        if not sqlite.passing(error) or not sqlite.undone(connection, error):
+            raise
+        log.warning("the catalogue keeps its size for now: %s", error)
 
 
 def _as_disk_error(error: BaseException) -> BaseException:
     """A full disk is an OSError, whoever met it."""
-    if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+    if sqlite.full(error):
         return OSError(errno.ENOSPC, "the catalogue cannot grow")
     return error

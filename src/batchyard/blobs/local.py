@@ -279,6 +279,10 @@ class LocalBlobStore:
 
         return self._and_give_up(work)
 
+    def shrink(self, pages: int) -> int:
+        """Give up to `pages` free pages of the catalogue back to the disk; how many, fewer when there are no more."""
+        return self._catalogue.shrink(pages)
+
     # inside
 
     def _and_give_up(self, work: Callable[[sqlite3.Connection], tuple[T, Sequence[str] | set[str]]]) -> T:

@@ -26,6 +26,7 @@ from batchyard.blobs.base import AccessPolicy, BlobError, BlobStore, ContainerRe
 from batchyard.blobs.grants import Grant, Level, Need
 from batchyard.blobs.request import Request, parse
 from batchyard.blobs.transfers import ClientGone
+from batchyard.disk import sqlite
 from batchyard.model import times
 from batchyard.model.errors import let_go
 
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 Handler = Callable[[BlobStore, Request, Grant], Awaitable[Response]]
 
 DEFAULT_VERSION = "2021-12-02"
+_RETRY_AFTER_S = "5"
+"""A disk is not emptied in a moment."""
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -91,13 +94,19 @@ _REFUSED_HEADERS = (
 )  # fmt: skip
 
 
-def application(store: BlobStore, accounts: Mapping[str, Sequence[str]], now: Callable[[], datetime]) -> ASGIApp:
+Room = Callable[[int], str | None]
+"""Why no content of so many bytes is taken at the moment, None when it is."""
+
+
+def application(
+    store: BlobStore, accounts: Mapping[str, Sequence[str]], now: Callable[[], datetime], room: Room = lambda size: None
+) -> ASGIApp:
     """The endpoint for these accounts (name to base64 keys, read anew for each request, so keys may be rotated)."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
         try:
-            response = await _answer(store, accounts, scope, receive, times.micros(now()))
+            response = await _answer(store, accounts, room, scope, receive, times.micros(now()))
         except ClientGone:
             return
         await response(scope, receive, _with_common_headers(scope, send))
@@ -105,10 +114,12 @@ def application(store: BlobStore, accounts: Mapping[str, Sequence[str]], now: Ca
     return app
 
 
-async def _answer(store: BlobStore, accounts: Mapping[str, Sequence[str]], scope: Scope, receive: Receive, now_us: int) -> Response:
+async def _answer(
+    store: BlobStore, accounts: Mapping[str, Sequence[str]], room: Room, scope: Scope, receive: Receive, now_us: int
+) -> Response:
     """Response of the operation, or the error body."""
     try:
-        return await _operate(store, accounts, scope, receive, now_us)
+        return await _operate(store, accounts, room, scope, receive, now_us)
     except ClientGone:
         raise
     except Exception as error:
@@ -117,12 +128,16 @@ async def _answer(store: BlobStore, accounts: Mapping[str, Sequence[str]], scope
         return response
 
 
-async def _operate(store: BlobStore, accounts: Mapping[str, Sequence[str]], scope: Scope, receive: Receive, now_us: int) -> Response:
+async def _operate(
+    store: BlobStore, accounts: Mapping[str, Sequence[str]], room: Room, scope: Scope, receive: Receive, now_us: int
+) -> Response:
     request = parse(scope, receive, now_us)
     grant = await _authenticated(store, request, accounts)
     operation = _operation(request)
     grant.require(Need(operation.level, operation.letters, operation.by_service_sas))
     _refuse_unserved(request)
+    if request.method == "PUT" and (reason := room(_content_length(request))) is not None:
+        raise _busy(reason)
     return await operation.handler(store, request, grant)
 
 
@@ -132,12 +147,26 @@ def _as_answer(error: Exception) -> BlobError:
         return error
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         log.error("no space left for blobs: %s", error)
-        return BlobError("ServerBusy", "The storage endpoint has no disk space left.")
+        return _busy("The storage endpoint has no disk space left.")
     if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
         log.error("no file descriptors left for blobs: %s", error)
-        return BlobError("ServerBusy", "The storage endpoint has too many files open.")
+        return _busy("The storage endpoint has too many files open.")
+    if sqlite.passing(error):
+        log.error("the catalogue cannot be used now: %s", error)
+        return _busy("The storage endpoint cannot read or write its catalogue for now.")
     log.error("storage request failed", exc_info=error)
     return BlobError("InternalError")
+
+
+def _busy(reason: str) -> BlobError:
+    return BlobError("ServerBusy", reason, headers={"retry-after": _RETRY_AFTER_S})
+
+
+def _content_length(request: Request) -> int:
+    """Bytes that a request brings; what is no such number, or too many for any operation, its operation refuses better."""
+    text = request.headers.get("content-length", "")
+    size = int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
+    return size if size <= uploads.MOST_BLOB_BYTES else 0
 
 
 async def _authenticated(store: BlobStore, request: Request, accounts: Mapping[str, Sequence[str]]) -> Grant:

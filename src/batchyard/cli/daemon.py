@@ -23,9 +23,12 @@ from urllib.parse import urlsplit
 
 from batchyard.cli import processes
 from batchyard.cli.problem import Problem
+from batchyard.disk import space
 
 READY_S = 30.0
 """How long a server may take until it answers, in seconds."""
+_REWRITTEN_PER_S = 10_000_000
+"""Bytes of a database of an earlier release that are written anew at its first start, in a second, at the least."""
 PATIENCE_S = 20.0
 """How long a server may take to end itself and its local nodes, in seconds."""
 _POLL_S = 0.02
@@ -120,6 +123,12 @@ def prepare(directory: Path) -> None:
         raise Problem(f"cannot write to {directory} ({error.strerror}); choose another directory with --dir") from None
 
 
+def check_room(directory: Path) -> None:
+    """Raises Problem when the disk has no room for what a server begins with."""
+    if lacking := space.lacking(space.sample(directory), space.START_BYTES):
+        raise Problem(f"{directory} is on a full disk ({lacking}): make room there and start again")
+
+
 def not_passable(directory: Path) -> Path | None:
     """The first directory on the way that other users may not enter; as root, tasks run as other users and would be kept out."""
     if os.geteuid() != 0:
@@ -162,6 +171,7 @@ def start(directory: Path, host: str, port: int, nodes: int, more: Sequence[str]
     prepare(directory)
     if running(directory):
         raise already_running(directory)
+    check_room(directory)
     check_port(host, port)
     command = [sys.executable, "-P", "-m", "batchyard.cli.main", "serve"]
     command += ["--dir", str(directory), "--host", host, "--port", str(port), "--nodes", str(nodes), *more]
@@ -182,7 +192,8 @@ def start(directory: Path, host: str, port: int, nodes: int, more: Sequence[str]
 
 
 def _when_ready(directory: Path, child: subprocess.Popen[bytes], log: Path, seen: int) -> Server:
-    deadline = time.monotonic() + READY_S
+    patience_s = READY_S + _bytes(directory / "batchyard.db") / _REWRITTEN_PER_S
+    deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         server = running(directory)
         if server and server.pid == child.pid:
@@ -194,7 +205,15 @@ def _when_ready(directory: Path, child: subprocess.Popen[bytes], log: Path, seen
                 raise Problem(said[1])
             raise Problem(f"the server ended at once (exit code {child.returncode}); {told}")
         time.sleep(_POLL_S)
-    raise Problem(f"the server did not get ready within {READY_S:.0f} s; {_tail(log, seen)}")
+    raise Problem(f"the server did not get ready within {patience_s:.0f} s; {_tail(log, seen)}")
+
+
+def _bytes(path: Path) -> int:
+    """Size of a file, 0 when there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _tail(log: Path, seen: int) -> str:

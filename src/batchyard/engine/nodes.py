@@ -163,6 +163,7 @@ def _setup(node: NodeRow, pool_id: str, body: PoolCreateContent, setting: Settin
         slots=node.slots,
         cores=node.cores,
         memory_bytes=node.memory,
+        task_disk_bytes=node.task_disk,
         accounts=[_account(account) for account in body.user_accounts or ()],
     )
 

@@ -216,7 +216,7 @@ def _add_node(tx: Tx, pool: PoolView, vm_size: str, size: Size, dedicated: int, 
     pk = node_rows.add(
         tx, pool_pk=pool.pk, id=node_id, state=NodeState.CREATING, state_time=now, scheduling_state=SchedulingState.ENABLED,
         dedicated=dedicated, slots=pool.slots_per_node, allocated=now, cores=size.core_limit, memory=size.memory_limit_bytes,
-        provider=size.provider, number=number,
+        task_disk=size.task_disk_bytes, provider=size.provider, number=number,
     )  # fmt: skip
     usage.begin(tx, pool, vm_size, size.cores, now, node_pk=pk, dedicated=dedicated)
     tx.log(now, "node", pk, "added", new=NodeState.CREATING)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 
 from batchyard.engine import nodes as node_cases
@@ -39,6 +41,9 @@ RETURN_US = 15 * 1_000_000
 """How long the tasks of a node whose agent has ended wait for the next one to say what became of them."""
 LONGEST_GAP_US = 30 * 1_000_000
 """Upkeep runs every few seconds; after a longer gap the machine slept or its clock was set."""
+PAGES_PER_UNIT = 250
+UNITS_PER_ROUND = 40
+"""Bounds on giving free space of the database back: some ten milliseconds each, some forty megabytes a round."""
 MAX_WALL_CLOCK = "MaxWallClockTimeExpiry"
 
 
@@ -49,6 +54,7 @@ class Upkeep:
         self._db, self._clock, self._node_silence_us = db, clock, node_silence_us
         self._since, self._ahead = clock.now(), clock.ahead
         self._last_round = clock.now()
+        self._failures = db.failures
 
     async def run_once(self) -> None:
         """One round of everything."""
@@ -66,12 +72,23 @@ class Upkeep:
             pass
         while await self._db.run(usage.forget, now - USAGE_KEPT_US, TASKS_PER_UNIT) == TASKS_PER_UNIT:
             pass
+        await self._give_space_back()
+
+    async def _give_space_back(self) -> None:
+        """What deleted rows left free at the end of the database goes back to the disk, a bounded part each round."""
+        given = 0
+        for _ in range(UNITS_PER_ROUND):
+            given += (step := await self._db.run(Tx.shrink, PAGES_PER_UNIT))
+            if step < PAGES_PER_UNIT:
+                break
+        if given:
+            await asyncio.to_thread(self._db.checkpoint, empty=True)
 
     async def _silent_nodes(self, now: int) -> None:
-        """Time in which the server itself did not run, asleep or down, or that its clock skipped, does not count as silence."""
-        slept = not self._last_round <= now <= self._last_round + LONGEST_GAP_US
-        self._last_round = now
-        if slept or self._clock.ahead != self._ahead:
+        """Time in which the server did not run, asleep or down, or could not note who spoke, or that its clock skipped: no silence."""
+        deaf = self._db.failures != self._failures or not self._last_round <= now <= self._last_round + LONGEST_GAP_US
+        self._last_round, self._failures = now, self._db.failures
+        if deaf or self._clock.ahead != self._ahead:
             self._ahead, self._since = self._clock.ahead, now
             return
         if now - RETURN_US >= self._since:

@@ -227,6 +227,8 @@ class NodeSetup(Message):
     """Cores that all tasks of the node may use together; 0 for no limit."""
     memory_bytes: int = 0
     """Memory that all tasks of the node may use together; 0 for no limit."""
+    task_disk_bytes: int = 0
+    """Room on the disk that the directory of each task may take; 0 for no limit."""
     accounts: list[NodeAccount] = []
 
 

@@ -56,6 +56,7 @@ class NodeRow(msgspec.Struct):
     number: int
     """That of the node in its pool, from 0; no other node of the pool has it."""
     root: str | None
+    task_disk: int
 
 
 class NodeView(NodeRow):

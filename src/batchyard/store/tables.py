@@ -29,7 +29,7 @@ node = _table(
     pk=int, pool_pk=int, id=str, state=str, version=int, state_time=int, scheduling_state=str, dedicated=bool, slots=int, slots_used=int,
     tasks_running=int, tasks_run=int, tasks_succeeded=int, session=int, last_seen=int, allocated=int, booted=int, launches=int, handle=str,
     facts=bytes, errors=bytes, action=str, action_option=str, action_since=int, action_after=int, start_task=bytes, recent=str, cores=int,
-    memory=int, provider=str, launch_error=str, blocked=bool, tried=int, root=str, number=int,
+    memory=int, provider=str, launch_error=str, blocked=bool, tried=int, task_disk=int, root=str, number=int,
 )  # fmt: skip
 node_usage = _table(
     "node_usage", pk=int, node_pk=int, pool_pk=int, pool_id=str, vm_size=str, dedicated=bool, cores=int, allocated=int, released=int

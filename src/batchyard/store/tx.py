@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
+from batchyard.disk import sqlite
 from batchyard.store.reader import Change, Params, Reader, Statement
 
 _RESERVE = Statement(
@@ -98,6 +99,10 @@ class Tx(Reader):
     def wake(self, topic: str) -> None:
         """Hint after the commit that there is work for `topic`; losing it costs a loop period."""
         self.wakes.add(topic)
+
+    def shrink(self, pages: int) -> int:
+        """Give up to `pages` free pages of the file back to the disk; how many, fewer when there are no more."""
+        return sqlite.shrink(self._connection, pages)
 
     def flush(self) -> None:
         """Write gathered counts and events."""
