@@ -108,6 +108,8 @@ class ReadyTask(msgspec.Struct):
     restarted: int
     """True for a job manager that ran before: it is first in line (contract 3.5)."""
     manager: int
+    since: int
+    """When it became active."""
 
 
 class RunningTask(msgspec.Struct):
@@ -152,8 +154,10 @@ _VIEW_BY_ID = Statement(f"{select(TaskView)} WHERE task.job_pk = :job_pk AND low
 _IN_ORDER = "WHERE task.job_pk = :job_pk AND task.pk > :after ORDER BY task.pk LIMIT :n"
 _PAGE = Statement(f"{select(TaskLine)} {_IN_ORDER}", TaskLine)
 _PAGE_OF_VIEWS = Statement(f"{select(TaskView)} {_IN_ORDER}", TaskView)
-_READY_COLUMNS = "SELECT pk, slots, exclusive, dedicated_only, affinity, manager = 1 AND run > 0, manager FROM task"
-_READY = Statement(f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND ready = 1 AND slots = :slots ORDER BY pk LIMIT :n", ReadyTask)
+_READY_COLUMNS = "SELECT pk, slots, exclusive, dedicated_only, affinity, manager = 1 AND run > 0, manager, state_time FROM task"
+_READY = Statement(
+    f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND ready = 1 AND slots = :slots AND pk > :after ORDER BY pk LIMIT :n", ReadyTask
+)
 _ANY_BLOCKED = Statement("SELECT 1 FROM task WHERE job_pk = :job_pk AND state = 'active' AND ready = 0 LIMIT 1", int)
 _READY_MANAGER = Statement(
     f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND manager = 1 AND ready = 1 AND (+slots <= :largest OR exclusive = 1)", ReadyTask
@@ -269,18 +273,28 @@ def ready(reader: Reader, job_pk: int, largest: int, n: int) -> list[ReadyTask]:
 
     Costs the same however many tasks wait, those that are too large included: each size is read from its own beginning.
     """
-    sizes = reader.all(_READY_SIZES, job_pk=job_pk, largest=largest)
-    found = [task for slots in sizes for task in reader.all(_READY, job_pk=job_pk, slots=slots, n=n + 1)]
+    sizes = ready_sizes(reader, job_pk, largest)
+    found = [task for slots in sizes for task in ready_of_size(reader, job_pk, slots, 0, n + 1)]
     if len(sizes) > 1:
         found.sort(key=_by_key)
-    managers = reader.all(_READY_MANAGER, job_pk=job_pk, largest=largest)
+    managers = ready_managers(reader, job_pk, largest)
     # Beyond the `n`, so that a manager that finds no node keeps nobody else from starting.
     return managers + [task for task in found if not task.manager][:n]
 
 
-def ready_sizes(reader: Reader, job_pk: int) -> list[int]:
-    """How many slots the tasks of a job that may start need, each size once; one step through an index for each."""
-    return reader.all(_READY_SIZES, job_pk=job_pk, largest=ALL)
+def ready_managers(reader: Reader, job_pk: int, largest: int) -> list[ReadyTask]:
+    """The manager of a job, if it may start and needs at most `largest` slots or a whole node."""
+    return reader.all(_READY_MANAGER, job_pk=job_pk, largest=largest)
+
+
+def ready_of_size(reader: Reader, job_pk: int, slots: int, after: int, n: int) -> list[ReadyTask]:
+    """The next `n` tasks of a job behind key `after` that may start and need so many slots, its manager among them."""
+    return reader.all(_READY, job_pk=job_pk, slots=slots, after=after, n=n)
+
+
+def ready_sizes(reader: Reader, job_pk: int, largest: int = ALL) -> list[int]:
+    """How many slots the tasks of a job that may start need, each size up to `largest` once; one step through an index for each."""
+    return reader.all(_READY_SIZES, job_pk=job_pk, largest=largest)
 
 
 def has_blocked(reader: Reader, job_pk: int) -> bool:
