@@ -35,6 +35,8 @@ HOT = {
     "jobs._ABLE": ["job_waiting"],
     "jobs._RESTARTED": ["task_restarted"],
     "jobs._LOWEST_YIELDING": ["job_yielding"],
+    "jobs._HOLDING": ["task_holding"],
+    "tasks._READY_HOLDING": ["task_holding"],
     "jobs._POOLS_WITH_DEMAND": ["job_waiting_by_age"],
     "tasks._ON_NODE": ["task_on_node"],
     "tasks._ATTEMPTS": ["task_on_node"],

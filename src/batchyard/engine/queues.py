@@ -38,17 +38,22 @@ class Queues:
         """What starts where, as `placement.place` says."""
         return place(self._queues(), self.rooms, pack=bool(self._pool.pack), oldest_first=bool(self._pool.oldest_first))
 
+    def kept(self) -> list[int]:
+        """Keys of the tasks that a node is held for against their equals."""
+        return [room.held.key for room in self.rooms if room.held is not None and room.kept]
+
     def _queues(self) -> Iterator[Queue]:
-        restarted = job_rows.restarted(self._reader, self._key)
+        first = job_rows.restarted(self._reader, self._key) + job_rows.holding(self._reader, self._key)
         priority = job_rows.highest(self._reader, self._key)
         while priority is not None:
             below = job_rows.highest(self._reader, self._key, priority)
-            yield from self._of_priority(priority, [job for job in restarted if job.priority == priority], last=below is None)
+            yield from self._of_priority(priority, [job for job in first if job.priority == priority], last=below is None)
             priority = below
 
-    def _of_priority(self, priority: int, restarted: list[JobDemand], *, last: bool) -> Iterator[Queue]:
-        for job in restarted:
-            yield self._queue(job, first=True)
+    def _of_priority(self, priority: int, first: list[JobDemand], *, last: bool) -> Iterator[Queue]:
+        for job in first:
+            if job.pk not in self.jobs:
+                yield self._queue(job, first=True)
         held = self._held()
         for job in self._in_turn(priority, lambda: (0, self._largest if self._held() == held else self._free())):
             yield self._queue(job)
@@ -81,20 +86,22 @@ class Queues:
 
     def _lines(self, job: JobDemand) -> Iterator[Iterable[Waiting]]:
         managers = task_rows.ready_managers(self._reader, job.pk, self._largest)
+        holding = task_rows.ready_holding(self._reader, job.pk, self._largest)
         sizes = task_rows.ready_sizes(self._reader, job.pk, self._largest)
         smallest = sizes[0] if sizes else self._largest + 1
         if not managers and smallest > max(job.smallest, self._free()):
             self.smallest[job.pk] = smallest
         yield [self._waiting(job, task) for task in managers]
+        yield [self._waiting(job, task) for task in holding if not task.manager]
         for slots in sizes:
             yield self._line(job, slots)
 
     def _line(self, job: JobDemand, slots: int) -> Iterator[Waiting]:
-        """Tasks of a size but for the manager."""
+        """Tasks of a size but for those that go before all others."""
         after, n = 0, 1
         while True:
             found = task_rows.ready_of_size(self._reader, job.pk, slots, after, n)
-            yield from (self._waiting(job, task) for task in found if not task.manager)
+            yield from (self._waiting(job, task) for task in found if not (task.manager or task.holds))
             if len(found) < n:
                 return
             after, n = found[-1].pk, min(2 * n, _MOST_TASKS)
@@ -102,6 +109,6 @@ class Queues:
     def _waiting(self, job: JobDemand, task: ReadyTask) -> Waiting:
         prefers = None if task.affinity is None else self._by_name.get(task.affinity)
         return Waiting(
-            task.pk, task.slots, prefers, bool(task.exclusive), bool(task.dedicated_only), bool(task.manager),
-            self._now - task.since < PATIENCE_US, job.pk,
+            task.pk, task.slots, prefers, bool(task.exclusive), bool(task.dedicated_only), bool(task.manager or task.holds),
+            not task.holds and self._now - task.since < PATIENCE_US, job.pk,
         )  # fmt: skip

@@ -28,6 +28,7 @@ def run_once(tx: Tx, pool_key: str, now: int) -> int:
     placed = list(round_.starts())
     if placed:
         _start(tx, placed, round_.jobs, pool.id, now)
+    task_rows.hold(tx, round_.kept())
     job_rows.note_smallest(tx, round_.smallest)
     if preemption.make_room(tx, pool, round_.rooms, now):
         tx.wake(wakes.pool(pool_key))

@@ -1,7 +1,8 @@
 """Which task goes to which node: priority first, even among equal jobs, pack or spread within the pool (contract 3.1, 3.2).
 
 A task that finds no room is waited for: the node that will soonest have enough is held, and nothing else starts there. Against jobs
-of lower priority every such task holds a node at once; among equals only the first in turn does, once its patience is at an end.
+of lower priority every such task holds a node at once; among equals only the first in turn does, once its patience is at an end, and
+it goes before them until it has started.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Waiting(msgspec.Struct):
     exclusive: bool = False
     """Takes an empty node whole, whatever its slots (a job manager with runExclusive)."""
     dedicated_only: bool = False
-    manager: bool = False
-    """Goes before all others of its job."""
+    ahead: bool = False
+    """Goes before all others of its job: its manager, or one that a node is held for."""
     patient: bool = False
     """Waits for less than `PATIENCE_US`: its equals may still pass it."""
     job: int = 0
@@ -44,6 +45,8 @@ class Room(msgspec.Struct):
     dedicated: bool = True
     held: Waiting | None = None
     """The task that the node is held for: no other starts there."""
+    kept: bool = False
+    """Held against equals too: from now on the task goes before them, or each would take its turn as soon as there is room."""
 
     def need(self, task: Waiting) -> int:
         """Slots that the task takes here."""
@@ -67,7 +70,7 @@ class Queue(msgspec.Struct):
     closed: frozenset[int] = frozenset()
     """Nodes that the job cannot use, because its preparation task failed there."""
     first: bool = False
-    """Its first task goes before those of equal jobs: a job manager that is restarted (contract 3.5)."""
+    """Its first task goes before those of equal jobs: one that a node is held for, or a manager that is restarted (contract 3.5)."""
     late: bool = False
     """None of its tasks finds room now; it comes behind its equals, only to hold nodes against jobs of lower priority."""
 
@@ -114,7 +117,7 @@ class _Turn:
         """Let the next task of a line wait for its turn."""
         task = next(line, None)
         if task is not None:
-            heapq.heappush(self.lines, (not task.manager, task.key, task, line))
+            heapq.heappush(self.lines, (not task.ahead, task.key, task, line))
 
     def take(self) -> None:
         """Count a task that starts, or that a node is held for."""
@@ -195,16 +198,16 @@ class _Round:
             return
         passed: Waiting | None = task
         patient = task.patient and len(self._passed) < MOST_PASSED
-        if not self._holds and not patient and self._hold(turn, task):
+        if not self._holds and not patient and self._hold(turn, task, kept=True):
             passed = next(line, None)
         if passed is not None:
             self._passed.append((turn, passed, line))
 
-    def _hold(self, turn: _Turn, task: Waiting) -> bool:
+    def _hold(self, turn: _Turn, task: Waiting, *, kept: bool = False) -> bool:
         rooms = soonest(task, self._rooms, turn.queue.closed)
         if not rooms:
             return False
-        rooms[0].held = task
+        rooms[0].held, rooms[0].kept = task, kept
         self._holds = True
         turn.take()
         return True

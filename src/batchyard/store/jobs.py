@@ -126,6 +126,12 @@ _RESTARTED = Statement(
     " AND (max_parallel < 0 OR running < max_parallel) ORDER BY priority DESC, running, job_counts.job_pk",
     JobDemand,
 )
+_HOLDING = Statement(
+    f"SELECT DISTINCT {_DEMAND} FROM task CROSS JOIN job_counts ON job_counts.job_pk = task.job_pk"
+    " WHERE holds = 1 AND task.ready = 1 AND pool_key = :pool_key AND job_counts.ready > 0 AND open = 1"
+    " AND (max_parallel < 0 OR running < max_parallel) ORDER BY priority DESC, running, job_counts.job_pk",
+    JobDemand,
+)
 _LOWEST_YIELDING = Statement(
     "SELECT priority FROM job_counts WHERE pool_key = :pool_key AND preemptible = 1 AND running > 0 AND open = 1 ORDER BY priority LIMIT 1",
     int,
@@ -222,6 +228,11 @@ def in_turn(
 def restarted(reader: Reader, pool_key: str) -> list[JobDemand]:
     """Jobs of a pool whose manager ran before and waits to run again, highest priority first."""
     return reader.all(_RESTARTED, pool_key=pool_key)
+
+
+def holding(reader: Reader, pool_key: str) -> list[JobDemand]:
+    """Jobs of a pool with a task for which a node is held against its equals, highest priority first."""
+    return reader.all(_HOLDING, pool_key=pool_key)
 
 
 def lowest_yielding(reader: Reader, pool_key: str) -> int | None:

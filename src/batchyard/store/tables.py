@@ -53,7 +53,7 @@ task = _table(
     conditions=bytes, run=int, retries=int, requeues=int, losses=int, created=int, modified=int, state_time=int, previous_state=str,
     previous_time=int, node_pk=int, started=int, ended=int, last_retry=int, last_requeue=int, exit_code=int, result=str, failure=bytes,
     manager=bool, exclusive=bool, dedicated_only=bool, wants_token=bool, affinity=str, held=int, retention=int, expires=int, user_us=int,
-    kernel_us=int, wall_us=int,
+    kernel_us=int, wall_us=int, holds=bool,
 )  # fmt: skip
 task_body = _table("task_body", pk=int, body=bytes)
 dependency = _table("dependency", key=None, job_pk=int, parent=str, child=int)

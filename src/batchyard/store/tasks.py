@@ -59,6 +59,7 @@ class TaskRow(msgspec.Struct):
     user_us: int
     kernel_us: int
     wall_us: int
+    holds: int
 
 
 class TaskLine(msgspec.Struct, gc=False):
@@ -110,6 +111,8 @@ class ReadyTask(msgspec.Struct):
     manager: int
     since: int
     """When it became active."""
+    holds: int
+    """True when a node is held for it against its equals."""
 
 
 class RunningTask(msgspec.Struct):
@@ -154,10 +157,12 @@ _VIEW_BY_ID = Statement(f"{select(TaskView)} WHERE task.job_pk = :job_pk AND low
 _IN_ORDER = "WHERE task.job_pk = :job_pk AND task.pk > :after ORDER BY task.pk LIMIT :n"
 _PAGE = Statement(f"{select(TaskLine)} {_IN_ORDER}", TaskLine)
 _PAGE_OF_VIEWS = Statement(f"{select(TaskView)} {_IN_ORDER}", TaskView)
-_READY_COLUMNS = "SELECT pk, slots, exclusive, dedicated_only, affinity, manager = 1 AND run > 0, manager, state_time FROM task"
+_READY_COLUMNS = "SELECT pk, slots, exclusive, dedicated_only, affinity, manager = 1 AND run > 0, manager, state_time, holds FROM task"
 _READY = Statement(
     f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND ready = 1 AND slots = :slots AND pk > :after ORDER BY pk LIMIT :n", ReadyTask
 )
+_READY_HOLDING = Statement(f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND holds = 1 AND ready = 1 AND +slots <= :largest", ReadyTask)
+_HOLD = Change("UPDATE task SET holds = 1 WHERE pk = :pk AND holds = 0")
 _ANY_BLOCKED = Statement("SELECT 1 FROM task WHERE job_pk = :job_pk AND state = 'active' AND ready = 0 LIMIT 1", int)
 _READY_MANAGER = Statement(
     f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND manager = 1 AND ready = 1 AND (+slots <= :largest OR exclusive = 1)", ReadyTask
@@ -196,7 +201,7 @@ _ADD = Change(
 _ADD_BODY = Change("INSERT INTO task_body (pk, body) VALUES (:pk, :body)")
 _SET_BODY = Change("UPDATE task_body SET body = :body WHERE pk = :pk")
 _START = Change(
-    "UPDATE task SET state = :state, version = version + 1, ready = 0, run = run + 1, node_pk = :node_pk, held = :held,"
+    "UPDATE task SET state = :state, version = version + 1, ready = 0, holds = 0, run = run + 1, node_pk = :node_pk, held = :held,"
     " started = :started, ended = NULL, expires = NULL,"
     " previous_state = state, previous_time = state_time, state_time = :now, exit_code = NULL, result = NULL, failure = NULL"
     " WHERE pk = :pk AND ready = 1"
@@ -287,6 +292,11 @@ def ready_managers(reader: Reader, job_pk: int, largest: int) -> list[ReadyTask]
     return reader.all(_READY_MANAGER, job_pk=job_pk, largest=largest)
 
 
+def ready_holding(reader: Reader, job_pk: int, largest: int) -> list[ReadyTask]:
+    """Tasks of a job for which nodes are held against their equals, and that need at most `largest` slots."""
+    return reader.all(_READY_HOLDING, job_pk=job_pk, largest=largest)
+
+
 def ready_of_size(reader: Reader, job_pk: int, slots: int, after: int, n: int) -> list[ReadyTask]:
     """The next `n` tasks of a job behind key `after` that may start and need so many slots, its manager among them."""
     return reader.all(_READY, job_pk=job_pk, slots=slots, after=after, n=n)
@@ -371,6 +381,11 @@ def add(tx: Tx, rows: Sequence[Params], bodies: Sequence[Params]) -> None:
 def start(tx: Tx, rows: Sequence[Params]) -> int:
     """Assign ready tasks to nodes, a new run each; how many were still ready."""
     return tx.change_many(_START, rows)
+
+
+def hold(tx: Tx, keys: Iterable[int]) -> None:
+    """Note that a node is held for tasks, against their equals too, until they start."""
+    tx.change_many(_HOLD, [{"pk": pk} for pk in keys])
 
 
 def move(tx: Tx, task: TaskRow, **changes: Any) -> None:

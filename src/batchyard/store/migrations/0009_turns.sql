@@ -26,6 +26,9 @@ CREATE INDEX job_waiting_by_age ON job_counts (pool_key, priority DESC, job_pk, 
 CREATE INDEX job_yielding ON job_counts (pool_key, priority) WHERE preemptible = 1 AND running > 0 AND open = 1;
 -- Job managers that ran before and wait to run again: hardly ever one.
 CREATE INDEX task_restarted ON task (manager, job_pk) WHERE manager = 1 AND ready = 1 AND run > 0;
+-- The node that is held for a task against its equals stays so until it starts: it goes before them.
+ALTER TABLE task ADD COLUMN holds INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX task_holding ON task (holds, job_pk) WHERE holds = 1 AND ready = 1;
 
 -- taskSchedulingPolicy.jobDefaultOrder is creationtime.
 ALTER TABLE pool ADD COLUMN oldest_first INTEGER NOT NULL DEFAULT 0;
