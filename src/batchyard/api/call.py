@@ -11,6 +11,7 @@ import msgspec
 
 from batchyard.api.auth import Account, Signed
 from batchyard.api.relay import Relay
+from batchyard.api.turns import Turns
 from batchyard.engine.autoscale_checks import SHORTEST_INTERVAL_US
 from batchyard.engine.clock import Clock
 from batchyard.engine.wakes import Wakes
@@ -42,6 +43,7 @@ class Services(msgspec.Struct, frozen=True):
     shortest_autoscale_us: int = SHORTEST_INTERVAL_US
     """The shortest interval between evaluations of an autoscale formula that a client may ask for."""
     offer: Offer = AZURE
+    turns: Turns = msgspec.field(default_factory=Turns)
 
 
 class Call(msgspec.Struct):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -66,6 +66,12 @@ async def add_collection(call: Call) -> Response:
     if not 1 <= len(sent) <= MOST_PER_COLLECTION:
         raise invalid_property("value", len(sent), f"A collection holds 1 to {MOST_PER_COLLECTION} tasks")
     kept_from = await _kept_from(call)
+    async with call.services.turns.turn(call.ids["job_id"].lower(), len(sent)):
+        return wire.listing(call.base, "taskaddresult", await _add_each(call, sent, kept_from), None)
+
+
+async def _add_each(call: Call, sent: Sequence[msgspec.Raw], kept_from: frozenset[str] | None) -> list[bytes]:
+    """What became of each task."""
     wanted: list[TaskCreateContent] = []
     results: list[bytes] = []
     for raw in sent:
@@ -76,7 +82,7 @@ async def add_collection(call: Call) -> Response:
     urls = call.url("jobs", call.ids["job_id"], "tasks")
     for name, outcome in await call.db.run(tasks.add, call.ids["job_id"], wanted, call.now):
         results.append(_refused(name, outcome, call) if isinstance(outcome, BatchError) else _added(name, outcome, urls))
-    return wire.listing(call.base, "taskaddresult", results, None)
+    return results
 
 
 def _name(raw: msgspec.Raw) -> str:
