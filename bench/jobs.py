@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import random
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -13,30 +12,32 @@ from pathlib import Path
 
 import bodies
 import children
+import meter
 import rounds
 from server import Broken, Server, wait_for
 from table import Line
 
 _SINGLES = 60
-_TASKS_PER_JOB = 5
 
 
 def waiting(jobs: int, slots: int, *, run: bool) -> Iterator[Line]:
-    """So many jobs of different priorities, as far as there are any, against one job with as many tasks, on a server each."""
-    n = jobs * _TASKS_PER_JOB
-    seen = [_trial(number, n, slots, run=run) for number in (1, jobs)]
-    (add_one, post_one, run_one), (add, post, rate) = seen
-    name = f"{jobs:,} jobs of different priorities wait"
-    yield Line(f"tasks added while {name}", f"{add:,.0f}/s", f"one job {add_one:,.0f}/s", add / add_one)
+    """So many jobs, of different priorities as far as there are any, against one job with as many tasks, on a server each."""
+    each = 5 if run else 1
+    (add_one, post_one, run_one, cpu_one), (add, post, rate, cpu) = (_trial(number, jobs, each, slots, run=run) for number in (1, jobs))
+    name = f"{jobs:,} jobs of different priorities"
+    yield Line(f"tasks added, {each} a request, {name} wait", f"{add:,.0f}/s", f"one job {add_one:,.0f}/s", add / add_one)
     for what, share in (("median", 0.5), ("p99", 0.99)):
         ours, theirs = rounds.percentile(post, share), rounds.percentile(post_one, share)
-        yield Line(f"unrelated POST while {name}, {what}", f"{ours:.1f} ms", f"one job {theirs:.1f} ms", ours / theirs)
+        yield Line(
+            f"unrelated POST, {name} {'run' if run else 'wait'}, {what}", f"{ours:.1f} ms", f"one job {theirs:.1f} ms", ours / theirs
+        )
     if run:
-        yield Line(f"no-op tasks of {name}", f"{rate:,.0f}/s", f"one job {run_one:,.0f}/s", rate / run_one, rate / run_one, (0.7,))
+        yield Line(f"no-op tasks, {name}", f"{rate:,.0f}/s", f"one job {run_one:,.0f}/s", rate / run_one, rate / run_one, (0.7,),
+            cpu=f"server {cpu:.2f} ms/task, one job {cpu_one:.2f}")  # fmt: skip
 
 
-def _trial(jobs: int, n: int, slots: int, *, run: bool) -> tuple[float, list[float], float]:
-    """Tasks added per second, milliseconds of unrelated requests, tasks run per second."""
+def _trial(jobs: int, requests: int, each: int, slots: int, *, run: bool) -> tuple[float, list[float], float, float]:
+    """Tasks added per second, milliseconds of unrelated requests, tasks run per second, CPU milliseconds of the server for each."""
     with Server() as server:
         server.add_pool("crowd", 0, slots)
         server.add_pool("other", 0, slots)
@@ -45,29 +46,39 @@ def _trial(jobs: int, n: int, slots: int, *, run: bool) -> tuple[float, list[flo
             priority = number % 2001 - 1000
             server.call("POST", "/jobs", {"id": f"job-{number}", "priority": priority, "poolInfo": {"poolId": "crowd"}})
         begun = time.monotonic()
-        each = n // jobs
-        for number in range(jobs):
-            tasks = [json.dumps({"id": f"task-{nth}", "commandLine": "/bin/true"}).encode() for nth in range(each)]
-            for content in bodies.collections(tasks):
-                server.connection.send(server.account.request("POST", f"/jobs/job-{number}/addtaskcollection", content))
-                server.connection.receive()
+        for number in range(requests):
+            _add(server, f"job-{number % jobs}", range(number * each, (number + 1) * each))
+        n = each * requests
         added = n / (time.monotonic() - begun)
-        posts = [_post(server, f"task-{number}") for number in range(_SINGLES)]
-        return added, posts, _run(server, n) if run else 0.0
+        if run:
+            return added, *_run(server, n)
+        posts = []
+        for nth in range(_SINGLES):
+            _add(server, f"job-{nth % jobs}", range(n + nth, n + nth + 1))
+            posts.append(_post(server, nth))
+        return added, posts, 0.0, 0.0
 
 
-def _post(server: Server, name: str) -> float:
+def _add(server: Server, job: str, numbers: range) -> None:
+    tasks = [json.dumps({"id": f"task-{nth}", "commandLine": "/bin/true"}).encode() for nth in numbers]
+    for content in bodies.collections(tasks):
+        server.connection.send(server.account.request("POST", f"/jobs/{job}/addtaskcollection", content))
+        if b"clienterror" in server.connection.receive():
+            raise Broken("a task was refused")
+
+
+def _post(server: Server, nth: int) -> float:
     """Milliseconds to add a task to a job of another pool."""
-    request = server.account.request("POST", "/jobs/other/tasks", json.dumps({"id": name, "commandLine": "/bin/true"}).encode())
-    time.sleep(random.uniform(0.005, 0.01))
+    body = json.dumps({"id": f"task-{nth}", "commandLine": "/bin/true"}).encode()
+    request = server.account.request("POST", "/jobs/other/tasks", body)
     begun = time.perf_counter()
     server.connection.send(request)
     server.connection.receive()
     return (time.perf_counter() - begun) * 1e3
 
 
-def _run(server: Server, n: int) -> float:
-    """Tasks per second on one node, from the first that completes."""
+def _run(server: Server, n: int) -> tuple[list[float], float, float]:
+    """Milliseconds of unrelated requests meanwhile; rate and CPU milliseconds of the tasks on one node, from the first that ends."""
     with contextlib.closing(sqlite3.connect(f"file:{server.directory}/batchyard.db?mode=ro", uri=True)) as database:
 
         def completed() -> int:
@@ -75,9 +86,13 @@ def _run(server: Server, n: int) -> float:
 
         server.call("POST", "/pools/crowd/resize", {"targetDedicatedNodes": 1})
         first = wait_for(completed, "the first task", every=0.005)
-        begun = time.monotonic()
-        wait_for(lambda: completed() == n, "all tasks", seconds=600, every=0.02)
-        return (n - first) / (time.monotonic() - begun)
+        begun, cpu, posts = time.monotonic(), meter.cpu(server.pid), [_post(server, 0)]
+        while (done := completed()) < n:
+            if time.monotonic() > begun + 600:
+                raise Broken(f"of {n} tasks {done} have run after 10 minutes")
+            posts.append(_post(server, len(posts)))
+            time.sleep(0.05)
+        return posts, (n - first) / (time.monotonic() - begun), (meter.cpu(server.pid) - cpu) / (n - first) * 1e3
 
 
 def beside(n: int) -> Iterator[Line]:

@@ -12,6 +12,7 @@ import platform
 import secrets
 import signal
 import socket
+import sys
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
@@ -60,6 +61,7 @@ UNCOMMITTED_KEPT_US = 7 * 86_400_000_000
 EMBEDDED = "embedded"
 """Holder of the lease: a SQLite file has one server at a time (its directory is locked), so a restarted one goes on at once."""
 _GRACE_S = 1
+_THREAD_TURN_S = 0.001
 _LOCAL_NAMES = ("localhost",)
 
 
@@ -193,6 +195,7 @@ async def _serve(config: Config) -> None:
     loops = [*_loops(services, lease, capacity, upkeep), _autoscale(services, lease, config.autoscale_on_demand)]
     loops.append(every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), asyncio.Event()))
     _settle_memory()
+    _settle_threads()
     try:
         await _answer(server, listener, [*loops, _announce(server, config.directory, url)])
     finally:
@@ -218,6 +221,11 @@ def _provider(config: Config, url: str) -> LocalProvider | ExternalProvider:
         return ExternalProvider(config.directory / "nodes", config.max_nodes)
     options = ["--chaos"] * config.chaos + (["--probes", str(config.probes)] if config.probes else [])
     return LocalProvider(config.directory / "nodes", url, config.max_nodes, options)
+
+
+def _settle_threads() -> None:
+    """The loop that answers everybody waits for the writer's Python at most so long, each time that it wakes up."""
+    sys.setswitchinterval(_THREAD_TURN_S)
 
 
 def _settle_memory() -> None:

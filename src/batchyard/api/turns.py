@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-UNDER_WAY = 200
+UNDER_WAY = 100
 """Tasks whose addition is under way, all clients together; one request more, as each is let in whole."""
 
 
