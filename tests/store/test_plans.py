@@ -10,24 +10,24 @@ from types import ModuleType
 import pytest
 
 from batchyard.rules import odata
-from batchyard.store import autoscale, events, explain, jobs, leases, nodes, pools, task_pages, tasks, tx, usage
+from batchyard.store import autoscale, events, explain, jobs, leases, nodes, pools, ready, task_pages, tasks, tx, usage
 from batchyard.store.migrate import migrate
 from batchyard.store.reader import Change, Statement
 from batchyard.store.tx import guarded_sql
 
-MODULES = (autoscale, events, explain, jobs, leases, nodes, pools, task_pages, tasks, tx, usage)
+MODULES = (autoscale, events, explain, jobs, leases, nodes, pools, ready, task_pages, tasks, tx, usage)
 WALKED = {  # few rows, and read as a whole
     "jobs._PAGE": set(), "jobs._POOLS_WITH_DEMAND": {"job_counts"}, "jobs._CHANGING": {"job"}, "nodes._ALL": {"node"},
     "nodes._SILENT": {"node"},
     "nodes._BY_START": {"node"}, "pools._ALL": {"pool"}, "pools._SCALED": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"},
-    "tasks._READY_SIZES": {"size"},
+    "ready._SIZES": {"size"},
     "explain._BLOCKERS": {"edge"}, "jobs._ACTIVE": {"job", "active"}, "usage._FIRST": {"firsts"}, "pools._COUNT": {"pool"},
     "nodes._COUNTS": {"shown"},
 }  # fmt: skip
 HOT = {
-    "tasks._READY": ["task_ready"],
-    "tasks._READY_SIZES": ["task_ready"],
-    "tasks._READY_MANAGER": ["task_manager"],
+    "ready._OF_SIZE": ["task_ready"],
+    "ready._SIZES": ["task_ready"],
+    "ready._MANAGER": ["task_manager"],
     "tasks._ANY_BLOCKED": ["task_blocked"],
     "jobs._HIGHEST": ["job_waiting_by_age"],
     "jobs._IN_TURN": ["job_waiting"],
@@ -36,7 +36,7 @@ HOT = {
     "jobs._RESTARTED": ["task_restarted"],
     "jobs._LOWEST_YIELDING": ["job_yielding"],
     "jobs._HOLDING": ["task_holding"],
-    "tasks._READY_HOLDING": ["task_holding"],
+    "ready._HOLDING": ["task_holding"],
     "jobs._POOLS_WITH_DEMAND": ["job_waiting_by_age"],
     "tasks._ON_NODE": ["task_on_node"],
     "tasks._ATTEMPTS": ["task_on_node"],
@@ -93,7 +93,7 @@ HOT = {
 }
 
 SORTED = {
-    "tasks._READY", "tasks._PAGE", "tasks._PKS_OF_JOB", "jobs._OVERDUE", "jobs._HIGHEST", "jobs._IN_TURN", "jobs._BY_AGE", "jobs._ABLE",
+    "ready._OF_SIZE", "tasks._PAGE", "tasks._PKS_OF_JOB", "jobs._OVERDUE", "jobs._HIGHEST", "jobs._IN_TURN", "jobs._BY_AGE", "jobs._ABLE",
     "jobs._LOWEST_YIELDING",
 }  # fmt: skip
 """Statements whose order is that of their index."""

@@ -13,6 +13,7 @@ from batchyard.rules.facts import MOST_JOBS
 from batchyard.store import explain as rows
 from batchyard.store import jobs as job_rows
 from batchyard.store import pools as pool_rows
+from batchyard.store import ready as ready_tasks
 from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import JobRow
 from batchyard.store.reader import Reader
@@ -70,6 +71,6 @@ def pool(reader: Reader, pool_id: str, now: int) -> Explanation:
 
 def _first_waiting(reader: Reader, job: JobRow, n: int) -> list[str]:
     """Keys of the first `n` ready and the first `n` blocked tasks of a job."""
-    ready = [task.pk for task in task_rows.ready(reader, job.pk, facts.ANY_SLOTS, n)]
+    ready = [task.pk for task in ready_tasks.first(reader, job.pk, facts.ANY_SLOTS, n)]
     found = (task_rows.get(reader, pk) for pk in [*ready, *rows.blocked(reader, job.pk, n)[:n]])
     return [ids.key(row.id) for row in found if row is not None and row.state == TaskState.ACTIVE]

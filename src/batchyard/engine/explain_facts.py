@@ -22,6 +22,7 @@ from batchyard.store import explain as rows
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
+from batchyard.store import ready
 from batchyard.store import special_tasks as special_rows
 from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import JobRow
@@ -129,7 +130,7 @@ def _with_parents(reader: Reader, job: JobRow, keys: Iterable[str]) -> dict[str,
     """Tasks by key, with those that they wait for, and so on, as far as the bounds go."""
     found: dict[str, TaskFacts] = {}
     due = deque(keys)
-    first = [task.pk for task in task_rows.ready(reader, job.pk, ANY_SLOTS, MOST_AHEAD)]
+    first = [task.pk for task in ready.first(reader, job.pk, ANY_SLOTS, MOST_AHEAD)]
     ahead = {pk: number for number, pk in enumerate(first)}
     expanded = 0
     while due:

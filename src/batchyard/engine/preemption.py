@@ -13,11 +13,13 @@ from batchyard.rules.placement import Room
 from batchyard.rules.preemption import Victim, choose, reach
 from batchyard.rules.transitions import TaskHappened
 from batchyard.store import jobs as job_rows
+from batchyard.store import ready
 from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import JobDemand
 from batchyard.store.pools import PoolView
+from batchyard.store.ready import ReadyTask
 from batchyard.store.tasks import ALL as ANY_SIZE
-from batchyard.store.tasks import ReadyTask, RunningTask
+from batchyard.store.tasks import RunningTask
 from batchyard.store.tx import Tx
 
 MOST_ABLE = 100
@@ -105,11 +107,11 @@ class _Push:
 
     def _tasks(self, job: JobDemand, most: int) -> list[ReadyTask]:
         """The first tasks of a job that may start, one of each size up to `most`."""
-        sizes = task_rows.ready_sizes(self._tx, job.pk, most)
-        managers = task_rows.ready_managers(self._tx, job.pk, most)
+        sizes = ready.sizes(self._tx, job.pk, most)
+        managers = ready.managers(self._tx, job.pk, most)
         if not sizes and not managers:
             self._smallest[job.pk] = most + 1
-        found = [task for slots in sizes for task in task_rows.ready_of_size(self._tx, job.pk, slots, 0, 2) if not task.manager]
+        found = [task for slots in sizes for task in ready.of_size(self._tx, job.pk, slots, 0, 2) if not task.manager]
         firsts = {task.slots: task for task in sorted(found, key=lambda task: -task.pk)}
         return managers + sorted(firsts.values(), key=lambda task: task.pk)
 

@@ -9,11 +9,11 @@ from batchyard.engine import special_tasks
 from batchyard.rules.placement import PATIENCE_US, Queue, Room, Waiting, place
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
-from batchyard.store import tasks as task_rows
+from batchyard.store import ready
 from batchyard.store.jobs import JobDemand
 from batchyard.store.pools import PoolView
 from batchyard.store.reader import Reader
-from batchyard.store.tasks import ReadyTask
+from batchyard.store.ready import ReadyTask
 
 _MOST_JOBS, _MOST_TASKS = 64, 256
 """Rows of one look; the first look takes one, each further one twice as many."""
@@ -85,9 +85,9 @@ class Queues:
         return Queue(job.priority, job.running, self._lines(job), may_start, closed, first, late)
 
     def _lines(self, job: JobDemand) -> Iterator[Iterable[Waiting]]:
-        managers = task_rows.ready_managers(self._reader, job.pk, self._largest)
-        holding = task_rows.ready_holding(self._reader, job.pk, self._largest)
-        sizes = task_rows.ready_sizes(self._reader, job.pk, self._largest)
+        managers = ready.managers(self._reader, job.pk, self._largest)
+        holding = ready.holding(self._reader, job.pk, self._largest)
+        sizes = ready.sizes(self._reader, job.pk, self._largest)
         smallest = sizes[0] if sizes else self._largest + 1
         if not managers and smallest > max(job.smallest, self._free()):
             self.smallest[job.pk] = smallest
@@ -100,7 +100,7 @@ class Queues:
         """Tasks of a size but for those that go before all others."""
         after, n = 0, 1
         while True:
-            found = task_rows.ready_of_size(self._reader, job.pk, slots, after, n)
+            found = ready.of_size(self._reader, job.pk, slots, after, n)
             yield from (self._waiting(job, task) for task in found if not (task.manager or task.holds))
             if len(found) < n:
                 return

@@ -13,6 +13,7 @@ from batchyard.rules.transitions import NodeHappened, TaskHappened
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
+from batchyard.store import ready
 from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import JobDemand
 from batchyard.store.tx import Conflict, Tx
@@ -28,7 +29,7 @@ def run_once(tx: Tx, pool_key: str, now: int) -> int:
     placed = list(round_.starts())
     if placed:
         _start(tx, placed, round_.jobs, pool.id, now)
-    task_rows.hold(tx, round_.kept())
+    ready.hold(tx, round_.kept())
     job_rows.note_smallest(tx, round_.smallest)
     if preemption.make_room(tx, pool, round_.rooms, now):
         tx.wake(wakes.pool(pool_key))

@@ -98,23 +98,6 @@ class TaskView(TaskLine, gc=False):
     wall_us: int
 
 
-class ReadyTask(msgspec.Struct):
-    """What placement has to know of a task."""
-
-    pk: int
-    slots: int
-    exclusive: int
-    dedicated_only: int
-    affinity: str | None
-    restarted: int
-    """True for a job manager that ran before: it is first in line (contract 3.5)."""
-    manager: int
-    since: int
-    """When it became active."""
-    holds: int
-    """True when a node is held for it against its equals."""
-
-
 class RunningTask(msgspec.Struct):
     """What preemption has to know of a task that holds slots."""
 
@@ -157,25 +140,7 @@ _VIEW_BY_ID = Statement(f"{select(TaskView)} WHERE task.job_pk = :job_pk AND low
 _IN_ORDER = "WHERE task.job_pk = :job_pk AND task.pk > :after ORDER BY task.pk LIMIT :n"
 _PAGE = Statement(f"{select(TaskLine)} {_IN_ORDER}", TaskLine)
 _PAGE_OF_VIEWS = Statement(f"{select(TaskView)} {_IN_ORDER}", TaskView)
-_READY_COLUMNS = "SELECT pk, slots, exclusive, dedicated_only, affinity, manager = 1 AND run > 0, manager, state_time, holds FROM task"
-_READY = Statement(
-    f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND ready = 1 AND slots = :slots AND pk > :after ORDER BY pk LIMIT :n", ReadyTask
-)
-_READY_HOLDING = Statement(f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND holds = 1 AND ready = 1 AND +slots <= :largest", ReadyTask)
-_HOLD = Change("UPDATE task SET holds = 1 WHERE pk = :pk AND holds = 0")
 _ANY_BLOCKED = Statement("SELECT 1 FROM task WHERE job_pk = :job_pk AND state = 'active' AND ready = 0 LIMIT 1", int)
-_READY_MANAGER = Statement(
-    f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND manager = 1 AND ready = 1 AND (+slots <= :largest OR exclusive = 1)", ReadyTask
-)
-# One step through the index for each size that occurs, however many tasks have it.
-_READY_SIZES = Statement(
-    "WITH RECURSIVE size (slots) AS ("
-    "SELECT min(slots) FROM task WHERE job_pk = :job_pk AND ready = 1 UNION ALL"
-    " SELECT (SELECT min(slots) FROM task WHERE job_pk = :job_pk AND ready = 1 AND slots > size.slots) FROM size"
-    " WHERE size.slots < :largest)"
-    " SELECT slots FROM size WHERE slots <= :largest",
-    int,
-)
 _ON_NODE = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE node_pk = :node_pk AND state IN ('preparing', 'running')", TaskRow)
 _RUNNING_OF_JOB = Statement(
     f"SELECT {columns(TaskRow)} FROM task WHERE job_pk = :job_pk AND state IN ('preparing', 'running') LIMIT :n", TaskRow
@@ -273,47 +238,9 @@ def exists(reader: Reader, job_pk: int, task_id: str) -> bool:
     return reader.first(_IDS_TAKEN, job_pk=job_pk, key=task_id.lower()) is not None
 
 
-def ready(reader: Reader, job_pk: int, largest: int, n: int) -> list[ReadyTask]:
-    """The first `n` tasks of a job that may start and need at most `largest` slots, behind its manager if that may start too.
-
-    Costs the same however many tasks wait, those that are too large included: each size is read from its own beginning.
-    """
-    sizes = ready_sizes(reader, job_pk, largest)
-    found = [task for slots in sizes for task in ready_of_size(reader, job_pk, slots, 0, n + 1)]
-    if len(sizes) > 1:
-        found.sort(key=_by_key)
-    managers = ready_managers(reader, job_pk, largest)
-    # Beyond the `n`, so that a manager that finds no node keeps nobody else from starting.
-    return managers + [task for task in found if not task.manager][:n]
-
-
-def ready_managers(reader: Reader, job_pk: int, largest: int) -> list[ReadyTask]:
-    """The manager of a job, if it may start and needs at most `largest` slots or a whole node."""
-    return reader.all(_READY_MANAGER, job_pk=job_pk, largest=largest)
-
-
-def ready_holding(reader: Reader, job_pk: int, largest: int) -> list[ReadyTask]:
-    """Tasks of a job for which nodes are held against their equals, and that need at most `largest` slots."""
-    return reader.all(_READY_HOLDING, job_pk=job_pk, largest=largest)
-
-
-def ready_of_size(reader: Reader, job_pk: int, slots: int, after: int, n: int) -> list[ReadyTask]:
-    """The next `n` tasks of a job behind key `after` that may start and need so many slots, its manager among them."""
-    return reader.all(_READY, job_pk=job_pk, slots=slots, after=after, n=n)
-
-
-def ready_sizes(reader: Reader, job_pk: int, largest: int = ALL) -> list[int]:
-    """How many slots the tasks of a job that may start need, each size up to `largest` once; one step through an index for each."""
-    return reader.all(_READY_SIZES, job_pk=job_pk, largest=largest)
-
-
 def has_blocked(reader: Reader, job_pk: int) -> bool:
     """True when an active task of the job may not start yet."""
     return reader.first(_ANY_BLOCKED, job_pk=job_pk) is not None
-
-
-def _by_key(task: ReadyTask) -> int:
-    return task.pk
 
 
 def on_node(reader: Reader, node_pk: int) -> list[TaskRow]:
@@ -381,11 +308,6 @@ def add(tx: Tx, rows: Sequence[Params], bodies: Sequence[Params]) -> None:
 def start(tx: Tx, rows: Sequence[Params]) -> int:
     """Assign ready tasks to nodes, a new run each; how many were still ready."""
     return tx.change_many(_START, rows)
-
-
-def hold(tx: Tx, keys: Iterable[int]) -> None:
-    """Note that a node is held for tasks, against their equals too, until they start."""
-    tx.change_many(_HOLD, [{"pk": pk} for pk in keys])
 
 
 def move(tx: Tx, task: TaskRow, **changes: Any) -> None:
