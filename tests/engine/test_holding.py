@@ -161,3 +161,50 @@ class TestOrder:
         assert world.schedule() == 4
         rows = world.rows("SELECT job.id FROM task JOIN job ON job.pk = job_pk WHERE task.state = 'running' ORDER BY 1")
         assert [job for (job,) in rows] == ["first", "first", "new", "old"]
+
+
+def test_who_may_not_start_beside_the_held_task_of_its_job_pushes_nobody_off(world: World) -> None:
+    """The hold is what maxParallelTasks still allows: whatever a small one freed would stay empty."""
+    world.working_pool(nodes=2, slots=4)
+    world.job("stays")
+    world.add(*(f"s{number}" for number in range(4)), job_id="stays")
+    world.schedule()
+    world.job("yields", priority=-5, allowTaskPreemption=True)
+    world.add(*(f"y{number}" for number in range(3)), job_id="yields")
+    world.schedule()
+    world.job("large", priority=9, maxParallelTasks=1)
+    world.add({"id": "large", "requiredSlots": 4}, "small", job_id="large")
+    world.advance(PATIENCE_S)
+    for _ in range(6):
+        world.schedule()
+    assert [world.state(name, "large") for name in ("large", "small")] == ["active", "active"]
+    assert world.rows("SELECT sum(requeues) FROM task") == [(0,)]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_rounds_come_to_rest_whatever_yields_and_whatever_is_held(world: World, seed: int) -> None:
+    """Nobody is pushed off again and again for a place that somebody else gets or nobody may use."""
+    dice = random.Random(seed)
+    slots = dice.randint(2, 4)
+    policy = {"nodeFillType": dice.choice(["pack", "spread"]), "jobDefaultOrder": dice.choice(["none", "creationtime"])}
+    agents = world.working_pool(nodes=dice.randint(1, 3), slots=slots, taskSchedulingPolicy=policy)
+    for number in range(dice.randint(3, 6)):
+        world.job(
+            f"job{number}", priority=dice.choice([0, 0, 3, 6]), allowTaskPreemption=dice.random() < 0.5,
+            maxParallelTasks=dice.choice([-1, -1, 1, 2]),
+        )  # fmt: skip
+        for nth in range(dice.randint(1, 5)):
+            world.add({"id": str(nth), "requiredSlots": dice.randint(1, slots)}, job_id=f"job{number}")
+        if dice.random() < 0.5:
+            world.schedule()
+    for _ in range(15):
+        world.advance(dice.choice([0, 4, PATIENCE_S]))
+        seen: list[object] = []
+        while len(seen) < 2 or seen[-1] != seen[-2]:
+            world.schedule()
+            seen.append(world.rows("SELECT pk, state, run, requeues FROM task ORDER BY pk"))
+            assert len(seen) < 30, "the scheduler pushes and places for ever"
+        busy = [agent for agent in agents if agent.sync_all()]
+        if busy:
+            agent = dice.choice(busy)
+            agent.end(dice.choice(agent.has))

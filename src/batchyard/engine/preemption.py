@@ -89,7 +89,13 @@ class _Push:
         waiting += [(job, ANY_SIZE, False) for job in self._holders()]
         waiting += [(job, most, False) for job, most in self._able()]
         for job, most, restarted in sorted(waiting, key=lambda one: -one[0].priority):
-            yield from (_Pusher(task, job) for task in self._tasks(job, most) if not restarted or task.restarted)
+            tasks = (task for task in self._tasks(job, most) if not restarted or task.restarted)
+            yield from (_Pusher(task, job) for task in tasks if task.pk in self._held.values() or not self._spent(job))
+
+    def _spent(self, job: JobDemand) -> bool:
+        """True when the tasks of the job that nodes are held for are all that its maxParallelTasks still allows."""
+        holds = sum(room.held is not None and room.held.job == job.pk for room in self._rooms)
+        return 0 <= job.max_parallel <= job.running + holds
 
     def _holders(self) -> list[JobDemand]:
         """Jobs for whose tasks a node is held already."""
