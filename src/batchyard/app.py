@@ -12,6 +12,7 @@ import platform
 import signal
 import socket
 import sqlite3
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 
@@ -69,6 +70,7 @@ DATABASE, BLOBS, CATALOGUE = "batchyard.db", "blobs", "catalogue.db"
 EMBEDDED = "embedded"
 """Holder of the lease: a SQLite file has one server at a time (its directory is locked), so a restarted one goes on at once."""
 _GRACE_S = 1
+_THREAD_TURN_S = 0.001
 _LOCAL_NAMES = ("localhost",)
 
 
@@ -212,6 +214,7 @@ async def _serve(config: Config) -> None:
     loops.append(every("catalogue", CATALOGUE_PERIOD_S, _shrink(store), asyncio.Event()))
     loops.append(every("room", ROOM_PERIOD_S, _in_thread(room.watch), asyncio.Event()))
     _settle_memory()
+    _settle_threads()
     try:
         await _answer(server, listener, [*loops, _announce(server, config.directory, url)])
     finally:
@@ -239,6 +242,11 @@ def _provider(config: Config, url: str) -> LocalProvider | ExternalProvider:
     options = [FOLLOWS, str(config.directory / "server.json")]
     options += ["--chaos"] * config.chaos + (["--probes", str(config.probes)] if config.probes else [])
     return LocalProvider(config.directory / "nodes", url, config.max_nodes, options)
+
+
+def _settle_threads() -> None:
+    """The loop that answers everybody waits for the writer's Python at most so long, each time that it wakes up."""
+    sys.setswitchinterval(_THREAD_TURN_S)
 
 
 def _settle_memory() -> None:

@@ -467,6 +467,13 @@ class World:
             (counted,) = self.rows(f"SELECT {sums} FROM task WHERE job_pk = :pk", pk=pk)
             kept = msgspec.structs.astuple(self.run(job_rows.counts, pk))[: len(counted)]
             assert tuple(number or 0 for number in counted) == kept, f"counters of job {pk}"
+        known = "open, counts.pool_key, counts.priority, counts.max_parallel, counts.preemptible, prepares"
+        said = "job.state = 'active', job.pool_key, job.priority, job.max_parallel, job.preemptible, preparation_id IS NOT NULL"
+        both = f"SELECT job.pk, {known}, {said} FROM job JOIN job_counts AS counts ON job_pk = job.pk"
+        for pk, *values in self.rows(both):
+            assert values[:6] == values[6:], f"what the counters of job {pk} know of it"
+        smaller = "SELECT job_pk FROM task JOIN job_counts USING (job_pk) WHERE task.ready = 1 AND slots < smallest AND exclusive = 0"
+        assert self.rows(smaller) == []
 
     def _check_nodes(self) -> None:
         held = "SELECT coalesce(sum(held), 0), count(*) FROM task WHERE node_pk = :pk AND state IN ('preparing', 'running')"

@@ -12,6 +12,7 @@ import msgspec
 
 from batchyard.api.auth import Account, Signed
 from batchyard.api.relay import Relay
+from batchyard.api.turns import Turns
 from batchyard.engine.autoscale_checks import SHORTEST_INTERVAL_US
 from batchyard.engine.clock import Clock
 from batchyard.engine.linked_storage import LinkedStorage
@@ -64,6 +65,7 @@ class Services(msgspec.Struct, frozen=True):
     """Names of the providers that can start a node's agent anew, however the agent is."""
     room: Callable[[], str | None] = lambda: None
     """Why no new work is taken at the moment, None when it is."""
+    turns: Turns = msgspec.field(default_factory=Turns)
 
 
 class Call(msgspec.Struct):

@@ -11,15 +11,15 @@ from batchyard.engine import explain
 
 async def task(call: Call) -> Response:
     """GET /batchyard/explain/jobs/{jobId}/tasks/{taskId}"""
-    found = await call.db.read(explain.task, call.ids["job_id"], call.ids["task_id"])
+    found = await call.db.read(explain.task, call.ids["job_id"], call.ids["task_id"], call.now)
     return wire.element(call.base, "explanations", wire.encode(found))
 
 
 async def job(call: Call) -> Response:
     """GET /batchyard/explain/jobs/{jobId}"""
-    return wire.element(call.base, "explanations", wire.encode(await call.db.read(explain.job, call.ids["job_id"])))
+    return wire.element(call.base, "explanations", wire.encode(await call.db.read(explain.job, call.ids["job_id"], call.now)))
 
 
 async def pool(call: Call) -> Response:
     """GET /batchyard/explain/pools/{poolId}"""
-    return wire.element(call.base, "explanations", wire.encode(await call.db.read(explain.pool, call.ids["pool_id"])))
+    return wire.element(call.base, "explanations", wire.encode(await call.db.read(explain.pool, call.ids["pool_id"], call.now)))

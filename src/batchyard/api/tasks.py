@@ -69,6 +69,12 @@ async def add_collection(call: Call) -> Response:
     sent = call.decode(TaskAddCollection).value
     if not 1 <= len(sent) <= MOST_PER_COLLECTION:
         raise invalid_property("value", len(sent), f"A collection holds 1 to {MOST_PER_COLLECTION} tasks")
+    async with call.services.turns.turn(call.ids["job_id"].lower(), len(sent)):
+        return wire.listing(call.base, "taskaddresult", await _add_each(call, sent), None)
+
+
+async def _add_each(call: Call, sent: Sequence[msgspec.Raw]) -> list[bytes]:
+    """What became of each task."""
     wanted: list[TaskCreateContent] = []
     results: list[bytes] = []
     for raw in sent:
@@ -79,7 +85,7 @@ async def add_collection(call: Call) -> Response:
     urls = call.url("jobs", call.ids["job_id"], "tasks")
     for name, outcome in await call.db.run(_add, call.ids["job_id"], wanted, call.now, by_task=call.by_task):
         results.append(_refused(name, outcome, call) if isinstance(outcome, BatchError) else _added(name, outcome, urls))
-    return wire.listing(call.base, "taskaddresult", results, None)
+    return results
 
 
 def _name(raw: msgspec.Raw) -> str:

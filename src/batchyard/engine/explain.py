@@ -13,6 +13,7 @@ from batchyard.rules.facts import MOST_JOBS
 from batchyard.store import explain as rows
 from batchyard.store import jobs as job_rows
 from batchyard.store import pools as pool_rows
+from batchyard.store import ready as ready_tasks
 from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import JobRow
 from batchyard.store.reader import Reader
@@ -22,22 +23,22 @@ LOOKED_AT = 50
 _JOBS_OF_POOL = 10
 
 
-def task(reader: Reader, job_id: str, task_id: str) -> Explanation:
+def task(reader: Reader, job_id: str, task_id: str, now: int) -> Explanation:
     """Why a task does not run. Raises JobNotFound, TaskNotFound."""
     job = lookup.job(reader, job_id)
     row = task_rows.find(reader, job.pk, task_id)
     if row is None:
         raise BatchError("TaskNotFound")
     key = ids.key(row.id)
-    reasons = rules.Why(facts.snapshot(reader, job, [key])).task(key)
+    reasons = rules.Why(facts.snapshot(reader, job, [key], now)).task(key)
     return Explanation(kind="task", id=row.id, state=row.state, reasons=reasons, job_id=job.id, pool_id=job.pool_key)
 
 
-def job(reader: Reader, job_id: str) -> Explanation:
+def job(reader: Reader, job_id: str, now: int) -> Explanation:
     """Why a job, or what of it, does not run. Raises JobNotFound."""
     row = lookup.job(reader, job_id)
     keys = _first_waiting(reader, row, LOOKED_AT)
-    snapshot = facts.snapshot(reader, row, keys)
+    snapshot = facts.snapshot(reader, row, keys, now)
     reasons, groups = rules.Why(snapshot).job(keys)
     return Explanation(
         kind="job", id=row.id, state=row.state, reasons=reasons, pool_id=row.pool_key, groups=groups, looked_at=len(keys),
@@ -45,7 +46,7 @@ def job(reader: Reader, job_id: str) -> Explanation:
     )  # fmt: skip
 
 
-def pool(reader: Reader, pool_id: str) -> Explanation:
+def pool(reader: Reader, pool_id: str, now: int) -> Explanation:
     """Why a pool has not the nodes that it asks for, or has idle ones while tasks wait. Raises PoolNotFound."""
     found = pool_rows.find(reader, pool_id)
     if found is None:
@@ -57,11 +58,11 @@ def pool(reader: Reader, pool_id: str) -> Explanation:
         row = job_rows.get(reader, one.pk)
         keys = _first_waiting(reader, row, 1)
         looked_at += len(keys)
-        for group in rules.Why(facts.snapshot(reader, row, keys)).job(keys)[1]:
+        for group in rules.Why(facts.snapshot(reader, row, keys, now)).job(keys)[1]:
             known = groups.setdefault(group.code, group)
             if known is not group:
                 known.tasks += group.tasks
-    reasons = rules.pool(facts.pool(reader, found, None), list(groups.values()), sum(one.active for one in waiting))
+    reasons = rules.pool(facts.pool(reader, found, None, now), list(groups.values()), sum(one.active for one in waiting))
     return Explanation(
         kind="pool", id=found.id, state=found.state, reasons=reasons, groups=list(groups.values()), looked_at=looked_at,
         waiting=sum(one.active for one in waiting), running=sum(one.running for one in waiting),
@@ -70,6 +71,6 @@ def pool(reader: Reader, pool_id: str) -> Explanation:
 
 def _first_waiting(reader: Reader, job: JobRow, n: int) -> list[str]:
     """Keys of the first `n` ready and the first `n` blocked tasks of a job."""
-    ready = [task.pk for task in task_rows.ready(reader, job.pk, facts.ANY_SLOTS, n)]
+    ready = [task.pk for task in ready_tasks.first(reader, job.pk, facts.ANY_SLOTS, n)]
     found = (task_rows.get(reader, pk) for pk in [*ready, *rows.blocked(reader, job.pk, n)[:n]])
     return [ids.key(row.id) for row in found if row is not None and row.state == TaskState.ACTIVE]

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from batchyard.engine import special_tasks
+from batchyard.engine.queues import Queues
 from batchyard.engine.resizing import KIND
 from batchyard.model import ids
 from batchyard.model.node import ComputeNodeError
 from batchyard.model.pool import ResizeError
 from batchyard.model.states import AllocationState, PoolState, TaskResult, TaskState
 from batchyard.model.task import TaskCreateContent, TaskFailureInformation
-from batchyard.rules.facts import MOST_AHEAD, MOST_JOBS, JobFacts, PoolFacts, Rival, Snapshot, TaskFacts, Wait
-from batchyard.rules.placement import Queue, Room, Waiting
+from batchyard.rules.facts import MOST_AHEAD, MOST_JOBS, Held, JobFacts, NextRound, PoolFacts, Rival, Snapshot, TaskFacts, Wait
+from batchyard.rules.placement import Room
 from batchyard.store import explain as rows
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
+from batchyard.store import ready
 from batchyard.store import special_tasks as special_rows
 from batchyard.store import tasks as task_rows
-from batchyard.store.explain import WaitingJob
 from batchyard.store.jobs import JobRow
-from batchyard.store.nodes import FreeNode
 from batchyard.store.pools import PoolView
 from batchyard.store.reader import Reader
 from batchyard.store.tasks import TaskRow
@@ -35,18 +36,17 @@ _MOST_EXPANDED = 200
 _MOST_PARENTS = 100
 _MOST_MISSING = 10
 _CHUNK, _CHUNKS = 1000, 10
-Queues = tuple[list[Queue], frozenset[int], list[Rival], bool]
 _failure = msgspec.json.Decoder(TaskFailureInformation)
 _node_errors = msgspec.json.Decoder(list[ComputeNodeError])
 _resize_errors = msgspec.json.Decoder(list[ResizeError])
 _body = msgspec.json.Decoder(TaskCreateContent)
 
 
-def snapshot(reader: Reader, row: JobRow, keys: Iterable[str]) -> Snapshot:
+def snapshot(reader: Reader, row: JobRow, keys: Iterable[str], now: int) -> Snapshot:
     """All that explains tasks of a job."""
     found = pool_rows.find(reader, row.pool_key)
     tasks = _with_parents(reader, row, keys)
-    return Snapshot(job(reader, row, found), None if found is None else pool(reader, found, row), tasks)
+    return Snapshot(job(reader, row, found), None if found is None else pool(reader, found, row, now), tasks)
 
 
 def job(reader: Reader, row: JobRow, found: PoolView | None) -> JobFacts:
@@ -68,18 +68,15 @@ def _how(exit_code: int | None, failure: bytes | None) -> str:
     return f"exit code {exit_code}" if exit_code else _told(failure) or "no exit code"
 
 
-def pool(reader: Reader, row: PoolView, asked: JobRow | None) -> PoolFacts:
+def pool(reader: Reader, row: PoolView, asked: JobRow | None, now: int) -> PoolFacts:
     """A pool as placement would find it now; `asked` is the job that is asked about."""
-    key = row.id.lower()
-    free = node_rows.free(reader, key)
-    queues, own, rivals, cut = _queues(reader, key, free, asked)
     start_failed, errors = rows.start_task_failure(reader, row.pk), rows.node_errors(reader, row.pk)
     return PoolFacts(
         id=row.id, since=row.allocation_time, deleting=row.state == PoolState.DELETING,
         resizing=row.allocation_state != AllocationState.STEADY, target=row.target_dedicated + row.target_low_priority,
-        slots_per_node=row.slots_per_node, pack=bool(row.pack), failure=_resize_failure(row.resize_errors),
-        groups=rows.node_groups(reader, row.pk), rooms=[Room(node.pk, node.free, node.slots, bool(node.dedicated)) for node in free],
-        queues=queues, own=own, cut=cut, rivals=rivals, launch_failure=rows.launch_failure(reader, row.pk),
+        slots_per_node=row.slots_per_node, failure=_resize_failure(row.resize_errors),
+        groups=rows.node_groups(reader, row.pk), next=_next_round(reader, row, asked, now), rivals=_rivals(reader, row.id.lower(), asked),
+        launch_failure=rows.launch_failure(reader, row.pk),
         start_task_failure=None if start_failed is None else _how(*start_failed),
         node_problem=None if errors is None else _node_errors.decode(errors)[0].message,
     )  # fmt: skip
@@ -94,45 +91,36 @@ def _resize_failure(text: bytes | None) -> str | None:
     return "; ".join(told) or None
 
 
-def _queues(reader: Reader, pool_key: str, free: list[FreeNode], asked: JobRow | None) -> Queues:
-    """The queues as the scheduler makes them, the asked job's tasks in them, whom it contends with, whether a queue is cut."""
-    queues: list[Queue] = []
-    cut = False
-    rivals: list[Rival] = []
-    own: frozenset[int] = frozenset()
-    by_name = {node.id.lower(): node.pk for node in free}
-    room = sum(node.free for node in free)
-    for job in _contenders(reader, pool_key, asked):
-        may_start = None if job.max_parallel < 0 else job.max_parallel - job.running
-        if not job.ready or (may_start is not None and may_start <= 0):
-            continue
-        if asked is not None and job.pk != asked.pk and job.priority >= asked.priority:
-            rivals.append(Rival(job.id, job.priority, job.ready))
-        closed = special_tasks.closed(reader, job.pk) if job.prepares else frozenset[int]()
-        largest = max((node.free for node in free if node.pk not in closed), default=0)
-        most = min(room, MOST_AHEAD) if may_start is None else min(room, may_start, MOST_AHEAD)
-        ready = task_rows.ready(reader, job.pk, largest, most) if room else []
-        cut = cut or len(ready) == most < job.ready
-        tasks = [
-            Waiting(task.pk, task.slots, by_name.get(task.affinity or ""), bool(task.exclusive), bool(task.dedicated_only))
-            for task in ready
-        ]
-        queues.append(Queue(job.priority, job.running, tasks, may_start, closed, bool(ready) and bool(ready[0].restarted)))
-        if asked is not None and job.pk == asked.pk:
-            own = frozenset(task.key for task in tasks)
-    return queues, own, rivals, cut
+def _next_round(reader: Reader, row: PoolView, asked: JobRow | None, now: int) -> NextRound:
+    """What the scheduler would do now, as far as `MOST_AHEAD` starts."""
+    queues = Queues(reader, row, now)
+    before = [msgspec.structs.replace(room) for room in queues.rooms]
+    starts = queues.starts()
+    placed = [task for task, _, _ in itertools.islice(starts, MOST_AHEAD)]
+    cut = next(starts, None) is not None
+    own = sum(task.job == asked.pk for task in placed) if asked is not None else 0
+    held = {room.node: _held(reader, room, queues.names) for room in queues.rooms}
+    return NextRound(
+        rooms=before, placed=frozenset(task.key for task in placed), own=own, left=queues.rooms if cut else [],
+        held={node: hold for node, hold in held.items() if hold is not None},
+    )  # fmt: skip
 
 
-def _contenders(reader: Reader, pool_key: str, asked: JobRow | None) -> list[WaitingJob]:
-    """The first jobs that wait for the pool, and the one that is asked about wherever it stands."""
-    jobs = rows.waiting_jobs(reader, pool_key, MOST_JOBS)
-    if len(jobs) == MOST_JOBS and asked is not None and all(job.pk != asked.pk for job in jobs):
-        counts = job_rows.counts(reader, asked.pk)
-        prepares = int(asked.preparation_id is not None)
-        jobs.append(
-            WaitingJob(asked.pk, asked.id, asked.priority, asked.max_parallel, prepares, counts.running, counts.ready, counts.active)
-        )  # fmt: skip
-    return jobs
+def _held(reader: Reader, room: Room, names: Mapping[int, str]) -> Held | None:
+    task = None if room.held is None else task_rows.get(reader, room.held.key)
+    if task is None or room.held is None:
+        return None
+    needs = room.need(room.held)
+    return Held(names[room.node], task.pk, task.id, job_rows.get(reader, task.job_pk).id, needs, room.free)
+
+
+def _rivals(reader: Reader, pool_key: str, asked: JobRow | None) -> list[Rival]:
+    """Jobs that the asked one contends with."""
+    if asked is None:
+        return []
+    found = (job for job in rows.waiting_jobs(reader, pool_key, MOST_JOBS) if job.pk != asked.pk and job.priority >= asked.priority)
+    able = (job for job in found if job.ready and (job.max_parallel < 0 or job.running < job.max_parallel))
+    return [Rival(job.id, job.priority, job.ready) for job in able]
 
 
 # tasks
@@ -142,7 +130,7 @@ def _with_parents(reader: Reader, job: JobRow, keys: Iterable[str]) -> dict[str,
     """Tasks by key, with those that they wait for, and so on, as far as the bounds go."""
     found: dict[str, TaskFacts] = {}
     due = deque(keys)
-    first = [task.pk for task in task_rows.ready(reader, job.pk, ANY_SLOTS, MOST_AHEAD)]
+    first = [task.pk for task in ready.first(reader, job.pk, ANY_SLOTS, MOST_AHEAD)]
     ahead = {pk: number for number, pk in enumerate(first)}
     expanded = 0
     while due:

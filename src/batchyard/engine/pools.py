@@ -13,7 +13,7 @@ from batchyard.model.errors import BatchError, invalid_property
 from batchyard.model.pool import NodeRemove, PoolCreateContent, PoolPatch, PoolResize, PoolUpdateProperties
 from batchyard.model.redact import without_secrets
 from batchyard.model.states import AllocationState, PoolState
-from batchyard.model.words import ElevationLevel, NodeDeallocationOption, NodeFillType
+from batchyard.model.words import ElevationLevel, JobDefaultOrder, NodeDeallocationOption, NodeFillType
 from batchyard.rules import transitions
 from batchyard.rules.offer import AZURE, Offer
 from batchyard.rules.transitions import AllocationHappened, PoolHappened
@@ -69,6 +69,7 @@ def _columns(pool: PoolCreateContent) -> dict[str, object]:
     return {
         "slots_per_node": pool.task_slots_per_node,
         "pack": pool.task_scheduling_policy.node_fill_type is NodeFillType.PACK,
+        "oldest_first": pool.task_scheduling_policy.job_default_order is JobDefaultOrder.CREATION_TIME,
         "body": msgspec.json.encode(without_secrets(pool)),
     }
 

@@ -151,7 +151,7 @@ def reactivate(tx: Tx, job_id: str, task_id: str, now: int) -> TaskRow:
     task_rows.move(
         tx, task, state=state, ready=ready, state_time=now, previous_state=task.state, previous_time=task.state_time, satisfied=0,
         retries=0, requeues=0, losses=0, last_retry=None, last_requeue=None, started=None, ended=None, exit_code=None, result=None,
-        failure=None, expires=None, node_pk=None, modified=max(now, task.modified + 1),
+        failure=None, expires=None, node_pk=None, holds=0, modified=max(now, task.modified + 1),
     )  # fmt: skip
     tx.count(
         job.pk, ready=ready, active=1, completed=-1, failed=-1,

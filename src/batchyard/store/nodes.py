@@ -53,10 +53,10 @@ class NodeRow(msgspec.Struct):
     launch_error: str | None
     blocked: int
     tried: int | None
+    task_disk: int
+    root: str | None
     number: int
     """That of the node in its pool, from 0; no other node of the pool has it."""
-    root: str | None
-    task_disk: int
 
 
 class NodeView(NodeRow):
