@@ -52,6 +52,8 @@ async def test_what_runs_goes_on_and_what_starts_ends_with_disk_full(
     full_node.order("runs", f"/bin/sh -c 'until [ -e {disk.path}/go ]; do sleep 0.05; done; exit 3'")
     assert (await full_node.result("before", "/bin/true")).exit_code == 0
     (disk.path / "wait").touch()
+    notes = disk.path / "root/volatile/ends"
+    await full_node.until(lambda: not any(notes.iterdir()))  # or the note of the end would leave room when it goes
     fill(disk)
     await full_node.until(lambda: blocked(full_node))
     ended = await full_node.result("new", "/bin/true", resourceFiles=[{"httpUrl": f"{full_node.url}/agent/file", "filePath": "file"}])

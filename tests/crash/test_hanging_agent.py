@@ -35,7 +35,7 @@ class Impatient(Server):
     def start(self) -> None:
         with (self.directory / "server.log").open("ab") as log:
             command = [sys.executable, "-P", "-c", SCRIPT, str(self.directory)]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._running = wait_for(self._announced, "the server to answer")
 
 
