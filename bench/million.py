@@ -20,8 +20,8 @@ from server import Broken, Server
 from table import Line
 
 from batchyard.app import open_account
-from batchyard.engine import jobs, tasks
 from batchyard.engine.clock import Clock
+from batchyard.engine.work import jobs, tasks
 from batchyard.model.job import JobCreateContent
 from batchyard.model.task import TaskCreateContent
 from batchyard.store.db import Database

@@ -23,23 +23,24 @@ import uvloop
 
 from batchyard import account_file
 from batchyard.account_file import AccountFile
-from batchyard.agent import addresses
+from batchyard.agent.health import addresses
 from batchyard.api.app import Api
-from batchyard.api.auth import Account
-from batchyard.api.call import Machine, Services
-from batchyard.api.protocol import BoundedHttp
-from batchyard.api.relay import Relay
-from batchyard.blobs.local import LocalBlobStore
-from batchyard.blobs.server import application as storage_endpoint
+from batchyard.api.wire.auth import Account
+from batchyard.api.wire.call import Machine, Services
+from batchyard.api.wire.protocol import BoundedHttp
+from batchyard.api.wire.relay import Relay
+from batchyard.blobs.edge.server import application as storage_endpoint
+from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.config import Config
 from batchyard.disk import logs, space, sqlite
-from batchyard.engine import scheduler, wakes
-from batchyard.engine.autoscale import Autoscale
-from batchyard.engine.capacity import Capacity
+from batchyard.engine import wakes
+from batchyard.engine.autoscale.loop import Autoscale
 from batchyard.engine.clock import Clock, MovableClock
-from batchyard.engine.linked_storage import LinkedStorage
 from batchyard.engine.loops import LEASE_S, Lease, every
-from batchyard.engine.upkeep import PAGES_PER_UNIT, UNITS_PER_ROUND, Upkeep
+from batchyard.engine.nodes.linked_storage import LinkedStorage
+from batchyard.engine.pools.capacity import Capacity
+from batchyard.engine.scheduling import scheduler
+from batchyard.engine.upkeep.upkeep import PAGES_PER_UNIT, UNITS_PER_ROUND, Upkeep
 from batchyard.engine.wakes import Wakes
 from batchyard.model import times
 from batchyard.providers.external import ExternalProvider

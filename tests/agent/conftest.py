@@ -31,10 +31,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from storage_world import KEY, Container
 
-from batchyard.agent import control
 from batchyard.agent.main import AgentSettings, run
-from batchyard.blobs.local import LocalBlobStore
-from batchyard.blobs.server import application
+from batchyard.agent.process import control
+from batchyard.blobs.edge.server import application
+from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.model.sync import Ended, FileEntry, FileHead, FileRequest, NodeFacts, NodeSetup, Order, Orders, Removal, Sync
 
 TOKEN = "token of the node"

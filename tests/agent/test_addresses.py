@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from batchyard.agent import addresses
+from batchyard.agent.health import addresses
 
 
 def has_ipv6() -> bool:

@@ -19,8 +19,8 @@ import msgspec
 import pytest
 
 import batchyard
-from batchyard.agent import logs
 from batchyard.agent.main import AgentSettings, run
+from batchyard.agent.transfer import logs
 from batchyard.model.states import ErrorCategory
 from batchyard.model.sync import FileEntry, Removal
 
@@ -425,7 +425,7 @@ async def test_sigkill_of_the_agent_ends_its_tasks(
 
 
 def test_unknown_members_of_a_task_are_ignored() -> None:
-    from batchyard.agent.runner import Work
+    from batchyard.agent.run.runner import Work
 
     work = msgspec.json.decode(b'{"id": "a", "commandLine": "b", "newMember": {"x": 1}, "requiredSlots": 2}', type=Work)
     assert work.command_line == "b"

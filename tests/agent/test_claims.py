@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.agent import claims
-from batchyard.agent.claims import BLOCKS, Claim, Taken, held
-from batchyard.agent.users import BLOCK, BLOCKS_FROM
+from batchyard.agent.accounts import claims
+from batchyard.agent.accounts.claims import BLOCKS, Claim, Taken, held
+from batchyard.agent.places.users import BLOCK, BLOCKS_FROM
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root runs tasks as other users")
 
@@ -109,7 +109,7 @@ def test_where_nothing_can_be_claimed_that_is_said(tmp_path: Path) -> None:
 SCRIPT = """
 import os, sys
 from pathlib import Path
-from batchyard.agent.claims import held
+from batchyard.agent.accounts.claims import held
 root, directory = sys.argv[1:]
 os.mkdir(root)
 with held(root, None, Path(directory)) as claim:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from batchyard.agent.commands import words
+from batchyard.agent.run.commands import words
 
 CASES: dict[str, list[str]] = {
     "": [],

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.agent import beneath, files, removals
-from batchyard.agent.layout import Layout
+from batchyard.agent.places import beneath, files, removals
+from batchyard.agent.places.layout import Layout
 from batchyard.model.sync import FileHead, FileRequest
 
 

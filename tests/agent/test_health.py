@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchyard.agent import health
-from batchyard.agent.health import FAILED, FULL, NEARLY, RESERVED_BYTES, RESERVED_INODES, Disk, Probe
+from batchyard.agent.health import health
+from batchyard.agent.health.health import FAILED, FULL, NEARLY, RESERVED_BYTES, RESERVED_INODES, Disk, Probe
 from batchyard.agent.main import AgentSettings, run
 from batchyard.agent.state import State
 from batchyard.model.sync import NodeProblem, Orders

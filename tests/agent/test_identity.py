@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from batchyard.agent.identity import Address, of_root
-from batchyard.agent.layout import Layout
 from batchyard.agent.main import AgentSettings, run
+from batchyard.agent.places.identity import Address, of_root
+from batchyard.agent.places.layout import Layout
 
 
 def layout(place: Path, name: str = "root") -> Layout:

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from batchyard.agent import control, remains
-from batchyard.agent.layout import Layout
 from batchyard.agent.main import run
-from batchyard.agent.process import Command, Exit, SpawnerLost, Spawners
+from batchyard.agent.places.layout import Layout
+from batchyard.agent.process import control
+from batchyard.agent.process.process import Command, Exit, SpawnerLost, Spawners
+from batchyard.agent.run import remains
 from batchyard.model.sync import Ended
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchyard.agent import files, listing
+from batchyard.agent.places import files, listing
 from batchyard.model.sync import FileEntry, FileRequest
 
 NAMES = st.sampled_from(["a", "a.txt", "a b", "a0", "a-", "b", "ä", "日", "z" * 50, "\udcff", "A"])

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from storage_world import Container
 
-from batchyard.agent import logs
 from batchyard.agent.main import AgentSettings
+from batchyard.agent.transfer import logs
 from batchyard.model import times
 
 LINES = [

@@ -13,12 +13,12 @@ import msgspec
 import pytest
 from storage_world import Container
 
-from batchyard.agent import layout
-from batchyard.agent.failures import Failed
-from batchyard.agent.layout import Layout, TaskPlace
-from batchyard.agent.rights import acting_as
-from batchyard.agent.upload import Upload
-from batchyard.agent.users import User
+from batchyard.agent.places import layout
+from batchyard.agent.places.layout import Layout, TaskPlace
+from batchyard.agent.places.rights import acting_as
+from batchyard.agent.places.users import User
+from batchyard.agent.transfer.failures import Failed
+from batchyard.agent.transfer.upload import Upload
 from batchyard.model.common import OutputFile
 
 UID, OTHER = 70_655, 70_656

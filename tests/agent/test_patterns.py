@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchyard.agent import finding, patterns
-from batchyard.agent.finding import Bounds, Found
-from batchyard.agent.stop import Cancelled, Stop
+from batchyard.agent.transfer import finding, patterns
+from batchyard.agent.transfer.finding import Bounds, Found
+from batchyard.agent.transfer.stop import Cancelled, Stop
 
 
 def never() -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from tests.conftest import SmallDisk
 
-from batchyard.agent import control, process
-from batchyard.agent.process import Command, Exit, NotLaunched, SpawnerLost, Spawners
+from batchyard.agent.process import control, process
+from batchyard.agent.process.process import Command, Exit, NotLaunched, SpawnerLost, Spawners
 
 Run = Callable[..., Awaitable[Exit]]
 keys = itertools.count(1)

@@ -23,15 +23,15 @@ import msgspec
 import pytest
 from storage_world import Container
 
-from batchyard.agent import beneath, files, layout, removals
-from batchyard.agent.failures import Failed
-from batchyard.agent.files import Refused
-from batchyard.agent.layout import Layout, TaskPlace
-from batchyard.agent.logins import Logins
+from batchyard.agent.accounts.logins import Logins
 from batchyard.agent.main import AgentSettings
-from batchyard.agent.staging import Staging
-from batchyard.agent.upload import Upload
-from batchyard.agent.users import User, of_logins
+from batchyard.agent.places import beneath, files, layout, removals
+from batchyard.agent.places.files import Refused
+from batchyard.agent.places.layout import Layout, TaskPlace
+from batchyard.agent.places.users import User, of_logins
+from batchyard.agent.transfer.failures import Failed
+from batchyard.agent.transfer.staging import Staging
+from batchyard.agent.transfer.upload import Upload
 from batchyard.model.common import OutputFile, ResourceFile
 from batchyard.model.node import NodeUserCreate, NodeUserUpdate
 from batchyard.model.sync import FileRequest

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.agent import layout, removals, users
-from batchyard.agent.layout import Layout
-from batchyard.agent.removals import Directories
-from batchyard.agent.users import BLOCK, NAMED, SINGLE, NoSuchUser, User, Users, objection, of_logins
+from batchyard.agent.places import layout, removals, users
+from batchyard.agent.places.layout import Layout
+from batchyard.agent.places.removals import Directories
+from batchyard.agent.places.users import BLOCK, NAMED, SINGLE, NoSuchUser, User, Users, objection, of_logins
 from batchyard.model.common import AutoUserSpecification, UserIdentity
 from batchyard.model.sync import NodeAccount
 from batchyard.model.words import AutoUserScope, ElevationLevel

@@ -21,14 +21,15 @@ import msgspec
 import pytest
 from storage_world import Container
 
-from batchyard.agent import beneath, storage
-from batchyard.agent.failures import Failed
-from batchyard.agent.layout import TaskPlace
 from batchyard.agent.main import AgentSettings
-from batchyard.agent.staging import Staging
-from batchyard.agent.stop import Cancelled
-from batchyard.agent.storage import Unreachable
-from batchyard.agent.upload import Upload
+from batchyard.agent.places import beneath
+from batchyard.agent.places.layout import TaskPlace
+from batchyard.agent.transfer import storage
+from batchyard.agent.transfer.failures import Failed
+from batchyard.agent.transfer.staging import Staging
+from batchyard.agent.transfer.stop import Cancelled
+from batchyard.agent.transfer.storage import Unreachable
+from batchyard.agent.transfer.upload import Upload
 from batchyard.model.common import OutputFile, ResourceFile
 
 ALL_PAUSES_S = storage.PAUSES_S

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from batchyard.agent import usage
-from batchyard.agent.usage import TooMuch, measure
+from batchyard.agent.places import usage
+from batchyard.agent.places.usage import TooMuch, measure
 from batchyard.model.states import ErrorCategory
 
 MIB = 1 << 20

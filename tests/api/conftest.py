@@ -21,11 +21,11 @@ from azure.batch import BatchClient, models
 from azure.core.credentials import AzureNamedKeyCredential
 from tests.conftest import Server, wait_for
 
-from batchyard.api import auth
 from batchyard.api.app import Api
-from batchyard.api.auth import Account, Signed
-from batchyard.api.call import Machine, Services
-from batchyard.api.relay import Relay
+from batchyard.api.wire import auth
+from batchyard.api.wire.auth import Account, Signed
+from batchyard.api.wire.call import Machine, Services
+from batchyard.api.wire.relay import Relay
 from batchyard.engine.clock import Clock
 from batchyard.engine.wakes import Wakes
 from batchyard.rules.sizes import LOCAL

@@ -21,7 +21,7 @@ import pytest
 from tests.api.conftest import NODE_KEY, VERSION, Answer, Json, Raw, Still, Yard, escaped, pool_body, task, unique
 from tests.conftest import Server, wait_for
 
-from batchyard.engine import nodes
+from batchyard.engine.nodes import nodes
 from batchyard.model.sync import FileRequest
 
 MEBIBYTE = 1_048_576

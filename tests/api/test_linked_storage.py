@@ -12,7 +12,7 @@ from azure.storage.blob import BlobServiceClient
 from tests.api.conftest import Json, Raw, Yard, pool_body, sh, task, unique
 from tests.conftest import Server, wait_for
 
-from batchyard.engine.linked_storage import LinkedStorage, open_to_node
+from batchyard.engine.nodes.linked_storage import LinkedStorage, open_to_node
 from batchyard.model.sync import Order
 
 

@@ -17,7 +17,7 @@ import uvicorn
 from tests.conftest import Server, wait_for
 
 from batchyard.api.app import HEALTH_PATH
-from batchyard.api.protocol import LARGEST_HEAD, BoundedHttp
+from batchyard.api.wire.protocol import LARGEST_HEAD, BoundedHttp
 from batchyard.cli import daemon
 
 

@@ -12,8 +12,8 @@ import pytest
 from tests.api.conftest import Answer, Raw, Yard, escaped, pool_body, task
 from tests.conftest import Server, wait_for
 
-from batchyard.api import auth
-from batchyard.api.auth import Signed
+from batchyard.api.wire import auth
+from batchyard.api.wire.auth import Signed
 
 
 def begin(raw: Raw, path: str) -> socket.socket:

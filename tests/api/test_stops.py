@@ -11,7 +11,7 @@ import pytest
 from tests.api.conftest import Json, Raw, Yard, pool_body, sh, task, unique
 from tests.conftest import Server, wait_for
 
-from batchyard.agent import control
+from batchyard.agent.process import control
 
 CHAOS = "/batchyard/chaos/nodes"
 ADMIN = {"autoUser": {"elevationLevel": "admin"}}

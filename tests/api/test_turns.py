@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from tests.api.conftest import Still, task
 
-from batchyard.api.turns import UNDER_WAY, Turns
+from batchyard.api.wire.turns import UNDER_WAY, Turns
 from batchyard.store.reader import Statement
 from batchyard.store.tx import Tx
 

@@ -9,7 +9,7 @@ import pytest
 from tests.api.conftest import Json, Raw, Yard, pool_body, task, unique
 
 from batchyard.api.app import VERSIONS
-from batchyard.api.deviations import DEVIATIONS
+from batchyard.api.wire.deviations import DEVIATIONS
 
 SLOTS = "2020-09-01.12.0"
 ADDRESSES = "2020-03-01.11.0"

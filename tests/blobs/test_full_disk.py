@@ -13,8 +13,8 @@ import pytest
 from tests.conftest import SmallDisk
 
 from batchyard.blobs.base import ALWAYS, BlobDraft, BlobRef, ContainerRef
-from batchyard.blobs.catalogue import Catalogue
-from batchyard.blobs.local import LocalBlobStore
+from batchyard.blobs.store.catalogue import Catalogue
+from batchyard.blobs.store.local import LocalBlobStore
 
 SECONDS = 30
 BOX = ContainerRef("account", "box")

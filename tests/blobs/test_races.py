@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from azure.storage.blob import ContainerClient, generate_container_sas
 
-from batchyard.blobs import rows
 from batchyard.blobs.base import ALWAYS, Blob, BlobDraft, BlobRef, ContainerRef
-from batchyard.blobs.files import INLINE_BYTES
-from batchyard.blobs.local import LocalBlobStore
+from batchyard.blobs.store import rows
+from batchyard.blobs.store.files import INLINE_BYTES
+from batchyard.blobs.store.local import LocalBlobStore
 
 ROUNDS = int(os.environ.get("RACES", "25"))
 SMALL, LARGE = 100, INLINE_BYTES + 100

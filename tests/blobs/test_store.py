@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.blobs import files, local
 from batchyard.blobs.base import ALWAYS, Blob, BlobDraft, BlobError, BlobKind, BlobRef, BlockSource, ContainerRef, ListQuery, Upload
-from batchyard.blobs.catalogue import Catalogue
-from batchyard.blobs.files import INLINE_BYTES
-from batchyard.blobs.local import LocalBlobStore
+from batchyard.blobs.store import files, local
+from batchyard.blobs.store.catalogue import Catalogue
+from batchyard.blobs.store.files import INLINE_BYTES
+from batchyard.blobs.store.local import LocalBlobStore
 
 BOX = ContainerRef("account", "box")
 NOW = 1_700_000_000_000_000
@@ -64,7 +64,7 @@ def run_script(directory: Path, script: str) -> subprocess.Popen[str]:
     program = (
         "import itertools, os, sys\nfrom pathlib import Path\nfrom batchyard.blobs import files, uploads\n"
         "from batchyard.blobs.base import *\n"
-        "from batchyard.blobs.catalogue import Catalogue\nfrom batchyard.blobs.local import LocalBlobStore\n"
+        "from batchyard.blobs.store.catalogue import Catalogue\nfrom batchyard.blobs.store.local import LocalBlobStore\n"
         "store = LocalBlobStore(Path(sys.argv[1]))\nref = lambda n: BlobRef('account', 'box', n)\n"
         "def put(name, content):\n"
         "    u = store.put(ref(name), BlobDraft(metadata={'sum': str(sum(content))}), ALWAYS)\n"

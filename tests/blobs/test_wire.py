@@ -17,9 +17,9 @@ import httpx
 import pytest
 from azure.storage.blob import ContainerClient
 
-from batchyard.blobs import sas
-from batchyard.blobs.files import Incoming
-from batchyard.blobs.server import application
+from batchyard.blobs.edge import sas
+from batchyard.blobs.edge.server import application
+from batchyard.blobs.store.files import Incoming
 from batchyard.model.times import http_date, micros
 
 

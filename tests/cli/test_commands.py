@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.blobs.local import LocalBlobStore
+from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.cli import daemon, processes
 
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from batchyard.agent import accounts as agent_accounts
+from batchyard.agent.accounts import accounts as agent_accounts
 from batchyard.cli import daemon
 from batchyard.cli.checks import isolation, machine, service, storage
 from batchyard.cli.checks.every import CHECKS, findings

@@ -143,7 +143,7 @@ def test_down_leaves_no_process_and_up_runs_the_task_again(passable: Path) -> No
     batch.create_task("j", models.BatchTaskCreateOptions(id="t", command_line="sleep 1000"))
     first = until(lambda: sleeping(directory))
     alive = {server.pid: processes.start_time(server.pid), **below(directory)}
-    for part in (b"batchyard.agent.main", b"agent/spawner.py", b"sleep"):
+    for part in (b"batchyard.agent.main", b"agent/process/spawner.py", b"sleep"):
         assert any(part in command_line(pid) for pid in alive), part
 
     assert batchyard("down", "--dir", directory).returncode == 0

@@ -22,8 +22,8 @@ import pytest
 from tests.conftest import Server
 
 from batchyard.api.app import VERSIONS
-from batchyard.api.deviations import DEVIATIONS
 from batchyard.api.operations import OPERATIONS
+from batchyard.api.wire.deviations import DEVIATIONS
 
 pytestmark = pytest.mark.clients
 

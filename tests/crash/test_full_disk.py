@@ -17,8 +17,8 @@ from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import BlobServiceClient
 from tests.conftest import Server, SmallDisk, wait_for
 
-from batchyard.api import auth
-from batchyard.api.auth import Signed
+from batchyard.api.wire import auth
+from batchyard.api.wire.auth import Signed
 
 MIB = 1 << 20
 SECONDS = 20

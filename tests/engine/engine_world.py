@@ -15,12 +15,17 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
-from batchyard.engine import autoscale_settings, jobs, lookup, nodes, pools, scheduler, tasks
-from batchyard.engine.autoscale import Autoscale
-from batchyard.engine.capacity import Capacity
+from batchyard.engine import lookup
+from batchyard.engine.autoscale import settings as autoscale_settings
+from batchyard.engine.autoscale.loop import Autoscale
 from batchyard.engine.clock import Clock
-from batchyard.engine.node_changes import CHANGING
-from batchyard.engine.upkeep import Upkeep
+from batchyard.engine.nodes import nodes
+from batchyard.engine.nodes.node_changes import CHANGING
+from batchyard.engine.pools import pools
+from batchyard.engine.pools.capacity import Capacity
+from batchyard.engine.scheduling import scheduler
+from batchyard.engine.upkeep.upkeep import Upkeep
+from batchyard.engine.work import jobs, tasks
 from batchyard.model.errors import BatchError
 from batchyard.model.job import JobCreateContent, JobPatch
 from batchyard.model.pool import NodeRemove, PoolCreateContent, PoolEnableAutoScale, PoolResize

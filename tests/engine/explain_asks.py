@@ -7,7 +7,9 @@ from typing import Any
 
 from engine_world import Agent, World
 
-from batchyard.engine import explain, jobs, lookup
+from batchyard.engine import lookup
+from batchyard.engine.explain import explain
+from batchyard.engine.work import jobs
 from batchyard.model.explain import Code, Explanation, Reason
 from batchyard.model.words import DisableJobOption
 

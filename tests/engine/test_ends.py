@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from engine_world import EXIT_1, NO_PROGRAM, NO_UPLOAD, SETTING, START, Agent, World, ended
 
-from batchyard.engine import nodes, orders
-from batchyard.engine.ends import INTERNAL_RETRIES
-from batchyard.engine.nodes import NotThisNode
+from batchyard.engine.nodes import nodes, orders
+from batchyard.engine.nodes.nodes import NotThisNode
+from batchyard.engine.settling.ends import INTERNAL_RETRIES
 from batchyard.model.sync import Sync
 from batchyard.store.tx import Tx
 

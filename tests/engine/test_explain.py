@@ -10,7 +10,7 @@ import pytest
 from engine_world import EXIT_1, World
 from explain_asks import after, chain, codes, disable, first, job, pool, run_all, task
 
-from batchyard.engine import explain
+from batchyard.engine.explain import explain
 from batchyard.model.errors import BatchError
 from batchyard.model.explain import Code, Explanation
 from batchyard.model.words import DisableJobOption

@@ -10,7 +10,7 @@ import pytest
 from engine_world import EXIT_1, Agent, World
 from explain_asks import MANAGER, after, disable, first
 
-from batchyard.engine import nodes as node_cases
+from batchyard.engine.nodes import nodes as node_cases
 from batchyard.model.explain import Code
 
 

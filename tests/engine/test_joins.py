@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from engine_world import SECOND_US, SETTING, SILENCE_US, Agent, World
 
-from batchyard.engine import node_changes, nodes
-from batchyard.engine.nodes import Occupied, Setting
+from batchyard.engine.nodes import node_changes, nodes
+from batchyard.engine.nodes.nodes import Occupied, Setting
 from batchyard.model.sync import Sync
 
 QUIET = Setting("account", b"key", SILENCE_US)

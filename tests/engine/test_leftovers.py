@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from engine_world import EXIT_1, Agent, World
 
-from batchyard.engine import node_changes, nodes
+from batchyard.engine.nodes import node_changes, nodes
 from batchyard.model.words import NodeDisableSchedulingOption
 
 PREPARED: dict[str, Any] = {"jobPreparationTask": {"commandLine": "true"}}

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 from engine_world import SETTING, Agent, World, ended
 
-from batchyard.engine import nodes, scheduler, tasks
+from batchyard.engine.nodes import nodes
+from batchyard.engine.scheduling import scheduler
+from batchyard.engine.work import tasks
 from batchyard.model.sync import Sync
 from batchyard.model.task import TaskCreateContent
 from batchyard.store.tx import Tx

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from engine_world import Agent, Steady, World
 
-from batchyard.engine import node_changes, nodes
-from batchyard.engine.health import MOST_NEWS
-from batchyard.engine.node_changes import PREEMPTED_PAUSE_US
-from batchyard.engine.special_runs import INTERNAL_RETRIES
+from batchyard.engine.nodes import node_changes, nodes
+from batchyard.engine.nodes.health import MOST_NEWS
+from batchyard.engine.nodes.node_changes import PREEMPTED_PAUSE_US
+from batchyard.engine.settling.special_runs import INTERNAL_RETRIES
 from batchyard.model.errors import BatchError
 from batchyard.model.states import NodeState
 from batchyard.model.sync import NodeNews, NodeProblem

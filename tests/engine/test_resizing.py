@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from engine_world import OFFER, Agent, Steady, World
 
-from batchyard.engine import node_changes, pools, resizing
+from batchyard.engine.nodes import node_changes
+from batchyard.engine.pools import pools, resizing
 from batchyard.model.errors import BatchError
 from batchyard.model.pool import NodeRemove, PoolResize
 from batchyard.providers.base import Handle, NoCapacity, NodeOrder

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from engine_world import EXIT_1, Agent, World, ended
 
-from batchyard.engine import node_changes, nodes
-from batchyard.engine.special_runs import INTERNAL_RETRIES
+from batchyard.engine.nodes import node_changes, nodes
+from batchyard.engine.settling.special_runs import INTERNAL_RETRIES
 
 BY_NOTICE: dict[str, Any] = {
     "exit_code": 143, "stopped": True, "failure": {"category": "usererror", "code": "FailureExitCode", "message": "bad"},

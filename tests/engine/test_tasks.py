@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from engine_world import EXIT_1, NO_PROGRAM, Agent, World, refused
 
-from batchyard.engine.dependencies import SPELT_OUT
+from batchyard.engine.settling.dependencies import SPELT_OUT
 from batchyard.model.errors import BatchError
 
 SATISFY_ALWAYS = {"default": {"dependencyAction": "satisfy"}}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from engine_world import EXIT_1, NO_UPLOAD, Agent, World, ended
 
-from batchyard.engine import nodes
-from batchyard.engine.upkeep import RETURN_US
+from batchyard.engine.nodes import nodes
+from batchyard.engine.upkeep.upkeep import RETURN_US
 from batchyard.model.sync import Orders, Sync
 
 PREPARED: dict[str, Any] = {"jobPreparationTask": {"commandLine": "true"}}

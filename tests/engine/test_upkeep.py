@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from engine_world import SILENCE_US, START, Agent, World
 
-from batchyard.engine.autoscale_runs import put_sample
-from batchyard.engine.upkeep import EVENTS_KEPT_US, TASKS_PER_UNIT, Upkeep, end_old_tasks, give_up
+from batchyard.engine.pools.autoscale_runs import put_sample
+from batchyard.engine.upkeep.upkeep import EVENTS_KEPT_US, TASKS_PER_UNIT, Upkeep, end_old_tasks, give_up
 from batchyard.model.autoscale import Sample
 from batchyard.store import nodes as node_rows
 from batchyard.store.db import StoreUnavailable

@@ -16,7 +16,7 @@ from store_rows import add_job, add_tasks, numbers
 from tests.conftest import SmallDisk
 
 from batchyard.engine.clock import Clock
-from batchyard.engine.upkeep import PAGES_PER_UNIT, Upkeep
+from batchyard.engine.upkeep.upkeep import PAGES_PER_UNIT, Upkeep
 from batchyard.store import jobs, tasks
 from batchyard.store.db import Database, StoreUnavailable
 from batchyard.store.reader import Statement

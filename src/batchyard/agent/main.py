@@ -25,20 +25,23 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from batchyard.agent import beneath, claims, facts, remains
-from batchyard.agent.chaos import Disturbances, Making
-from batchyard.agent.health import Health
-from batchyard.agent.identity import Address
-from batchyard.agent.layout import Layout
-from batchyard.agent.link import Broken, Link
-from batchyard.agent.logins import Logins, LoginService
-from batchyard.agent.logs import ServiceLogs
-from batchyard.agent.process import Spawners
-from batchyard.agent.removals import Directories, Remover
-from batchyard.agent.replies import Replies
-from batchyard.agent.runner import Attempt, Node
+from batchyard.agent.accounts import claims
+from batchyard.agent.accounts.logins import Logins, LoginService
+from batchyard.agent.health import facts
+from batchyard.agent.health.chaos import Disturbances, Making
+from batchyard.agent.health.health import Health
+from batchyard.agent.places import beneath
+from batchyard.agent.places.identity import Address
+from batchyard.agent.places.layout import Layout
+from batchyard.agent.places.removals import Directories, Remover
+from batchyard.agent.places.users import Users, of_logins
+from batchyard.agent.process.process import Spawners
+from batchyard.agent.run import remains
+from batchyard.agent.run.runner import Attempt, Node
 from batchyard.agent.state import State
-from batchyard.agent.users import Users, of_logins
+from batchyard.agent.talk.link import Broken, Link
+from batchyard.agent.talk.replies import Replies
+from batchyard.agent.transfer.logs import ServiceLogs
 from batchyard.disk import logs
 from batchyard.model.sync import SYNC_PATH, NodeNews, NodeProblem, NodeSetup, Orders, Removal, Sync
 

@@ -10,11 +10,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from batchyard.api import auth, deviations, operations, wire
-from batchyard.api.auth import Signed
-from batchyard.api.call import LARGEST_BODY, Call, Services, read_query
-from batchyard.api.sync import Agents
-from batchyard.engine.nodes import job_of_token
+from batchyard.api import operations
+from batchyard.api.agents.sync import Agents
+from batchyard.api.wire import auth, deviations, wire
+from batchyard.api.wire.auth import Signed
+from batchyard.api.wire.call import LARGEST_BODY, Call, Services, read_query
+from batchyard.engine.nodes.nodes import job_of_token
 from batchyard.model.errors import BatchError, invalid_query, let_go
 from batchyard.store.db import StoreUnavailable
 

@@ -8,8 +8,9 @@ from urllib.parse import unquote
 import msgspec
 from starlette.responses import Response
 
-from batchyard.api import about, account, autoscale, chaos, clock, explain, files, jobs, nodes, pools, tasks
-from batchyard.api.call import Call
+from batchyard.api.batch import account, autoscale, files, jobs, nodes, pools, tasks
+from batchyard.api.own import about, chaos, clock, explain
+from batchyard.api.wire.call import Call
 from batchyard.model.errors import BatchError
 
 Handler = Callable[[Call], Awaitable[Response]]

@@ -121,7 +121,7 @@ class Client:
 
     def _signed(self, method: str, url: str, body: object, ranged: str | None) -> httpx.Request:
         """The request with its signature. Raises Problem."""
-        from batchyard.api import auth
+        from batchyard.api.wire import auth
 
         headers = {"ocp-date": formatdate(usegmt=True), "accept": "application/json"}
         if ranged:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 
 class BatchError(Exception):
-    """An answer, not a crash: api/wire.py turns it into the error body.
+    """An answer, not a crash: api/wire/wire.py turns it into the error body.
 
     `values` become the `values` of the body; `message` replaces the catalogue's sentence.
     """

@@ -13,7 +13,7 @@ from batchyard.cli.checks.finding import Finding, Place, note, ok, root
 
 def cgroups(_: Place) -> Iterator[Finding]:
     """How everything that a task started is ended, as the agent will find it."""
-    from batchyard.agent import control
+    from batchyard.agent.process import control
 
     name, base, _home = control.probe(f"doctor-{os.getpid()}")
     where = os.path.dirname(base)
@@ -31,8 +31,8 @@ def cgroups(_: Place) -> Iterator[Finding]:
 
 def limits(_: Place) -> Iterator[Finding]:
     """Whether nodes can be held to the memory and the cores of their size, as the agent will find it."""
-    from batchyard.agent import control
-    from batchyard.agent import limits as held
+    from batchyard.agent.process import control
+    from batchyard.agent.process import limits as held
 
     tag = f"doctor-{os.getpid()}"
     found = held.probe(tag, control.probe(tag))[0]
@@ -78,8 +78,8 @@ def held_to(controller: str, *names: str) -> str:
 
 def users(place: Place) -> Iterator[Finding]:
     """Whether tasks run as users of their own."""
-    from batchyard.agent.accounts import marked
-    from batchyard.agent.users import BLOCK, BLOCKS_FROM, obstacle
+    from batchyard.agent.accounts.accounts import marked
+    from batchyard.agent.places.users import BLOCK, BLOCKS_FROM, obstacle
 
     if reason := obstacle(str(place.existing), BLOCKS_FROM):
         found, _, mend = reason.partition(": ")
@@ -112,7 +112,7 @@ def taken(first: int, accounts: list[tuple[str, int]], subordinate: str) -> Iter
 
 def accounts(_: Place) -> Iterator[Finding]:
     """Whether users can be added to nodes, and made administrators."""
-    from batchyard.agent.accounts import PATH, TOOLS  # where and what the agent itself looks for, whatever the caller's own path
+    from batchyard.agent.accounts.accounts import PATH, TOOLS
 
     missing = [tool for tool in TOOLS if shutil.which(tool, path=PATH) is None]
     if not root():
