@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from batchyard import account_file
 from batchyard.cli import daemon
+from batchyard.server import account_file
 from batchyard.store.soundness import damage
 
 

@@ -173,9 +173,9 @@ def serve(
     daemon.prepare(directory)
     with daemon.sole_server(directory):
         daemon.check_port(host, port)
-        from batchyard.app import Refused
         from batchyard.app import serve as run
         from batchyard.config import Config
+        from batchyard.server.refusals import Refused
 
         settings = Config(
             directory=directory, host=host, port=port, former_port=daemon.former_port(directory), max_nodes=nodes,
