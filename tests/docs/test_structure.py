@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 from pathlib import Path
 from types import ModuleType
@@ -45,4 +46,4 @@ def test_every_step_of_a_walk_is_an_import(structure: ModuleType, walk: str) -> 
     for chain in walk.split("⇢"):
         steps = [name.replace("/", ".") for name in re.findall(r"`([\w/]+)`", chain)]
         assert [name for name in steps if name not in used] == []
-        assert [(a, b) for a, b in zip(steps, steps[1:], strict=False) if b not in used[a]] == []
+        assert [(a, b) for a, b in itertools.pairwise(steps) if b not in used[a]] == []
