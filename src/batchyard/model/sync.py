@@ -7,6 +7,7 @@ A *session* is one life of an agent process on a node: whoever speaks with an ol
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal
 
 import msgspec
@@ -65,6 +66,23 @@ class NodeNews(Message):
     """What and why, in words that no other of the node's news has."""
 
 
+FAILURE_EXIT_CODE = "FailureExitCode"
+"""Code of a command line that exited with another code than 0 (contract 8.6)."""
+UNKNOWN = "Unknown"
+"""Code of a run of which nobody knows how it ended (contract 8.6)."""
+
+
+class Outcome(StrEnum):
+    """What the end of an attempt is to the server."""
+
+    DONE = "done"
+    BAD_EXIT = "bad exit"
+    """The one failure that may be tried again (contract 3.3)."""
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    """The node cannot tell, because what watched the run died: as good as a lost node."""
+
+
 class Ended(Message, kw_only=True):
     """How an attempt ended. Times are microseconds since 1970 by the node's clock."""
 
@@ -81,6 +99,15 @@ class Ended(Message, kw_only=True):
     """True when the service had begun to stop it before it ended: it was let know that the machine goes, or the agent went."""
     user_cpu_us: int = 0
     kernel_cpu_us: int = 0
+
+    @property
+    def outcome(self) -> Outcome:
+        """What it is to the server."""
+        if self.failure is None:
+            return Outcome.DONE
+        if self.failure.code == FAILURE_EXIT_CODE:
+            return Outcome.BAD_EXIT
+        return Outcome.UNKNOWN if self.failure.code == UNKNOWN else Outcome.FAILED
 
 
 class Sync(Message, kw_only=True):

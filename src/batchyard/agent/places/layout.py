@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from batchyard.agent.places import beneath
 from batchyard.agent.places.users import User
 from batchyard.model import ids
+from batchyard.rules import places
 
 _BELOW = {"applications": 0o755, "fsmounts": 0o755, "shared": 0o1777, "startup": 0o755, "volatile": 0o700, "workitems": 0o711}
 _LEVELS = 100
@@ -75,9 +76,10 @@ class Layout:
         """Place of a task; a job of a schedule is `schedule:job-n`. Raises ValueError for what is not an id."""
         work_item, colon, job = job_id.partition(":")
         number = job.removeprefix("job-") if colon else "1"
-        if not (ids.is_valid(work_item) and ids.is_valid(task_id) and number.isascii() and number.isdigit()):
+        named_so = not colon or job.startswith("job-")
+        if not (named_so and ids.is_valid(work_item) and ids.is_valid(task_id) and number.isascii() and number.isdigit()):
             raise ValueError(f"not a job and a task: {job_id!r}, {task_id!r}")
-        return TaskPlace(job_id, task_id, f"{self.root}/workitems/{work_item}/job-{number}/{task_id}", self.trash)
+        return TaskPlace(job_id, task_id, f"{self.root}/{places.task_directory(job_id, task_id)}", self.trash)
 
     def start_task(self, *, fresh: bool) -> TaskPlace:
         """Place of the node's start task: every task may read what it leaves. A rerun, unlike a retry, finds it fresh (contract 4.1)."""

@@ -32,7 +32,7 @@ from batchyard.agent.transfer.staging import Staging
 from batchyard.agent.transfer.stop import Cancelled, Stop
 from batchyard.agent.transfer.upload import Upload
 from batchyard.model.common import EnvironmentSetting, OutputFile, ResourceFile, UserIdentity
-from batchyard.model.sync import Ended, NodeSetup, Order
+from batchyard.model.sync import UNKNOWN, Ended, NodeSetup, Order
 from batchyard.model.task import TaskConstraints, TaskFailureInformation
 from batchyard.model.times import duration
 
@@ -123,7 +123,7 @@ class Attempt:
             reason = _of_the_node(error)
         except Exception as error:
             log.exception("attempt failed for a reason inside the agent", attempt=self._order.attempt)
-            reason = failure("Unknown", f"The agent failed: {type(error).__name__}", SERVER)
+            reason = failure(UNKNOWN, f"The agent failed: {type(error).__name__}", SERVER)
         if self._stop.is_set() and not self._done:
             reason = failure("TaskEnded", "Task Was Ended by User Request")
         return self._report(reason)
@@ -271,7 +271,7 @@ class Attempt:
                 raise _not_launched("CommandLaunchFailed", "The command could not be started", work, str(error)) from error
             raise _not_launched("CommandProgramNotFound", "The specified command program is not found", work, str(error)) from error
         except SpawnerLost as error:
-            raise Failed("run", failure("Unknown", f"How the task ended is not known: {error}", SERVER)) from error
+            raise Failed("run", failure(UNKNOWN, f"How the task ended is not known: {error}", SERVER)) from error
 
 
 def _program(work: Work) -> tuple[list[str], Failed | None]:

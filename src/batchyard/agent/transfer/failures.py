@@ -6,6 +6,7 @@ from typing import Literal
 
 from batchyard.model.common import NameValuePair
 from batchyard.model.states import ErrorCategory
+from batchyard.model.sync import FAILURE_EXIT_CODE
 from batchyard.model.task import TaskFailureInformation
 
 Stage = Literal["preprocessing", "run", "upload"]
@@ -30,10 +31,10 @@ def failure(code: str, message: str, category: ErrorCategory = USER, **details: 
 def exit_code_failure() -> TaskFailureInformation:
     """The command line exited with another code than 0."""
     return failure(
-        "FailureExitCode",
+        FAILURE_EXIT_CODE,
         "The task exited with an exit code representing a failure",
         Message="The task process exited with an unexpected exit code",
-        AdditionalErrorCode="FailureExitCode",
+        AdditionalErrorCode=FAILURE_EXIT_CODE,
     )
 
 

@@ -16,7 +16,6 @@ from batchyard.api.batch import nodes, tasks
 from batchyard.api.wire import wire
 from batchyard.api.wire.call import Call
 from batchyard.api.wire.relay import Exchange
-from batchyard.engine.work.tasks import directory
 from batchyard.model import times
 from batchyard.model.errors import BatchError, invalid_query
 from batchyard.model.file import FileProperties, NodeFile
@@ -24,6 +23,7 @@ from batchyard.model.states import TaskState
 from batchyard.model.sync import FileEntry, FileRequest
 from batchyard.rules import odata
 from batchyard.rules.conditions import Conditions
+from batchyard.rules.places import task_directory
 
 log = structlog.get_logger()
 
@@ -48,7 +48,7 @@ async def of_task(call: Call) -> Place:
         raise BatchError("TaskFilesUnavailable")
     if task.state == TaskState.COMPLETED and task.retention is not None and call.now >= (task.ended or 0) + task.retention:
         raise BatchError("TaskFilesCleanedup")
-    return Place(task.node_pk, directory(job.id, task.id), call.url("jobs", job.id, "tasks", task.id, "files"))
+    return Place(task.node_pk, task_directory(job.id, task.id), call.url("jobs", job.id, "tasks", task.id, "files"))
 
 
 async def of_node(call: Call) -> Place:

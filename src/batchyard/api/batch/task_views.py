@@ -12,9 +12,9 @@ from functools import lru_cache
 from batchyard.api.batch import statistics
 from batchyard.api.wire.call import Call
 from batchyard.api.wire.wire import encode
-from batchyard.engine.work.tasks import job_directory
 from batchyard.model import times
 from batchyard.model.ids import NODE_AFFINITY_PREFIX
+from batchyard.rules.places import job_directory
 from batchyard.store.tasks import TaskLine, TaskView
 
 _iso = times.iso

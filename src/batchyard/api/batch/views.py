@@ -9,7 +9,6 @@ import msgspec
 from batchyard.api.batch import statistics
 from batchyard.api.wire.call import Call
 from batchyard.api.wire.wire import encode, splice
-from batchyard.engine.work.tasks import directory
 from batchyard.model import times
 from batchyard.model.account import NodeCounts, PoolNodeCounts
 from batchyard.model.job import (
@@ -28,6 +27,7 @@ from batchyard.model.task import (
     TaskFailureInformation,
     TaskSlotCounts,
 )
+from batchyard.rules.places import task_directory
 from batchyard.store.jobs import JobCounts, JobRow
 from batchyard.store.nodes import NodeCount
 from batchyard.store.pools import PoolView
@@ -150,7 +150,7 @@ def special_tasks(runs: Sequence[SpecialTaskRow], job: JobRow, call: Call) -> by
     node_url = call.url("pools", first.pool_id, "nodes", first.node_id)
     seen = JobPreparationAndReleaseTaskExecutionInformation(pool_id=first.pool_id, node_id=first.node_id, node_url=node_url)
     for row in runs:
-        path = directory(job.id, (job.preparation_id if row.kind == PREPARATION else job.release_id) or "")
+        path = task_directory(job.id, (job.preparation_id if row.kind == PREPARATION else job.release_id) or "")
         release = JobReleaseTaskExecutionInformation(
             start_time=times.iso(row.started),
             end_time=_time(row.ended),

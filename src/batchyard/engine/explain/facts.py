@@ -15,6 +15,7 @@ from batchyard.model import ids
 from batchyard.model.node import ComputeNodeError
 from batchyard.model.pool import ResizeError
 from batchyard.model.states import AllocationState, PoolState, TaskResult, TaskState
+from batchyard.model.sync import FAILURE_EXIT_CODE
 from batchyard.model.task import TaskCreateContent, TaskFailureInformation
 from batchyard.rules.facts import MOST_AHEAD, MOST_JOBS, Held, JobFacts, NextRound, PoolFacts, Rival, Snapshot, TaskFacts, Wait
 from batchyard.rules.placement import Room
@@ -163,7 +164,7 @@ def _task(reader: Reader, job: JobRow, row: TaskRow, ahead: int) -> TaskFacts:
 def _told(failure: bytes | None) -> str | None:
     """Code and message of a failure; None when the exit code is all that there is to tell."""
     info = _failure.decode(failure) if failure else None
-    if info is None or info.code == "FailureExitCode":
+    if info is None or info.code == FAILURE_EXIT_CODE:
         return None
     return f"{info.code}: {(info.message or '').splitlines()[0] if info.message else ''}".rstrip(": ")
 

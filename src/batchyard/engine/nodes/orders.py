@@ -8,10 +8,9 @@ import hmac
 import msgspec
 
 from batchyard.engine.nodes.node_changes import Action
-from batchyard.engine.settling import special_runs, special_tasks, start_tasks
-from batchyard.engine.settling.ends import attempt_name
-from batchyard.engine.work.tasks import directory, job_directory
+from batchyard.engine.settling import special_tasks, start_tasks
 from batchyard.model.sync import Order, Orders, Removal, Sync
+from batchyard.rules import attempts, places
 from batchyard.store import nodes as node_rows
 from batchyard.store import special_tasks as special_rows
 from batchyard.store import tasks as task_rows
@@ -33,12 +32,12 @@ def orders(reader: Reader, node: NodeRow, sync: Sync, key: bytes) -> Orders:
     wanted: list[str] = []
     fresh: list[Order] = []
     for pk, run in task_rows.attempts(reader, node.pk):
-        name = attempt_name(pk, run)
+        name = attempts.name(pk, run)
         wanted.append(name)
         if name not in has and (order := _order(reader, pk, name, key, node.pk if removals else None)) is not None:
             fresh.append(order)
     for special in special_rows.running(reader, node.pk):
-        name = special_runs.attempt_name(special.pk, special.run)
+        name = attempts.name(special.pk, special.run, special=True)
         wanted.append(name)
         if name not in has and notice_s is None:  # on a machine that goes none is begun; it runs when the node is back
             fresh.append(_start_order(node, name) if special.kind == special_rows.START else _special_order(reader, special.pk, name))
@@ -59,7 +58,8 @@ def _start_order(node: NodeRow, name: str) -> Order:
 def _order(reader: Reader, pk: int, name: str, key: bytes, clearing: int | None) -> Order | None:
     """The order to run a task; None while node `clearing` has yet to remove what an earlier task left in its directory."""
     row = task_rows.order(reader, pk)
-    if clearing is not None and node_rows.must_remove(reader, clearing, [job_directory(row.job_id), directory(row.job_id, row.id)]):
+    there = [places.job_directory(row.job_id), places.task_directory(row.job_id, row.id)]
+    if clearing is not None and node_rows.must_remove(reader, clearing, there):
         return None
     return Order(
         attempt=name,

@@ -16,10 +16,11 @@ from batchyard.engine.settling.job_ends import disable_job, end_job, end_when_co
 from batchyard.engine.settling.moves import give_back, requeue, stir
 from batchyard.engine.settling.special_runs import INTERNAL_RETRIES
 from batchyard.model.states import ErrorCategory, JobState, TaskResult, TaskState
-from batchyard.model.sync import Ended
+from batchyard.model.sync import Ended, Outcome
 from batchyard.model.task import ExitConditions, TaskFailureInformation
 from batchyard.model.words import DisableJobOption, JobAction
-from batchyard.rules import outcomes, transitions
+from batchyard.rules import attempts, outcomes, transitions
+from batchyard.rules.attempts import Run
 from batchyard.rules.transitions import TaskHappened
 from batchyard.store import jobs as job_rows
 from batchyard.store import tasks as task_rows
@@ -34,10 +35,6 @@ _LOST_TOO_OFTEN = TaskFailureInformation(
     code="MaxInternalRetryCountReached",
     message=f"The task was lost with its node {INTERNAL_RETRIES} times",
 )
-_RETRYABLE = "FailureExitCode"
-_LONGEST_NAME = 18  # both numbers fit a column
-_UNKNOWN = "Unknown"
-"""The node cannot tell how the run ended (what watched it died): as good as a lost node."""
 _failure = msgspec.json.Decoder(TaskFailureInformation)
 _conditions = msgspec.json.Decoder(ExitConditions)
 _ENDING = (JobState.TERMINATING, JobState.COMPLETED, JobState.DELETING)
@@ -45,18 +42,10 @@ NOTHING_USED: Mapping[str, int] = MappingProxyType({})
 _RAN = (TaskState.PREPARING, TaskState.RUNNING)
 
 
-def attempt_name(pk: int, run: int) -> str:
-    """Name of a run as the agent knows it."""
-    return f"{pk}.{run}"
-
-
-def _in_run(tx: Tx, node: NodeRow, attempt: str) -> TaskRow | None:
+def _in_run(tx: Tx, node: NodeRow, named: Run) -> TaskRow | None:
     """Task whose present or last run this is, on this node, else None."""
-    key, _, run = attempt.partition(".")
-    if not attempt.isascii() or len(attempt) > _LONGEST_NAME or not key.isdigit() or not run.isdigit():
-        return None
-    task = task_rows.get(tx, int(key))
-    return task if task is not None and task.run == int(run) and task.node_pk == node.pk else None
+    task = task_rows.get(tx, named.pk)
+    return task if task is not None and task.run == named.run and task.node_pk == node.pk else None
 
 
 def report(tx: Tx, node: NodeRow, ends: Iterable[Ended], now: int) -> None:
@@ -64,10 +53,13 @@ def report(tx: Tx, node: NodeRow, ends: Iterable[Ended], now: int) -> None:
     jobs: dict[int, JobRow] = {}
     slots = tasks = succeeded = 0
     for ended in ends:
-        if ended.attempt.startswith("s"):
-            special_tasks.report(tx, node, ended, now)
+        named = attempts.parse(ended.attempt)
+        if named is None:
             continue
-        task = _in_run(tx, node, ended.attempt)
+        if named.special:
+            special_tasks.report(tx, node, named, ended, now)
+            continue
+        task = _in_run(tx, node, named)
         if task is None or task.state not in _RAN:
             _note_exit(tx, task, ended)
             continue
@@ -95,14 +87,14 @@ def _settle(tx: Tx, job: JobRow, task: TaskRow, ended: Ended, now: int) -> TaskR
     """Write what an ended attempt means for its task; the result when it was the last one."""
     failure = ended.failure
     used = _used(task, ended)
-    if failure is not None and failure.code == _UNKNOWN:
+    if ended.outcome is Outcome.UNKNOWN:
         _lost(tx, job, task, now)
         return None
     verdict = outcomes.after_end(
         exit_code=ended.exit_code,
         stage=ended.stage,
         failed=failure is not None,
-        retryable=failure is not None and failure.code == _RETRYABLE,
+        retryable=ended.outcome is Outcome.BAD_EXIT,
         retries=task.retries,
         max_retries=task.max_retries,
         conditions=_conditions.decode(task.conditions) if task.conditions else None,

@@ -9,35 +9,24 @@ import msgspec
 
 from batchyard.engine import wakes
 from batchyard.model.states import SpecialTaskState, TaskResult
-from batchyard.model.sync import Ended
+from batchyard.model.sync import Ended, Outcome
 from batchyard.model.task import TaskFailureInformation
 from batchyard.rules import outcomes
+from batchyard.rules.attempts import Run
 from batchyard.rules.transitions import TaskHappened
 from batchyard.store import special_tasks as rows
 from batchyard.store.nodes import NodeRow
 from batchyard.store.special_tasks import SpecialTaskRow
 from batchyard.store.tx import Tx
 
-UNKNOWN = "Unknown"
-"""Code of a failure: the node cannot tell how the run ended, so it is made again."""
 INTERNAL_RETRIES = 20
 """Runs that may be lost before the task has failed; the service's bound is not known."""
-_LONGEST_NAME = 18  # both numbers fit a column
-_RETRYABLE = "FailureExitCode"
 
 
-def attempt_name(pk: int, run: int) -> str:
-    """Name of a run of a special task as the agent knows it."""
-    return f"s{pk}.{run}"
-
-
-def current(tx: Tx, node: NodeRow, attempt: str) -> SpecialTaskRow | None:
+def current(tx: Tx, node: NodeRow, named: Run) -> SpecialTaskRow | None:
     """Special task that is in this run on this node now, else None."""
-    key, _, run = attempt[1:].partition(".")
-    if not attempt.isascii() or len(attempt) > _LONGEST_NAME or not key.isdigit() or not run.isdigit():
-        return None
-    row = rows.get(tx, int(key))
-    if row is None or row.node_pk != node.pk or row.run != int(run) or row.state != SpecialTaskState.RUNNING:
+    row = rows.get(tx, named.pk)
+    if row is None or row.node_pk != node.pk or row.run != named.run or row.state != SpecialTaskState.RUNNING:
         return None
     return row
 
@@ -77,7 +66,7 @@ def settle(tx: Tx, row: SpecialTaskRow, ended: Ended, max_retries: int, now: int
         exit_code=ended.exit_code,
         stage=ended.stage,
         failed=failed,
-        retryable=ended.failure is not None and ended.failure.code == _RETRYABLE,
+        retryable=ended.outcome is Outcome.BAD_EXIT,
         retries=row.retries,
         max_retries=max_retries,
         conditions=None,

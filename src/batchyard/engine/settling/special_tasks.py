@@ -10,12 +10,13 @@ import msgspec
 from batchyard.engine import wakes
 from batchyard.engine.settling import start_tasks
 from batchyard.engine.settling.moves import give_back, requeue
-from batchyard.engine.settling.special_runs import INTERNAL_RETRIES, UNKNOWN, begin_anew, complete, current, put_off, run_again, settle
+from batchyard.engine.settling.special_runs import INTERNAL_RETRIES, begin_anew, complete, current, put_off, run_again, settle
 from batchyard.model.job import JobCreateContent, JobPreparationTask, JobReleaseTask
 from batchyard.model.states import ErrorCategory, SpecialTaskState, TaskState
-from batchyard.model.sync import Ended
+from batchyard.model.sync import Ended, Outcome
 from batchyard.model.task import TaskConstraints, TaskCreateContent, TaskFailureInformation
 from batchyard.rules import outcomes, transitions
+from batchyard.rules.attempts import Run
 from batchyard.rules.transitions import TaskHappened
 from batchyard.store import jobs as job_rows
 from batchyard.store import leftovers
@@ -87,12 +88,12 @@ def order_body(job_body: bytes, kind: str) -> bytes:
     )
 
 
-def report(tx: Tx, node: NodeRow, ended: Ended, now: int) -> None:
+def report(tx: Tx, node: NodeRow, named: Run, ended: Ended, now: int) -> None:
     """Record how a special task ended on a node; a repeated or late report changes nothing."""
-    row = current(tx, node, ended.attempt)
+    row = current(tx, node, named)
     if row is None:
         return
-    if ended.failure is not None and ended.failure.code == UNKNOWN and row.losses < INTERNAL_RETRIES:
+    if ended.outcome is Outcome.UNKNOWN and row.losses < INTERNAL_RETRIES:
         run_again(tx, row, now)
         return
     if outcomes.is_interrupted(exit_code=ended.exit_code, stopped=ended.stopped):

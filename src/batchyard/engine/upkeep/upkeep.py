@@ -13,10 +13,11 @@ from batchyard.engine.settling import special_tasks
 from batchyard.engine.settling.ends import TASK_ENDED_BY_USER, complete
 from batchyard.engine.settling.job_ends import change, end_job, end_when_complete
 from batchyard.engine.settling.moves import give_back, requeue
-from batchyard.engine.work.tasks import clear_up, job_directory, remove
+from batchyard.engine.work.tasks import clear_up, remove
 from batchyard.model.states import ErrorCategory, JobState
 from batchyard.model.task import TaskFailureInformation
 from batchyard.model.words import DisableJobOption
+from batchyard.rules.places import job_directory
 from batchyard.rules.transitions import JobHappened, TaskHappened
 from batchyard.store import jobs as job_rows
 from batchyard.store import leftovers, usage

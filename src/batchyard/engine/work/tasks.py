@@ -18,7 +18,7 @@ from batchyard.model.errors import BatchError
 from batchyard.model.job import JobManagerTask
 from batchyard.model.states import TaskResult, TaskState
 from batchyard.model.task import TaskConstraints, TaskCreateContent
-from batchyard.rules import transitions
+from batchyard.rules import places, transitions
 from batchyard.rules.transitions import TaskHappened
 from batchyard.store import leftovers
 from batchyard.store import nodes as node_rows
@@ -186,7 +186,7 @@ def delete(tx: Tx, job_id: str, task_id: str, now: int) -> None:
 def clear_up(tx: Tx, job: JobRow, task: TaskRow) -> None:
     """Have every node that the task ran on remove the task's directory."""
     nodes = leftovers.take(tx, job.pk, task.pk, task.pk) | ({task.node_pk} if task.node_pk is not None else set())
-    remove(tx, nodes, directory(job.id, task.id))
+    remove(tx, nodes, places.task_directory(job.id, task.id))
 
 
 def remove(tx: Tx, node_pks: Iterable[int], path: str) -> None:
@@ -204,14 +204,3 @@ def find(tx: Tx, job_id: str, task_id: str) -> tuple[JobRow, TaskRow]:
     if task is None:
         raise BatchError("TaskNotFound")
     return job, task
-
-
-def job_directory(job_id: str) -> str:
-    """Directory of a job below the node's root; `schedule:job-n` is a directory of the schedule (contract 4.1)."""
-    schedule, colon, run = job_id.partition(":")
-    return f"workitems/{schedule}/{run if colon else 'job-1'}"
-
-
-def directory(job_id: str, task_id: str) -> str:
-    """Directory of a task below the node's root."""
-    return f"{job_directory(job_id)}/{task_id}"
