@@ -62,7 +62,7 @@ def box(store: LocalBlobStore) -> LocalBlobStore:
 
 def run_script(directory: Path, script: str) -> subprocess.Popen[str]:
     program = (
-        "import itertools, os, sys\nfrom pathlib import Path\nfrom batchyard.blobs import files, uploads\n"
+        "import itertools, os, sys\nfrom pathlib import Path\nfrom batchyard.blobs.store import files, uploads\n"
         "from batchyard.blobs.base import *\n"
         "from batchyard.blobs.store.catalogue import Catalogue\nfrom batchyard.blobs.store.local import LocalBlobStore\n"
         "store = LocalBlobStore(Path(sys.argv[1]))\nref = lambda n: BlobRef('account', 'box', n)\n"

@@ -66,7 +66,7 @@ def remove(path: Path) -> None:
 
 
 DAMAGES = [
-    *(("serve", name, harm) for name in ("account.json", "batchyard.db", "blobs/store/catalogue.db") for harm in (cut, empty, remove)),
+    *(("serve", name, harm) for name in ("account.json", "batchyard.db", "blobs/catalogue.db") for harm in (cut, empty, remove)),
     ("serve", "account.json", replace_by_directory),
     ("serve", "batchyard.db", replace_by_directory),
     ("serve", "batchyard.db", scribble),
