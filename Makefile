@@ -15,7 +15,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-az test-clients races lint fix bench serve lock clean
+.PHONY: help setup demo test test-az test-clients races lint fix bench mutants serve lock clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -50,6 +50,9 @@ fix: .venv/.ready ## mend what ruff can mend
 bench: .venv/.ready ## measure this machine, each figure beside its yardstick; ARGS="--only release graph million nodes jobs beside" for the long ones
 	$(BIN)/python bench/run.py $(ARGS)
 
+mutants: .venv-mutants/.ready ## change the code in 1,000 small ways and count what the tests notice; ARGS="--sample 200 --only '*outcomes*'"
+	.venv-mutants/bin/python scripts/mutants $(ARGS)
+
 serve: .venv/.ready ## run a server in the foreground; ARGS="--dir D --port N"
 	$(BIN)/batchyard serve $(ARGS)
 
@@ -57,11 +60,16 @@ lock: .venv/.ready ## choose the newest versions again (requirements/*.txt)
 	scripts/lock
 
 clean: ## remove the environments and all caches
-	rm -rf .venv .venv-sdk14 .venv-az .venv-clients build *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-sdk14 .venv-az .venv-clients .venv-mutants mutants build *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/.ready: requirements/dev.txt pyproject.toml
 	scripts/venv .venv requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+.venv-mutants/.ready: requirements/mutants.txt pyproject.toml
+	scripts/venv .venv-mutants requirements/mutants.txt
+	.venv-mutants/bin/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
 .venv-sdk14/.ready: requirements/sdk14.txt

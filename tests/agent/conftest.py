@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from storage_world import KEY, Container
 
 from batchyard.agent.main import AgentSettings, run
-from batchyard.agent.process import control
+from batchyard.agent.process import control, spawner
 from batchyard.blobs.edge.server import application
 from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.model.sync import Ended, FileEntry, FileHead, FileRequest, NodeFacts, NodeSetup, Order, Orders, Removal, Sync
@@ -105,6 +105,30 @@ def pipe(place: Path) -> Pipe:
     os.mkfifo(place / "pipe")
     os.chmod(place / "pipe", 0o666)
     return Pipe(place / "pipe")
+
+
+LATER = """
+import runpy, time
+
+real = time.monotonic
+time.monotonic = lambda: real() + float(open("{ahead}").read())
+runpy.run_path("{script}", run_name="__main__")
+"""
+
+
+@pytest.fixture
+def spawners_later(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the clock of all spawners so many seconds ahead of the real one; they look at it when they are next spoken to."""
+    ahead, script = place / "ahead", place / "later.py"
+
+    def move(seconds: float) -> None:
+        (place / "ahead.new").write_text(str(seconds))
+        (place / "ahead.new").rename(ahead)
+
+    script.write_text(LATER.format(ahead=ahead, script=spawner.__file__))
+    monkeypatch.setattr(spawner, "__file__", str(script))
+    move(0)
+    return move
 
 
 @dataclass

@@ -127,6 +127,16 @@ async def test_the_wall_clock_is_a_server_error_with_137(node: Any) -> None:
     assert (end.failure.category, end.failure.code) == (ErrorCategory.SERVER_ERROR, "TaskEnded")
 
 
+async def test_the_wall_clock_is_as_long_as_was_said(spawners_later: Callable[[float], None], node: Any, pipe: Any) -> None:
+    node.order("hour", f"sh -c 'echo x > {pipe}; sleep 1000'", constraints={"maxWallClockTime": "PT1H"})
+    await pipe.line()
+    spawners_later(3600)
+    for n in range(8):  # whichever spawner it is, it looks at the clock
+        await node.result(f"wakes{n}", "true")
+    end = await node.end_of("hour")
+    assert (end.exit_code, end.failure.code) == (137, "TaskEnded")
+
+
 async def test_the_environment(node: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = [{"name": "MINE", "value": "task"}, {"name": "EMPTY"}]
     settings += [{"name": f"AZ_BATCH_{name}", "value": "forged"} for name in ("TASK_ID", "JOB_ID", "NODE_ID", "TASK_USER")]

@@ -173,6 +173,28 @@ async def test_the_time_limit_ends_everything(run: Run) -> None:
     assert not (await run("true", limit_s=1000)).overdue
 
 
+async def test_the_time_limit_is_neither_longer_nor_shorter(spawners_later: Callable[[float], None], run: Run, spawners: Spawners) -> None:
+    hour = 3600.0
+    assert (await run("true")).code == 0, "what is started now is started in turn"
+    early, late = (asyncio.create_task(run("sleep", "1000", key=key, limit_s=hour, **{control.MARK: f"run{key}"})) for key in (-1, -2))
+    await asyncio.sleep(0)
+    assert (await run("true")).code == 0, "they run by now"
+    spawners_later(hour / 2)
+    assert (await run("true")).code == 0, "it has looked at the clock"
+    spawners.kill(-1)
+    assert (await early).overdue is False
+    spawners_later(hour)
+    assert (await run("true")).code == 0
+    done = await late
+    assert (done.code, done.overdue) == (137, True)
+
+
+@pytest.mark.parametrize("days", [25, 10_675_199], ids=str)
+async def test_no_time_limit_is_too_long(run: Run, days: int) -> None:
+    done = await run("true", limit_s=days * 86_400.0)
+    assert (done.code, done.overdue) == (0, False)
+
+
 async def test_a_killed_spawner_loses_its_runs_ends_their_processes_and_is_replaced(
     pipe: Any, run: Run, spawners: Spawners, place: Path, alive: Callable[[int], bool]
 ) -> None:

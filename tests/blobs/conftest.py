@@ -27,12 +27,13 @@ OLD_KEY = base64.b64encode(b"second key of the account").decode()
 
 @dataclass
 class Clock:
-    """The time of day plus what a test adds."""
+    """The time of day plus what a test adds, or the moment at which a test stopped it."""
 
     ahead: timedelta = field(default_factory=timedelta)
+    stopped: datetime | None = None
 
     def __call__(self) -> datetime:
-        return datetime.now(UTC) + self.ahead
+        return self.stopped or datetime.now(UTC) + self.ahead
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
 def endpoint(_server: Endpoint) -> Iterator[Endpoint]:
     """The server with its clock right."""
     yield _server
-    _server.clock.ahead = timedelta()
+    _server.clock.ahead, _server.clock.stopped = timedelta(), None
 
 
 @pytest.fixture(scope="session")

@@ -107,6 +107,20 @@ def test_times(endpoint: Any, container: ContainerClient, box_sas: MakeSas, call
     assert call("GET", "/there", box_sas("r", expiry=(now + timedelta(days=2)).strftime("%Y-%m-%d"))).status_code == 200
 
 
+def test_to_the_microsecond(endpoint: Any, container: ContainerClient, box_sas: MakeSas, call: Call) -> None:
+    """It opens from its start on and at its expiry no more; so does one whose times are those of a stored policy."""
+    container.upload_blob("there", b"x")
+    start, expiry, tick = soon(), soon() + HOUR, timedelta(microseconds=1)
+    policy = AccessPolicy(permission=ContainerSasPermissions(read=True), start=start, expiry=expiry)
+    container.set_container_access_policy({"p": policy})
+    account_sas = generate_account_sas(endpoint.account, endpoint.key, "o", "r", expiry, start)
+    for token in (box_sas("r", start=start, expiry=expiry), box_sas(None, policy_id="p", expiry=None), account_sas):
+        for moment, opens in ((start - tick, False), (start, True), (expiry - tick, True), (expiry, False)):
+            endpoint.clock.stopped = moment
+            answer = call("GET", "/there", token)
+            assert (answer.status_code, code_of(answer)) == ((200, "") if opens else (403, "AuthenticationFailed")), (token, moment)
+
+
 @pytest.mark.parametrize("field", ["sp", "se", "st", "sr", "sv", "spr", "sip", "sig", "rscd", "si", "extra-path"])
 def test_tampering_is_seen(container: ContainerClient, box_sas: MakeSas, call: Call, field: str) -> None:
     container.upload_blob("there", b"x")

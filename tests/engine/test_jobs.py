@@ -10,7 +10,7 @@ from batchyard.engine import lookup
 from batchyard.engine.upkeep.upkeep import TASKS_PER_UNIT
 from batchyard.engine.work import jobs
 from batchyard.model.errors import BatchError
-from batchyard.model.job import JobPatch
+from batchyard.model.job import JobConstraints, JobPatch, JobUpdate, PoolInformation
 
 ENDS = {"onAllTasksComplete": "terminatejob"}
 ACTS = {"onTaskFailure": "performexitoptionsjobaction"}
@@ -150,6 +150,20 @@ def test_a_patch_moves_the_wall_clock(world: World) -> None:
     world.advance(1e6)
     world.upkeep()
     assert world.job_state() == "active"
+
+
+def test_no_change_of_a_job_starts_its_wall_clock_again(world: World) -> None:
+    world.job(constraints={"maxWallClockTime": "PT10M"})
+    world.advance(599)
+    patch(world, priority=1)
+    limits = JobConstraints(max_wall_clock_time="PT10M")
+    content = JobUpdate(pool_info=PoolInformation(pool_id="pool"), constraints=limits)
+    world.run(lambda tx: jobs.update(tx, lookup.open_job(tx, "job"), content, world.now))
+    world.upkeep()
+    assert world.job_state() == "active"
+    world.advance(1)
+    world.upkeep()
+    assert world.job_state() == "completed"
 
 
 # ends when its tasks are complete

@@ -140,6 +140,21 @@ class TestRestarted:
         assert ("job", "boss") not in running(world)
         assert world.rows("SELECT max(requeues) FROM task") == [(0,)]
 
+    def test_also_when_none_of_the_more_important_ones_waits(self, world: World) -> None:
+        """What it may not push off is all that runs: only the priorities of the two tell."""
+        [agent] = world.working_pool()
+        world.job(**manager(constraints={"maxTaskRetryCount": 1}, runExclusive=False))
+        world.schedule()
+        world.job("other", priority=5)
+        world.add("o", job_id="other")
+        agent.end(world.attempt("boss"), **EXIT_1)
+        world.schedule()
+        settle(world)
+        assert running(world) == {("other", "o")}
+        world.patch("other", priority=0)
+        settle(world)
+        assert running(world) == {("job", "boss")}, "one of equal priority makes way"
+
     def test_nor_for_the_good_of_a_more_important_job(self, world: World) -> None:
         self._full(world, nodes=1)
         world.job("urgent", priority=5)

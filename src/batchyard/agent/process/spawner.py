@@ -43,6 +43,8 @@ _RESET = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _TRUNCATED = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NOCTTY
 _PATIENCE_S = 5.0
 """How long an end is held back while a killed process does not go away (uninterruptible I/O)."""
+_LONGEST_WAIT_MS = 86_400_000.0
+"""`poll` takes no more than 24 days; what is due later is looked at again."""
 _FIRST_TO_GO = b"500"
 """Tasks' oom_score_adj: where memory runs out, the kernel ends a task and not what watches it."""
 _NEVER, _ORDINARY = b"-1000", b"0"
@@ -117,7 +119,7 @@ class Spawner:
         due = [run.asked + run.pause for run in self._leaving]
         if self._timers:
             due.append(self._timers[0][0])
-        return max(0.0, (min(due) - now) * 1000 + 0.2) if due else None
+        return min(max(0.0, (min(due) - now) * 1000 + 0.2), _LONGEST_WAIT_MS) if due else None
 
     def _receive(self) -> bool:
         try:
