@@ -46,7 +46,7 @@ def test_braces_of_a_single_task_stay() -> None:
 
 
 def test_an_array_has_a_task_for_each_number() -> None:
-    assert submit.values("8-10", None) == [("-8", "8"), ("-9", "9"), ("-10", "10")]
+    assert submit.values("8-10", None) == [("-8", {"": "8"}), ("-9", {"": "9"}), ("-10", {"": "10"})]
 
 
 @pytest.mark.parametrize("array", ["", "5", "a-b", "9-8", "-1-3", "1-2-3", "1-9999999999"])
