@@ -14,9 +14,15 @@ from batchyard.cli.problem import Problem, Usage
 
 Body = dict[str, Any]
 _SHAPES = {
-    "pool": "pool:PoolCreateContent", "pool update": "pool:PoolPatch", "pool replace": "pool:PoolUpdateProperties", "job": "job:JobCreateContent", "job update": "job:JobPatch", "job replace": "job:JobUpdate",
-    "task": "task:TaskCreateContent", "task update": "task:TaskUpdate",
-}  # fmt: skip
+    "pool": "pool:PoolCreateContent",
+    "pool update": "pool:PoolPatch",
+    "pool replace": "pool:PoolUpdateProperties",
+    "job": "job:JobCreateContent",
+    "job update": "job:JobPatch",
+    "job replace": "job:JobUpdate",
+    "task": "task:TaskCreateContent",
+    "task update": "task:TaskUpdate",
+}
 """What the service takes, by what is done."""
 
 

@@ -70,7 +70,7 @@ class Box:
             if answer.status < 300 or answer.status == 404:
                 return answer
             error = f"HTTP {answer.status} {answer.headers.get('x-ms-error-code', '')}".strip()
-        raise Problem(f"the storage account does not take part ({error}); is AZURE_STORAGE_CONNECTION_STRING right?")
+        raise Problem(f"the storage account does not give it ({error}); is AZURE_STORAGE_CONNECTION_STRING right?")
 
 
 def download(blob: Blob, target: Path, read: Callable[[int, int], bytes]) -> bool:

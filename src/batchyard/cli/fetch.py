@@ -56,7 +56,7 @@ class Outputs:
         for task, blobs in found.items():
             names = {blob.name.removeprefix(f"{self._folder}/{task}/"): blob for blob in blobs}
             self._missing += [
-                f"--out {pattern} of {task} matched nothing" for pattern in self._patterns[task] if not matched(pattern, names)
+                f"--out {pattern!r} of {task} matched nothing" for pattern in self._patterns[task] if not matched(pattern, names)
             ]
             into = self._into if len(self._patterns) == 1 else self._into / task
             for name, blob in names.items():
@@ -94,11 +94,10 @@ def get(batch: Client, *, what: str, globs: Sequence[str], job: str | None, into
     """Fetch the files that --out kept, and with globs files of the tasks' directories."""
     from concurrent.futures import ThreadPoolExecutor
 
-    pairs = _meant(batch, what, job, pick)
+    pairs, single = _meant(batch, what, job, pick)
     if not pairs:
         raise Problem(f"no task of {what} is meant")
     root = Path(into).resolve()
-    single = len(pairs) == 1 and ("/" in what or bool(job))
     fetched = Fetched(batch, globs)
     problems: list[str] = []
     written = 0
@@ -123,13 +122,15 @@ def get(batch: Client, *, what: str, globs: Sequence[str], job: str | None, into
     return int(bool(problems) or not written)
 
 
-def _meant(batch: Client, where: str, job: str | None, pick: select.Pick) -> list[tuple[str, str]]:
+def _meant(batch: Client, where: str, job: str | None, pick: select.Pick) -> tuple[list[tuple[str, str]], bool]:
+    """(job, task) of those that are meant, and whether it is one that was named."""
     if "/" in where or job:
-        return list(select.tasks(batch, [where], job, pick))
+        pairs = list(select.tasks(batch, [where], job, pick))
+        return pairs, len(pairs) == 1 and not select.is_glob(where)
     from batchyard.cli import names
 
     job_, task = names.job_or_task(batch, where, None) if not (select.is_glob(where) or where == "last") else (where, None)
-    return [(job_, task)] if task else list(select.tasks(batch, [f"{job_}/*"], None, pick))
+    return ([(job_, task)], True) if task else (list(select.tasks(batch, [f"{job_}/*"], None, pick)), False)
 
 
 def _shown(path: Path) -> str:

@@ -147,10 +147,14 @@ def _special(kind: str, name: str) -> Any:
 
 
 _PREPARATION = (
-    Column("POOL", lambda found, now: found.get("poolId", ""), keep=8), Column("NODE", lambda found, now: found.get("nodeId", ""), keep=9),
-    Column("PREPARATION", _special("Preparation", "state"), keep=7), Column("EXIT", _special("Preparation", "exitCode"), number=True, keep=6),
-    Column("RELEASE", _special("Release", "state"), keep=5), Column("EXIT", _special("Release", "exitCode"), number=True, keep=4),
-)  # fmt: skip
+    Column("POOL", lambda found, now: found.get("poolId", ""), keep=8),
+    Column("NODE", lambda found, now: found.get("nodeId", ""), keep=9),
+    *(
+        Column(head, _special(kind, name), number=name == "exitCode", keep=7 - at)
+        for kind in ("Preparation", "Release")
+        for at, (head, name) in enumerate(((kind.upper(), "state"), ("EXIT", "exitCode")))
+    ),
+)
 
 
 def preparation(batch: Client, *, job: str, shown: Shown) -> None:

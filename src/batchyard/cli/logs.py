@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from threading import Lock
 
 from batchyard.cli import follow as reading
 from batchyard.cli import select, waiting
 from batchyard.cli.client import CHUNK, Client
-from batchyard.cli.problem import Interrupted, Problem
+from batchyard.cli.problem import Problem
 from batchyard.cli.streams import say
 
+_WINDOW = 64
+"""Tasks whose files are read ahead."""
 _AT_ONCE = 32
 """Tasks that are followed at the same time."""
 Read = Callable[[int, int], bytes]
@@ -35,22 +37,53 @@ def logs(
     pairs = list(select.tasks(batch, tasks, job, pick))
     if follow and len(pairs) > 1:
         return _follow_many(batch, pairs[:_AT_ONCE], file, prefix=bool(prefix))
-    failed = 0
-    for where, task in pairs:
+    if follow:
+        [(where, task)] = pairs
         out = Lines(f"{where}/{task}: " if prefix else "")
-        try:
-            if follow:
-                with waiting.unharmed(where, partial(str, task)):
-                    reading.until_end(batch, where, task, [(file, out)])
-            else:
-                _print(batch, where, task, file, tail, out)
-        except Problem as problem:
-            if len(pairs) == 1 or isinstance(problem, Interrupted):
-                raise
-            say(f"batchyard: {problem}")
+        with waiting.unharmed(where, partial(str, task)):
+            reading.until_end(batch, where, task, [(file, out)])
+        out.end()
+        return 0
+    failed = 0
+    for (where, task), found in _read(batch, pairs, file, tail):
+        out = Lines(f"{where}/{task}: " if prefix else "")
+        if isinstance(found, Problem):
+            if len(pairs) == 1:
+                raise found
+            say(f"batchyard: {found}")
             failed = 1
+            continue
+        out.write(found)
+        if tail is None and len(found) == CHUNK:
+            for part in reading.contents(batch, where, task, file, CHUNK):
+                out.write(part)
         out.end()
     return failed
+
+
+def _read(
+    batch: Client, pairs: Sequence[tuple[str, str]], file: str, tail: int | None
+) -> Iterator[tuple[tuple[str, str], bytes | Problem]]:
+    """The start of each task's file, or its last lines, or why there is none; several are read ahead."""
+
+    def one(pair: tuple[str, str]) -> bytes | Problem:
+        path = ("jobs", pair[0], "tasks", pair[1], "files", file)
+        try:
+            if tail is None:
+                return next(reading.contents(batch, *pair, file), b"")
+            return last(tail, batch.size(*path), lambda offset, most: batch.read(*path, offset=offset, most=most))
+        except Problem as problem:
+            return problem
+
+    if len(pairs) == 1:
+        yield pairs[0], one(pairs[0])
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(waiting.AT_ONCE) as several:
+        for at in range(0, len(pairs), _WINDOW):
+            some = pairs[at : at + _WINDOW]
+            yield from zip(some, several.map(one, some), strict=True)
 
 
 def _follow_many(batch: Client, pairs: Sequence[tuple[str, str]], file: str, *, prefix: bool) -> int:
@@ -67,15 +100,6 @@ def _follow_many(batch: Client, pairs: Sequence[tuple[str, str]], file: str, *, 
     with waiting.unharmed(pairs[0][0]), ThreadPoolExecutor(len(pairs)) as several:
         list(several.map(one, pairs))
     return 0
-
-
-def _print(batch: Client, job: str, task: str, file: str, tail: int | None, out: Lines) -> None:
-    path = ("jobs", job, "tasks", task, "files", file)
-    if tail is None:
-        for part in reading.contents(batch, job, task, file):
-            out.write(part)
-    else:
-        out.write(last(tail, batch.size(*path), lambda offset, most: batch.read(*path, offset=offset, most=most)))
 
 
 def last(lines: int, size: int, read: Read) -> bytes:

@@ -20,6 +20,8 @@ from batchyard.cli.streams import say
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+AT_ONCE = 16
+"""Files that are read at a time: each read waits for a node."""
 _WINDOW = 64
 """Tasks whose output is read ahead."""
 _LOOKS = 8
@@ -92,7 +94,11 @@ def await_(
 
     codes = []
     at = ids[0] if ids else None
-    with ThreadPoolExecutor(8) as several, Progress("waiting", len(ids)) as progress, unharmed(job, lambda: at if len(ids) == 1 else None):
+    with (
+        ThreadPoolExecutor(AT_ONCE) as several,
+        Progress("waiting", len(ids)) as progress,
+        unharmed(job, lambda: at if len(ids) == 1 else None),
+    ):
         watch = _Watch(batch, job, ids, streams, fetches, several)
         for number, one in enumerate(ids):
             at = one
