@@ -16,7 +16,12 @@ _GROUPS = {"shown": "[output](#output)", "pick": "[choosing](#choosing)"}
 
 
 def _options(flags: Sequence[Flag]) -> list[str]:
-    return ["| option | |", "|---|---|", *(f"| `{grammar.option(flag)}` | {_escaped(grammar.explained(flag))} |" for flag in flags), ""]
+    return [
+        "| option | |",
+        "|---|---|",
+        *(f"| `{_escaped(grammar.option(flag))}` | {_escaped(grammar.explained(flag))} |" for flag in flags),
+        "",
+    ]
 
 
 def _escaped(text: str) -> str:
