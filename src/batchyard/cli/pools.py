@@ -14,7 +14,8 @@ from batchyard.cli.problem import Problem, Usage
 from batchyard.cli.streams import confirmed
 
 Shown = Mapping[str, Any]
-_NO_START_TASK = {"startTask": None}
+_LISTS = ("certificateReferences", "applicationPackageReferences", "metadata")
+"""What an update of all properties has to name."""
 
 
 def create(
@@ -79,7 +80,7 @@ def update(
         body["startTask"] = {"commandLine": start_task, "waitForSuccess": True}
     _something(body)
     if replace:
-        whole = {"certificateReferences": [], "applicationPackageReferences": [], "metadata": [], **body}
+        whole = {**{name: [] for name in _LISTS}, **body}
         bodies.send(batch, "pool replace", whole, "pools", pool, "updateproperties", dry=bool(dry_run))
     else:
         bodies.send(batch, "pool update", body, "pools", pool, method="PATCH", dry=bool(dry_run))
@@ -155,12 +156,15 @@ def evaluate(batch: Client, *, pool: str, formula: str | None) -> int:
 
 def start_task(batch: Client, *, pool: str, command: Sequence[str], off: bool) -> None:
     """Show, set or take away the command that each node runs when it joins."""
-    if off or command:
+    if off:
+        now = batch.get("pools", pool)  # the one call that takes it away sets all that it does not name back
+        kept = {name: now[name] for name in ("targetNodeCommunicationMode",) if name in now}
+        batch.post("pools", pool, "updateproperties", body={**{name: now.get(name, []) for name in _LISTS}, **kept})
+        return
+    if command:
         import shlex
 
-        # PATCH knows no removal of it but by null; the other properties stay.
-        task = None if off else {"commandLine": shlex.join(command), "waitForSuccess": True}
-        batch.change("PATCH", "pools", pool, body={"startTask": task})
+        batch.change("PATCH", "pools", pool, body={"startTask": {"commandLine": shlex.join(command), "waitForSuccess": True}})
         return
     found = batch.get("pools", pool).get("startTask")
     if not found:
