@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
+from zlib import crc32
 
 from batchyard.cli.http import Answer, Http, Unreachable
 from batchyard.cli.problem import Problem
@@ -85,7 +86,7 @@ def download(blob: Blob, target: Path, read: Callable[[int, int], bytes]) -> boo
             if not data:
                 raise Problem(f"{blob.name} changed while it was fetched; fetch it again")
             file.write(data)
-    os.utime(part, (blob.modified, blob.modified))
+    os.utime(part, ns=(_stamp(blob), _stamp(blob)))
     part.replace(target)
     return True
 
@@ -96,7 +97,12 @@ def _same(blob: Blob, target: Path) -> bool:
         seen = target.stat()
     except OSError:
         return False
-    return seen.st_size == blob.size and int(seen.st_mtime) == int(blob.modified)
+    return seen.st_size == blob.size and seen.st_mtime_ns == _stamp(blob)
+
+
+def _stamp(blob: Blob) -> int:
+    """The file's time: the blob's in whole seconds, and a number made of its version for the rest, so that another version is told."""
+    return int(blob.modified) * 1_000_000_000 + crc32(blob.etag.encode()) % 1_000_000_000
 
 
 def inside(into: Path, name: str) -> Path:

@@ -193,7 +193,7 @@ def as_blob(file: Found) -> Blob:
     """A file of a node's list, with its time as its version."""
     properties = file.get("properties") or {}
     modified = datetime.fromisoformat(properties["lastModified"]).timestamp() if properties.get("lastModified") else 0.0
-    return Blob(str(file["name"]), int(properties.get("contentLength") or 0), f"{modified:.0f}", modified)
+    return Blob(str(file["name"]), int(properties.get("contentLength") or 0), f"{modified}", modified)
 
 
 def read_part(batch: Client, path: Sequence[str], start: int, most: int) -> bytes:
