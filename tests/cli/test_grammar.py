@@ -130,6 +130,12 @@ def test_help(words: list[str], code: int) -> None:
     assert caught.value.code == code
 
 
+def test_help_wants_no_words() -> None:
+    with pytest.raises(helping.Help, match="Usage: batchyard logs"):
+        main.run(["logs", "--help"])
+    assert grammar.parse(RUN, ["ls", "-h"], [table.HELP])["command"] == ["ls", "-h"]
+
+
 def test_aliases() -> None:
     assert main.find(["pool", "add", "x"])[1].name == "create"
     assert main.find(["node", "remove", "x"])[1].name == "delete"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -36,13 +37,18 @@ class Outputs:
         self._pool: ThreadPoolExecutor | None = None
         self._running: list[Future[object]] = []
         self._missing: list[str] = []
+        self._stopped = False
 
     def ended(self, tasks: Sequence[str]) -> None:
         """These ended well."""
+        self._begin(self._fetch, tasks)
+
+    def _begin(self, do: Callable[..., object], *given: object) -> None:
         from concurrent.futures import ThreadPoolExecutor
 
         self._pool = self._pool or ThreadPoolExecutor(_AT_ONCE)
-        self._running.append(self._pool.submit(self._fetch, tasks))
+        with contextlib.suppress(RuntimeError):  # a pool that was shut down takes nothing more
+            self._running.append(self._pool.submit(do, *given))
 
     def _fetch(self, tasks: Sequence[str]) -> None:
         found: dict[str, list[Blob]] = {task: [] for task in tasks}
@@ -60,15 +66,19 @@ class Outputs:
             ]
             into = self._into if len(self._patterns) == 1 else self._into / task
             for name, blob in names.items():
-                save(blob, into, name, partial(self._box.read, blob.name))
+                self._begin(save, blob, into, name, partial(self._box.read, blob.name))
 
     def finish(self) -> Iterator[str]:
         """Return when all is there; sentences about what is not. Raises Problem."""
-        for one in self._running:
+        for one in self._running:  # what lists adds what downloads before it ends, so none is missed
             one.result()
         yield from self._missing
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self._stopped = True
         if self._pool is not None:
-            self._pool.shutdown()
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def save(blob: Blob, into: Path, name: str, read: Callable[[int, int], bytes]) -> Path:
@@ -168,8 +178,11 @@ class Fetched:
         from batchyard.cli.storage import Storage
 
         if url not in self._boxes:
-            parts = urlsplit(url)
-            self._boxes[url] = Storage(self._batch.storage).reader(parts.path.rstrip("/").rpartition("/")[2])
+            account, _, container = url.rstrip("/").rpartition("/")
+            storage = Storage(self._batch.storage)
+            if account != storage.url:
+                raise Problem(f"its outputs are in another storage account, {urlsplit(url).netloc}; this command knows {storage.url}")
+            self._boxes[url] = storage.reader(container)
         return self._boxes[url]
 
     def _own(self, job: str, task: Found, into: Path, known: set[Path]) -> Iterator[Path]:

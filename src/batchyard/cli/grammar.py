@@ -101,7 +101,8 @@ def parse(verb: Verb, given: Sequence[str], common: Sequence[Flag] = ()) -> dict
     flags = (*verb.flags, *common)
     found: dict[str, Any] = {flag.name: [] if flag.many else flag.default for flag in flags}
     places = _split({word: flag for flag in flags for word in flag.words}, verb, given, found)
-    found.update(_placed(verb, places))
+    if not found.get("help"):
+        found.update(_placed(verb, places))
     for group in {flag.group for flag in flags if flag.group}:
         found[group] = {flag.name: found.pop(flag.name) for flag in flags if flag.group == group}
     return found

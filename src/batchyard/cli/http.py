@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from collections import deque
@@ -46,9 +47,16 @@ class Http:
 
     def send(self, method: str, target: str, headers: dict[str, str], body: bytes | None) -> Answer:
         """Send a request and read the whole answer. Raises Unreachable."""
-        connection = self._connection()
         if self._proxy and not self._encrypted:
             target = f"http://{self.name}{target}"
+        connection = self._connection()
+        if method in ("GET", "HEAD") and connection.sock is not None:
+            with contextlib.suppress(Unreachable):  # the other side may be closing it this moment
+                return self._exchange(connection, method, target, headers, body)
+            connection = self._new()
+        return self._exchange(connection, method, target, headers, body)
+
+    def _exchange(self, connection: HTTPConnection, method: str, target: str, headers: dict[str, str], body: bytes | None) -> Answer:
         try:
             if connection.sock is None:
                 connection.connect()

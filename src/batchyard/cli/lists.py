@@ -61,6 +61,9 @@ def counts_of(batch: Client, job: str) -> Found:
 
 def tasks(batch: Client, *, job: str, tasks: Sequence[str], shown: Shown, pick: select.Pick) -> None:
     """List the tasks of a job."""
+    front, slash, back = job.rpartition("/")
+    if slash:
+        job, tasks = front, [back, *tasks]
     [where] = select.ids(batch, "jobs", [job])
     wanted = select.query("task", pick)
     path = ("jobs", where, "tasks")

@@ -35,12 +35,19 @@ def raw(found: Mapping[str, Any]) -> msgspec.Raw:
 
 def show(pages: Callable[[], Pages], columns: Sequence[Column], shown: Mapping[str, Any]) -> None:
     """Print a list as it was asked for, with --watch again and again what is new or has changed."""
-    _one_list(pages(), columns, shown)
     if not shown.get("watch"):
+        _one_list(pages(), columns, shown)
         return
     from time import sleep
 
-    seen = {_identity(one): bytes(one) for page in pages() for one in page}
+    seen: dict[str, bytes] = {}
+
+    def noted() -> Iterator[Sequence[msgspec.Raw]]:
+        for page in pages():
+            seen.update((_identity(one), bytes(one)) for one in page)
+            yield page
+
+    _one_list(noted(), columns, shown)
     while True:
         sys.stdout.flush()
         sleep(WATCH_S)

@@ -42,6 +42,11 @@ class Storage:
         self._container: ContainerClient = known.get_container_client(CONTAINER)
         self._account = str(known.account_name)
 
+    @property
+    def url(self) -> str:
+        """The account's address."""
+        return str(self._container.url.removesuffix(f"/{CONTAINER}"))
+
     def prepare(self) -> None:
         """Make the container unless it is there."""
         from azure.core.exceptions import AzureError, ResourceExistsError
@@ -82,7 +87,7 @@ class Storage:
         """The blobs of a container, to be read."""
         from azure.storage.blob import generate_container_sas
 
-        url = f"{self._container.url.removesuffix(CONTAINER)}{container}"
+        url = f"{self.url}/{container}"
         return Box(url, generate_container_sas(self._account, container, permission="rl", **self._allowed()))
 
     def _allowed(self) -> dict[str, Any]:

@@ -37,6 +37,9 @@ class Fetches(Protocol):
     def finish(self) -> Iterator[str]:
         """Return when all is there; sentences about what is not."""
 
+    def stop(self) -> None:
+        """Begin nothing more."""
+
 
 class Ends:
     """Which tasks of a job have ended."""
@@ -55,13 +58,16 @@ class Ends:
         if len(self._left) == 1:
             [one] = self._left
             task = self._batch.get("jobs", self._job, "tasks", one)
-            return self.note(*[task] if task["state"] == "completed" else [])
+            return self.note(task)
         counts = self._batch.get("jobs", self._job, "taskcounts")["taskCounts"]
         self._looks += 1
         if counts == self._counts and self._looks % _LOOKS:
             return []
         self._counts = counts
-        return self.note(*self._ended())
+        new = self.note(*self._ended())
+        if self._left and not counts["active"] + counts["running"]:  # so it ended this moment, or is gone, which this read says
+            new += self.note(self._batch.get("jobs", self._job, "tasks", min(self._left)))
+        return new
 
     def _ended(self) -> Iterator[Body]:
         conditions = ["state eq 'completed'"]
@@ -77,6 +83,8 @@ class Ends:
         new = []
         latest = self._since
         for task in tasks:
+            if task["state"] != "completed":
+                continue
             latest = max(latest, task.get("stateTransitionTime", ""))
             if task["id"] in self._left:
                 self._left.discard(task["id"])
@@ -86,9 +94,7 @@ class Ends:
         return new
 
 
-def await_(
-    batch: Client, job: str, ids: Sequence[str], streams: Streams = (), fetches: Fetches | None = None, *, prefix: bool = False
-) -> int:
+def await_(batch: Client, job: str, ids: Sequence[str], streams: Streams = (), fetches: Fetches | None = None) -> int:
     """Wait for tasks in their order, showing what they write, and fetch what they leave; the exit code. Raises Interrupted."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -100,16 +106,19 @@ def await_(
         unharmed(job, lambda: at if len(ids) == 1 else None),
     ):
         watch = _Watch(batch, job, ids, streams, fetches, several)
-        for number, one in enumerate(ids):
-            at = one
-            ended = watch.until_end(number, progress)
-            codes.append(follow.exit_code(ended))
-            if why := follow.verdict(ended):
-                progress.wipe()
-                say(f"batchyard: {why}")
-        if fetches is not None:
-            for line in fetches.finish():
+        try:
+            for number, one in enumerate(ids):
+                at = one
+                ended = watch.until_end(number, progress)
+                codes.append(follow.exit_code(ended))
+                if why := follow.verdict(ended):
+                    progress.wipe()
+                    say(f"batchyard: {why}")
+            for line in fetches.finish() if fetches is not None else ():
                 say(f"batchyard: {line}")
+        finally:
+            if fetches is not None:
+                fetches.stop()
     return follow.overall(codes)
 
 
@@ -130,38 +139,36 @@ class _Watch:
     def until_end(self, number: int, progress: Progress) -> Body:
         """The task of that number when it has ended and all that it wrote is shown."""
         one, pace = self._ids[number], Pace()
-        if self._streams and one not in self._ends.found and (number == 0 or number % _WINDOW == 0 or len(self._ids) - number < 2):
-            self._look(number, progress)
         while one not in self._ends.found:
+            if self._look(progress):
+                continue
             if self._streams:
                 progress.wipe()
-                task = follow.until_end(self._batch, self._job, one, self._streams)
-                self._take(one, task)
-                self._look(number + 1, progress)
-                return task
-            if not self._look(number, progress):
-                self._tell(one, pace)
-                pace.rest()
+                return self._take(one, follow.until_end(self._batch, self._job, one, self._streams))
+            self._tell(one, pace)
+            pace.rest()
         if self._streams:
             progress.wipe()
             self._read_ahead(number)
             self._show(one)
         return self._ends.found[one]
 
-    def _take(self, one: str, task: Body) -> None:
-        known = one in self._ends.found
-        self._ends.note(task)
-        if not known and self._fetches is not None and task["executionInfo"].get("result") == "success":
-            self._fetches.ended([one])
+    def _take(self, one: str, task: Body) -> Body:
+        """A task that was followed to its end."""
+        self._fetch(self._ends.note(task))
+        return task
 
-    def _look(self, number: int, progress: Progress) -> bool:
+    def _look(self, progress: Progress) -> bool:
         """Look which have ended; has any?"""
         new = self._ends.look()
         progress.at(len(self._ends.found))
+        self._fetch(new)
+        return bool(new)
+
+    def _fetch(self, new: Sequence[str]) -> None:
         good = [one for one in new if (self._ends.found[one].get("executionInfo") or {}).get("result") == "success"]
         if good and self._fetches is not None:
             self._fetches.ended(good)
-        return bool(new)
 
     def _tell(self, one: str, pace: Pace) -> None:
         """Say once when a single task waits for one that failed."""
