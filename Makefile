@@ -43,7 +43,7 @@ fix: .venv/.ready ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.ready ## measure this machine, each figure beside its yardstick; ARGS="--only release graph million nodes" for the long ones
+bench: .venv/.ready ## measure this machine, each figure beside its yardstick; ARGS="--only release graph million nodes cli" for those that run only when named
 	$(BIN)/python bench/run.py $(ARGS)
 
 serve: .venv/.ready ## run a server in the foreground; ARGS="--dir D --port N"

@@ -1,4 +1,4 @@
-"""Every version of the Python and JavaScript clients that docs/versions.md names, unmodified, against a live server; the table is made here.
+"""Every version of the Python and JavaScript clients that docs/versions.md names, unmodified, against a live server: makes the table.
 
 `WRITE=1 make test-clients` writes the table anew.
 """
