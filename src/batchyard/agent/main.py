@@ -122,7 +122,7 @@ class Agent:
         self._chaos = Disturbances(settings.chaos)
         self._health = Health(layout.root, settings.probes, self._probers, self._chaos.problems, self._chaos.changed)
         services = {**self._logins.services, "upload_logs": self._logs.answer, "chaos": self._chaos.answer}
-        self._replies = Replies(lambda: _client(settings, token), layout.root, self._threads, services, self._chaos.answered)
+        self._replies = Replies(link, lambda: _client(settings, token), layout.root, self._threads, services, self._chaos.answered)
 
     async def run(self) -> None:
         """Converse until the node is gone; ends all attempts on the way out, however it leaves."""
