@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,13 +54,14 @@ def client(server: Server) -> Iterator[Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_pool(client: Client) -> Iterator[str]:
     """A pool of one node with four slots."""
+    name = f"shared-{secrets.token_hex(4)}"
     size = {"vmSize": "standard_d2s_v3", "targetDedicatedNodes": 1, "taskSlotsPerNode": 4}
-    client.post("pools", body={"id": "shared", "virtualMachineConfiguration": MACHINE, **size})
-    yield "shared"
-    client.delete("pools", "shared")
+    client.post("pools", body={"id": name, "virtualMachineConfiguration": MACHINE, **size})
+    yield name
+    client.delete("pools", name)
 
 
 @pytest.fixture
@@ -71,12 +73,19 @@ def own_job(client: Client, shared_pool: str) -> Iterator[str]:
     client.delete("jobs", name)
 
 
-@pytest.fixture
-def idle_job(client: Client) -> Iterator[str]:
-    """A job on a pool without nodes: its tasks stay as they are."""
+@contextmanager
+def a_job_without_nodes(client: Client) -> Iterator[str]:
+    """A job on a pool of its name without nodes: its tasks stay as they are."""
     name = f"idle-{secrets.token_hex(4)}"
     client.post("pools", body={"id": name, "virtualMachineConfiguration": MACHINE, "vmSize": "standard_d2s_v3", "targetDedicatedNodes": 0})
     client.post("jobs", body={"id": name, "poolInfo": {"poolId": name}})
     yield name
     client.delete("jobs", name)
     client.delete("pools", name)
+
+
+@pytest.fixture
+def idle_job(client: Client) -> Iterator[str]:
+    """A job of the test's own, whose tasks stay as they are."""
+    with a_job_without_nodes(client) as name:
+        yield name

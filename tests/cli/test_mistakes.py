@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, a_job_without_nodes
+
+from batchyard.cli.client import Client
 
 MISTAKES = """
 2 | jbos | there is no command 'jbos'; did you mean jobs?
@@ -102,15 +105,24 @@ def rows() -> list[tuple[int, str, str]]:
     return [(int(code), words, said) for code, words, said in found]
 
 
+@pytest.fixture(scope="module")
+def still_job(client: Client) -> Iterator[str]:
+    """A job, and a pool of its name, that no mistake changes."""
+    with a_job_without_nodes(client) as name:
+        yield name
+        assert client.get("jobs", name)["state"] == "active"
+        assert client.get("jobs", name, "taskcounts")["taskCounts"]["active"] == 0
+
+
 @pytest.mark.parametrize(("code", "words", "said"), rows())
-def test_a_mistake_gets_one_sentence(cli: Cli, idle_job: str, tmp_path: Path, code: int, words: str, said: str) -> None:
+def test_a_mistake_gets_one_sentence(cli: Cli, still_job: str, tmp_path: Path, code: int, words: str, said: str) -> None:
     (tmp_path / "lines").write_text("a\n")
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "broken").write_text('{"id": ')
     (tmp_path / "formula").write_text("$a = 1;")
     (tmp_path / "many.json").write_text('[{"id": "a", "commandLine": "true"}]')
-    done = cli(*shlex.split(words.format(job=idle_job)))
+    done = cli(*shlex.split(words.format(job=still_job)))
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert done.stderr.startswith("batchyard: ")
     assert done.stderr.count("\n") == 1, done.stderr
-    assert said.format(job=idle_job) in done.stderr
+    assert said.format(job=still_job) in done.stderr

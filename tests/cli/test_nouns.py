@@ -305,6 +305,15 @@ def test_no_question_with_yes_or_without_a_terminal(cli: Cli, client: Client, se
     assert (code, "?" in text) == (0, False)
 
 
+def test_progress_does_not_get_into_the_lines(server: Server, idle_job: str) -> None:
+    words = command("submit", "--job", idle_job, "--id", "p", "--array", "1-3000", "--", "true")
+    code, text = on_a_terminal(words, server.environment, 100)
+    assert code == 0
+    lines = [line.rpartition("\x1b[K")[2] for line in text.replace("\r\n", "\n").split("\n")]
+    assert [line for line in lines if line] == [f"p-{number}" for number in range(1, 3001)]
+    assert re.search(r"adding  \[[#.]{24}\]  [\d,]+ of 3,000  ", text)
+
+
 def test_ctrl_c_while_adding_says_how_far_it_came(cli: Cli, server: Server, idle_job: str, tmp_path: Path) -> None:
     words = command("submit", "--job", idle_job, "--id", "many", "--array", "1-100000", "--", "true")
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=server.environment) as adding:

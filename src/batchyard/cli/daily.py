@@ -110,7 +110,7 @@ def each(pairs: Sequence[tuple[str, str]], done_: str, do: Callable[[str, str], 
             for pair, problem in zip(pairs, several.map(one, pairs), strict=True):
                 if problem is None:
                     done += 1
-                    print(said.format(job=pair[0], task=pair[1]), flush=True)
+                    progress.print(said.format(job=pair[0], task=pair[1]))
                 elif len(pairs) == 1 or not (isinstance(problem, Refused) and problem.error in passing):
                     refused.append(problem)
                 progress.add()

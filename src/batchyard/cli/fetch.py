@@ -120,8 +120,7 @@ def get(batch: Client, *, what: str, globs: Sequence[str], job: str | None, into
                 written += len(paths) if isinstance(paths, list) else 0
                 problems += [f"{pair[0]}/{pair[1]}: {paths}"] if isinstance(paths, Problem) else []
                 for path in paths if isinstance(paths, list) else ():
-                    progress.wipe()
-                    print(_shown(path), flush=True)
+                    progress.print(_shown(path))
         except KeyboardInterrupt:
             several.shutdown(wait=False, cancel_futures=True)
             raise Interrupted(f"{progress.done:,} of {len(pairs):,} tasks fetched; the same command goes on from there") from None

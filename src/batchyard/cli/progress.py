@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
+from typing import TextIO
 
 from batchyard.cli import streams, tables
 
@@ -19,6 +20,7 @@ class Progress:
         self._label, self._total = label, total
         self._shown = sys.stderr.isatty() and (total is None or total >= least)
         self._started = self._next = time.monotonic()
+        self._drawn = False
         self.done = 0
 
     def __enter__(self) -> Progress:
@@ -36,15 +38,22 @@ class Progress:
         self.done, self._total = done, total or self._total
         now = time.monotonic()
         if self._shown and now >= self._next:
-            self._next = now + _PERIOD_S
+            self._next, self._drawn = now + _PERIOD_S, True
             print(f"\r{line(self._label, done, self._total, now - self._started)}\x1b[K"[: (streams.columns(sys.stderr) or 80) + 4], end="",
                   file=sys.stderr, flush=True)  # fmt: skip
 
     def wipe(self) -> None:
         """Make room for other lines."""
-        if self._shown:
+        if self._drawn:
+            self._drawn = False
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-            self._next = 0.0
+
+    def print(self, text: str, stream: TextIO | None = None, *, flush: bool = True) -> None:
+        """Print a line, on stdout unless another stream is named, that the progress does not get in the way of."""
+        stream = stream or sys.stdout
+        if self._drawn and stream.isatty():
+            self.wipe()
+        print(text, file=stream, flush=flush)
 
 
 def line(label: str, done: int, total: int | None, passed_s: float) -> str:

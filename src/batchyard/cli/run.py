@@ -54,7 +54,7 @@ def _send(batch: Client, job: str, wish: sent.Wish, base: str, many: Sequence[se
             for one in sent.send(batch, job, sent.tasks(wish, base, many, folder)):
                 ids.append(one)
                 progress.add()
-                print(one, file=sys.stderr if aside else sys.stdout, flush=len(ids) % 100 == 1)
+                progress.print(one, sys.stderr if aside else sys.stdout, flush=len(ids) % 100 == 1)
         except (KeyboardInterrupt, BrokenPipeError):
             undo = f"{job} '{base}-*'" if len(many) > 1 else f"{job} {base}"
             raise Interrupted(f"{len(ids):,} of {len(many):,} tasks added to {job}; batchyard cancel {undo} ends them") from None
