@@ -305,6 +305,16 @@ def test_no_question_with_yes_or_without_a_terminal(cli: Cli, client: Client, se
     assert (code, "?" in text) == (0, False)
 
 
+def test_waiting_for_tasks_that_somebody_deletes_ends(cli: Cli, client: Client, server: Server, idle_job: str) -> None:
+    words = command("submit", "--job", idle_job, "--id", "x", "--array", "1-3", "--wait", "--", "true")
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=server.environment) as waiting:
+        wait_for(lambda: client.get("jobs", idle_job, "taskcounts")["taskCounts"]["active"] == 3, "the tasks")
+        assert cli("task", "delete", f"{idle_job}/*").returncode == 0
+        assert waiting.wait(60) == 1
+        assert waiting.stderr is not None
+        assert "TaskNotFound" in waiting.stderr.read()
+
+
 def test_progress_does_not_get_into_the_lines(server: Server, idle_job: str) -> None:
     words = command("submit", "--job", idle_job, "--id", "p", "--array", "1-3000", "--", "true")
     code, text = on_a_terminal(words, server.environment, 100)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from batchyard.cli import select
 from batchyard.cli.boxes import Blob, Box, download, inside
 from batchyard.cli.client import Client, Refused
+from batchyard.cli.follow import NOT_THERE
 from batchyard.cli.problem import Interrupted, Problem
 from batchyard.cli.progress import Progress
 from batchyard.cli.streams import say
@@ -25,7 +26,6 @@ Found = dict[str, Any]
 _AT_ONCE = 8
 _MANY = 8
 """When so many tasks ended at a time, all outputs are listed at once."""
-_GONE = frozenset({"FileNotFound", "TaskFilesUnavailable", "OperationInvalidForCurrentState", "NodeNotReady"})
 
 
 class Outputs:
@@ -191,8 +191,10 @@ class Fetched:
         try:
             names = [one for one in self._batch.listed(*path, recursive="true") if not one.get("isDirectory")]
         except Refused as refused:
-            if refused.error not in _GONE or known:
+            if refused.error not in NOT_THERE:
                 raise
+            if known:  # what --out kept is enough
+                return
             raise Problem(f"its files are gone, or are not there yet ({refused.error})") from None
         for one in names:
             name = str(one["name"]).removeprefix("wd/")

@@ -12,7 +12,8 @@ from batchyard.cli.streams import say
 
 SHORTEST_S, LONGEST_S = 0.2, 1.0
 """How long to wait between two looks at a server: short while something happens, longer when it is quiet."""
-_NOT_YET = frozenset({"FileNotFound", "TaskFilesUnavailable", "OperationInvalidForCurrentState", "NodeNotReady"})
+NOT_THERE = frozenset({"FileNotFound", "TaskFilesUnavailable", "OperationInvalidForCurrentState", "NodeNotReady"})
+"""What is answered for a file that is not there yet, or no longer."""
 
 Body = dict[str, Any]
 
@@ -94,7 +95,7 @@ class _Tail:
                 if len(data) < CHUNK:
                     break
         except Refused as refused:
-            if refused.error not in _NOT_YET:
+            if refused.error not in NOT_THERE:
                 raise
             if task["state"] == "completed" and "exitCode" in task["executionInfo"]:
                 say(f"batchyard: {name} of {self._task} is gone ({refused.error})")
@@ -106,7 +107,7 @@ def first(batch: Client, job: str, task: Body, name: str) -> bytes:
     try:
         return batch.read("jobs", job, "tasks", task["id"], "files", name)
     except Refused as refused:
-        if refused.error not in _NOT_YET:
+        if refused.error not in NOT_THERE:
             raise
         if "exitCode" in (task.get("executionInfo") or {}):
             say(f"batchyard: {name} of {task['id']} is gone ({refused.error})")
@@ -120,7 +121,7 @@ def contents(batch: Client, job: str, task: str, name: str, offset: int = 0) -> 
             yield data
             offset += len(data)
     except Refused as refused:
-        if refused.error not in _NOT_YET:
+        if refused.error not in NOT_THERE:
             raise
         state = batch.get("jobs", job, "tasks", task)["state"]
         why = "its node is gone, or it never ran" if state == "completed" else "follow it with: batchyard logs -f"
@@ -137,11 +138,6 @@ def waits_for_failed(batch: Client, job: str, task: Body) -> Iterator[str]:
             continue
         if info.get("result") == "failure":
             yield f"batchyard: {task['id']} waits for {parent}, which failed; run it again with: batchyard retry {job} {parent}"
-
-
-def has_failed(task: Body) -> bool:
-    """It has ended, and not well."""
-    return task["state"] == "completed" and (task.get("executionInfo") or {}).get("result") == "failure"
 
 
 def exit_code(task: Body) -> int:
