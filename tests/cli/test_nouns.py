@@ -82,7 +82,8 @@ def test_a_task_from_beginning_to_end(cli: Cli, client: Client, own_job: str, tm
     (tmp_path / "task.yaml").write_text(yaml.safe_dump({**body, "environmentSettings": [{"name": "CODE", "value": "3"}]}))
     assert cli("task", "create", own_job, "-f", "task.yaml", "--retries", "0").stdout == "t\n"
     assert cli("wait", f"{own_job}/t").returncode == 3
-    assert yaml.safe_load(cli("task", "show", f"{own_job}/t").stdout)["executionInfo"]["exitCode"] == 3
+    shown = yaml.safe_load(cli("task", "show", f"{own_job}/t").stdout)
+    assert (shown["executionInfo"]["exitCode"], "odata.metadata" in shown) == (3, False)
     assert {"wd/out.txt", "stdout.txt"} <= set(cli("task", "files", f"{own_job}/t", "-o", "name").stdout.split())
     assert cli("task", "cp", f"{own_job}/t", "wd/out.txt", "-").stdout == "out\n"
     cli("task", "cp", f"{own_job}/t", "wd/out.txt", "here.txt")
@@ -97,6 +98,17 @@ def test_a_task_from_beginning_to_end(cli: Cli, client: Client, own_job: str, tm
     assert cli("task", "delete", f"{own_job}/t").stdout == "t\n"
     with pytest.raises(Refused, match="TaskNotFound"):
         client.get("jobs", own_job, "tasks", "t")
+
+
+def test_a_start_task_and_the_agents_log(cli: Cli, client: Client) -> None:
+    name = f"start-{secrets.token_hex(4)}"
+    cli("pool", "create", name, "--nodes", "1", "--start-task", "sh -c 'echo one; echo two; echo aside >&2'")
+    wait_for(lambda: cli("node", "list", name, "--where", "state:idle", "-o", "id").stdout, "a node")
+    assert cli("node", "logs", f"{name}/*", "-f").stdout == "one\ntwo\n"
+    assert cli("node", "logs", f"{name}/*", "--stderr").stdout == "aside\n"
+    assert f"pool='{name}'" in cli("node", "logs", f"{name}/*", "--service").stdout
+    assert cli("pool", "why", name).stdout.startswith(f"pool {name} is active")
+    client.delete("pools", name)
 
 
 def test_many_tasks_of_a_file(cli: Cli, client: Client, idle_job: str) -> None:

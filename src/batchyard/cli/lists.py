@@ -95,12 +95,13 @@ def _in(word: str, span: select.Range, found: Mapping[str, Any]) -> bool:
 def nodes(batch: Client, *, pool: str | None, shown: Shown, pick: select.Pick) -> None:
     """List the nodes of a pool, or of all."""
     wanted = select.query("node", pick)
+    bare = pool is not None and shown["output"] not in ("table", "wide")  # as the service gives it
 
     def pages() -> Iterator[Sequence[msgspec.Raw]]:
         for one in _pools(batch, pool):
             more = {"poolId": one["id"], "taskSlotsPerNode": one.get("taskSlotsPerNode", 1)}
             for page in select.pages(batch, wanted, "pools", one["id"], "nodes"):
-                yield [output.raw({**msgspec.json.decode(node), **more}) for node in page]
+                yield page if bare else [output.raw({**msgspec.json.decode(node), **more}) for node in page]
 
     output.show(pages, tables.NODES if pool else (tables.NODE_POOL, *tables.NODES), shown)
 

@@ -189,6 +189,7 @@ def _bytes(data: bytes) -> None:
 def entries(found: Sequence[Found], columns: Sequence[Column], shown: Mapping[str, Any]) -> None:
     """Print what was asked for by name: the one, or all of several."""
     output, query = shown["output"], shown.get("query")
+    found = [{name: value for name, value in one.items() if name != "odata.metadata"} for one in found]  # it says nothing of the thing
     if query:
         document(searched(query, found[0] if len(found) == 1 else list(found)), output)
     elif output in ("table", "wide", "id", "name", "jsonl"):
