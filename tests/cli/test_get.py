@@ -235,6 +235,11 @@ def test_what_is_no_url(url: str) -> None:
         Http(url)
 
 
+def test_an_address_of_version_6_stays_in_its_brackets() -> None:
+    http = Http("http://user@[::1]:8777/account")
+    assert (http.name, http.host) == ("[::1]:8777", "::1")
+
+
 def test_a_proxy_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Closes)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -244,6 +249,8 @@ def test_a_proxy_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert Http("http://far.invalid").send("GET", "/", {}, None).body == b"ok"
         with pytest.raises(Unreachable):
             Http("http://local.invalid").send("GET", "/", {}, None)
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+        assert Http(f"http://127.0.0.1:{server.server_port}").send("GET", "/", {}, None).body == b"ok"
     finally:
         server.shutdown()
         server.server_close()

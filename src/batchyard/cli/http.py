@@ -41,7 +41,7 @@ class Http:
             raise Unreachable(f"{url} is no URL of a server")
         self._encrypted = parts.scheme == "https"
         self._port = port or (443 if self._encrypted else 80)
-        self.name = self.host if port is None else f"{self.host}:{port}"
+        self.name = parts.netloc.rpartition("@")[2]
         self._proxy = _proxy(parts.scheme, self.name)
         self._idle: deque[HTTPConnection] = deque()
 
@@ -104,7 +104,9 @@ def _ended(connection: HTTPConnection) -> bool:
 
 
 def _proxy(scheme: str, host: str) -> tuple[str, int] | None:
-    """The proxy that the environment names for a host, as curl reads it."""
+    """The proxy that the environment names for a host, as curl reads it; none for this machine itself."""
+    if host.startswith(("127.", "localhost", "[::1]")):
+        return None
     given = os.environ.get(f"{scheme}_proxy") or os.environ.get("HTTPS_PROXY" if scheme == "https" else "http_proxy")
     if not given:
         return None
