@@ -46,7 +46,7 @@ def submit(batch: Client, **given: Any) -> int:
     return waiting.await_(batch, where, ordered, streams, outputs)
 
 
-def _send(batch: Client, job: str, wish: sent.Wish, base: str, many: Sequence[sent.Value], folder: str, *, aside: bool) -> list[str]:
+def _send(batch: Client, job: str, wish: sent.Wish, base: str, many: sent.Values, folder: str, *, aside: bool) -> list[str]:
     """Add the tasks, saying their ids; those that the server took. Raises Interrupted."""
     ids: list[str] = []
     with Progress("adding", len(many), least=1000) as progress:

@@ -6,7 +6,8 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
+from math import prod
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -51,25 +52,47 @@ Value = tuple[str, Mapping[str, str]]
 """End of a task's id, and what is put in its command for `{}` (under the empty name) and for `{NAME}`."""
 
 
-def values(array: str | None, lines: Sequence[str] | None, matrix: Sequence[str] = ()) -> list[Value]:
+class Values:
+    """A value for every task, made when it is asked for: there may be many millions."""
+
+    def __init__(self, lines: Sequence[str] | None, spans: Sequence[tuple[int, int]], axes: Sequence[tuple[str, list[str]]]) -> None:
+        self._lines, self._spans, self._axes = lines, spans, axes
+        self.plain = lines is not None or bool(spans)
+        """`{}` stands for something."""
+
+    def __len__(self) -> int:
+        first = len(self._lines) if self._lines is not None else sum(high - low + 1 for low, high in self._spans)
+        return prod([first if self.plain else 1, *(len(choices) for _, choices in self._axes)])
+
+    def __iter__(self) -> Iterator[Value]:
+        numbered = [list(enumerate(choices, 1)) for _, choices in self._axes]
+        names = [name for name, _ in self._axes]
+        for end, known in self._first():
+            for chosen in product(*numbered):
+                ends = "".join(f"-{number}" for number, _ in chosen)
+                yield end + ends, {**known, **dict(zip(names, (one for _, one in chosen), strict=True))}
+
+    def _first(self) -> Iterator[Value]:
+        if self._lines is not None:
+            yield from ((f"-{number}", {"": line}) for number, line in enumerate(self._lines, 1))
+        elif self._spans:
+            yield from ((f"-{number}", {"": str(number)}) for low, high in self._spans for number in range(low, high + 1))
+        else:
+            yield "", {}
+
+
+def values(array: str | None, lines: Sequence[str] | None, matrix: Sequence[str] = ()) -> Values:
     """A value for every task; one without any for a single task. Raises Usage."""
     if array is not None and lines is not None:
         raise Usage("--array and --each-line do not go together")
-    wanted: list[Value] = [("", {})]
-    if lines is not None:
-        kept = [line for line in lines if line.strip()]
-        if not kept:
-            raise Usage("the file of --each-line has no lines")
-        wanted = [(f"-{number}", {"": line}) for number, line in enumerate(kept, 1)]
-    elif array is not None:
-        wanted = [(f"-{number}", {"": str(number)}) for low, high in _spans(array) for number in range(low, high + 1)]
+    kept = None if lines is None else [line for line in lines if line.strip()]
+    if kept is not None and not kept:
+        raise Usage("the file of --each-line has no lines")
     axes = [_axis(text) for text in matrix]
     names = [name for name, _ in axes]
     if len(set(names)) < len(names):
         raise Usage(f"--matrix has {next(name for name in names if names.count(name) > 1)} twice")
-    for name, choices in axes:
-        wanted = [(f"{end}-{number}", {**known, name: one}) for end, known in wanted for number, one in enumerate(choices, 1)]
-    return wanted
+    return Values(kept, [] if array is None else _spans(array), axes)
 
 
 def _spans(array: str) -> list[tuple[int, int]]:
@@ -103,10 +126,10 @@ def placed(cwd: str | None, stdin: str | None) -> list[str]:
     return ["/bin/sh", "-c", f'{script}exec "$@"', "sh", *(given for _, given in steps if given is not None)] if script else []
 
 
-def tasks(wish: Wish, base: str, many: Sequence[Value], folder: str) -> Iterator[Body]:
+def tasks(wish: Wish, base: str, many: Values, folder: str) -> Iterator[Body]:
     """The tasks as the service takes them; outputs go below `folder`/id."""
     words = list(wish.words)
-    if many and "" in many[0][1] and not any("{}" in word for word in words):
+    if many.plain and not any("{}" in word for word in words):
         words.append("{}")
     for end, known in many:
         name = base + end
