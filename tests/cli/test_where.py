@@ -117,6 +117,26 @@ def test_what_is_no_range(text: str) -> None:
     assert select.numbers(text) is None
 
 
+@pytest.mark.parametrize(
+    ("words", "sent", "takes", "leaves"),
+    [
+        ([], "", ["a"], []),
+        (["a"], "id eq 'a'", [], []),
+        (["a*"], "startswith(id,'a')", [], []),
+        (["a*", "b"], "(startswith(id,'a') or id eq 'b')", ["A1", "b"], ["b1"]),
+        (["a,b"], "(id eq 'a' or id eq 'b')", ["a", "B"], ["c"]),
+        (["x-1-2", "y"], "(startswith(id,'x-') or id eq 'y')", ["x-1", "y", "x-1-2"], ["x-3"]),
+        (["1-2"], "", ["x-1", "2"], ["x-3"]),
+        ([f"t{number}" for number in range(60)], "", ["t59"], ["t60"]),
+    ],
+)
+def test_names_become_one_query(words: list[str], sent: str, takes: list[str], leaves: list[str]) -> None:
+    made = select.named(where.Query(), words, ranges=True)
+    assert made.filter == sent
+    assert not sent or odata.parse(sent, odata.TASKS) is not None
+    assert [made.takes({"id": one}) for one in [*takes, *leaves]] == [True] * len(takes) + [False] * len(leaves)
+
+
 def test_a_range_that_goes_down() -> None:
     with pytest.raises(Usage, match="write 3-5"):
         select.numbers("5-3")

@@ -129,9 +129,8 @@ def progress(batch: Client, *, jobs: Sequence[str], shown: Shown) -> None:
     """Say how far jobs have come."""
 
     def pages() -> Iterator[Sequence[msgspec.Raw]]:
-        for query in lists.matching(Query(), jobs):
-            for page in select.pages(batch, query, "jobs", select_="id,state"):
-                yield [output.raw(_progress(msgspec.json.decode(one))) for one in lists.counted(batch, page)]
+        for page in select.pages(batch, select.named(Query(), jobs), "jobs", select_="id,state"):
+            yield [output.raw(_progress(msgspec.json.decode(one))) for one in lists.counted(batch, page)]
 
     output.show(pages, tables.PROGRESS, shown)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,25 +17,14 @@ Shown = Mapping[str, Any]
 
 def jobs(batch: Client, *, jobs: Sequence[str], shown: Shown, pick: select.Pick) -> None:
     """List the jobs with their task counts."""
-    wanted = select.query("job", pick)
+    wanted = select.named(select.query("job", pick), jobs)
     bare = shown["output"] in ("id", "name")
 
     def pages() -> Iterator[Sequence[msgspec.Raw]]:
-        for query in matching(wanted, jobs):
-            for page in select.pages(batch, query, "jobs"):
-                yield page if bare else counted(batch, page)
+        for page in select.pages(batch, wanted, "jobs"):
+            yield page if bare else counted(batch, page)
 
     output.show(pages, tables.JOBS, shown)
-
-
-def matching(wanted: Query, given: Sequence[str]) -> Iterator[Query]:
-    """A query for each of the ids and globs; one for all when none is given."""
-    parts = [part for word in given for part in word.split(",") if part]
-    return (
-        (select.pattern(wanted, part) if select.is_glob(part) else select.exactly(wanted, part) for part in parts)
-        if parts
-        else iter([wanted])
-    )
 
 
 def counted(batch: Client, page: Sequence[msgspec.Raw]) -> list[msgspec.Raw]:
@@ -65,31 +53,12 @@ def tasks(batch: Client, *, job: str, tasks: Sequence[str], shown: Shown, pick: 
     if slash:
         job, tasks = front, [back, *tasks]
     [where] = select.ids(batch, "jobs", [job])
-    wanted = select.query("task", pick)
+    wanted = select.named(select.query("task", pick), tasks, ranges=True)
     path = ("jobs", where, "tasks")
     # What is not shown need not come: a page of tasks is then a fraction.
     fields = "id,displayName" if shown["output"] in ("id", "name") and not wanted.tests and wanted.sort is None else ""
 
-    def pages() -> Iterator[Sequence[msgspec.Raw]]:
-        for query in _matching_tasks(wanted, tasks):
-            yield from select.pages(batch, query, *path, select_=fields)
-
-    output.show(pages, tables.TASKS, shown)
-
-
-def _matching_tasks(wanted: Query, given: Sequence[str]) -> Iterator[Query]:
-    for word in given:
-        span = select.numbers(word)
-        if span:
-            yield wanted.and_("", partial(_in, word, span))
-        else:
-            yield from matching(wanted, [word])
-    if not given:
-        yield wanted
-
-
-def _in(word: str, span: select.Range, found: Mapping[str, Any]) -> bool:
-    return bool(found["id"] == word) or span.takes(found["id"])
+    output.show(lambda: select.pages(batch, wanted, *path, select_=fields), tables.TASKS, shown)
 
 
 def nodes(batch: Client, *, pool: str | None, shown: Shown, pick: select.Pick) -> None:
@@ -115,13 +84,8 @@ def _pools(batch: Client, pool: str | None) -> Iterator[Found]:
 
 def pools(batch: Client, *, pools: Sequence[str], shown: Shown, pick: select.Pick) -> None:
     """List the pools."""
-    wanted = select.query("pool", pick)
-
-    def pages() -> Iterator[Sequence[msgspec.Raw]]:
-        for query in matching(wanted, pools):
-            yield from select.pages(batch, query, "pools")
-
-    output.show(pages, tables.POOLS, shown)
+    wanted = select.named(select.query("pool", pick), pools)
+    output.show(lambda: select.pages(batch, wanted, "pools"), tables.POOLS, shown)
 
 
 def simple(

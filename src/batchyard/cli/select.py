@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import Any, NamedTuple
@@ -22,6 +22,8 @@ NO_PICK: Pick = {"state": None, "since": None, "limit": None, "where": [], "fail
 _RANGE = re.compile(r"(?P<start>(?:[\w-]*?-)??)(?P<parts>\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*)")
 _GLOB = re.compile(r"[*?\[]")
 MOST_AT_ONCE = 1000
+MOST_ALTERNATIVES = 50
+"""Ids that the server is asked for in one filter; of more, the list is looked through here."""
 
 
 class Range(NamedTuple):
@@ -123,6 +125,30 @@ def pattern(wanted: Query, text: str) -> Query:
 def exactly(wanted: Query, id_: str) -> Query:
     """The query with the condition that it is this one."""
     return wanted.and_(f"id eq {where.quoted(id_)}")
+
+
+def named(wanted: Query, words: Sequence[str], *, ranges: bool = False) -> Query:
+    """The query with the condition that the id is one that words mean: ids, globs and, of tasks, ranges; all without words."""
+    parts = [part for word in words for part in ([word] if ranges and numbers(word) else word.split(",")) if part]
+    if len(parts) == 1 and not (ranges and numbers(parts[0])):
+        return pattern(wanted, parts[0]) if is_glob(parts[0]) else exactly(wanted, parts[0])
+    conditions = [_condition(part, numbers(part) if ranges else None) for part in parts]
+    if not conditions:
+        return wanted
+    filters = [filter_ for filter_, _ in conditions]
+    short = all(filters) and len(filters) <= MOST_ALTERNATIVES
+    return wanted.and_(f"({' or '.join(filters)})" if short else "", lambda found: any(test(found["id"]) for _, test in conditions))
+
+
+def _condition(text: str, span: Range | None) -> tuple[str, Callable[[str], bool]]:
+    """($filter or nothing, test of an id) of one word."""
+    low = text.lower()
+    if span is not None:
+        start = f"startswith(id,{where.quoted(span.start)})" if span.start else ""
+        return start, lambda id_: id_.lower() == low or span.takes(id_)
+    if is_glob(text):
+        return pattern(Query(), text).filter, lambda id_: fnmatchcase(id_.lower(), low)
+    return f"id eq {where.quoted(text)}", lambda id_: id_.lower() == low
 
 
 def is_glob(text: str) -> bool:

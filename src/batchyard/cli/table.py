@@ -15,7 +15,7 @@ CONNECTION = (
     Flag("key", ("--key",), "Key of the account.", TEXT, "KEY", shown="$AZURE_BATCH_ACCESS_KEY", group="connection"),
     Flag("directory", ("--dir",), "State directory of a local server.", PATH, "DIR", shown="$BATCHYARD_DIR", group="connection"),
 )
-_OUTPUT = Flag("output", ("-o", "--output"), "How the answer is printed; see Output.", FORMATS, default="table", group="shown")
+_OUTPUT = Flag("output", ("-o", "--output"), "How the answer is printed.", FORMATS, default="table", group="shown")
 _QUERY = Flag("query", ("--query",), "JMESPath that chooses from the answer.", TEXT, "PATH", group="shown")
 _WATCH = Flag("watch", ("-w", "--watch"), "Go on, and print again what changes.", FLAG, group="shown")
 SHOWN = (_OUTPUT._replace(default="yaml"), _QUERY)
@@ -24,7 +24,15 @@ PICK = (
     Flag("state", ("--state",), "Only those in these states, as running,preparing.", TEXT, "STATE", group="pick"),
     Flag("since", ("--since",), "Only those whose state changed since: 90s, 5m, 1h, 2d or a time.", TEXT, "TIME", group="pick"),
     Flag("limit", ("--limit",), "At most so many.", whole(1), "N", group="pick"),
-    Flag("where", ("--where",), "Query words; see Query words.", TEXT, "WORDS", many=True, group="pick"),
+    Flag(
+        "where",
+        ("--where",),
+        "Query words, as 'state:failed exit:137 node:tvm* took:>10m sort:-ended'.",
+        TEXT,
+        "WORDS",
+        many=True,
+        group="pick",
+    ),
 )
 PICK_TASKS = (
     Flag("failed", ("--failed",), "Only those that failed.", FLAG, group="pick"),
