@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import baseline
+import commands
 import jobs
 import meter
 import million as queue
@@ -25,7 +26,7 @@ from server import NOBODY, Broken, Server
 from table import Line
 
 PARTS = ("start", "idle", "latency", "no-op", "add", "unisolated")
-LONG_PARTS = ("release", "graph", "million", "nodes", "jobs", "beside")
+LONG_PARTS = ("release", "graph", "million", "nodes", "jobs", "beside", "cli")
 """Measured only when they are named."""
 KEPT_PARTS = {"no-op", "add", "unisolated"}
 """Those with ratios that must not fall."""
@@ -172,6 +173,9 @@ def busy(server: Server, size: Size, parts: set[str]) -> Iterator[Line]:
         for kind in ("sequential", "random"):
             say(f"adding {size.adds:,} tasks with {kind} ids")
             yield table.of_adding(kind, rounds.adding(server, kind, size.pairs, size.adds))
+    if "cli" in parts:
+        say("the command line: starts, and a long list")
+        yield from commands.lines(server)
     yield memory("after the runs", server)
 
 

@@ -61,6 +61,7 @@ def test_a_killed_agent_is_started_again_and_its_tasks_run_again(wild: Server, r
     node_id = ready(range_)
     job_id = range_.job(task("long", "[ -e $AZ_BATCH_NODE_SHARED_DIR/ran ] || { touch $AZ_BATCH_NODE_SHARED_DIR/ran && sleep 1000; }"))
     range_.reached(job_id, "long", "running")
+    wait_for(lambda: list(wild.directory.glob(f"nodes/{node_id}/root/shared/ran")), "the command to begin")
     before = wait_for(lambda: wild.agents().get(node_id), "the agent")
     answer = range_.raw("POST", f"{NODES}/{node_id}", {"kind": "kill"})
     assert (answer.status, answer.json) == (200, {"poolId": range_.pool_id, "nodeId": node_id, "kind": "kill"})

@@ -58,8 +58,8 @@ def test_a_node_is_disturbed_and_healed(wild: LiveServer, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["slow", "x"], 1, "--seconds"),
-        (["kill", "x", "--seconds", "1"], 1, "kill takes no --seconds"),
+        (["slow", "x"], 2, "--seconds"),
+        (["kill", "x", "--seconds", "1"], 2, "kill takes no --seconds"),
         (["kill", "x"], 1, "NodeNotFound"),
         (["melt", "x"], 2, "melt"),
     ],

@@ -46,7 +46,25 @@ def test_braces_of_a_single_task_stay() -> None:
 
 
 def test_an_array_has_a_task_for_each_number() -> None:
-    assert submit.values("8-10", None) == [("-8", "8"), ("-9", "9"), ("-10", "10")]
+    assert list(submit.values("8-10", None)) == [("-8", {"": "8"}), ("-9", {"": "9"}), ("-10", {"": "10"})]
+
+
+def test_values_are_made_when_they_are_asked_for() -> None:
+    many = submit.values("1-999999999", None, ["a=x,y"])
+    assert len(many) == 2 * 999_999_999
+    assert next(iter(many)) == ("-1-1", {"": "1", "a": "x"})
+
+
+def test_spans_and_combinations() -> None:
+    assert [end for end, _ in submit.values("1-2,5", None)] == ["-1", "-2", "-5"]
+    made = list(submit.values(None, ["l", "m"], ["a=x,y"]))
+    assert made == [
+        ("-1-1", {"": "l", "a": "x"}),
+        ("-1-2", {"": "l", "a": "y"}),
+        ("-2-1", {"": "m", "a": "x"}),
+        ("-2-2", {"": "m", "a": "y"}),
+    ]
+    assert (len(submit.values(None, None)), list(submit.values(None, None))) == (1, [("", {})])
 
 
 @pytest.mark.parametrize("array", ["", "5", "a-b", "9-8", "-1-3", "1-2-3", "1-9999999999"])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Protocol
 
+from batchyard.cli import table
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "cli.py"
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
 
 
@@ -41,13 +45,19 @@ def test_sessions_run_as_they_are_printed(own_server: Server, tmp_path: Path) ->
         assert re.fullmatch(pattern(expected), text), f"$ {command}\n{text}\nexpected:\n{expected}"
 
 
-def test_every_daily_command_is_described() -> None:
-    from batchyard.cli import daily
-    from batchyard.cli.main import app
+def test_the_reference_is_printed_from_the_table() -> None:
+    spec = importlib.util.spec_from_file_location("cli", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.PAGE.read_text(encoding="utf-8") == script.page(), "run scripts/cli.py --write"
 
-    names = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
-    assert {name for name in names if hasattr(daily, name) or name == "submit"} >= {"submit", "logs", "top", "retry"}
-    for name in names - {"up", "down", "status", "env", "serve", "agent"}:
-        assert re.search(rf"`?(batchyard )?{name}\b", DOCUMENT), name
-    named = set(re.findall(r"batchyard ([a-z]+)", DOCUMENT))
-    assert named <= names | {group.name for group in app.registered_groups}
+
+def test_the_commands_that_are_named_exist() -> None:
+    names = {verb.name for verb in table.COMMANDS} | {noun.name for noun in table.NOUNS}
+    text, _, _ = DOCUMENT.partition("<!-- printed by")
+    assert set(re.findall(r"`batchyard ([a-z]+)", text)) | set(re.findall(r"^\$ batchyard ([a-z]+)", text, re.MULTILINE)) <= names
+    for noun in table.NOUNS:
+        for verb in re.findall(rf"batchyard {noun.name} ([a-z-]+)", text):
+            assert verb in {name for known in noun.verbs for name in (known.name, *known.aliases)}, verb

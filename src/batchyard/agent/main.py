@@ -141,7 +141,7 @@ class Agent:
         self._health = Health(layout.root, settings.probes, self._probers, self._chaos.problems, self._chaos.changed)
         services = {**self._logins.services, "upload_logs": self._logs.answer, "chaos": self._chaos.answer}
         self._replies = Replies(
-            lambda: _client(settings, self._address.url, token), layout.root, self._threads, services, self._chaos.answered
+            link, lambda: _client(settings, self._address.url, token), layout.root, self._threads, services, self._chaos.answered
         )
 
     async def run(self) -> None:

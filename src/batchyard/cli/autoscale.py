@@ -5,19 +5,15 @@ A history file holds a sample per line as JSON, the oldest first; `trace --sampl
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
+from batchyard.cli import output as documents
 from batchyard.cli import tables
 from batchyard.cli.client import Client
-from batchyard.cli.connect import connected
-from batchyard.cli.problem import Problem
+from batchyard.cli.problem import Problem, Usage
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -28,31 +24,15 @@ if TYPE_CHECKING:
 
 Found = Mapping[str, Any]
 
-app = typer.Typer(help="See how pools are scaled by their formulas, and try formulas out.", no_args_is_help=True)
 
-
-class Output(StrEnum):
-    """How the answer is printed."""
-
-    TREE = "tree"
-    JSON = "json"
-
-
-def trace(
-    batch: Client,
-    pool: Annotated[str, typer.Argument(help="Id of the pool.")],
-    runs: Annotated[int, typer.Option("--runs", "-n", min=1, help="How many of the last evaluations.")] = 5,
-    output: Annotated[Output, typer.Option("--output", "-o", help="tree, or json as the service gives it.")] = Output.TREE,
-    samples: Annotated[bool, typer.Option("--samples", help="Print the recorded samples instead, as a history file.")] = False,
-) -> None:
+def trace(batch: Client, *, pool: str, runs: int, output: str, samples: bool) -> None:
     """Show the last evaluations of a pool's formula: what it saw, its variables, what was decided."""
     found = batch.get("batchyard", "autoscale", "pools", pool, **({"samples": "true"} if samples else {}))
     if samples:
         for sample in found.get("samples") or ():
-            print(json.dumps(sample))
-    elif output is Output.JSON:
-        json.dump({**found, "runs": found["runs"][:runs]}, sys.stdout, indent=2, ensure_ascii=False)
-        print()
+            documents.document(sample, "jsonl")
+    elif output == "json":
+        documents.document({**found, "runs": found["runs"][:runs]}, "json")
     else:
         tables.console().print(tree(found, runs))
 
@@ -98,19 +78,12 @@ def _sample(sample: Found) -> str:
     return f"{sample['timestamp']}: {', '.join(counters) or 'nothing'}"
 
 
-def try_out(
-    formula: Annotated[Path, typer.Argument(metavar="FORMULA_FILE", help="File with the formula.")],
-    history: Annotated[Path, typer.Option("--history", metavar="FILE", help="Recorded samples, as `trace --samples` prints them.")],
-    at: Annotated[str | None, typer.Option("--at", metavar="TIME", help="When to evaluate it; the time of the last sample.")] = None,
-    every: Annotated[
-        str | None, typer.Option("--every", metavar="DURATION", help="Evaluate it at this interval from the first sample on, as PT5M.")
-    ] = None,
-    dedicated: Annotated[int, typer.Option("--dedicated", min=0, help="Target of dedicated nodes to begin with.")] = 0,
-    low_priority: Annotated[int, typer.Option("--low-priority", min=0, help="Target of low-priority nodes to begin with.")] = 0,
-) -> None:
+def try_out(*, formula: Path, history: Path | None, at: str | None, every: str | None, dedicated: int, low_priority: int) -> int:
     """Run a formula over recorded samples, without any server."""
     from batchyard.model import times
 
+    if history is None:
+        raise Usage("--history is missing: a file of recorded samples, as `batchyard autoscale trace POOL --samples` prints them")
     statements = _parsed(formula)
     samples = _samples(history)
     failed = False
@@ -121,7 +94,7 @@ def try_out(
         if outcome.failure is not None:
             failed = True
             print(f"{times.iso(now)}  {outcome.failure.code}: {outcome.failure.message}", file=sys.stderr)
-    raise typer.Exit(1 if failed else 0)
+    return int(failed)
 
 
 def _parsed(path: Path) -> Sequence[Node]:
@@ -191,10 +164,3 @@ def _evaluated(statements: Sequence[Node], samples: Sequence[Sample], now: int, 
 
     seen = [sample for sample in samples if sample.at <= now]
     return evaluate(statements, now=now, samples=seen, random=Random(0).random, dedicated=dedicated, low_priority=low_priority)
-
-
-def add_to(main: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(connected(trace))
-    app.command("test")(try_out)
-    main.add_typer(app, name="autoscale")

@@ -7,15 +7,16 @@ once, unless the server says that it is busy.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
 
+import msgspec
+
+from batchyard.api.wire import auth
+from batchyard.cli.http import Answer, Http, Unreachable
 from batchyard.cli.problem import Problem
-
-if TYPE_CHECKING:
-    import httpx
 
 API_VERSION = "2025-06-01"
 PATIENCE_S = 30.0
@@ -24,6 +25,7 @@ CHUNK = 1 << 20
 """Bytes of a file that are read at a time."""
 _JSON = "application/json; odata=minimalmetadata"
 _PASSING = (429, 500, 502, 503, 504)
+_BODIES = ("POST", "PUT", "PATCH")
 
 Found = dict[str, Any]
 
@@ -36,16 +38,24 @@ class Refused(Problem):
         self.error = error
 
 
+class _Page(msgspec.Struct):
+    """A part of a list, its entries as they came."""
+
+    value: list[msgspec.Raw] = []
+    next_link: str | None = msgspec.field(name="odata.nextLink", default=None)
+
+
 class Client:
-    """A server as one account sees it."""
+    """A server as one account sees it; several threads may use it."""
 
     def __init__(self, url: str, account: str, key: str, storage: str | None = None) -> None:
-        import httpx
-
         self.url, self.account, self.storage = url, account, storage
         self._key = key
-        encrypted = not url.startswith("http:")  # loading certificates that nobody asks for takes a while
-        self._http = httpx.Client(timeout=httpx.Timeout(60.0, connect=10.0), verify=encrypted, follow_redirects=False)
+        self._path = urlsplit(url).path.rstrip("/")
+        try:
+            self._http = Http(url)
+        except Unreachable as error:
+            raise Problem(f"cannot reach the server: {error}") from None
         self._answered = False
 
     def __enter__(self) -> Client:
@@ -56,99 +66,110 @@ class Client:
 
     def get(self, *path: str, **query: str) -> Found:
         """A resource. Raises Refused."""
-        return self._json(self._send("GET", self._at(path, query)))
+        return self._json(self.send("GET", self._at(path, query)))
+
+    def raw(self, *path: str, **query: str) -> Iterator[list[msgspec.Raw]]:
+        """A list page by page, its entries as the JSON that came. Raises Refused."""
+        target: str | None = self._at(path, query)
+        while target:
+            page = self._decoded(self.send("GET", target).body, _Page)
+            yield page.value
+            parts = urlsplit(page.next_link or "")
+            target = f"{parts.path}?{parts.query}" if page.next_link else None
 
     def listed(self, *path: str, **query: str) -> Iterator[Found]:
         """All entries of a list, page by page. Raises Refused."""
-        page: str | None = self._at(path, query)
-        while page:
-            body = self._json(self._send("GET", page))
-            yield from body.get("value", ())
-            page = body.get("odata.nextLink")
+        for page in self.raw(*path, **query):
+            for entry in page:
+                yield msgspec.json.decode(entry)
 
-    def post(self, *path: str, body: object = None) -> Found:
+    def post(self, *path: str, body: object = None, **query: str) -> Found:
         """Add something, or act on something. Raises Refused."""
-        return self._json(self._send("POST", self._at(path, {}), body))
+        return self._json(self.send("POST", self._at(path, query), body))
 
-    def delete(self, *path: str) -> None:
+    def change(self, method: str, *path: str, body: object) -> None:
+        """PUT or PATCH something. Raises Refused."""
+        self.send(method, self._at(path, {}), body)
+
+    def delete(self, *path: str, **query: str) -> None:
         """Delete something. Raises Refused."""
-        self._send("DELETE", self._at(path, {}))
+        self.send("DELETE", self._at(path, query))
 
-    def read(self, job: str, task: str, name: str, offset: int) -> bytes:
-        """At most CHUNK bytes of a task's file from `offset` on; none when it has no more yet. Raises Refused."""
-        where = self._at(("jobs", job, "tasks", task, "files", name), {})
+    def read(self, *path: str, offset: int = 0, most: int = CHUNK) -> bytes:
+        """At most so many bytes of a file from `offset` on; none when it has no more yet. Raises Refused."""
         try:
-            return self._send("GET", where, ranged=f"bytes={offset}-{offset + CHUNK - 1}").content
+            return self.send("GET", self._at(path, {}), more={"ocp-range": f"bytes={offset}-{offset + most - 1}"}).body
         except Refused as refused:
             if refused.error == "InvalidRange":
                 return b""
             raise
 
-    def _at(self, path: tuple[str, ...], query: dict[str, str]) -> str:
-        # The name of the option $filter is no Python name, so callers write filter_.
-        options = {("$" + name.strip("_") if name.endswith("_") else name): value for name, value in query.items()}
-        where = "/".join(quote(segment, safe="") for segment in path)
-        return f"{self.url}/{where}?{urlencode({'api-version': API_VERSION, **options})}"
+    def size(self, *path: str) -> int:
+        """Bytes of a file. Raises Refused."""
+        return int(self.send("HEAD", self._at(path, {})).headers.get("content-length") or 0)
 
-    def _json(self, answer: httpx.Response) -> Found:
-        try:
-            found: Found = answer.json() if answer.content else {}
-        except ValueError:
-            raise Problem(f"{self.url} does not answer as a Batch service does; is the endpoint right?") from None
+    def _at(self, path: tuple[str, ...], query: Mapping[str, str]) -> str:
+        # The name of the option $filter is no Python name, so callers write filter_.
+        options = {("$" + name.strip("_") if name.endswith("_") else name): value for name, value in query.items() if value}
+        where = "/".join(quote(segment, safe="") for segment in path)
+        return f"{self._path}/{where}?{urlencode({'api-version': API_VERSION, **options})}"
+
+    def _json(self, answer: Answer) -> Found:
+        found: Found = self._decoded(answer.body, dict) if answer.body else {}
         return found
 
-    def _send(self, method: str, url: str, body: object = None, *, ranged: str | None = None) -> httpx.Response:
-        """Send until there is an answer that counts. Raises Refused, Problem."""
-        import httpx
+    def _decoded(self, body: bytes, kind: Any) -> Any:
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise Problem(f"{self.url} does not answer as a Batch service does; is the endpoint right?") from None
 
+    def send(self, method: str, target: str, body: object = None, *, more: Mapping[str, str] | None = None) -> Answer:
+        """Send until there is an answer that counts. Raises Refused, Problem."""
+        content = None if method not in _BODIES else b"" if body is None else msgspec.json.encode(body)
         deadline, pause = time.monotonic() + PATIENCE_S, 0.2
+        reads = method in ("GET", "HEAD")
         while True:
             late = time.monotonic() > deadline
             try:
-                answer = self._http.send(self._signed(method, url, body, ranged))
-            except (httpx.TransportError, httpx.InvalidURL) as error:
-                if not self._answered or method != "GET" or late:
+                answer = self._http.send(method, target, self._headers(method, target, content, more or {}), content)
+            except Unreachable as error:
+                if not self._answered or not reads or late:
                     raise Problem(f"cannot reach the server at {self.url} ({error}); is it running?") from None
             else:
                 self._answered = True
-                again = answer.status_code in (_PASSING if method == "GET" else (429, 503))
-                if answer.is_success:
+                again = answer.status in (_PASSING if reads else (429, 503))
+                if 200 <= answer.status < 300:
                     return answer
                 if not again or late:
-                    raise _refusal(answer)
+                    raise _refusal(self._http.host, method, target, answer)
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
 
-    def _signed(self, method: str, url: str, body: object, ranged: str | None) -> httpx.Request:
-        """The request with its signature. Raises Problem."""
-        from batchyard.api.wire import auth
-
-        headers = {"ocp-date": formatdate(usegmt=True), "accept": "application/json"}
-        if ranged:
-            headers["ocp-range"] = ranged
-        if method == "POST":
-            headers["content-type"] = _JSON
-        request = self._http.build_request(method, url, headers=headers, json=body) if body is not None else None
-        request = request or self._http.build_request(method, url, headers=headers, content=b"" if method == "POST" else None)
-        raw_path, _, raw_query = request.url.raw_path.decode("ascii").partition("?")
-        sent = {name.lower(): value for name, value in request.headers.items()}
+    def _headers(self, method: str, target: str, content: bytes | None, more: Mapping[str, str]) -> dict[str, str]:
+        """What a request says, with its signature. Raises Problem."""
+        headers = {"host": self._http.name, "ocp-date": formatdate(usegmt=True), "accept": "application/json", **more}
+        if content is not None:
+            headers |= {"content-type": _JSON, "content-length": str(len(content))}
+        raw_path, _, raw_query = target.partition("?")
         try:
-            request.headers["authorization"] = auth.sign(self.account, self._key, auth.Signed(method, raw_path, raw_query, sent))
+            headers["authorization"] = auth.sign(self.account, self._key, auth.Signed(method, raw_path, raw_query, headers))
         except ValueError:
             raise Problem("the key of the account is not base64; is it all there?") from None
-        return request
+        return headers
 
 
-def _refusal(answer: httpx.Response) -> Refused:
+def _refusal(host: str, method: str, target: str, answer: Answer) -> Refused:
     """The server's sentence with what it says of the values that it did not like."""
     try:
-        body = answer.json()
+        body = msgspec.json.decode(answer.body)
         details = "; ".join(str(value["value"]).split("\n", 1)[0] for value in body.get("values") or ())
         text = str(body["message"]["value"]).split("\n", 1)[0].rstrip(".")
         if body["code"] in ("InvalidUri", "UnsupportedHttpVerb"):
-            text, details = f"the server at {answer.url.host} does not offer {answer.request.method} {answer.url.path}", ""
+            text, details = f"the server at {host} does not offer {method} {target.partition('?')[0]}", ""
         if body["code"] == "AuthenticationFailed" and "MAC signature" in details:
-            text, details = f"the server at {answer.url.host} does not accept this key", ""
+            text, details = f"the server at {host} does not accept this key", ""
         return Refused(str(body["code"]), f"{text}: {details}" if details else text)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return Refused(f"HTTP {answer.status_code}", f"the server at {answer.url.host} refused {answer.request.method}")
+    except (ValueError, LookupError, TypeError, AttributeError, msgspec.MsgspecError):
+        missing = {404: "it is not there", 412: "it changed meanwhile"}.get(answer.status)
+        return Refused(f"HTTP {answer.status}", missing or f"the server at {host} refused {method}")

@@ -11,19 +11,18 @@ import fcntl
 import json
 import os
 import re
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, NamedTuple
 
 from batchyard.cli import processes
 from batchyard.cli.problem import Problem
 from batchyard.disk import space
+
+if TYPE_CHECKING:
+    import subprocess
 
 READY_S = 30.0
 """How long a server may take until it answers, in seconds."""
@@ -34,8 +33,7 @@ PATIENCE_S = 20.0
 _POLL_S = 0.02
 
 
-@dataclass(frozen=True)
-class Server:
+class Server(NamedTuple):
     """A server that runs."""
 
     pid: int
@@ -43,8 +41,7 @@ class Server:
     url: str
 
 
-@dataclass(frozen=True)
-class Account:
+class Account(NamedTuple):
     """The account of a state directory, made at its server's first start."""
 
     name: str
@@ -53,8 +50,7 @@ class Account:
     storage_key: str
 
 
-@dataclass(frozen=True)
-class Stopped:
+class Stopped(NamedTuple):
     """What ended: the server, if one ran, whether it went by itself, and the agents that had lost their server."""
 
     server: Server | None
@@ -81,8 +77,10 @@ def running(directory: Path) -> Server | None:
 
 def former_port(directory: Path) -> int:
     """Port of the server that was killed here, or 0: its agents may live on and look for it there."""
+    import urllib.parse
+
     try:
-        return urlsplit(str(json.loads((directory / "server.json").read_bytes())["url"])).port or 0
+        return urllib.parse.urlsplit(str(json.loads((directory / "server.json").read_bytes())["url"])).port or 0
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 
@@ -138,6 +136,8 @@ def not_passable(directory: Path) -> Path | None:
 
 def check_port(host: str, port: int) -> None:
     """Raises Problem when nobody can listen there."""
+    import socket
+
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         with socket.socket(family, kind, protocol) as trial:
@@ -168,6 +168,8 @@ def already_running(directory: Path) -> Problem:
 
 def start(directory: Path, host: str, port: int, nodes: int, more: Sequence[str] = ()) -> Server:
     """Start a server in the background, with `more` options of `serve`; returns when it answers. Raises Problem."""
+    import subprocess
+
     prepare(directory)
     if running(directory):
         raise already_running(directory)
@@ -226,6 +228,8 @@ def _tail(log: Path, seen: int) -> str:
 
 def stop(directory: Path) -> Stopped:
     """End the server, and whatever agents a crashed one left behind. Raises Problem."""
+    from concurrent.futures import ThreadPoolExecutor
+
     server = running(directory)
     try:
         willing = processes.end(server.pid, server.started, PATIENCE_S) if server else True

@@ -3,48 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from batchyard.cli import daemon, tables
+from batchyard.cli import output as documents
 from batchyard.cli.checks.finding import Finding, Level, Place
 
 _COLOURS = {Level.OK: "green", Level.NOTE: "yellow", Level.PROBLEM: "bold red"}
 
 
-class Output(StrEnum):
-    """How the findings are printed."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-def doctor(
-    directory: Annotated[
-        Path,
-        typer.Option("--dir", help="State directory to look at.", default_factory=daemon.default_directory, show_default="$BATCHYARD_DIR"),
-    ],
-    host: Annotated[str, typer.Option(help="Address that the server is to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port that the server is to listen on.")] = 8777,
-    output: Annotated[Output, typer.Option("--output", "-o", help="table or json.")] = Output.TABLE,
-) -> None:
+def doctor(*, directory: Path | None, host: str, port: int, output: str) -> int:
     """Check this machine and say how to mend what is wrong; exit code 1 when the server cannot work."""
     from batchyard.cli.checks import every
 
-    found = list(every.findings(Place(directory.resolve(), host, port)))
-    if output is Output.JSON:
-        json.dump([dataclasses.asdict(finding) for finding in found], sys.stdout, indent=2, ensure_ascii=False)
-        print()
+    found = list(every.findings(Place((directory or daemon.default_directory()).resolve(), host, port)))
+    if output == "json":
+        documents.document([dataclasses.asdict(finding) for finding in found], "json")
     else:
         _print(found)
-    if any(finding.level is Level.PROBLEM for finding in found):
-        raise typer.Exit(1)
+    return int(any(finding.level is Level.PROBLEM for finding in found))
 
 
 def _print(found: Sequence[Finding]) -> None:
@@ -71,8 +49,3 @@ def summary(found: Sequence[Finding]) -> str:
     return (
         f"Nothing keeps the server from working; {notes} note{'s' * (notes != 1)}." if notes else "Nothing keeps the server from working."
     )
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(doctor)

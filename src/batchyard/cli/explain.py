@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from batchyard.cli import names, tables
+from batchyard.cli import output as documents
 from batchyard.cli.client import Client
-from batchyard.cli.connect import connected
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -20,39 +15,35 @@ if TYPE_CHECKING:
 Found = Mapping[str, Any]
 
 
-class Kind(StrEnum):
-    """What can be explained."""
-
-    JOB = "job"
-    TASK = "task"
-    POOL = "pool"
-
-
-class Output(StrEnum):
-    """How the answer is printed."""
-
-    TREE = "tree"
-    JSON = "json"
-
-
-def explain(
-    batch: Client,
-    kind: Annotated[Kind, typer.Argument(help="job, task or pool")],
-    name: Annotated[str, typer.Argument(metavar="ID", help="Its id; that of a task may be JOB/TASK.")],
-    job: Annotated[str | None, typer.Option("--job", metavar="JOB", help="Job of the task.")] = None,
-    output: Annotated[Output, typer.Option("--output", "-o", help="tree, or json as the service gives it.")] = Output.TREE,
-) -> None:
+def explain(batch: Client, *, kind: str, name: str, job: str | None, output: str) -> None:
     """Say why a task, a job or a pool does not run, and what to do."""
-    found = batch.get("batchyard", "explain", *_path(batch, kind, name, job))
-    if output is Output.JSON:
-        json.dump(found, sys.stdout, indent=2, ensure_ascii=False)
-        print()
+    _print(batch.get("batchyard", "explain", *_path(batch, kind, name, job)), output)
+
+
+def task(batch: Client, *, task: str, job: str | None, output: str) -> None:
+    """Say why a task does not run."""
+    explain(batch, kind="task", name=task, job=job, output=output)
+
+
+def job(batch: Client, *, job: str, output: str) -> None:
+    """Say why a job does not run."""
+    explain(batch, kind="job", name=job, job=None, output=output)
+
+
+def pool(batch: Client, *, pool: str, output: str) -> None:
+    """Say why a pool does not run what it should."""
+    explain(batch, kind="pool", name=pool, job=None, output=output)
+
+
+def _print(found: Found, output: str) -> None:
+    if output == "json":
+        documents.document(found, "json")
     else:
         tables.console().print(tree(found))
 
 
-def _path(batch: Client, kind: Kind, name: str, job: str | None) -> Sequence[str]:
-    if kind is not Kind.TASK:
+def _path(batch: Client, kind: str, name: str, job: str | None) -> Sequence[str]:
+    if kind != "task":
         return (f"{kind}s", name)
     where, task = names.the_task(batch, name, job)
     return ("jobs", where, "tasks", task)
@@ -86,8 +77,3 @@ def _add(branch: Tree, reason: Found) -> None:
     link.add(Text(f"→ {reason['action']}", "green"))
     for following in reason.get("because") or ():
         _add(link, following)
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(connected(explain))

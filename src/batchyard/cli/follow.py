@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 from batchyard.cli.client import CHUNK, Client, Refused
 from batchyard.cli.problem import Problem
+from batchyard.cli.streams import say
 
 SHORTEST_S, LONGEST_S = 0.2, 1.0
 """How long to wait between two looks at a server: short while something happens, longer when it is quiet."""
-_NOT_YET = frozenset({"FileNotFound", "TaskFilesUnavailable", "OperationInvalidForCurrentState", "NodeNotReady"})
+NOT_THERE = frozenset({"FileNotFound", "TaskFilesUnavailable", "OperationInvalidForCurrentState", "NodeNotReady"})
+"""What is answered for a file that is not there yet, or no longer."""
 
 Body = dict[str, Any]
-Streams = Sequence[tuple[str, BinaryIO]]
+
+
+class Sink(Protocol):
+    """Where the content of a file goes."""
+
+    def write(self, data: bytes, /) -> object: ...
+    def flush(self) -> None: ...
+
+
+Streams = Sequence[tuple[str, Sink]]
 """Files of a task and where to copy them."""
 
 
@@ -24,6 +34,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._next = SHORTEST_S
+        self.told = False
 
     @property
     def slow(self) -> bool:
@@ -34,11 +45,6 @@ class Pace:
         """Wait before the next look."""
         self._next = SHORTEST_S if busy else min(self._next * 1.3, LONGEST_S)
         time.sleep(self._next)
-
-
-def note(text: str) -> None:
-    """Tell the person, aside of the output."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def until_end(batch: Client, job: str, task: str, streams: Streams = ()) -> Body:
@@ -52,25 +58,15 @@ def until_end(batch: Client, job: str, task: str, streams: Streams = ()) -> Body
         if pace.slow and not noted and found["state"] == "active":
             noted = True
             for line in waits_for_failed(batch, job, found):
-                note(line)
+                say(line)
         pace.rest(busy=busy)
-
-
-def all_ended(batch: Client, job: str) -> Body:
-    """Task counts of a job when none of its tasks waits or runs. Raises Problem."""
-    pace = Pace()
-    while True:
-        counts: Body = batch.get("jobs", job, "taskcounts")["taskCounts"]
-        if not counts["active"] + counts["running"]:
-            return counts
-        pace.rest()
 
 
 class _Tail:
     """Copies files as they grow; starts again when the task does."""
 
     def __init__(self, batch: Client, job: str, task: str, streams: Streams) -> None:
-        self._read: Callable[[str, int], bytes] = lambda name, offset: batch.read(job, task, name, offset)
+        self._read: Callable[[str, int], bytes] = lambda name, offset: batch.read("jobs", job, "tasks", task, "files", name, offset=offset)
         self._task, self._streams = task, streams
         self._offsets = [0] * len(streams)
         self._attempt = 0
@@ -81,7 +77,7 @@ class _Tail:
         attempt = info.get("retryCount", 0) + info.get("requeueCount", 0)
         if attempt != self._attempt and self._streams:
             self._attempt, self._offsets = attempt, [0] * len(self._streams)
-            note(f"batchyard: {self._task} runs again (attempt {attempt + 1})")
+            say(f"batchyard: {self._task} runs again (attempt {attempt + 1})")
         if task["state"] == "active" or "startTime" not in info:
             return False
         return sum([self._copy(number, task) for number in range(len(self._streams))]) > 0
@@ -99,22 +95,33 @@ class _Tail:
                 if len(data) < CHUNK:
                     break
         except Refused as refused:
-            if refused.error not in _NOT_YET:
+            if refused.error not in NOT_THERE:
                 raise
             if task["state"] == "completed" and "exitCode" in task["executionInfo"]:
-                note(f"batchyard: {name} of {self._task} is gone ({refused.error})")
+                say(f"batchyard: {name} of {self._task} is gone ({refused.error})")
         return copied
 
 
-def contents(batch: Client, job: str, task: str, name: str) -> Iterator[bytes]:
-    """A file of a task as it is now. Raises Problem."""
-    offset = 0
+def first(batch: Client, job: str, task: Body, name: str) -> bytes:
+    """The start of a file of a task that has ended; nothing where it left none. Raises Problem."""
     try:
-        while data := batch.read(job, task, name, offset):
+        return batch.read("jobs", job, "tasks", task["id"], "files", name)
+    except Refused as refused:
+        if refused.error not in NOT_THERE:
+            raise
+        if "exitCode" in (task.get("executionInfo") or {}):
+            say(f"batchyard: {name} of {task['id']} is gone ({refused.error})")
+        return b""
+
+
+def contents(batch: Client, job: str, task: str, name: str, offset: int = 0) -> Iterator[bytes]:
+    """A file of a task as it is now. Raises Problem."""
+    try:
+        while data := batch.read("jobs", job, "tasks", task, "files", name, offset=offset):
             yield data
             offset += len(data)
     except Refused as refused:
-        if refused.error not in _NOT_YET:
+        if refused.error not in NOT_THERE:
             raise
         state = batch.get("jobs", job, "tasks", task)["state"]
         why = "its node is gone, or it never ran" if state == "completed" else "follow it with: batchyard logs -f"
@@ -131,11 +138,6 @@ def waits_for_failed(batch: Client, job: str, task: Body) -> Iterator[str]:
             continue
         if info.get("result") == "failure":
             yield f"batchyard: {task['id']} waits for {parent}, which failed; run it again with: batchyard retry {job} {parent}"
-
-
-def has_failed(task: Body) -> bool:
-    """It has ended, and not well."""
-    return task["state"] == "completed" and (task.get("executionInfo") or {}).get("result") == "failure"
 
 
 def exit_code(task: Body) -> int:

@@ -6,7 +6,9 @@ from typing import Any
 
 from batchyard.cli.client import Client, Refused
 from batchyard.cli.problem import Problem
-from batchyard.cli.submit import DEFAULT
+
+DEFAULT = "default"
+"""Id of the pool and the job of those who name none."""
 
 
 def the_task(batch: Client, name: str, job: str | None) -> tuple[str, str]:

@@ -10,7 +10,13 @@ class Problem(Exception):
     """The exit code of the command that meets it."""
 
 
+class Usage(Problem):
+    """The words on the command line make no sense; the message says which, and what would."""
+
+    code = 2
+
+
 class Interrupted(Problem):
-    """Ctrl-C while waiting; the message says what goes on."""
+    """Ctrl-C while something was under way; the message says what goes on, and how to go on or undo it."""
 
     code = 130

@@ -6,34 +6,46 @@ Inputs are named by their content, so that the same file is sent once; outputs l
 from __future__ import annotations
 
 import hashlib
+import io
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from batchyard.cli.boxes import Box
 from batchyard.cli.problem import Problem
 
 if TYPE_CHECKING:
-    from azure.storage.blob import ContainerClient
+    from azure.storage.blob import BlobServiceClient, ContainerClient
 
 CONTAINER = "batchyard-submit"
 VALID = timedelta(days=30)
 """How long signed URLs are good: tasks may wait, and may be run again."""
 
 
+def account(connection_string: str | None) -> BlobServiceClient:
+    """The storage account. Raises Problem when it is not known."""
+    from azure.storage.blob import BlobServiceClient
+
+    if not connection_string:
+        raise Problem("files need a storage account; set AZURE_STORAGE_CONNECTION_STRING")
+    try:
+        return BlobServiceClient.from_connection_string(connection_string)
+    except ValueError as error:
+        raise Problem(f"AZURE_STORAGE_CONNECTION_STRING is not a connection string ({error})") from None
+
+
 class Storage:
     """The container that submissions share. Raises Problem where the storage account refuses or is away."""
 
     def __init__(self, connection_string: str | None) -> None:
-        from azure.storage.blob import BlobServiceClient
+        known = account(connection_string)
+        self._container: ContainerClient = known.get_container_client(CONTAINER)
+        self._account = str(known.account_name)
 
-        if not connection_string:
-            raise Problem("files need a storage account; set AZURE_STORAGE_CONNECTION_STRING")
-        try:
-            account = BlobServiceClient.from_connection_string(connection_string)
-        except ValueError as error:
-            raise Problem(f"AZURE_STORAGE_CONNECTION_STRING is not a connection string ({error})") from None
-        self._container: ContainerClient = account.get_container_client(CONTAINER)
-        self._account = str(account.account_name)
+    @property
+    def url(self) -> str:
+        """The account's address."""
+        return str(self._container.url.removesuffix(f"/{CONTAINER}"))
 
     def prepare(self) -> None:
         """Make the container unless it is there."""
@@ -46,20 +58,20 @@ class Storage:
         except AzureError as error:
             raise _problem(error) from None
 
-    def bring(self, file: Path) -> str:
+    def bring(self, file: Path | bytes) -> str:
         """Upload a file unless its content is there already; the URL that a node reads it by."""
         from azure.core.exceptions import AzureError
         from azure.storage.blob import generate_blob_sas
 
         try:
-            with file.open("rb") as source:
+            with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as source:
                 name = "in/" + hashlib.file_digest(source, "sha256").hexdigest()
                 source.seek(0)
                 blob = self._container.get_blob_client(name)
                 if not blob.exists():
                     blob.upload_blob(source, overwrite=True)
         except OSError as error:
-            raise Problem(f"cannot read {file} ({error.strerror})") from None
+            raise Problem(f"cannot read {file!s:.200} ({error.strerror})") from None
         except AzureError as error:
             raise _problem(error) from None
         signature = generate_blob_sas(self._account, CONTAINER, name, permission="r", **self._allowed())
@@ -71,25 +83,12 @@ class Storage:
 
         return f"{self._container.url}?{generate_container_sas(self._account, CONTAINER, permission='cw', **self._allowed())}"
 
-    def fetch(self, prefix: str, into: Path) -> list[Path]:
-        """Download everything below `prefix` into a directory; the files that were written."""
-        from azure.core.exceptions import AzureError
+    def reader(self, container: str = CONTAINER) -> Box:
+        """The blobs of a container, to be read."""
+        from azure.storage.blob import generate_container_sas
 
-        into, written = into.resolve(), []
-        try:
-            for name in self._container.list_blob_names(name_starts_with=prefix):
-                target = (into / name.removeprefix(prefix).lstrip("/")).resolve()
-                if not target.is_relative_to(into):
-                    raise Problem(f"the output {name!r} would be written outside of {into}")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("wb") as file:
-                    self._container.download_blob(name).readinto(file)
-                written.append(target)
-        except OSError as error:
-            raise Problem(f"cannot write to {into} ({error.strerror})") from None
-        except AzureError as error:
-            raise _problem(error) from None
-        return written
+        url = f"{self.url}/{container}"
+        return Box(url, generate_container_sas(self._account, container, permission="rl", **self._allowed()))
 
     def _allowed(self) -> dict[str, Any]:
         return {"account_key": self._container.credential.account_key, "expiry": datetime.now(UTC) + VALID}

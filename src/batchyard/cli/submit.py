@@ -1,96 +1,155 @@
-"""What `batchyard submit` sends: tasks made of a command and its options, and a pool and a job when none is there."""
+"""What `batchyard submit` sends: tasks made of a command and its options."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from itertools import pairwise, product
+from math import prod
 from pathlib import Path, PurePosixPath
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from batchyard.cli.client import Client, Refused
-from batchyard.cli.problem import Problem
+from batchyard.cli.client import Client
+from batchyard.cli.problem import Problem, Usage
 
-DEFAULT = "default"
-"""Id of the pool and the job of those who name none."""
 MOST_PER_CALL = 100
 MOST_BYTES_PER_CALL = 900_000
 _LETTERS = "abcdefghjkmnpqrstuvwxyz"
 _DIGITS = "23456789"
-_MOST_SLOTS = 256
-_SLOTS_PER_CORE = 4
-_IMAGE = {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server", "version": "latest"}
-_MACHINE = {"imageReference": _IMAGE, "nodeAgentSKUId": "batch.node.ubuntu 24.04"}
 
 Body = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(NamedTuple):
     """What all tasks of a submission have in common; `{}` in words, variables and patterns stands for a task's value."""
 
     words: Sequence[str]
     slots: int | None = None
     retries: int | None = None
     after: Sequence[str] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = MappingProxyType({})
     inputs: Sequence[Body] = ()
     patterns: Sequence[str] = ()
     drop_box: str | None = None
     """URL for outputs."""
+    name: str | None = None
+    cwd: str | None = None
+    stdin: str | None = None
+    """Path of a file on the node."""
 
 
 def new_id() -> str:
     """A short id that is easy to read and to type."""
+    import secrets
+
     return "".join(secrets.choice(letters) for letters in (_LETTERS, _DIGITS, _LETTERS, _DIGITS, _LETTERS, _DIGITS))
 
 
-def values(array: str | None, lines: Sequence[str] | None) -> list[tuple[str, str]]:
-    """(end of the id, value) of every task; one without either for a single task. Raises Problem."""
+Value = tuple[str, Mapping[str, str]]
+"""End of a task's id, and what is put in its command for `{}` (under the empty name) and for `{NAME}`."""
+
+
+class Values:
+    """A value for every task, made when it is asked for: there may be many millions."""
+
+    def __init__(self, lines: Sequence[str] | None, spans: Sequence[tuple[int, int]], axes: Sequence[tuple[str, list[str]]]) -> None:
+        self._lines, self._spans, self._axes = lines, spans, axes
+        self.plain = lines is not None or bool(spans)
+        """`{}` stands for something."""
+
+    def __len__(self) -> int:
+        first = len(self._lines) if self._lines is not None else sum(high - low + 1 for low, high in self._spans)
+        return prod([first if self.plain else 1, *(len(choices) for _, choices in self._axes)])
+
+    def __iter__(self) -> Iterator[Value]:
+        numbered = [list(enumerate(choices, 1)) for _, choices in self._axes]
+        names = [name for name, _ in self._axes]
+        for end, known in self._first():
+            for chosen in product(*numbered):
+                ends = "".join(f"-{number}" for number, _ in chosen)
+                yield end + ends, {**known, **dict(zip(names, (one for _, one in chosen), strict=True))}
+
+    def _first(self) -> Iterator[Value]:
+        if self._lines is not None:
+            yield from ((f"-{number}", {"": line}) for number, line in enumerate(self._lines, 1))
+        elif self._spans:
+            yield from ((f"-{number}", {"": str(number)}) for low, high in self._spans for number in range(low, high + 1))
+        else:
+            yield "", {}
+
+
+def values(array: str | None, lines: Sequence[str] | None, matrix: Sequence[str] = ()) -> Values:
+    """A value for every task; one without any for a single task. Raises Usage."""
     if array is not None and lines is not None:
-        raise Problem("--array and --each-line do not go together")
-    if lines is not None:
-        wanted = [line for line in lines if line.strip()]
-        if not wanted:
-            raise Problem("the file of --each-line has no lines")
-        return [(f"-{number}", line) for number, line in enumerate(wanted, 1)]
-    if array is None:
-        return [("", "")]
-    span = re.fullmatch(r"(\d{1,9})-(\d{1,9})", array)
-    if span is None or int(span[1]) > int(span[2]):
-        raise Problem(f"--array wants two numbers, as in 1-10; it got {array!r}")
-    return [(f"-{number}", str(number)) for number in range(int(span[1]), int(span[2]) + 1)]
+        raise Usage("--array and --each-line do not go together")
+    kept = None if lines is None else [line for line in lines if line.strip()]
+    if kept is not None and not kept:
+        raise Usage("the file of --each-line has no lines")
+    axes = [_axis(text) for text in matrix]
+    names = [name for name, _ in axes]
+    if len(set(names)) < len(names):
+        raise Usage(f"--matrix has {next(name for name in names if names.count(name) > 1)} twice")
+    return Values(kept, [] if array is None else _spans(array), axes)
 
 
-def tasks(wish: Wish, base: str, many: Sequence[tuple[str, str]], folder: str) -> Iterator[Body]:
+def _spans(array: str) -> list[tuple[int, int]]:
+    found = []
+    for part in array.split(","):
+        span = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part)
+        if span is None or int(span[1]) > int(span[2] or span[1]) or (span[2] is None and "," not in array):
+            raise Usage(f"--array wants two numbers, as in 1-10, or several spans, as in 1-10,15; it got {array!r}")
+        found.append((int(span[1]), int(span[2] or span[1])))
+    if any(later[0] <= earlier[1] for earlier, later in pairwise(sorted(found))):
+        raise Usage(f"--array {array} has a number twice")
+    return found
+
+
+def _axis(text: str) -> tuple[str, list[str]]:
+    name, equals, choices = text.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name) or not choices:
+        raise Usage(f"--matrix wants NAME=VALUE,VALUE; it got {text!r}")
+    return name, choices.split(",")
+
+
+def filled(text: str, known: Mapping[str, str]) -> str:
+    """A text with a task's values in place of `{}` and `{NAME}`; other braces stay."""
+    return re.sub(r"\{(\w*)\}", lambda name: known.get(name[1], name[0]), text) if known else text
+
+
+def placed(cwd: str | None, stdin: str | None) -> list[str]:
+    """Words that let the command behind them run in a directory, with a file as stdin."""
+    steps = (('exec <"$1" || exit; shift; ', stdin), ('cd "$1" || exit; shift; ', cwd))
+    script = "".join(step for step, given in steps if given is not None)
+    return ["/bin/sh", "-c", f'{script}exec "$@"', "sh", *(given for _, given in steps if given is not None)] if script else []
+
+
+def tasks(wish: Wish, base: str, many: Values, folder: str) -> Iterator[Body]:
     """The tasks as the service takes them; outputs go below `folder`/id."""
-    single = many == [("", "")]
     words = list(wish.words)
-    if not single and not any("{}" in word for word in words):
+    if many.plain and not any("{}" in word for word in words):
         words.append("{}")
-    for end, value in many:
-
-        def filled(text: str, value: str = value) -> str:
-            return text if single else text.replace("{}", value)
-
+    for end, known in many:
         name = base + end
-        body: Body = {"id": name, "commandLine": shlex.join(filled(word) for word in words)}
+        own = [filled(word, known) for word in words]
+        body: Body = {"id": name, "commandLine": shlex.join([*placed(wish.cwd, wish.stdin), *own])}
+        if wish.name is not None:
+            body["displayName"] = filled(wish.name, known)
         if wish.slots is not None:
             body["requiredSlots"] = wish.slots
         if wish.retries is not None:
             body["constraints"] = {"maxTaskRetryCount": wish.retries}
         if wish.after:
             body["dependsOn"] = {"taskIds": list(wish.after)}
-        if wish.env:
-            body["environmentSettings"] = [{"name": key, "value": filled(text)} for key, text in wish.env.items()]
+        env = {key: value for key, value in known.items() if key} | {key: filled(text, known) for key, text in wish.env.items()}
+        if env:
+            body["environmentSettings"] = [{"name": key, "value": value} for key, value in env.items()]
         if wish.inputs:
             body["resourceFiles"] = list(wish.inputs)
         if wish.drop_box:
-            body["outputFiles"] = [_output(filled(pattern), wish.drop_box, f"{folder}/{name}") for pattern in wish.patterns]
+            body["outputFiles"] = [_output(filled(pattern, known), wish.drop_box, f"{folder}/{name}") for pattern in wish.patterns]
         yield body
 
 
@@ -109,12 +168,18 @@ def _output(pattern: str, url: str, folder: str) -> Body:
     }
 
 
+def existing(path: Path) -> Path:
+    """The path of a file or directory that is there. Raises Problem."""
+    if not path.exists():
+        raise Problem(f"there is no file {path}")
+    return path
+
+
 def input_files(given: Sequence[Path]) -> dict[str, Path]:
     """Local files by the path that they get on the node: the same relative one, else the name. Raises Problem."""
     found: dict[str, Path] = {}
     for start in given:
-        if not start.exists():
-            raise Problem(f"there is no file {start}")
+        existing(start)
         above = start.parent if start.is_absolute() or ".." in start.parts else Path()
         for file in sorted(start.rglob("*")) if start.is_dir() else [start]:
             if file.is_file():
@@ -124,66 +189,12 @@ def input_files(given: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def variables(given: Sequence[str]) -> dict[str, str]:
-    """NAME=VALUE pairs. Raises Problem."""
+def variables(given: Sequence[str], option: str = "--env") -> dict[str, str]:
+    """NAME=VALUE pairs. Raises Usage."""
     wrong = next((pair for pair in given if not re.match(r"[^=]+=", pair)), None)
     if wrong is not None:
-        raise Problem(f"--env wants NAME=VALUE; it got {wrong!r}")
+        raise Usage(f"{option} wants NAME=VALUE; it got {wrong!r}")
     return dict(pair.split("=", 1) for pair in given)
-
-
-def find_job(batch: Client, job: str | None, pool: str | None) -> str:
-    """The job to add tasks to, made when it is not there, with its pool. Raises Problem."""
-    names = [job] if job else [pool or DEFAULT, *(f"{pool or DEFAULT}-{number}" for number in range(2, 100))]
-    for name in names:
-        found = _job(batch, name) or _new_job(batch, name, pool)
-        where = found["poolInfo"].get("poolId")
-        if job and pool and where != pool:
-            raise Problem(f"the job {job} runs on the pool {where}, not on {pool}; name another job, or leave --pool out")
-        if job or (found["state"] in ("active", "disabled", "enabling", "disabling") and where == (pool or DEFAULT)):
-            return name
-    raise Problem("the default jobs have all ended; name another with --job, or delete some")
-
-
-def _job(batch: Client, name: str) -> Body | None:
-    try:
-        return batch.get("jobs", name)
-    except Refused as refused:
-        if refused.error != "JobNotFound":
-            raise
-        return None
-
-
-def _new_job(batch: Client, name: str, pool: str | None) -> Body:
-    if pool:
-        batch.get("pools", pool)  # the service takes jobs of pools that are not there; a person who types a name does not mean that
-    else:
-        _default_pool(batch)
-    _add(batch, "jobs", {"id": name, "poolInfo": {"poolId": pool or DEFAULT}, "usesTaskDependencies": True}, "JobExists")
-    return batch.get("jobs", name)
-
-
-def _default_pool(batch: Client) -> None:
-    """One node with a slot for each core of this machine, unless the pool is there."""
-    try:
-        batch.get("pools", DEFAULT)
-    except Refused as refused:
-        if refused.error != "PoolNotFound":
-            raise
-        slots = min(_MOST_SLOTS, len(os.sched_getaffinity(0)))
-        cores = next(cores for cores in (2, 4, 8, 16, 32, 48, 64) if cores * _SLOTS_PER_CORE >= slots)
-        size = {"targetDedicatedNodes": 1, "taskSlotsPerNode": slots}
-        pool = {"id": DEFAULT, "vmSize": f"standard_d{cores}s_v3", "virtualMachineConfiguration": _MACHINE, **size}
-        _add(batch, "pools", pool, "PoolExists")
-
-
-def _add(batch: Client, what: str, body: Body, exists: str) -> None:
-    """Add it; somebody else may have been quicker."""
-    try:
-        batch.post(what, body=body)
-    except Refused as refused:
-        if refused.error != exists:
-            raise
 
 
 def send(batch: Client, job: str, bodies: Iterator[Body]) -> Iterator[str]:

@@ -1,75 +1,108 @@
-"""Jobs, tasks, nodes and pools as tables for people and as JSON for programs."""
+"""What tables show of jobs, tasks, nodes, pools and files, a column each."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from batchyard.cli.layout import Column
+
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 Found = Mapping[str, Any]
-Row = Sequence[object]
 
-JOBS = ("JOB", "STATE", "POOL", "PRIORITY", "WAITING", "RUNNING", "SUCCEEDED", "FAILED", "AGE")
-TASKS = ("TASK", "STATE", "RESULT", "EXIT", "NODE", "TOOK", "AGE", "COMMAND")
-NODES = ("NODE", "STATE", "SCHEDULING", "SLOTS", "RUNNING", "RUN", "ADDRESS", "UP")
-POOLS = ("POOL", "STATE", "ALLOCATION", "NODES", "WANTED", "SLOTS/NODE", "SIZE", "AGE")
-_NUMBERS = frozenset(
-    {"PRIORITY", "WAITING", "RUNNING", "SUCCEEDED", "FAILED", "EXIT", "TOOK", "AGE", "RUN", "NODES", "WANTED", "SLOTS", "UP"}
+
+def _info(found: Found) -> Found:
+    return found.get("executionInfo") or {}
+
+
+def _count(name: str) -> Column:
+    heads = {"active": "WAITING", "running": "RUNNING", "succeeded": "SUCCEEDED", "failed": "FAILED"}
+    return Column(heads[name], lambda found, now: (found.get("taskCounts") or {}).get(name, ""), number=True, keep=4)
+
+
+def _of(head: str, name: str, *, number: bool = False, wide: bool = False, keep: int = 0) -> Column:
+    return Column(head, lambda found, now: found.get(name, ""), number, wide, keep)
+
+
+def _age(head: str, name: str, keep: int = 1) -> Column:
+    return Column(head, lambda found, now: since(found[name], now) if found.get(name) else "", number=True, keep=keep)
+
+
+def _result(found: Found, now: datetime) -> str:
+    info = _info(found)
+    failure = (info.get("failureInfo") or {}).get("code")
+    return f"{info.get('result', '')} ({failure})" if failure and failure != "FailureExitCode" else str(info.get("result", ""))
+
+
+def _took(found: Found, now: datetime) -> str:
+    info = _info(found)
+    return between(info["startTime"], info.get("endTime"), now) if info.get("startTime") else ""
+
+
+def _nodes(kind: str) -> Column:
+    heads = {"current": "NODES", "target": "WANTED"}
+    names = (f"{kind}DedicatedNodes", f"{kind}LowPriorityNodes")
+    return Column(heads[kind], lambda found, now: sum(found.get(name) or 0 for name in names), number=True, keep=4)
+
+
+def _slots(found: Found, now: datetime) -> str:
+    return f"{found.get('runningTaskSlotsCount', 0)}/{found.get('taskSlotsPerNode', '?')}"
+
+
+def _node_id(found: Found) -> str:
+    return str((found.get("nodeInfo") or {}).get("nodeId", ""))
+
+
+_STATE = _of("STATE", "state", keep=9)
+JOBS = (
+    _of("JOB", "id", keep=9), _STATE,
+    Column("POOL", lambda found, now: (found.get("poolInfo") or {}).get("poolId", ""), keep=3),
+    _of("PRIORITY", "priority", number=True),
+    *(_count(name) for name in ("active", "running", "succeeded", "failed")),
+    _age("AGE", "creationTime"), _of("NAME", "displayName", wide=True),
+    Column("ENDED BY", lambda found, now: _info(found).get("terminateReason", ""), wide=True),
+)  # fmt: skip
+TASKS = (
+    _of("TASK", "id", keep=9), _STATE, Column("RESULT", _result, keep=6),
+    Column("EXIT", lambda found, now: _info(found).get("exitCode", ""), number=True, keep=5),
+    Column("NODE", lambda found, now: short(_node_id(found)), keep=1),
+    Column("TOOK", _took, number=True, keep=3), _age("AGE", "creationTime", 2),
+    Column("RETRIES", lambda found, now: _info(found).get("retryCount", ""), number=True, wide=True, keep=1),
+    Column("SLOTS", lambda found, now: found.get("requiredSlots", 1), number=True, wide=True, keep=1),
+    Column("ENDED", lambda found, now: _info(found).get("endTime", ""), wide=True, keep=1),
+    _of("COMMAND", "commandLine"),
+)  # fmt: skip
+NODE_POOL = _of("POOL", "poolId", keep=8)
+NODES = (
+    _of("NODE", "id", keep=9), _STATE, _of("SCHEDULING", "schedulingState", keep=2), Column("SLOTS", _slots, number=True, keep=5),
+    _of("RUNNING", "runningTasksCount", number=True, keep=3), _of("RUN", "totalTasksRun", number=True, keep=2),
+    _of("ADDRESS", "ipAddress"), _age("UP", "lastBootTime"), _of("SIZE", "vmSize", wide=True),
+    Column("DEDICATED", lambda found, now: "yes" if found.get("isDedicated") else "no", wide=True),
+)  # fmt: skip
+POOLS = (
+    _of("POOL", "id", keep=9), _STATE, _of("ALLOCATION", "allocationState", keep=3), _nodes("current"), _nodes("target"),
+    Column("SLOTS/NODE", lambda found, now: found.get("taskSlotsPerNode", 1), keep=2), _of("SIZE", "vmSize"), _age("AGE", "creationTime"),
+    Column("AUTOSCALE", lambda found, now: "yes" if found.get("enableAutoScale") else "no", wide=True),
+)  # fmt: skip
+FILES = (
+    _of("FILE", "name", keep=9),
+    Column("BYTES", lambda found, now: (found.get("properties") or {}).get("contentLength", ""), number=True, keep=5),
+    Column("CHANGED", lambda found, now: (found.get("properties") or {}).get("lastModified", "")),
 )
-_COLOURS = {"running": "cyan", "completed": "dim", "success": "green", "failure": "red", "idle": "green"}
+PROGRESS = (
+    _of("JOB", "id", keep=9), _STATE,
+    Column("DONE", lambda found, now: f"{found['percent']}%", number=True, keep=8),
+    *(_count(name) for name in ("active", "running", "succeeded", "failed")),
+)  # fmt: skip
 
 
-def job(found: Found, now: datetime) -> Row:
-    """A job with its task counts."""
-    counts = found.get("taskCounts") or {}
-    numbers = [counts.get(name, "") for name in ("active", "running", "succeeded", "failed")]
-    return [
-        found["id"],
-        found["state"],
-        found["poolInfo"].get("poolId", ""),
-        found["priority"],
-        *numbers,
-        since(found["creationTime"], now),
-    ]
-
-
-def task(found: Found, now: datetime) -> Row:
-    """A task."""
-    info = found.get("executionInfo") or {}
-    took = between(info["startTime"], info.get("endTime"), now) if info.get("startTime") else ""
-    result = info.get("result", "")
-    if info.get("failureInfo") and (info["failureInfo"].get("code") != "FailureExitCode"):
-        result = f"{result} ({info['failureInfo'].get('code')})"
-    node = short((found.get("nodeInfo") or {}).get("nodeId", ""))
-    return [
-        found["id"], found["state"], result, info.get("exitCode", ""), node, took, since(found["creationTime"], now), found["commandLine"],
-    ]  # fmt: skip
-
-
-def node(found: Found, slots: int, now: datetime) -> Row:
-    """A node of a pool with so many slots per node."""
-    used = f"{found.get('runningTaskSlotsCount', 0)}/{slots}"
-    up = since(found["lastBootTime"], now) if found.get("lastBootTime") else ""
-    return [
-        found["id"], found["state"], found.get("schedulingState", ""), used, found.get("runningTasksCount", 0),
-        found.get("totalTasksRun", 0), found.get("ipAddress", ""), up,
-    ]  # fmt: skip
-
-
-def pool(found: Found, now: datetime) -> Row:
-    """A pool."""
-    nodes = found.get("currentDedicatedNodes", 0) + found.get("currentLowPriorityNodes", 0)
-    wanted = found.get("targetDedicatedNodes", 0) + found.get("targetLowPriorityNodes", 0)
-    return [
-        found["id"], found["state"], found.get("allocationState", ""), nodes, wanted, found.get("taskSlotsPerNode", 1),
-        found.get("vmSize", ""), since(found["creationTime"], now),
-    ]  # fmt: skip
+def cells(columns: tuple[Column, ...], found: Found, now: datetime) -> list[object]:
+    """A row."""
+    return [column.cell(found, now) for column in columns]
 
 
 def short(node_id: str) -> str:
@@ -86,25 +119,15 @@ def between(start: str, end: str | None, now: datetime) -> str:
     """The time from start to end, or to now, in the unit that fits: 0.4s, 12s, 5m, 3h, 8d."""
     passed = max((datetime.fromisoformat(end) if end else now) - datetime.fromisoformat(start), timedelta())
     seconds = passed.total_seconds()
-    if end and seconds < 10:
-        return f"{seconds:.1f}s"
+    return f"{seconds:.1f}s" if end and seconds < 10 else span(seconds)
+
+
+def span(seconds: float) -> str:
+    """A duration in the unit that fits."""
     for unit, letter in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= 2 * unit:
             return f"{int(seconds // unit)}{letter}"
     return f"{int(seconds)}s"
-
-
-def table(heads: Sequence[str], rows: Iterable[Row], title: str | None = None) -> Table:
-    """A table without lines, numbers to the right."""
-    from rich.table import Table
-    from rich.text import Text
-
-    made = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
-    for head in heads:
-        made.add_column(head, no_wrap=True, justify="right" if head in _NUMBERS else "left", overflow="ellipsis")
-    for row in rows:
-        made.add_row(*(Text(" ".join(str(cell).split("\n")), style=_COLOURS.get(str(cell), "")) for cell in row))
-    return made
 
 
 def console() -> Console:
@@ -112,23 +135,6 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 1000)
-
-
-def print_table(heads: Sequence[str], rows: Iterable[Row]) -> None:
-    """Print a table."""
-    shown = console()
-    if shown.is_terminal:
-        shown.print(table(heads, rows))
-        return
-    with shown.capture() as text:
-        shown.print(table(heads, rows))
-    print("\n".join(line.rstrip() for line in text.get().splitlines()))
-
-
-def print_json(found: Sequence[Found]) -> None:
-    """Print a list as the service gave it."""
-    json.dump(list(found), sys.stdout, indent=2, ensure_ascii=False)
-    print()
 
 
 def now() -> datetime:

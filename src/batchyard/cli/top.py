@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from batchyard.cli import tables
+from batchyard.cli import layout, streams, tables
 from batchyard.cli.client import Client, Refused
+from batchyard.cli.layout import Column
 
 PERIOD_S = 1.0
 _MOST_TASKS = 50
 _MOST_LOOKED_AT = 5000
 """How many tasks of a job are searched for running ones where the server cannot filter."""
-_RUNNING = ("JOB", "TASK", "STATE", "NODE", "TOOK", "COMMAND")
-_NODES = ("POOL", "NODE", "STATE", "SLOTS", "RUN")
+_HEADS = {column.head: column for column in (*tables.TASKS, *tables.NODES)}
+_RUNNING = (Column("JOB", lambda found, now: found["job"], keep=8), *(_HEADS[head] for head in ("TASK", "STATE")), tables.TASKS[4],
+            *(_HEADS[head] for head in ("TOOK", "COMMAND")))  # fmt: skip
+_NODES = (
+    Column("POOL", lambda found, now: found["pool"], keep=8), Column("NODE", lambda found, now: tables.short(found["id"]), keep=9),
+    *(_HEADS[head] for head in ("STATE", "SLOTS", "RUN")),
+)  # fmt: skip
 
 Found = dict[str, Any]
 
@@ -72,44 +80,36 @@ def _running(batch: Client, job: str) -> Iterator[Found]:
         yield from (task for task in some if task["state"] == "running")
 
 
-def draw(picture: Picture) -> Any:
-    """The picture as something that rich prints."""
-    from rich.console import Group
-
+def draw(picture: Picture) -> list[str]:
+    """The picture as lines."""
     now = tables.now()
     slots = {pool["id"]: pool.get("taskSlotsPerNode", 1) for pool in picture.pools}
-    nodes = [
-        [pool["id"], tables.short(node["id"]), node["state"], f"{node.get('runningTaskSlotsCount', 0)}/{slots[pool['id']]}",
-         node.get("totalTasksRun", 0)]
-        for pool, node in picture.nodes
-    ]  # fmt: skip
-    tasks = []
-    for job, task in picture.running:
-        name, state, _, _, node, took, _, command = tables.task(task, now)
-        tasks.append([job, name, state, node, took, command])
-    return Group(
-        tables.table(tables.POOLS, [tables.pool(pool, now) for pool in picture.pools]), "",
-        tables.table(_NODES, nodes), "",
-        tables.table(tables.JOBS, [tables.job(job, now) for job in picture.jobs]), "",
-        tables.table(_RUNNING, tasks),
+    nodes = [{**node, "pool": pool["id"], "taskSlotsPerNode": slots[pool["id"]]} for pool, node in picture.nodes]
+    running = [{**task, "job": job} for job, task in picture.running]
+    parts: tuple[tuple[tuple[Column, ...], Sequence[Found]], ...] = (
+        (tables.POOLS, picture.pools), (_NODES, nodes), (tables.JOBS, picture.jobs), (_RUNNING, running),
     )  # fmt: skip
+    shown: list[str] = []
+    for columns, found in parts:
+        chosen = tuple(column for column in columns if not column.wide)
+        rows = [tables.cells(chosen, one, now) for one in found]
+        shown += [*layout.lines(chosen, rows, streams.columns(sys.stdout), streams.paint, len(rows) + 1), ""]
+    return shown[:-1]
 
 
 def show(batch: Client, *, once: bool) -> None:
     """Draw until Ctrl-C: in place on a terminal, else a plain text a second."""
-    console = tables.console()
-    if once or not console.is_terminal:
+    if once:
+        print("\n".join(draw(look(batch))), flush=True)
+        return
+    live = sys.stdout.isatty()
+    before, after = ("\x1b[H", "\x1b[J") if live else ("", "\n")
+    print("\x1b[?1049h" if live else "", end="")
+    try:
         while True:
-            with console.capture() as text:
-                console.print(draw(look(batch)))
-            print("\n".join(line.rstrip() for line in text.get().splitlines()), flush=True)
-            if once:
-                return
-            print(flush=True)
+            clear = "\x1b[K\n" if live else "\n"
+            lines = draw(look(batch))
+            print(before + clear.join(lines[: shutil.get_terminal_size().lines - 1] if live else lines) + after, flush=True)
             time.sleep(PERIOD_S)
-    from rich.live import Live
-
-    with Live(draw(look(batch)), console=console, screen=True, auto_refresh=False) as live:
-        while True:
-            time.sleep(PERIOD_S)
-            live.update(draw(look(batch)), refresh=True)
+    finally:
+        print("\x1b[?1049l" if live else "", end="", flush=True)

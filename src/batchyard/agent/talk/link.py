@@ -138,9 +138,10 @@ class Link:
             connection.close()
         self._idle.clear()
 
-    async def post(self, path: str, content: bytes, timeout_s: float) -> Answer:
-        """Send JSON and return the answer. Raises OSError: Broken, TimeoutError, or what connecting raises."""
-        head = b"POST %b HTTP/1.1\r\n%bcontent-length: %d\r\n\r\n" % ((self._prefix + path).encode("ascii"), self._fields, len(content))
+    async def post(self, path: str, content: bytes, timeout_s: float, more: bytes = b"") -> Answer:
+        """Send content, with `more` header lines; the answer. Raises OSError: Broken, TimeoutError, or what connecting raises."""
+        fields = self._fields + more
+        head = b"POST %b HTTP/1.1\r\n%bcontent-length: %d\r\n\r\n" % ((self._prefix + path).encode("ascii"), fields, len(content))
         async with asyncio.timeout(timeout_s):
             while self._idle:
                 connection = self._idle.pop()

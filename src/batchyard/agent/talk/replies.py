@@ -1,4 +1,7 @@
-"""Answers to file requests: each becomes one POST that streams from disk (D6). A lost one is asked for again."""
+"""Answers to file requests, each one POST (D6): what is small goes over the agent's own line, lists and what is large streams from disk.
+
+A lost one is asked for again, and one that arrives twice counts once.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ import msgspec
 import structlog
 
 from batchyard.agent.places import beneath, files
+from batchyard.agent.talk.link import Link
 from batchyard.model.sync import FILE_HEADER, FILES_PATH, FileHead, FileRequest
 
 if TYPE_CHECKING:
@@ -27,6 +31,9 @@ log = structlog.get_logger()
 
 _AT_ONCE = 8
 _REMEMBERED = 1_000
+_SMALL = 64 << 10
+"""Bytes up to which a file is read at once; most of what is asked for is what a task wrote."""
+_SMALL_S = 30.0
 _ENTRIES = 500
 """Entries of a list that are read and sent at a time."""
 
@@ -36,7 +43,7 @@ Service = Callable[[FileRequest], Awaitable[files.Found]]
 
 
 class Replies:
-    """Answers requests, a few at a time; the same request is answered once. `connect` is called for the first.
+    """Answers requests, a few at a time; the same request is answered once. `connect` is called for the first that streams.
 
     `services` by operation do what is not about files; each request is done once, however often its answer gets lost.
     `answered` hears of every request whose answer the server has.
@@ -44,13 +51,14 @@ class Replies:
 
     def __init__(
         self,
+        link: Link,
         connect: Callable[[], httpx.AsyncClient],
         root: str,
         threads: Executor,
         services: Mapping[str, Service],
         answered: Callable[[FileRequest, FileHead], None],
     ) -> None:
-        self._connect, self._root, self._threads = connect, root, threads
+        self._link, self._connect, self._root, self._threads = link, connect, root, threads
         self._services, self._hear_answered = services, answered
         self._done: dict[str, files.Found] = {}
         self._connecting = asyncio.Lock()
@@ -107,18 +115,20 @@ class Replies:
         return found
 
     async def _post(self, request: FileRequest, found: files.Found) -> None:
-        headers = {FILE_HEADER: _ascii(found.head), "content-type": "application/octet-stream"}
-        body: AsyncIterator[bytes] | bytes = found.body
-        if found.head.error is None and request.operation == "get":
-            body = self._pieces(files.read(found.fd, found.head.offset, found.head.length))
-            headers["content-length"] = str(found.head.length)
-        elif found.head.error is None and request.operation == "list":
-            body = self._pieces(_list(files.entries(self._root, request)))
-            headers["content-type"] = "application/json"
-        path = FILES_PATH.format(request_id=request.id)
-        await self._send(path, body, headers)
+        path, head = FILES_PATH.format(request_id=request.id), _ascii(found.head)
+        wants = request.operation if found.head.error is None else ""
+        if wants == "list":
+            await self._send(path, self._pieces(_list(files.entries(self._root, request))), {FILE_HEADER: head})
+        elif wants == "get" and found.head.length > _SMALL:
+            pieces = self._pieces(files.read(found.fd, found.head.offset, found.head.length))
+            await self._send(path, pieces, {FILE_HEADER: head, "content-length": str(found.head.length)})
+        else:
+            body = found.body
+            if wants == "get" and found.head.length:
+                body = await self._in_thread(_whole, found)
+            await self._link.post(path, body, _SMALL_S, f"{FILE_HEADER}: {head}\r\n".encode("ascii"))
 
-    async def _send(self, path: str, body: AsyncIterator[bytes] | bytes, headers: dict[str, str]) -> None:
+    async def _send(self, path: str, body: AsyncIterator[bytes], headers: dict[str, str]) -> None:
         async with self._connecting:
             if self._client is None:
                 self._client = await self._in_thread(self._connect)
@@ -150,6 +160,14 @@ async def _served(service: Service, request: FileRequest) -> files.Found:
     except Exception:
         log.exception("request failed for a reason inside the agent", operation=request.operation)
         return files.Found(FileHead(error="InternalError"))
+
+
+def _whole(found: files.Found) -> bytes:
+    """All bytes of a small file. Raises OSError when it shrank meanwhile."""
+    data = b"".join(files.read(found.fd, found.head.offset, found.head.length))
+    if len(data) < found.head.length:
+        raise OSError("the file shrank while it was read")
+    return data
 
 
 def _ascii(head: FileHead) -> str:

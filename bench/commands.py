@@ -1,0 +1,67 @@
+"""What the command line costs: CPU of its start beyond a bare interpreter, rows a second of a list, beside `az` on the same server."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from server import Server
+from table import Line
+
+STARTS = 7
+ROWS = 50_000
+_COMMAND = [sys.executable, "-P", "-m", "batchyard.cli.main"]
+_AZ_ROWS = 2_000
+
+
+def lines(server: Server) -> Iterator[Line]:
+    """Start costs of three commands, and the rate of a list."""
+    environment = {**os.environ, "BATCHYARD_DIR": str(server.directory)}
+    environment = {name: value for name, value in environment.items() if not name.startswith("AZURE_")}
+    bare = _cpu([sys.executable, "-P", "-c", "pass"], environment)
+    _run(["job", "create", "rows", "--pool", "empty"], environment)
+    for words in ("--help", "jobs", "submit --job rows -- true"):
+        each = _cpu([*_COMMAND, *words.split()], environment) - bare
+        yard = f"bare interpreter {bare:.3f} s"
+        yield Line(f"batchyard {words}, CPU beyond it", f"{each:.3f} s", yard, value=each, goals=(0.15,), unit=" s", floor=False)
+    _run(["submit", "--job", "rows", "--id", "row", "--array", f"1-{ROWS}", "--", "true"], environment)
+    begun = time.monotonic()
+    _run(["task", "list", "rows", "-o", "jsonl"], environment)
+    rate = ROWS / (time.monotonic() - begun)
+    az = _az(server, environment)
+    yard = f"az {az:,.0f}/s" if az else "no az"
+    yield Line("task list -o jsonl", f"{rate:,.0f} rows/s", yard, rate / az if az else None, rate, (20_000.0,), " rows/s")
+
+
+def _run(words: Sequence[str], environment: dict[str, str]) -> None:
+    subprocess.run([*_COMMAND, *words], env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+def _cpu(words: Sequence[str], environment: dict[str, str]) -> float:
+    """Seconds of CPU of a process, the least of several."""
+    used = []
+    for _ in range(STARTS):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(words, env=environment, check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(used)
+
+
+def _az(server: Server, environment: dict[str, str]) -> float | None:
+    """Rows a second of `az batch task list` over a shorter list; None where there is no az."""
+    az = os.environ.get("BATCHYARD_AZ", "")
+    if not Path(az).is_file():
+        return None
+    _run(["job", "create", "fewer", "--pool", "empty"], environment)
+    _run(["submit", "--job", "fewer", "--id", "row", "--array", f"1-{_AZ_ROWS}", "--", "true"], environment)
+    exports = subprocess.run([*_COMMAND, "env"], env=environment, check=True, capture_output=True, text=True).stdout
+    words = ["sh", "-c", 'eval "$1"; exec "$2" batch task list --job-id fewer -o json', "sh", exports, az]
+    begun = time.monotonic()
+    subprocess.run(words, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return _AZ_ROWS / (time.monotonic() - begun)

@@ -1,0 +1,129 @@
+"""`batchyard env`: what points other clients at a server, as lines that a shell takes; for a named client with the lines to paste."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from batchyard.cli import daemon, server
+
+
+class Hint(NamedTuple):
+    """What a client wants beside the common variables."""
+
+    lines: tuple[str, str]
+    """Two lines to paste, with {endpoint}, {account}, {key}, {storage}, {storage_key} and {blob} filled in."""
+    more: Mapping[str, str]
+    """Variables of its own."""
+    note: str = ""
+
+
+_PYTHON = 'os.environ["AZURE_BATCH_ACCOUNT"], os.environ["AZURE_BATCH_ACCESS_KEY"]'
+HINTS: Mapping[str, Hint] = {
+    "sdk15": Hint(
+        (
+            "import os; from azure.batch import BatchClient; from azure.core.credentials import AzureNamedKeyCredential",
+            f'batch = BatchClient(os.environ["AZURE_BATCH_ENDPOINT"], AzureNamedKeyCredential({_PYTHON}))',
+        ),
+        {},
+    ),
+    "sdk14": Hint(
+        (
+            "import os; from azure.batch import BatchServiceClient; from azure.batch.batch_auth import SharedKeyCredentials",
+            f'batch = BatchServiceClient(SharedKeyCredentials({_PYTHON}), batch_url=os.environ["AZURE_BATCH_ENDPOINT"])',
+        ),
+        {},
+    ),
+    "az": Hint(("az batch pool list --output table", "az storage container list --output table"), {}),
+    "javascript": Hint(
+        (
+            'import {{ BatchServiceClient, BatchSharedKeyCredentials }} from "@azure/batch"; const {{ env }} = process;',
+            "const batch = new BatchServiceClient(new BatchSharedKeyCredentials(env.AZURE_BATCH_ACCOUNT, env.AZURE_BATCH_ACCESS_KEY), "
+            "env.AZURE_BATCH_ENDPOINT);",
+        ),
+        {},
+    ),
+    "dotnet": Hint(
+        (
+            'var credential = new Azure.AzureNamedKeyCredential("{account}", "{key}");',
+            'var batch = new Azure.Compute.Batch.BatchClient(new Uri("{endpoint}"), credential);',
+        ),
+        {},
+        "untested: no .NET program was run against this server",
+    ),
+    "java": Hint(
+        (
+            'var credential = new com.azure.core.credential.AzureNamedKeyCredential("{account}", "{key}");',
+            'var batch = new com.azure.compute.batch.BatchClientBuilder().endpoint("{endpoint}").credential(credential).buildClient();',
+        ),
+        {},
+        "untested: no Java program was run against this server",
+    ),
+    "nextflow": Hint(
+        (
+            "process.executor = 'azurebatch'; workDir = 'az://work/nextflow'",
+            "azure.batch.endpoint = '{endpoint}'; azure.batch.autoPoolMode = false",
+        ),
+        {
+            "AZURE_BATCH_ACCOUNT_NAME": "{account}",
+            "AZURE_BATCH_ACCOUNT_KEY": "{key}",
+            "AZURE_STORAGE_ACCOUNT_NAME": "{storage}",
+            "AZURE_STORAGE_ACCOUNT_KEY": "{storage_key}",
+        },
+        "untested; it looks for blobs at {storage}.blob.core.windows.net, and it runs containers",
+    ),
+    "snakemake": Hint(
+        ("snakemake --executor azure-batch --azure-batch-account-url {endpoint} \\", "    --default-storage-provider azure"),
+        {"AZ_BATCH_ACCOUNT_URL": "{endpoint}", "AZ_BATCH_ACCOUNT_KEY": "{key}", "AZ_BLOB_ACCOUNT_URL": "{blob}"},
+        "untested; its plugin wants Entra tokens and the management plane, which are not there yet",
+    ),
+    "airflow": Hint(
+        (
+            "from airflow.providers.microsoft.azure.operators.batch import AzureBatchOperator",
+            'task = AzureBatchOperator(task_id="t", azure_batch_conn_id="azure_batch_default", batch_pool_id="p", batch_job_id="j", ...)',
+        ),
+        {"AIRFLOW_CONN_AZURE_BATCH_DEFAULT": "connection"},
+    ),
+}
+"""By the names that --for takes."""
+
+
+def env(*, directory: Path | None, for_: str | None) -> None:
+    """Print shell exports for the Azure SDKs and az batch: eval "$(batchyard env)"."""
+    place = server.state_directory(directory)
+    account, url = daemon.account(place), server.running(place).url
+    values = {
+        "endpoint": url,
+        "account": account.name,
+        "key": account.keys[0],
+        "storage": account.storage_name,
+        "storage_key": account.storage_key,
+        "blob": f"{url}/{account.storage_name}",
+    }
+    exports = {
+        "AZURE_BATCH_ACCOUNT": account.name,
+        "AZURE_BATCH_ACCESS_KEY": account.keys[0],
+        "AZURE_BATCH_ENDPOINT": url,
+        "AZURE_STORAGE_ACCOUNT": account.storage_name,
+        "AZURE_STORAGE_KEY": account.storage_key,
+        "AZURE_STORAGE_BLOB_ENDPOINT": values["blob"],
+        "AZURE_STORAGE_CONNECTION_STRING": daemon.storage_connection_string(account, url),
+    }
+    hint = HINTS[for_] if for_ else None
+    for name, value in (hint.more if hint else {}).items():
+        exports[name] = _connection(values) if value == "connection" else value.format(**values)
+    for name, value in exports.items():
+        print(f"export {name}={shlex.quote(value)}")
+    if hint is not None:
+        print(f"# {for_}: {hint.note.format(**values)}" if hint.note else f"# {for_}: paste these two lines")
+        for line in hint.lines:
+            print(f"# {line.format(**values)}")
+
+
+def _connection(values: Mapping[str, str]) -> str:
+    """The connection that Airflow's operators use by default, in its JSON form."""
+    found = {"conn_type": "azure_batch", "login": values["account"], "password": values["key"]}
+    return json.dumps({**found, "extra": {"account_url": values["endpoint"]}})

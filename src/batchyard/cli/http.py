@@ -1,0 +1,118 @@
+"""Requests over kept connections, from several threads at once; nothing but the standard library, so that a command starts at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from collections import deque
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+CONNECT_S, ANSWER_S = 10.0, 60.0
+"""How long a server may take until it accepts a connection, and between two parts of an answer, in seconds."""
+
+
+class Answer(NamedTuple):
+    """What a server said."""
+
+    status: int
+    headers: dict[str, str]
+    """Names in lower case."""
+    body: bytes
+
+
+class Unreachable(Exception):
+    """No whole answer came."""
+
+
+class Http:
+    """A host as one client sees it; connections that are idle are used again."""
+
+    def __init__(self, url: str) -> None:
+        """Raises Unreachable when the URL is none."""
+        try:
+            parts = urlsplit(url)
+            self.host, port = parts.hostname or "", parts.port
+        except ValueError as error:
+            raise Unreachable(f"{url} is no URL: {error}") from None
+        if parts.scheme not in ("http", "https") or not self.host:
+            raise Unreachable(f"{url} is no URL of a server")
+        self._encrypted = parts.scheme == "https"
+        self._port = port or (443 if self._encrypted else 80)
+        self.name = parts.netloc.rpartition("@")[2]
+        self._proxy = _proxy(parts.scheme, self.name)
+        self._idle: deque[HTTPConnection] = deque()
+
+    def send(self, method: str, target: str, headers: dict[str, str], body: bytes | None) -> Answer:
+        """Send a request and read the whole answer. Raises Unreachable."""
+        if self._proxy and not self._encrypted:
+            target = f"http://{self.name}{target}"
+        connection = self._connection()
+        if method in ("GET", "HEAD") and connection.sock is not None:
+            with contextlib.suppress(Unreachable):  # the other side may be closing it this moment
+                return self._exchange(connection, method, target, headers, body)
+            connection = self._new()
+        return self._exchange(connection, method, target, headers, body)
+
+    def _exchange(self, connection: HTTPConnection, method: str, target: str, headers: dict[str, str], body: bytes | None) -> Answer:
+        try:
+            if connection.sock is None:
+                connection.connect()
+                connection.sock.settimeout(ANSWER_S)  # type: ignore[attr-defined]
+            connection.request(method, target, body, headers)
+            answer = connection.getresponse()
+            content = answer.read()
+        except (OSError, HTTPException, UnicodeError, ValueError) as error:
+            connection.close()
+            raise Unreachable(str(error) or type(error).__name__) from error
+        if not answer.will_close:
+            self._idle.append(connection)
+        return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, content)
+
+    def close(self) -> None:
+        """Give up all connections."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _connection(self) -> HTTPConnection:
+        while True:
+            try:
+                kept = self._idle.pop()
+            except IndexError:
+                return self._new()
+            if not _ended(kept):
+                return kept
+            kept.close()
+
+    def _new(self) -> HTTPConnection:
+        host, port = self._proxy or (self.host, self._port)
+        made = (HTTPSConnection if self._encrypted else HTTPConnection)(host, port, timeout=CONNECT_S)
+        if self._proxy and self._encrypted:
+            made.set_tunnel(self.host, self._port)
+        return made
+
+
+def _ended(connection: HTTPConnection) -> bool:
+    """The other side closed it while it was idle: it has something to read, namely the end."""
+    if connection.sock is None:
+        return True
+    poll = select.poll()
+    poll.register(connection.sock, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _proxy(scheme: str, host: str) -> tuple[str, int] | None:
+    """The proxy that the environment names for a host, as curl reads it; none for this machine itself."""
+    if host.startswith(("127.", "localhost", "[::1]")):
+        return None
+    given = os.environ.get(f"{scheme}_proxy") or os.environ.get("HTTPS_PROXY" if scheme == "https" else "http_proxy")
+    if not given:
+        return None
+    from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
+
+    parts = urlsplit(given if "://" in given else f"http://{given}")
+    if proxy_bypass_environment(host) or not parts.hostname:
+        return None
+    return parts.hostname, parts.port or 80
