@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from tests.conftest import Server, wait_for
 
-from batchyard.app import DATABASE
 from batchyard.cli.client import Client
 from batchyard.engine.loops import LEASE_S
 from batchyard.model import times
+from batchyard.server.state import DATABASE
 from batchyard.store import leases
 from batchyard.store.db import Database
 from batchyard.store.reader import Change

@@ -277,7 +277,8 @@ def on_a_terminal(words: list[str], environment: dict[str, str], columns: int, a
     """Exit code and output of a command on a terminal of its own."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, env={**environment, "TERM": "xterm"}, close_fds=True)
+    measured = {name: value for name, value in environment.items() if name != "COLUMNS"} | {"TERM": "xterm"}
+    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, env=measured, close_fds=True)
     os.close(theirs)
     os.write(ours, answer)
     text = b""

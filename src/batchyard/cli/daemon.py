@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from batchyard.cli import processes
 from batchyard.cli.problem import Problem
-from batchyard.disk import space
 
 if TYPE_CHECKING:
     import subprocess
@@ -123,6 +122,8 @@ def prepare(directory: Path) -> None:
 
 def check_room(directory: Path) -> None:
     """Raises Problem when the disk has no room for what a server begins with."""
+    from batchyard.disk import space
+
     if lacking := space.lacking(space.sample(directory), space.START_BYTES):
         raise Problem(f"{directory} is on a full disk ({lacking}): make room there and start again")
 
