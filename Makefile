@@ -2,6 +2,7 @@
 PYTHON  ?= python3
 WORKERS ?= auto
 ARGS    ?=
+RACES   ?= 1000
 
 BIN   := .venv/bin
 READY := .venv/.ready .venv-sdk14/.ready
@@ -14,7 +15,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-az test-clients lint fix bench serve lock clean
+.PHONY: help setup demo test test-az test-clients races lint fix bench serve lock clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -33,6 +34,9 @@ test-az: setup .venv-az/.ready ## run the tests with azure-cli
 test-clients: setup .venv-clients/.ready ## run the tests with older clients, of Python and of npm
 	$(BIN)/python -m pytest -m clients $(ARGS)
 
+races: setup ## try each race between a task and root RACES times (1,000)
+	BATCHYARD_RACES=$(RACES) $(BIN)/python -m pytest -n 0 --timeout 0 tests/agent/test_races.py $(ARGS)
+
 lint: .venv/.ready ## check style, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,7 +47,7 @@ fix: .venv/.ready ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.ready ## measure this machine, each figure beside its yardstick; ARGS="--only release graph million nodes cli" for those that run only when named
+bench: .venv/.ready ## measure this machine, each figure beside its yardstick; ARGS="--only release graph million nodes jobs beside cli" for those that run only when named
 	$(BIN)/python bench/run.py $(ARGS)
 
 serve: .venv/.ready ## run a server in the foreground; ARGS="--dir D --port N"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any
 
-from batchyard.api.auth import Signed, sign
+from batchyard.api.wire.auth import Signed, sign
 
 VERSION = "2024-07-01.20.0"
 _JSON = "application/json; odata=minimalmetadata"

@@ -17,9 +17,12 @@ from typing import Any
 
 import msgspec
 
-from batchyard.engine import jobs, nodes, pools, scheduler, tasks
-from batchyard.engine.capacity import Capacity
 from batchyard.engine.clock import Clock
+from batchyard.engine.nodes import nodes
+from batchyard.engine.pools import pools
+from batchyard.engine.pools.capacity import Capacity
+from batchyard.engine.scheduling import scheduler
+from batchyard.engine.work import jobs, tasks
 from batchyard.model.job import JobCreateContent
 from batchyard.model.pool import PoolCreateContent
 from batchyard.model.sync import Ended, Orders, Sync

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import baseline
 import commands
+import jobs
 import meter
 import million as queue
 import rounds
@@ -25,7 +26,7 @@ from server import NOBODY, Broken, Server
 from table import Line
 
 PARTS = ("start", "idle", "latency", "no-op", "add", "unisolated")
-LONG_PARTS = ("release", "graph", "million", "nodes", "cli")
+LONG_PARTS = ("release", "graph", "million", "nodes", "jobs", "beside", "cli")
 """Measured only when they are named."""
 KEPT_PARTS = {"no-op", "add", "unisolated"}
 """Those with ratios that must not fall."""
@@ -47,6 +48,9 @@ class Size:
     queued: int = 1_000_000
     nodes: int = 200
     silence_s: float = 30.0
+    jobs: int = 1_000
+    waiting_jobs: int = 10_000
+    beside: int = 50_000
 
 
 QUICK = Size(
@@ -61,6 +65,9 @@ QUICK = Size(
     queued=100_000,
     nodes=40,
     silence_s=5.0,
+    jobs=200,
+    waiting_jobs=1_000,
+    beside=20_000,
 )
 
 
@@ -122,7 +129,14 @@ def measure(size: Size, parts: set[str]) -> Iterator[Line]:
     if "nodes" in parts:
         say(f"{size.nodes} nodes, of which a quarter falls silent")
         yield from table.of_nodes(rounds.child("nodes.py", "run", size.nodes, size.nodes // 4, size.silence_s))
-    if not parts - {"graph", "million", "nodes"}:
+    if "jobs" in parts:
+        say(f"{size.jobs:,} jobs of different priorities, then {size.waiting_jobs:,} that wait")
+        yield from jobs.waiting(size.jobs, SLOTS, run=True)
+        yield from jobs.waiting(size.waiting_jobs, SLOTS, run=False)
+    if "beside" in parts:
+        say(f"a small job beside {size.beside:,} tasks that are added")
+        yield from jobs.beside(size.beside)
+    if not parts - {"graph", "million", "nodes", "jobs", "beside"}:
         return
     starts: list[float] = []
     for _ in range(size.starts - 1 if "start" in parts else 0):

@@ -19,11 +19,11 @@ import rounds
 from server import Broken, Server
 from table import Line
 
-from batchyard.app import open_account
-from batchyard.engine import jobs, tasks
 from batchyard.engine.clock import Clock
+from batchyard.engine.work import jobs, tasks
 from batchyard.model.job import JobCreateContent
 from batchyard.model.task import TaskCreateContent
+from batchyard.server.state import open_account
 from batchyard.store.db import Database
 from batchyard.store.tasks import TaskLine, select
 

@@ -23,8 +23,8 @@ import meter
 import msgspec
 from server import Broken, Server, wait_for
 
-from batchyard.agent.link import Link
 from batchyard.agent.state import State
+from batchyard.agent.talk.link import Link
 from batchyard.model.sync import SYNC_PATH, Ended, NodeFacts, Orders, Sync
 
 SLOTS = 4
@@ -287,7 +287,7 @@ def bare() -> None:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from batchyard.api.protocol import BoundedHttp
+    from batchyard.api.wire.protocol import BoundedHttp
 
     body = msgspec.json.encode(Orders(session=1, number=1))
 

@@ -140,7 +140,7 @@ def starting(server: Server, pool: str, n: int) -> Latencies:
         server.connection.send(request)
         server.connection.receive()
         time.sleep(0.025)
-        text = wait_for(_reader(root / f"workitems/latency/job-1/{name}/stdout.txt"), "a task", every=0.005)
+        text = wait_for(reader(root / f"workitems/latency/job-1/{name}/stdout.txt"), "a task", every=0.005)
         if turn >= 0:
             seen.ours.append((float(text) - sent) * 1000)
             seen.bare.append(bare)
@@ -160,14 +160,16 @@ def releasing(server: Server, pool: str, n: int) -> Latencies:
         server.call("POST", "/jobs/release/addtaskcollection", {"value": both})
         time.sleep(0.025)
         files = [root / f"workitems/release/job-1/{name}/stdout.txt" for name in (names[1], names[0])]
-        late, early = (float(wait_for(_reader(file), "a task", every=0.005)) for file in files)
+        late, early = (float(wait_for(reader(file), "a task", every=0.005)) for file in files)
         if turn >= 0:
             seen.ours.append((late - early) * 1000)
             seen.bare.append(bare)
     return seen
 
 
-def _reader(path: Path) -> Callable[[], str]:
+def reader(path: Path) -> Callable[[], str]:
+    """Looks for the whole line that a task writes."""
+
     def read() -> str:
         try:
             text = path.read_text()

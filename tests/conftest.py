@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import shutil
@@ -15,17 +17,21 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from batchyard.cli import daemon, processes
 
 READY_S = 60.0
+# A machine that does other work too is no reason to fail.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 class Server:
     """A server on a free port of loopback with a state directory of its own that other users may pass through."""
 
-    def __init__(self, *options: str, nodes: int = 4) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="batchyard-test-"))
+    def __init__(self, *options: str, nodes: int = 4, below: Path | None = None) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="batchyard-test-", dir=below))
         self.directory.chmod(0o711)
         self._options = ("--nodes", str(nodes), *options)
         self._port = "0"
@@ -62,19 +68,19 @@ class Server:
         """Start the server; after the first time on the same port again."""
         command = [sys.executable, "-P", "-m", "batchyard.cli.main", "serve", "--dir", str(self.directory), "--port", self._port]
         with (self.directory / "server.log").open("ab") as log:
-            self._process = subprocess.Popen([*command, *self._options], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen([*command, *self._options], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         self._running = wait_for(self._announced, "the server to answer")
         self._port = self._running.url.rpartition(":")[2]
 
     def _announced(self) -> daemon.Server | None:
-        assert self._process.poll() is None, (self.directory / "server.log").read_text()[-4000:]
+        assert self.process.poll() is None, (self.directory / "server.log").read_text()[-4000:]
         found = daemon.running(self.directory)
-        return found if found is not None and found.pid == self._process.pid else None
+        return found if found is not None and found.pid == self.process.pid else None
 
     def kill(self) -> None:
         """End the server with SIGKILL; its agents live on."""
-        self._process.kill()
-        self._process.wait()
+        self.process.kill()
+        self.process.wait()
 
     def agents(self) -> dict[str, int]:
         """Pids of the running agents by node id."""
@@ -87,10 +93,10 @@ class Server:
 
     def stop(self) -> None:
         """End the server and all its agents, and remove its files."""
-        if self._process.poll() is None:
-            self._process.terminate()
+        if self.process.poll() is None:
+            self.process.terminate()
             try:
-                self._process.wait(30)
+                self.process.wait(30)
             except subprocess.TimeoutExpired:
                 self.kill()
         for pid, started in list(processes.agents_below(self.directory)):
@@ -131,3 +137,69 @@ def own_server() -> Iterator[Server]:
     running = Server(nodes=4)
     yield running
     running.stop()
+
+
+_INODES = 16_000
+
+
+class SmallDisk:
+    """A file system of its own, so small that it can really be filled; whoever may not mount one skips the test."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        self._ballast, self._names = path / "ballast", path / "names"
+        if os.geteuid() != 0:
+            pytest.skip("only root may mount a file system of its own")
+        path.mkdir()
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={_INODES},mode=0711", "none", path], capture_output=True, check=False
+        )
+        if mounted.returncode != 0:
+            pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+
+    def free(self) -> int:
+        """Bytes that are left."""
+        seen = os.statvfs(self.path)
+        return seen.f_bavail * seen.f_frsize
+
+    def fill(self, leave: int = 0) -> None:
+        """Take all but so many bytes."""
+        with self._ballast.open("ab", buffering=0) as ballast:
+            while (more := self.free() - leave) > 0:
+                try:
+                    os.posix_fallocate(ballast.fileno(), ballast.seek(0, os.SEEK_END), more)
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    ballast.write(b"\0" * min(more, 4096))
+
+    def fill_inodes(self) -> None:
+        """Take all that new files need besides bytes."""
+        self._names.mkdir()
+        with contextlib.suppress(OSError):
+            for number in range(_INODES):
+                (self._names / str(number)).touch()
+        assert os.statvfs(self.path).f_ffree == 0
+
+    def relieve(self) -> None:
+        """Give back what was taken."""
+        self._ballast.unlink(missing_ok=True)
+        shutil.rmtree(self._names, ignore_errors=True)
+
+    def unmount(self) -> None:
+        """End it, whoever still stands in it."""
+        subprocess.run(["umount", "-l", self.path], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], SmallDisk]]:
+    """Makes a file system of so many bytes, for one test."""
+    disks: list[SmallDisk] = []
+
+    def make(size: int) -> SmallDisk:
+        disks.append(SmallDisk(tmp_path / f"disk-{len(disks)}", size))
+        return disks[-1]
+
+    yield make
+    for disk in disks:
+        disk.unmount()

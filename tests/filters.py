@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from batchyard.rules.odata import Kind, Properties, Property
 
 Tree = tuple[Any, ...]
-"""("and" | "or", tree, …) or (operator, property, value)."""
+"""("and" | "or", tree, …), ("not", tree) or (operator, property, value)."""
 _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
     "eq": operator.eq, "ne": operator.ne, "gt": operator.gt, "ge": operator.ge, "lt": operator.lt, "le": operator.le,
     "startswith": str.startswith,
@@ -45,7 +45,8 @@ def trees(properties: Properties) -> st.SearchStrategy[Tree]:
 
     def joined(parts: st.SearchStrategy[Tree]) -> st.SearchStrategy[Tree]:
         lists = st.lists(parts, min_size=2, max_size=4)
-        return st.builds(lambda word, each: (word, *each), st.sampled_from(["and", "or"]), lists)
+        several = st.builds(lambda word, each: (word, *each), st.sampled_from(["and", "or"]), lists)
+        return several | st.tuples(st.just("not"), parts)
 
     return st.recursive(leaves, joined, max_leaves=8)
 
@@ -53,17 +54,21 @@ def trees(properties: Properties) -> st.SearchStrategy[Tree]:
 def text(tree: Tree, properties: Properties, draw: Callable[[Sequence[str]], str]) -> str:
     """The filter as one of its spellings; `draw` chooses."""
     sign, *parts = tree
+    shown = draw([sign, sign.upper(), sign.title()])
+    if sign == "not":
+        inner = text(parts[0], properties, draw)
+        return f"{shown} ({inner})" if parts[0][0] in ("and", "or") else f"{shown} {inner}"
     if sign in ("and", "or"):
         each = [text(part, properties, draw) for part in parts]
         if sign == "and":
             each = [f"({one})" if part[0] == "or" else one for one, part in zip(each, parts, strict=True)]
-        found = f" {draw(['', '  '])}{sign} ".join(each)
+        found = f" {draw(['', '  '])}{shown} ".join(each)
         return f"({found}{draw(['', ' '])})" if draw(["bare", "wrapped"]) == "wrapped" else found
     name, value = parts
     written = _literal(properties[name].kind, value, draw)
     if sign == "startswith":
-        return f"startswith({name},{draw(['', ' '])}{written})"
-    return f"{name} {sign} {written}"
+        return f"{shown}({name},{draw(['', ' '])}{written})"
+    return f"{name} {shown} {written}"
 
 
 def _literal(kind: Kind, value: Any, draw: Callable[[Sequence[str]], str]) -> str:
@@ -83,6 +88,8 @@ def _literal(kind: Kind, value: Any, draw: Callable[[Sequence[str]], str]) -> st
 def wanted(tree: Tree, properties: Properties, row: Mapping[str, Any]) -> bool:
     """True when a row is asked for."""
     sign, *parts = tree
+    if sign == "not":
+        return not wanted(parts[0], properties, row)
     if sign in ("and", "or"):
         return (all if sign == "and" else any)(wanted(part, properties, row) for part in parts)
     name, value = parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import tomllib
 from dataclasses import dataclass
@@ -32,12 +33,16 @@ class Config:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     """0 takes a free one."""
+    former_port: int = 0
+    """With port 0: the one to take if it is free, because a server that was killed had it and its agents look for it there."""
     max_nodes: int = 8
     """Local nodes that may exist at once."""
     test_clock: bool = False
     """Let clients move the clock; for tests only."""
     insecure: bool = False
     """Listen on another address than loopback without TLS."""
+    proxies: tuple[str, ...] = ()
+    """Addresses and networks of proxies whose word counts on who the client is and whether it came by HTTPS."""
     offer: Offer = AZURE
     """Sizes and quotas of the account."""
     node_silence_s: float = 60.0
@@ -63,6 +68,7 @@ class _Size(msgspec.Struct, forbid_unknown_fields=True):
     cores: int | None = None
     memory: str | int | None = None
     max_slots: int | None = None
+    task_disk: str | int | None = None
     provider: str = LOCAL
     labels: dict[str, str] = {}
     enforce: bool = False
@@ -74,6 +80,14 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     quotas: Quotas = Quotas()
     sizes: list[_Size] = []
     enforce_sizes: bool = False
+
+
+def proxy(text: str) -> str:
+    """The address or network of a proxy. Raises Misconfigured: a name may stand for others tomorrow, and `*` for everybody."""
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise Misconfigured(f"--trusted-proxy takes an IP address or a network such as 10.1.2.0/24: {error}") from None
 
 
 def load(path: Path) -> Offer:
@@ -112,17 +126,18 @@ def _rule(size: _Size) -> SizeRule:
         raise ValueError(f"max_slots must be between 1 and {MOST_SLOTS}")
     if size.provider not in PROVIDERS:
         raise ValueError(f"there is no provider {size.provider}; known: {', '.join(PROVIDERS)}")
-    memory = None if size.memory is None else _bytes(size.memory)
-    return SizeRule(size.name, size.cores, memory, size.max_slots, size.provider, size.labels, size.enforce)
+    memory = None if size.memory is None else _bytes("memory", size.memory)
+    task_disk = 0 if size.task_disk is None else _bytes("task_disk", size.task_disk)
+    return SizeRule(size.name, size.cores, memory, size.max_slots, task_disk, size.provider, size.labels, size.enforce)
 
 
-def _bytes(amount: str | int) -> int:
+def _bytes(setting: str, amount: str | int) -> int:
     """Bytes of `4 GiB`, `512 MiB` or a plain number. Raises ValueError."""
     match = _AMOUNT.fullmatch(amount.strip()) if isinstance(amount, str) else None
     unit = _UNITS.get(match[2].upper()) if match else None
     size = amount if isinstance(amount, int) else int(float(match[1]) * unit) if match and unit else 0
     if size < 1024**2:
-        raise ValueError(f"memory is an amount of at least 1 MiB such as '4 GiB', not {amount!r}")
+        raise ValueError(f"{setting} is an amount of at least 1 MiB such as '4 GiB', not {amount!r}")
     return size
 
 

@@ -31,10 +31,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from storage_world import KEY, Container
 
-from batchyard.agent import control
 from batchyard.agent.main import AgentSettings, run
-from batchyard.blobs.local import LocalBlobStore
-from batchyard.blobs.server import application
+from batchyard.agent.process import control
+from batchyard.blobs.edge.server import application
+from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.model.sync import Ended, FileEntry, FileHead, FileRequest, NodeFacts, NodeSetup, Order, Orders, Removal, Sync
 
 TOKEN = "token of the node"
@@ -274,8 +274,8 @@ def settings(server: FakeServer, place: Path) -> AgentSettings:
 
 
 def uid_base() -> int:
-    """A block of uids for each worker of pytest-xdist."""
-    return 90_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    """A block of uids for each process that runs tests."""
+    return 1_500_000_000 + 1_000 * (os.getpid() % 100_000)
 
 
 @pytest.fixture

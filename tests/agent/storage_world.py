@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from azure.storage.blob import ContainerClient
 
-from batchyard.blobs.sas import container_sas
+from batchyard.blobs.edge.sas import container_sas
 
 KEY = base64.b64encode(b"key").decode()
 

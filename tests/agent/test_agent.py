@@ -19,8 +19,8 @@ import msgspec
 import pytest
 
 import batchyard
-from batchyard.agent import logs
 from batchyard.agent.main import AgentSettings, run
+from batchyard.agent.transfer import logs
 from batchyard.model.states import ErrorCategory
 from batchyard.model.sync import FileEntry, Removal
 
@@ -47,6 +47,11 @@ async def test_an_order_becomes_a_process_and_its_end_is_told_once(node: Any, pl
     assert [each.attempt for each in node.told].count("hello") == 1
 
 
+async def test_what_double_quotes_escape_reaches_the_shell(node: Any, place: Path) -> None:
+    await node.result("quoted", 'sh -c "x=1; echo \\$x \\`echo 2\\` \\"\\\\$x\\"" \\\n ignored', job="job")
+    assert stdout(place, "quoted") == "1 2 $x\n"
+
+
 async def test_facts_name_what_is_isolated(node: Any) -> None:
     facts = node.facts
     assert facts.cores >= 1
@@ -69,19 +74,51 @@ async def test_a_bad_exit_code_is_a_user_error_with_details(node: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "code"),
+    ("command", "code", "said"),
     [
-        ("no-such-program --x", "CommandProgramNotFound"),
-        ("/etc/hostname", "CommandLaunchFailed"),
-        ("echo 'open", "CommandLaunchFailed"),
-        ("", "CommandLaunchFailed"),
-        ("''", "CommandProgramNotFound"),
+        (
+            "no-such-program --x",
+            "CommandProgramNotFound",
+            "batchyard: no-such-program: there is no program 'no-such-program' in the working directory or along /usr/local/sbin:",
+        ),
+        ("./no/such", "CommandProgramNotFound", "batchyard: ./no/such: there is no program './no/such'\n"),
+        ("/etc/hostname", "CommandLaunchFailed", "batchyard: /etc/hostname: "),
+        ("echo 'open", "CommandLaunchFailed", "batchyard: The command line cannot be split into words: the quote at character 6 is not"),
+        ("", "CommandLaunchFailed", "batchyard: The command line is empty\n"),
+        ("''", "CommandProgramNotFound", "batchyard: the command line names no program\n"),
+        ("'' x", "CommandProgramNotFound", "batchyard: the command line names no program\n"),
     ],
 )
-async def test_what_cannot_be_started_fails_in_preprocessing_without_exit_code(node: Any, command: str, code: str) -> None:
+async def test_what_cannot_be_started_fails_in_preprocessing_without_exit_code(
+    node: Any, place: Path, command: str, code: str, said: str
+) -> None:
     end = await node.result("task", command)
     assert (end.stage, end.exit_code, end.started) == ("preprocessing", None, None)
     assert (end.failure.category, end.failure.code) == (ErrorCategory.USER_ERROR, code)
+    assert stdout(place, "task") == ""
+    assert (place / "root/workitems/job/job-1/task/stderr.txt").read_text().startswith(said)
+
+
+@needs_root
+@pytest.mark.parametrize("identity", [{}, WITH_OWN_USER, AS_ADMIN])
+async def test_logs_of_what_was_not_started_are_the_tasks_own_and_replace_what_lies_there(
+    node: Any, place: Path, identity: dict[str, Any]
+) -> None:
+    (place / "outside").write_text("kept")
+    (place / "outside").chmod(0o666)
+    tricks = f"cd ..; rm stdout.txt stderr.txt; ln -s {place}/outside stderr.txt; mkfifo stdout.txt"
+    await node.result("task.1", f"sh -c '{tricks}'", **identity)
+    end = await node.result("task.2", "no-such-program", **identity)
+    assert end.failure.code == "CommandProgramNotFound"
+    task = place / "root/workitems/job/job-1/task"
+    assert (place / "outside").read_text() == "kept"
+    assert stdout(place, "task") == ""
+    assert "'no-such-program'" in (task / "stderr.txt").read_text()
+    assert not (task / "stderr.txt").is_symlink()
+    assert {(task / name).stat().st_mode & 0o7777 for name in ("stdout.txt", "stderr.txt")} == {0o644}
+    assert (task / "stderr.txt").stat().st_uid == (task / "wd").stat().st_uid
+    head, body = await node.file("get", "stderr.txt", base="workitems/job/job-1/task")
+    assert (head.error, body.startswith(b"batchyard: no-such-program: there is no program")) == (None, True)
 
 
 async def test_the_wall_clock_is_a_server_error_with_137(node: Any) -> None:
@@ -92,7 +129,7 @@ async def test_the_wall_clock_is_a_server_error_with_137(node: Any) -> None:
 
 async def test_the_environment(node: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = [{"name": "MINE", "value": "task"}, {"name": "EMPTY"}]
-    settings += [{"name": f"AZ_BATCH_{name}_ID", "value": "forged"} for name in ("TASK", "JOB", "NODE")]
+    settings += [{"name": f"AZ_BATCH_{name}", "value": "forged"} for name in ("TASK_ID", "JOB_ID", "NODE_ID", "TASK_USER")]
     common = [{"name": "MINE", "value": "job"}, {"name": "COMMON", "value": "job"}]
     await node.result("env", "env -0", environmentSettings=settings, environment=common)
     found = dict(line.split("=", 1) for line in stdout(place, "env").rstrip("\0").split("\0"))
@@ -108,7 +145,7 @@ async def test_the_environment(node: Any, place: Path, monkeypatch: pytest.Monke
         "COMMON": "job",
         "EMPTY": "",
         "AZ_BATCH_ACCOUNT_NAME": "account",
-        "AZ_BATCH_ACCOUNT_URL": node.url,
+        "AZ_BATCH_ACCOUNT_URL": node.url + "/",
         "AZ_BATCH_POOL_ID": "pool",
         "AZ_BATCH_NODE_ID": "node",
         "AZ_BATCH_NODE_IS_DEDICATED": "true",
@@ -116,11 +153,13 @@ async def test_the_environment(node: Any, place: Path, monkeypatch: pytest.Monke
         "AZ_BATCH_NODE_SHARED_DIR": f"{root}/shared",
         "AZ_BATCH_NODE_STARTUP_DIR": f"{root}/startup",
         "AZ_BATCH_NODE_MOUNTS_DIR": f"{root}/fsmounts",
-        "AZ_BATCH_TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES": str(256 << 20),
+        "AZ_BATCH_TASK_RESERVED_EPHEMERAL_DISK_SPACE_BYTES": str(512 << 20),
         "AZ_BATCH_JOB_ID": "job",
         "AZ_BATCH_TASK_ID": "env",
         "AZ_BATCH_TASK_DIR": task,
         "AZ_BATCH_TASK_WORKING_DIR": f"{task}/wd",
+        "AZ_BATCH_TASK_USER": user,
+        "AZ_BATCH_TASK_USER_IDENTITY": "PoolNonAdmin",
     }
 
 
@@ -238,6 +277,22 @@ async def test_removals_free_the_name_and_are_told(node: Any, place: Path) -> No
     assert not (place / "root/workitems/job").exists()
     assert (place / "token").exists()
     assert (await node.result("task", "true")).exit_code == 0
+
+
+async def test_a_removal_that_fails_is_tried_again_and_not_told_before(node: Any, place: Path) -> None:
+    await node.result("task", "true")
+    await node.result("other", "true")
+    trash = place / "root/volatile/removed"
+    trash.rmdir() if trash.exists() else None
+    trash.touch()  # nothing can be moved there
+    node.removals = [Removal(number=1, directory="workitems/job/job-1/task")]
+    node.change()
+    await node.result("next", "true")
+    assert (place / "root/workitems/job/job-1/task").exists()
+    assert node.removals
+    trash.unlink()
+    await node.until(lambda: not node.removals)
+    assert not (place / "root/workitems/job/job-1/task").exists()
 
 
 @needs_root
@@ -370,7 +425,7 @@ async def test_sigkill_of_the_agent_ends_its_tasks(
 
 
 def test_unknown_members_of_a_task_are_ignored() -> None:
-    from batchyard.agent.runner import Work
+    from batchyard.agent.run.runner import Work
 
     work = msgspec.json.decode(b'{"id": "a", "commandLine": "b", "newMember": {"x": 1}, "requiredSlots": 2}', type=Work)
     assert work.command_line == "b"

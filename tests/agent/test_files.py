@@ -6,12 +6,13 @@ import errno
 import os
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from batchyard.agent import beneath, files, removals
-from batchyard.agent.layout import Layout
+from batchyard.agent.places import beneath, files, removals
+from batchyard.agent.places.layout import Layout
 from batchyard.model.sync import FileHead, FileRequest
 
 
@@ -214,7 +215,43 @@ def test_the_trash_is_emptied_of_deep_directories(place: Path) -> None:
     assert os.listdir(place / "node/volatile/removed") == []
 
 
-def test_opening_refuses_a_link_that_appears_after_the_check(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beneath, "resolve", lambda base, path: beneath.parts(path))
-    for path in ("up/secret", "absolute", "root/etc/passwd"):
-        assert ask(root, "get", path).head.error
+def test_links_that_lead_below_the_base_in_roundabout_ways(root: Path) -> None:
+    base = root / "base"
+    (base / "wd/sub/there").symlink_to("../../wd/./sub/../a")
+    (base / "whole").symlink_to(base / "wd")
+    (base / "self").symlink_to(base)
+    (base / "chain").symlink_to("self/whole/sub/there/../file")
+    assert content(ask(root, "get", "chain")) == b"content"
+    assert content(ask(root, "get", "self/self/whole/file")) == b"content"
+    assert ask(root, "properties", "wd/sub/there/z").head.entry is not None
+    (root.parent / "alias").symlink_to(root)
+    assert content(ask(root.parent / "alias", "get", "whole/file")) == b"content"
+
+
+@pytest.mark.parametrize("path", ["up/up/secret", "self/../secret", "wd/file/..", "l0"])
+def test_roundabout_ways_do_not_lead_outside(root: Path, path: str) -> None:
+    (root / "base/self").symlink_to(root / "base")
+    for each in range(60):
+        (root / f"base/l{each}").symlink_to(f"l{each + 1}")
+    (root / "base/l60").symlink_to("wd/file")
+    assert ask(root, "get", path).head.error
+
+
+@pytest.mark.parametrize("opened", [beneath.open_below, beneath.by_steps])
+def test_descriptors_below_a_directory_are_found_without_any_link(root: Path, opened: Callable[[int, list[str], int], int]) -> None:
+    (root / "base/wd/link").symlink_to("sub")
+    with beneath.directory(str(root / "base")) as base:
+        for names in ([], ["wd"], ["wd", "sub"], ["wd", "file"]):
+            fd = opened(base, names, os.O_RDONLY)
+            assert os.path.samestat(os.fstat(fd), (root / "base").joinpath(*names).stat())
+            os.close(fd)
+        for names in (["inside"], ["up", "secret"], ["wd", "link"], ["wd", "link", "x"], ["root", "etc"]):
+            with pytest.raises(OSError, match=r"symbolic links|Not a directory"):
+                opened(base, names, os.O_RDONLY)
+
+
+def test_a_base_that_is_a_link_is_refused(root: Path) -> None:
+    (root / "link").symlink_to("base")
+    assert ask(root, "get", "wd/file", base="link").head.error
+    with pytest.raises(NotADirectoryError), beneath.directory(str(root / "link")):
+        pass

@@ -15,9 +15,10 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.conftest import wait_for
 
-from batchyard.agent import health
-from batchyard.agent.health import FAILED, FULL, NEARLY, RESERVED_BYTES, RESERVED_INODES, Disk, Probe
+from batchyard.agent.health import health
+from batchyard.agent.health.health import FAILED, FULL, NEARLY, RESERVED_BYTES, RESERVED_INODES, Disk, Probe
 from batchyard.agent.main import AgentSettings, run
 from batchyard.agent.state import State
 from batchyard.model.sync import NodeProblem, Orders
@@ -36,8 +37,8 @@ def codes(found: list[NodeProblem]) -> list[tuple[str, str, bool]]:
         (Disk(100 * GB, 50 * GB, ROOMY, ROOMY), []),
         (Disk(100 * GB, 5 * GB, ROOMY, ROOMY), []),
         (Disk(100 * GB, 5 * GB - 1, ROOMY, ROOMY), [(NEARLY, "bytes", False)]),
-        (Disk(10 * GB, 1 << 30, ROOMY, ROOMY), []),
-        (Disk(10 * GB, (1 << 30) - 1, ROOMY, ROOMY), [(NEARLY, "bytes", False)]),
+        (Disk(10 * GB, 2 << 30, ROOMY, ROOMY), []),
+        (Disk(10 * GB, (2 << 30) - 1, ROOMY, ROOMY), [(NEARLY, "bytes", False)]),
         (Disk(100 * GB, RESERVED_BYTES, ROOMY, ROOMY), [(NEARLY, "bytes", False)]),
         (Disk(100 * GB, RESERVED_BYTES - 1, ROOMY, ROOMY), [(FULL, "bytes", True)]),
         (Disk(100 * GB, 0, ROOMY, ROOMY), [(FULL, "bytes", True)]),
@@ -154,9 +155,7 @@ def test_a_probe_that_does_not_end_is_ended_with_what_it_started(probe: Callable
     path = probe("a", "#!/bin/sh\ntrap '' TERM\nsleep 1000 &\necho $! > \"$AZ_BATCH_NODE_ROOT_DIR/pid\"\nwait\n")
     seen = judged(path, 0.3)
     assert (seen.code, seen.text) == (None, "it did not end within 0.3 s")
-    deadline = time.monotonic() + 10
-    while alive(int((path.parent / "pid").read_text())):
-        assert time.monotonic() < deadline
+    wait_for(lambda: not alive(int((path.parent / "pid").read_text())), "what it started to end")
 
 
 def test_of_a_talkative_probe_only_the_end_is_kept(probe: Callable[..., Path]) -> None:

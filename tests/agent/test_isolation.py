@@ -37,14 +37,19 @@ def stdout(place: Path, task: str) -> str:
 @needs_root
 @pytest.mark.usefixtures("setup")
 async def test_who_tasks_run_as(node: Any, place: Path, settings: AgentSettings) -> None:
-    script = "sh -c 'echo $(id -u) $(id -g) $(id -G) $USER $LOGNAME; [ $HOME = $PWD ]'"
-    alice = settings.uid_base + 900
+    script = (
+        "sh -c 'echo $(id -u) $(id -g) $(id -G) $USER $LOGNAME $AZ_BATCH_TASK_USER_IDENTITY;"
+        " [ $HOME = $PWD ] && [ $AZ_BATCH_TASK_USER = $USER ]'"
+    )
+    alice, own = settings.uid_base + 900, settings.uid_base + 1
     for name, identity, expected in (
-        ("pool", POOL, f"{settings.uid_base} {settings.uid_base} {settings.uid_base} _azbatch _azbatch"),
-        ("alice", ALICE, f"{alice} {alice} {alice} alice alice"),
-        ("bob", BOB, "61234 61235 61235 bob bob"),
-        ("chief", CHIEF, "0 0 0 root root"),
-        ("admin", ADMIN, "0 0 0 root root"),
+        ("pool", POOL, f"{settings.uid_base} {settings.uid_base} {settings.uid_base} _azbatch _azbatch PoolNonAdmin"),
+        ("alice", ALICE, f"{alice} {alice} {alice} alice alice alice"),
+        ("bob", BOB, "61234 61235 61235 bob bob bob"),
+        ("chief", CHIEF, "0 0 0 root root chief"),
+        ("admin", ADMIN, "0 0 0 root root TaskAdmin"),
+        ("pool-admin", {"userIdentity": {"autoUser": {"elevationLevel": "admin"}}}, "0 0 0 root root PoolAdmin"),
+        ("own", OWN, f"{own} {own} {own} _azbatch1 _azbatch1 TaskNonAdmin"),
     ):
         end = await node.result(name, script, **identity)
         assert (end.exit_code, stdout(place, name).strip()) == (0, expected)

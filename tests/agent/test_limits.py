@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from batchyard.agent import control, limits
-from batchyard.agent.limits import Limits
 from batchyard.agent.main import AgentSettings, run
-from batchyard.agent.process import Command, Spawners
+from batchyard.agent.process import control, limits
+from batchyard.agent.process.limits import Limits
+from batchyard.agent.process.process import Command, Spawners
 
 GROWS = "sh -c 'x=0123456789; while :; do x=$x$x; done'"
 SPINS = """sh -c 'timeout 1 sh -c "while :; do :; done" & timeout 1 sh -c "while :; do :; done"; wait'"""

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.agent import facts, link
-from batchyard.agent.link import Broken, Link
+from batchyard.agent.health import facts
+from batchyard.agent.talk import link
+from batchyard.agent.talk.link import Broken, Link
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 

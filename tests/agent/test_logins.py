@@ -20,12 +20,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchyard.agent import accounts, logins
-from batchyard.agent.files import Refused
-from batchyard.agent.layout import Layout
-from batchyard.agent.logins import Logins, LoginService
+from batchyard.agent.accounts import accounts, logins
+from batchyard.agent.accounts.logins import Logins, LoginService
 from batchyard.agent.main import AgentSettings, run
-from batchyard.agent.users import of_logins
+from batchyard.agent.places.files import Refused
+from batchyard.agent.places.layout import Layout
+from batchyard.agent.places.users import of_logins
 from batchyard.model.node import NodeUserCreate, NodeUserUpdate
 from batchyard.model.sync import FileHead
 

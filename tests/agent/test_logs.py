@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from storage_world import Container
 
-from batchyard.agent import logs
 from batchyard.agent.main import AgentSettings
+from batchyard.agent.transfer import logs
 from batchyard.model import times
 
 LINES = [
@@ -78,10 +78,21 @@ async def test_the_lines_of_a_time_arrive_in_the_container(node: Any, container:
 
 
 @pytest.mark.usefixtures("log_file")
-async def test_what_is_no_container_is_refused(node: Any) -> None:
-    head, _ = await ask(node, "nonsense", 0)
-    assert head.error == "InvalidPropertyValue"
-    assert "container" in head.reason
+@pytest.mark.parametrize("where", ["root", "host", "missing", "forbidden", "nonsense"])
+async def test_where_nothing_can_be_written_is_told_afterwards(node: Any, container: Container, where: str) -> None:
+    """How many files there are is said before they are sent; what became of them is said once, however often a sync repeats it."""
+    signature = container.sas("rl").partition("?")[2]
+    url = {
+        "root": f"{container.url}?{signature}", "host": "http://127.0.0.1:9/?sig=x", "missing": container.sas("w", "nobody"),
+        "forbidden": container.sas("r"), "nonsense": "nonsense?sig=x",
+    }[where]  # fmt: skip
+    head, body = await ask(node, url, 0)
+    assert (head.error, body) == (None, {"numberOfFilesUploaded": 1})
+    [news] = await node.until(lambda: [news for sync in node.syncs for news in sync.news][:1])
+    assert news.happened == "service log not uploaded"
+    assert "account-1/pool/node/guid/agent.log" in news.cause
+    assert "sig=" not in news.cause
+    assert await node.until(lambda: node.syncs[-1].news == [])
 
 
 async def test_an_agent_without_a_log_file_says_so(node: Any, container: Container) -> None:

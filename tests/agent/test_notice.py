@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from batchyard.agent import spawner
-from batchyard.agent.control import Session
-from batchyard.agent.process import Command, Spawners
+from batchyard.agent.process import spawner
+from batchyard.agent.process.control import Session
+from batchyard.agent.process.process import Command, Spawners
 from batchyard.agent.state import State
 from batchyard.model.sync import Orders, Sync
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import SmallDisk
 
-from batchyard.agent import control, process
-from batchyard.agent.process import Command, Exit, NotLaunched, SpawnerLost, Spawners
+from batchyard.agent.process import control, process
+from batchyard.agent.process.process import Command, Exit, NotLaunched, SpawnerLost, Spawners
 
 Run = Callable[..., Awaitable[Exit]]
 keys = itertools.count(1)
@@ -270,3 +271,14 @@ def test_a_process_that_cannot_move_on_goes_home(any_control: tuple[str, str, st
     found.leave()
     found.sweep()
     assert own.read_text() == before
+
+
+async def test_a_command_whose_logs_have_no_room_is_told_apart(spawners: Spawners, small_disk: Callable[[int], SmallDisk]) -> None:
+    disk = small_disk(1 << 20)
+    command = Command(["/bin/true"], {"PATH": "/bin"}, str(disk.path), str(disk.path / "out"), str(disk.path / "err"))
+    disk.fill_inodes()
+    with pytest.raises(NotLaunched) as refused:
+        await spawners.run(1, command)
+    assert (refused.value.found, refused.value.full) == (True, True)
+    disk.relieve()
+    assert (await spawners.run(2, command)).code == 0

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.agent import layout, removals, users
-from batchyard.agent.layout import Layout
-from batchyard.agent.removals import Directories
-from batchyard.agent.runner import words
-from batchyard.agent.users import BLOCK, NAMED, SINGLE, NoSuchUser, User, Users, objection, of_logins
+from batchyard.agent.places import layout, removals, users
+from batchyard.agent.places.layout import Layout
+from batchyard.agent.places.removals import Directories
+from batchyard.agent.places.users import BLOCK, NAMED, SINGLE, NoSuchUser, User, Users, objection, of_logins
 from batchyard.model.common import AutoUserSpecification, UserIdentity
 from batchyard.model.sync import NodeAccount
 from batchyard.model.words import AutoUserScope, ElevationLevel
@@ -182,6 +181,13 @@ def test_numbers_that_no_named_user_gets(uid: int, gid: int, reason: str) -> Non
         pool.take(UserIdentity(username="alice"))
 
 
+@pytest.mark.parametrize(("setting", "said"), [("0\n", True), ("1\n", False), (None, False)])
+def test_second_names_of_others_files_are_named_with_their_mend(place: Path, setting: str | None, said: bool) -> None:
+    if setting is not None:
+        (place / "setting").write_text(setting)
+    assert ("protected_hardlinks=1" in (users.unprotected_names(str(place / "setting")) or "")) == said
+
+
 @needs_root
 def test_a_closed_parent_is_named_with_its_mend(place: Path) -> None:
     (place / "closed/root").mkdir(parents=True)
@@ -214,24 +220,3 @@ async def test_one_attempt_at_a_time_uses_a_directory_and_a_removal_goes_before_
         await tasks[-1]
     await asyncio.gather(*tasks)
     assert order == ["other", "neighbour", "removal", "same", "later"] or order == ["other", "neighbour", "removal", "later", "same"]
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("a  b\tc\n", ["a", "b", "c"]),
-        ("a 'b  c' \"d\"e", ["a", "b  c", "de"]),
-        ("a\\ b $HOME *", ["a b", "$HOME", "*"]),
-        ("echo #no", ["echo", "#no"]),
-        ("", []),
-        ("a\u00a0b", ["a\u00a0b"]),
-        ("''", [""]),
-    ],
-)
-def test_words(line: str, expected: list[str]) -> None:
-    assert words(line) == expected
-
-
-def test_an_open_quote_is_an_error() -> None:
-    with pytest.raises(ValueError, match="quotation"):
-        words("echo 'open")

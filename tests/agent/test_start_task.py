@@ -31,13 +31,42 @@ async def test_it_runs_in_startup_and_knows_no_job(node: Any, place: Path) -> No
     assert (found["HOME"], found["MINE"]) == (startup + "/wd", "x")
 
 
-async def test_a_rerun_keeps_the_files_and_writes_new_logs(node: Any, place: Path) -> None:
+async def test_a_retry_keeps_the_files_and_writes_new_logs(node: Any, place: Path) -> None:
     end = await node.result("start", "sh -c 'echo first and longer; echo oops >&2; echo kept > kept; exit 3'", start=True)
     assert (end.exit_code, end.failure.code) == (3, "FailureExitCode")
     assert (place / "root/startup/stderr.txt").read_text() == "oops\n"
     end = await node.result("start.2", "cat kept", start=True)
     assert (end.exit_code, stdout(place)) == (0, "kept\n")
     assert (place / "root/startup/stderr.txt").read_text() == ""
+
+
+@pytest.mark.parametrize("identity", [{}, AS_ADMIN])
+async def test_a_rerun_finds_a_fresh_working_directory_and_all_else_that_was_left(node: Any, place: Path, identity: dict[str, Any]) -> None:
+    """After whatever made the node join again: a reboot, a repair, a lost session."""
+    leave = "echo x > old; mkdir -p a/b; ln -s / out; touch ../beside $AZ_BATCH_NODE_SHARED_DIR/shared"
+    for attempt in ("start", "start.2"):
+        end = await node.result(attempt, f"sh -c '{leave}'", start=True, **identity)
+        assert end.exit_code in (0, 1)
+    node.session += 10
+    node.change()
+    await node.until(lambda: node.session == 12)
+    files = [{"httpUrl": node.url + "/agent/file", "filePath": "brought"}]
+    end = await node.result("start.3", "sh -c 'ls -A; ls -A ..; ls $AZ_BATCH_NODE_SHARED_DIR'", start=True, resourceFiles=files, **identity)
+    assert (end.exit_code, stdout(place)) == (0, "brought\nbeside\nstderr.txt\nstdout.txt\nwd\nshared\n")
+    end = await node.result("start.4", "ls -A", start=True, **identity)
+    assert (end.exit_code, stdout(place)) == (0, "brought\n"), "a retry goes on with what there is"
+
+
+async def test_a_link_in_the_place_of_the_working_directory_goes_alone(node: Any, place: Path) -> None:
+    (place / "outside").mkdir(mode=0o777)
+    (place / "outside/file").touch()
+    await node.result("start", f"sh -c 'cd ..; rmdir wd; ln -s {place}/outside wd'", start=True)
+    node.session += 10
+    node.change()
+    await node.until(lambda: node.session == 12)
+    end = await node.result("start.2", "ls -A", start=True)
+    assert (end.exit_code, stdout(place)) == (0, "")
+    assert (place / "outside/file").exists()
 
 
 async def test_a_missing_resource_file_fails_it_before_it_runs(node: Any) -> None:

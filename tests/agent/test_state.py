@@ -6,8 +6,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchyard.agent.state import State, plan
-from batchyard.model.sync import Ended, Order, Orders, Removal, Sync
+from batchyard.agent.state import MOST_NEWS, State, plan
+from batchyard.model.sync import Ended, NodeNews, Order, Orders, Removal, Sync
 
 names = st.sets(st.sampled_from("abcdefgh"))
 
@@ -129,3 +129,22 @@ def test_a_removal_is_begun_once_and_told_until_it_was_acknowledged() -> None:
     assert said.removed == [7]
     assert not state.hear(said, answer(said, set())).removals
     assert not state.say().removed
+
+
+def test_news_are_told_until_they_were_acknowledged_whatever_becomes_of_the_session() -> None:
+    state = joined()
+    first, second = NodeNews(happened="x", cause="1"), NodeNews(happened="x", cause="1")
+    state.note_news(first)
+    assert state.has_news()
+    lost, said = state.say(), state.say()
+    state.note_news(second)
+    assert lost.news == said.news == [first]
+    state.hear(said, Orders(session=1, number=said.number, fenced=True))
+    state.forget()
+    joining = state.say()
+    assert joining.news == [first, second]
+    state.hear(joining, answer(joining, set()))
+    assert state.say().news == []
+    for number in range(2 * MOST_NEWS):
+        state.note_news(NodeNews(happened="x", cause=str(number)))
+    assert [news.cause for news in state.say().news] == [str(number) for number in range(MOST_NEWS, 2 * MOST_NEWS)]

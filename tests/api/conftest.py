@@ -21,13 +21,14 @@ from azure.batch import BatchClient, models
 from azure.core.credentials import AzureNamedKeyCredential
 from tests.conftest import Server, wait_for
 
-from batchyard.api import auth
 from batchyard.api.app import Api
-from batchyard.api.auth import Account, Signed
-from batchyard.api.call import Services
-from batchyard.api.relay import Relay
+from batchyard.api.wire import auth
+from batchyard.api.wire.auth import Account, Signed
+from batchyard.api.wire.call import Machine, Services
+from batchyard.api.wire.relay import Relay
 from batchyard.engine.clock import Clock
 from batchyard.engine.wakes import Wakes
+from batchyard.rules.sizes import LOCAL
 from batchyard.store.db import MEMORY, Database
 from batchyard.store.reader import Change
 from batchyard.store.tx import Tx
@@ -339,12 +340,14 @@ STILL_KEY = base64.b64encode(b"a key of the account").decode()
 class Still:
     """A server that does nothing by itself; what it stores can be put into any state."""
 
-    def __init__(self, *, chaos: bool = False) -> None:
+    def __init__(self, *, chaos: bool = False, restarting: frozenset[str] = frozenset()) -> None:
         hub = Wakes()
         hub.bind(asyncio.get_running_loop())
         self.db = Database(MEMORY, hub)
         self.relay = Relay(hub)
-        services = Services(self.db, hub, Clock(), self.relay, Account("acct", [STILL_KEY]), NODE_KEY, chaos)
+        machines = {LOCAL: Machine("10.9.8.7", "here", "2001:db8::7")}
+        account = Account("acct", [STILL_KEY])
+        services = Services(self.db, hub, Clock(), self.relay, account, NODE_KEY, chaos, machines=machines, restarting=restarting)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(Api(services, {})), base_url="http://server")
 
     async def __call__(self, method: str, path: str, body: object = None, *, query: str = "") -> httpx.Response:
@@ -382,9 +385,15 @@ class Still:
 
 
 @pytest.fixture
-async def still() -> AsyncIterator[Still]:
+def restarting() -> frozenset[str]:
+    """Providers of the server `still` that can start a node's agent anew."""
+    return frozenset()
+
+
+@pytest.fixture
+async def still(restarting: frozenset[str]) -> AsyncIterator[Still]:
     """A server with one pool `p`, one job `j` on it and one task `t`."""
-    made = Still()
+    made = Still(restarting=restarting)
     assert (await made("POST", "/pools", pool_body("p"))).status_code == 201
     assert (await made("POST", "/jobs", {"id": "j", "poolInfo": {"poolId": "p"}})).status_code == 201
     assert (await made("POST", "/jobs/j/tasks", task("t"))).status_code == 201

@@ -38,6 +38,11 @@ nodes = models.ComputeNodeListOptions(filter="state eq 'idle' or state eq 'runni
 results = {
     "completed": task_ids("state eq 'completed'"),
     "waiting": task_ids("state ne 'completed' and startswith(id,'T')"),
+    "no exit code": task_ids("executionInfo/exitCode ne 0 AND NOT state eq 'completed'"),
+    "images": [
+        [image.image_reference.publisher, image.image_reference.offer, image.image_reference.sku, image.node_agent_sku_id]
+        for image in batch.account.list_supported_images(models.AccountListSupportedImagesOptions(filter="verificationType eq 'verified'"))
+    ],
     "refusal": refusal("state like 'a'"),
     "selected": [task.as_dict() for task in batch.task.list(JOB, selected)],
     "task": batch.task.get(JOB, "t0", models.TaskGetOptions(select="id,url")).as_dict(),

@@ -107,7 +107,6 @@ def pool_changes():
             id=pool_id,
             vm_size="standard_d4s_v3",
             virtual_machine_configuration=machine,
-            target_dedicated_nodes=0,
             start_task=models.StartTask(command_line="true"),
             user_accounts=[models.UserAccount(name="ada", password="secret", elevation_level="admin")],
             target_node_communication_mode="simplified",
@@ -124,7 +123,8 @@ def pool_changes():
     batch.pool.update_properties(pool_id, replaced)
     results["replaced"] = plain(batch.pool.get(pool_id))
     steady(pool_id)
-    results["not_resizing"] = error_of(batch.pool.stop_resize, pool_id)
+    batch.pool.stop_resize(pool_id)
+    results["not_resizing"] = plain(batch.pool.get(pool_id))
     batch.pool.resize(pool_id, models.PoolResizeParameter(target_dedicated_nodes=1, resize_timeout="PT5M"))
     steady(pool_id)
     batch.job.add(models.JobAddParameter(id=pool_id, pool_info=models.PoolInformation(pool_id=pool_id)))
@@ -248,7 +248,7 @@ def add_many(job_id):
     try:
         batch.task.add_collection(job_id, wrong)
     except models.CreateTasksErrorException as error:
-        results["one_wrong"] = [(item.task_id, item.error.code) for item in error.failure_tasks]
+        results["one_wrong"] = [(item.task_id, item.error.code, item.error.message.value.splitlines()[0]) for item in error.failure_tasks]
     large = [models.TaskAddParameter(id="large", command_line="x" * 1_100_000), models.TaskAddParameter(id="small", command_line="true")]
     try:
         batch.task.add_collection(job_id, large)

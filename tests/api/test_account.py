@@ -6,6 +6,7 @@ import platform
 from typing import Any
 
 import pytest
+from azure.batch import BatchClient
 from tests.api.conftest import Json, Raw, Still, Yard, pages, pool_body, unique
 
 from batchyard.model import times
@@ -28,11 +29,32 @@ class TestImages:
         ours = platform.freedesktop_os_release()
         assert first["verificationType"] == "verified"
         assert first["nodeAgentSKUId"].split()[0].endswith(ours["ID"]) or first["nodeAgentSKUId"].startswith("batch.node.el ")
-        assert {image["verificationType"] for image in others} == {"unverified"}
         for image in (first, *others):
             assert set(image) == {"nodeAgentSKUId", "imageReference", "osType", "verificationType"}
             assert set(image["imageReference"]) == {"publisher", "offer", "sku", "version"}
-            assert image["osType"] == "linux"
+            assert (image["osType"] == "linux") == (image["verificationType"] == "verified")
+
+    @pytest.mark.parametrize(
+        ("publisher", "offer", "sku", "agent"),
+        [
+            ("Canonical", "0001-com-ubuntu-server-jammy", "22_04-lts", "batch.node.ubuntu 22.04"),
+            ("Canonical", "ubuntu-24_04-lts", "server", "batch.node.ubuntu 24.04"),
+            ("almalinux", "almalinux", "9-gen2", "batch.node.el 9"),
+            ("microsoft-azure-batch", "ubuntu-server-container", "20-04-lts", "batch.node.ubuntu 20.04"),
+            ("microsoft-dsvm", "ubuntu-hpc", "2404", "batch.node.ubuntu 24.04"),
+        ],
+    )
+    def test_a_program_finds_the_image_it_names_among_the_verified(
+        self, batch: BatchClient, publisher: str, offer: str, sku: str, agent: str
+    ) -> None:
+        """As samples and schedulers choose: verified, by name, then its node agent."""
+        found = [
+            image.node_agent_sku_id
+            for image in batch.list_supported_images(filter="verificationType eq 'verified'")
+            if image.image_reference.publisher == publisher.lower()
+            and (image.image_reference.offer, image.image_reference.sku) == (offer, sku)
+        ]
+        assert found == [agent]
 
     def test_pages(self, raw: Raw) -> None:
         whole = raw("GET", "/supportedimages").json
@@ -44,8 +66,8 @@ class TestImages:
     def test_filters(self, raw: Raw) -> None:
         whole = raw("GET", "/supportedimages").json["value"]
         for text, keep in [
-            ("osType%20eq%20%27linux%27", lambda image: True),
-            ("osType%20eq%20%27windows%27", lambda image: False),
+            ("osType%20eq%20%27linux%27", lambda image: image["osType"] == "linux"),
+            ("osType%20ne%20%27linux%27", lambda image: image["nodeAgentSKUId"] == "batch.node.windows amd64"),
             ("verificationType%20eq%20%27verified%27", lambda image: image["verificationType"] == "verified"),
             ("nodeAgentSKUId%20eq%20%27batch.node.el%209%27", lambda image: image["nodeAgentSKUId"] == "batch.node.el 9"),
         ]:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchyard.api import auth
-from batchyard.api.auth import Account, Signed
+from batchyard.api.wire import auth
+from batchyard.api.wire.auth import Account, Signed
 from batchyard.model import times
 from batchyard.model.errors import BatchError
 

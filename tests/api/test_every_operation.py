@@ -186,7 +186,7 @@ class TestOlderSdk:
         node = results["changed_node"]
         assert (node["state"], node["start_task_info"]["result"]) == ("idle", "success")
         assert results["login"] == [node["ip_address"], 22]
-        assert (results["extensions"], results["extension"]) == (["monitor"], "NotInstalled")
+        assert (results["extensions"], results["extension"]) == (["monitor", "batchNodeExtension"], "NotInstalled")
         directory, files = results["logs"]
         assert files >= 1
         assert directory.startswith("batchyard-")
@@ -224,7 +224,8 @@ class TestOlderSdk:
         assert results["replaced"]["metadata"] == [{"name": "b", "value": "2"}]
         assert "start_task" not in results["replaced"]
         assert results["stopped"]["resize_errors"][0]["code"] == "ResizeStopped"
-        assert results["not_resizing"]["code"] == "OperationInvalidForCurrentState"
+        assert results["rich"]["target_dedicated_nodes"] == 0, "none was given"
+        assert results["not_resizing"]["allocation_state"] == "steady"
         assert (results["removed"]["target_dedicated_nodes"], results["removed"]["current_dedicated_nodes"]) == (0, 0)
         assert results["removed"]["stats"]["usage_stats"]["dedicated_core_time"] > 0
 
@@ -268,7 +269,9 @@ class TestOlderSdk:
         results = tour14["results"]
         assert results["added"] == [["success"], 250]
         assert sorted(results["listed"]) == sorted(f"t{number}" for number in range(250))
-        assert results["one_wrong"] == [["not good", "InvalidPropertyValue"]]
+        [[name, code, said]] = results["one_wrong"]
+        assert (name, code) == ("not good", "InvalidPropertyValue")
+        assert " id: An id is 1 to 64 letters" in said
         assert results["too_large"] == ["RequestBodyTooLarge"]
         assert results["small"] == "small"
         sizes = [len(json.dumps(call)) for call in tour14["calls"] if call["status"] == 413]
@@ -438,7 +441,7 @@ def _node_changes(sdk: Sdk, container_url: str) -> None:
     wait_for(lambda: [node.state for node in batch.list_nodes(pool_id)] == ["idle"], "the node")
     [node] = batch.list_nodes(pool_id)
     assert batch.get_node_remote_login_settings(pool_id, node.id).remote_login_port == 22
-    assert len(list(batch.list_node_extensions(pool_id, node.id))) == 1
+    assert len(list(batch.list_node_extensions(pool_id, node.id))) == 2
     assert batch.get_node_extension(pool_id, node.id, "monitor").provisioning_state == "NotInstalled"
     if os.geteuid() == 0:
         name = unique("t")[:14]

@@ -21,7 +21,7 @@ import pytest
 from tests.api.conftest import NODE_KEY, VERSION, Answer, Json, Raw, Still, Yard, escaped, pool_body, task, unique
 from tests.conftest import Server, wait_for
 
-from batchyard.engine import nodes
+from batchyard.engine.nodes import nodes
 from batchyard.model.sync import FileRequest
 
 MEBIBYTE = 1_048_576
@@ -100,6 +100,28 @@ class TestBodies:
         assert_refused(answer, "InvalidRequestBody", "InvalidPropertyValue", "MissingRequiredProperty")
         assert raw("GET", f"/jobs/{job_id}").body == before
         assert raw("GET", f"/jobs/{job_id}/tasks").json["value"] == []
+
+    def test_a_byte_order_mark_is_no_obstacle(self, raw: Raw, job_id: str) -> None:
+        """Editors and .NET programs begin UTF-8 with one."""
+
+        def marked(body: Json) -> bytes:
+            return b"\xef\xbb\xbf" + json.dumps(body).encode()
+
+        pool_id, other_id = unique("pool"), unique("job")
+        job = f"/jobs/{job_id}"
+        for method, path, body, status in [
+            ("POST", "/pools", pool_body(pool_id), 201), ("PATCH", f"/pools/{pool_id}", {"metadata": []}, 200),
+            ("POST", "/jobs", {"id": other_id, "poolInfo": {"poolId": pool_id}}, 201), ("PATCH", job, {"priority": 3}, 200),
+            ("POST", f"{job}/tasks", {"id": "marked", "commandLine": "true"}, 201),
+            ("POST", f"{job}/addtaskcollection", {"value": [{"id": "too", "commandLine": "true"}]}, 200),
+        ]:  # fmt: skip
+            assert raw(method, path, marked(body)).status == status, (method, path)
+        assert raw("GET", job).json["priority"] == 3
+        assert {item["id"] for item in raw("GET", f"{job}/tasks").json["value"]} == {"marked", "too"}
+        assert raw("POST", f"/jobs/{other_id}/terminate", b"\xef\xbb\xbf").status == 202, "a mark alone is an empty body"
+        twice = raw("POST", f"{job}/tasks", b"\xef\xbb\xbf" + marked({"id": "twice", "commandLine": "true"}))
+        twice.assert_error(400, "InvalidRequestBody")
+        raw("DELETE", f"/pools/{pool_id}")
 
     def test_a_number_too_many(self, raw: Raw, job_id: str) -> None:
         answer = raw("PATCH", f"/jobs/{job_id}", b'{"priority": 99999999999999999999999999}')
@@ -204,9 +226,12 @@ def test_wrong_types_everywhere(raw: Raw, job_id: str, kind: str, body: Json) ->
                 continue
             assert answer.status == 400, (place, wrong, answer.body[:500])
             values = answer.assert_error(400, answer.json["code"])
-            if answer.json["code"] not in ("EmptyMetadataKey", "TaskDependenciesNotSpecifiedOnJob"):
+            if answer.json["code"] != "EmptyMetadataKey":
                 assert values["Reason"], (place, wrong, values)
                 assert "PropertyName" in values, (place, wrong, values)
+            if answer.json["code"] == "InvalidPropertyValue":
+                assert set(values) == {"PropertyName", "PropertyValue", "Reason"}, (place, wrong, values)
+                assert values["PropertyName"], (place, wrong, values)
             if isinstance(sent, dict) and isinstance(sent["id"], str) and sent["id"].startswith("w-"):
                 refused.append(sent["id"])
     assert len(refused) > 100

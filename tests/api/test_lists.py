@@ -63,6 +63,11 @@ def job_id(prefix: str) -> str:
         ("executionInfo/result eq 'failure'", "t1 t3 t6"),
         ("executionInfo/result ne 'failure'", "t0 t2 t4 t5"),
         ("executionInfo/exitCode lt 0", ""),
+        ("executionInfo/exitCode ne 0", "t0 t1 t2 t3 t4 t5 t6"),
+        ("state NE 'completed' AND NOT id ne 't4'", "t4"),
+        ("id ne 't0' AND (id NE 'T2' AND NOT startswith(id,'t5'))", "t1 t3 t4 t6"),
+        ("executionInfo/endTime ne DateTime'2020-01-01T00:00:00Z'", "t0 t1 t2 t3 t4 t5 t6"),
+        ("not executionInfo/endTime gt DateTime'2020-01-01T00:00:00Z'", "t0 t2 t4 t5"),
         ("(state eq 'completed') and (executionInfo/result eq 'success')", ""),
         ("startswith(id,'T') and (id eq 't3' or id gt 't4')", "t3 t5 t6"),
         ("id eq 't5' or id eq 'T2' or id eq 'other'", "t2 t5"),
@@ -89,7 +94,7 @@ def test_newer_sdk_follows_filtered_pages(sdk: Sdk, job_id: str) -> None:
     assert [(item.id, item.state, item.command_line) for item in found] == [(f"t{n}", "active", None) for n in (0, 2, 4, 5)]
     assert len(sdk.calls) == 4
     with pytest.raises(HttpResponseError) as error:
-        list(sdk.client.list_tasks(job_id, filter="not state eq 'active'"))
+        list(sdk.client.list_tasks(job_id, filter="state not eq 'active'"))
     assert error.value.status_code == 400
 
 
@@ -115,6 +120,13 @@ def test_older_sdk(server: Server, prefix: str, job_id: str, pool_id: str, node_
     found = json.loads(done.stdout)
     assert found["completed"] == ["t1", "t3", "t6"]
     assert found["waiting"] == ["t0", "t2", "t4", "t5"]
+    assert found["no exit code"] == ["t0", "t2", "t4", "t5"]
+    for image in (
+        ["canonical", "0001-com-ubuntu-server-focal", "20_04-lts", "batch.node.ubuntu 20.04"],
+        ["almalinux", "almalinux", "8-gen2", "batch.node.el 8"],
+        ["microsoft-dsvm", "ubuntu-hpc", "2204", "batch.node.ubuntu 22.04"],
+    ):
+        assert found["images"].count(image) == 1
     assert (found["refusal"]["status"], found["refusal"]["code"]) == (400, "InvalidQueryParameterValue")
     assert ["QueryParameterName", "$filter"] in found["refusal"]["values"]
     assert found["selected"] == [{"id": f"t{n}", "state": "completed"} for n in (1, 3, 6)]
@@ -137,6 +149,7 @@ def test_jobs(raw: Raw, prefix: str) -> None:
     assert found("state eq 'active'") == [first, second, third]
     assert found(f"id gt '{first.upper()}'") == [second, third]
     assert found("executionInfo/poolId eq 'NONE-1'") == [second]
+    assert found(f"executionInfo/poolId ne 'none-1' AND executionInfo/endTime NE 2024-01-01T00:00:00Z AND id ne '{third}'") == [first]
     assert found("startswith(executionInfo/poolId,'none-') and executionInfo/endTime le DateTime'2100-01-01T00:00:00Z'") == []
     at = raw("GET", f"/jobs/{third}").json["creationTime"]
     assert found(f"creationTime lt DateTime'{at}'") == [first, second]
@@ -152,6 +165,8 @@ def test_pools(raw: Raw) -> None:
         "state eq 'active'": [first, second],
         "vmSize eq 'Standard_A1'": [second],
         "vmSize ne 'standard_a1'": [first],
+        f"id ne '{first}' AND creationTime ne DateTime'2020-01-01T00:00:00Z'": [second],
+        f"NOT (id eq '{first}' OR allocationState eq 'stopping')": [second],
         "enableInterNodeCommunication eq true": [second],
         "enableAutoScale eq false and enableInterNodeCommunication ne true": [first],
         "state eq 'deleting'": [],
@@ -170,6 +185,8 @@ def test_nodes(raw: Raw, pool_id: str, node_id: str) -> None:
     assert ids(raw, path, f"lastBootTime eq DateTime'{booted}' and allocationTime lt DateTime'{booted}'") == [node_id]
     assert ids(raw, path, "startTaskInfo/result eq 'failure'") == []
     assert ids(raw, path, "startTaskInfo/result ne 'failure'") == [node_id]
+    assert ids(raw, path, "startTaskInfo/exitCode ne 0 AND startTaskInfo/state ne 'running'") == [node_id]
+    assert ids(raw, path, f"lastBootTime ne DateTime'{booted}'") == []
 
 
 def test_files(yard: Yard, raw: Raw, batch: BatchClient, node_id: str) -> None:
@@ -218,7 +235,7 @@ def test_a_wrong_query_says_what_is_wrong(raw: Raw, job_id: str, pool_id: str, p
         "state eq 'bogus'",
         "nothing eq 1",
         "state gt 'active'",
-        "not (state eq 'active')",
+        "state not eq 'active'",
         "(" * 1_000,
         "'" * 999,
         "state eq 'a\0",

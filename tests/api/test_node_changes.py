@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
+import msgspec
 import pytest
 from azure.batch import models
 from azure.batch.models._models import (  # not exported by 15.1.0
@@ -13,10 +15,11 @@ from azure.batch.models._models import (  # not exported by 15.1.0
     BatchNodeReimageOptions,
 )
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
-from tests.api.conftest import Json, Raw, Sdk, Yard, pool_body, sh, task, unique
+from tests.api.conftest import Json, Raw, Sdk, Still, Yard, pool_body, sh, task, unique
 from tests.conftest import Server, wait_for
 
 from batchyard.model.states import NodeState
+from batchyard.model.sync import NodeFacts
 from batchyard.rules.transitions import NODE, NodeHappened
 
 
@@ -185,10 +188,107 @@ def test_login_and_endpoints(own: Yard, sdk: Sdk) -> None:
     assert (settings.remote_login_ip_address, settings.remote_login_port) == (node.ip_address, 22)
     assert node.endpoint_configuration is not None
     [endpoint] = node.endpoint_configuration.inbound_endpoints
-    assert (endpoint.name, endpoint.protocol, endpoint.backend_port) == ("SSHRule.0", "tcp", 22)
+    assert (endpoint.name, endpoint.protocol, endpoint.frontend_port, endpoint.backend_port) == ("SSHRule.0", "tcp", 22, 22)
     found = about(own.raw, own.pool_id, node_id)
     assert found["machineCores"] >= 1
     assert found["events"][0]["new"] == "creating"
+
+
+def test_a_log_goes_wherever_a_url_says_and_a_failure_is_among_the_events(own: Yard, sdk: Sdk, server: Server) -> None:
+    """As in the service: accepted with the number of files, uploaded afterwards (contract 4.9)."""
+    node_id = node_of(own.raw, own.pool_id, "idle")["id"]
+    path = f"/pools/{own.pool_id}/nodes/{node_id}"
+    wanted = models.UploadBatchServiceLogsOptions(
+        container_url=f"{server.endpoint}/{server.storage_account}?sig=SECRET", start_time=datetime(2020, 1, 1, tzinfo=UTC)
+    )
+    told = sdk.client.upload_node_logs(own.pool_id, node_id, wanted)
+    assert told.number_of_files_uploaded == 1
+
+    def failed() -> list[Json]:
+        return [event for event in about(own.raw, own.pool_id, node_id)["events"] if event["happened"] == "service log not uploaded"]
+
+    [event] = wait_for(failed, "the failure to be told")
+    assert told.virtual_directory_name in event["cause"]
+    assert "SECRET" not in event["cause"]
+    for url in ("nonsense", "ftp://x/y", "http://[", "/logs", ""):
+        body = {"containerUrl": url, "startTime": "2020-01-01T00:00:00Z"}
+        refused = own.raw("POST", f"{path}/uploadbatchservicelogs", body)
+        refused.assert_error(400, "InvalidPropertyValue", PropertyName="containerUrl", PropertyValue="")
+
+
+def test_endpoints_of_the_pool_come_first_and_as_soon_as_it_is_steady(raw: Raw, yard: Yard, sdk: Sdk) -> None:
+    """In the service's shape, as the SDKs' own tests read it: each node has a number of its own in names and ports."""
+    udp = {"name": "TestEndpoint", "protocol": "udp", "backendPort": 64444, "frontendPortRangeStart": 60000, "frontendPortRangeEnd": 61000}
+    web = {"name": "web", "protocol": "tcp", "backendPort": 80, "frontendPortRangeStart": 100, "frontendPortRangeEnd": 139}
+    body = pool_body(unique("doors"), targetDedicatedNodes=2)
+    body["networkConfiguration"] = {"endpointConfiguration": {"inboundNATPools": [udp, web]}}
+    assert raw("POST", "/pools", body).status == 201
+    yard.steady(body["id"])
+    nodes = list(sdk.client.list_nodes(body["id"]))
+    found = {}
+    for node in nodes:
+        assert node.ip_address
+        assert node.endpoint_configuration is not None
+        first, second, ssh = node.endpoint_configuration.inbound_endpoints
+        assert {each.public_ip_address for each in (first, second, ssh)} == {node.ip_address}
+        assert (first.protocol, second.protocol, ssh.protocol) == ("udp", "tcp", "tcp")
+        assert [each.backend_port for each in (first, second, ssh)] == [64444, 80, 22]
+        found[first.name] = [second.name, ssh.name, first.frontend_port, second.frontend_port, ssh.frontend_port]
+    assert found == {
+        "TestEndpoint.0": ["web.0", "SSHRule.0", 60000, 100, 22],
+        "TestEndpoint.1": ["web.1", "SSHRule.1", 60001, 101, 22],
+    }
+    raw("DELETE", f"/pools/{body['id']}")
+
+
+async def test_where_a_node_is_before_its_agent_has_spoken(still: Still) -> None:
+    await still.node("creating")
+    shown = (await still("GET", "/pools/p/nodes/n")).json()
+    assert {"ipAddress", "ipv6Address", "endpointConfiguration"} & set(shown) == set(), "it has no machine yet"
+    assert (await still("GET", "/pools/p/nodes/n/remoteloginsettings")).status_code == 409
+    await still.put("node", state="starting", handle="there")
+    shown = (await still("GET", "/pools/p/nodes/n")).json()
+    assert (shown["ipAddress"], shown.get("ipv6Address")) == ("10.9.8.7", None)
+    [ssh] = shown["endpointConfiguration"]["inboundEndpoints"]
+    assert (ssh["name"], ssh["publicIPAddress"], ssh["publicFQDN"]) == ("SSHRule.0", "10.9.8.7", "here")
+    login = (await still("GET", "/pools/p/nodes/n/remoteloginsettings")).json()
+    assert {name: login.get(name) for name in ("remoteLoginIPAddress", "remoteLoginPort", "ipv6RemoteLoginIPAddress")} == {
+        "remoteLoginIPAddress": "10.9.8.7", "remoteLoginPort": 22, "ipv6RemoteLoginIPAddress": None,
+    }  # fmt: skip
+    await still.put("node", provider="elsewhere")
+    shown = (await still("GET", "/pools/p/nodes/n")).json()
+    assert "ipAddress" not in shown, "who has the machine has not said"
+    assert [each["name"] for each in shown["endpointConfiguration"]["inboundEndpoints"]] == ["SSHRule.0"]
+
+
+@pytest.mark.parametrize(("families", "shown"), [(["IPv4", "IPv6"], True), (["ipv6"], True), (["IPv4"], False), ([], False)], ids=str)
+async def test_ipv6_is_for_pools_that_ask_for_it(still: Still, families: list[str], shown: bool) -> None:
+    body = pool_body("six", networkConfiguration={"publicIPAddressConfiguration": {"ipFamilies": families}})
+    assert (await still("POST", "/pools", body)).status_code == 201
+    await still.node("starting")
+    await still.put("node", handle="there", pool_pk=2)
+    node = (await still("GET", "/pools/six/nodes/n")).json()
+    login = (await still("GET", "/pools/six/nodes/n/remoteloginsettings")).json()
+    wanted = ("2001:db8::7", "2001:db8::7", 22) if shown else (None, None, None)
+    assert (node.get("ipv6Address"), login.get("ipv6RemoteLoginIPAddress"), login.get("ipv6RemoteLoginPort")) == wanted
+    facts = NodeFacts(
+        agent_version="1", host_name="x", ip_address="10.0.0.1", cores=1, memory_bytes=1, process_control="session", switches_users=False
+    )
+    await still.put("node", facts=msgspec.json.encode(facts))
+    node = (await still("GET", "/pools/six/nodes/n")).json()
+    assert (node["ipAddress"], node.get("ipv6Address")) == ("10.0.0.1", None), "the machine has none"
+
+
+async def test_an_extension_of_the_services_name_is_the_users(still: Still) -> None:
+    body = pool_body("named")
+    extension = {"name": "BATCHNODEEXTENSION", "publisher": "p", "type": "t"}
+    body["virtualMachineConfiguration"]["extensions"] = [extension]
+    assert (await still("POST", "/pools", body)).status_code == 201
+    await still.node("idle")
+    assert (await still("GET", "/pools/p/nodes/n/extensions")).json()["value"] == [], "a pool without any has none at all"
+    await still.put("node", pool_pk=2)
+    [listed] = (await still("GET", "/pools/named/nodes/n/extensions")).json()["value"]
+    assert (listed["vmExtension"], listed["provisioningState"]) == (extension, "NotInstalled")
 
 
 def test_extensions_are_kept_and_said_not_to_be_installed(raw: Raw, sdk: Sdk) -> None:
@@ -198,8 +298,16 @@ def test_extensions_are_kept_and_said_not_to_be_installed(raw: Raw, sdk: Sdk) ->
     assert raw("POST", "/pools", body).status == 201
     pool_id = body["id"]
     node_id = node_of(raw, pool_id, "idle")["id"]
-    [listed] = sdk.client.list_node_extensions(pool_id, node_id)
+    listed, own = sdk.client.list_node_extensions(pool_id, node_id, max_results=1)
     got = sdk.client.get_node_extension(pool_id, node_id, "agent")
+    assert own.vm_extension == sdk.client.get_node_extension(pool_id, node_id, "BatchNodeExtension").vm_extension
+    assert own.vm_extension is not None
+    assert (own.vm_extension.name, own.vm_extension.publisher, own.vm_extension.type, own.provisioning_state) == (
+        "batchNodeExtension",
+        "Microsoft.Azure.Extensions",
+        "CustomScript",
+        "Succeeded",
+    )
     for found in (listed, got):
         assert found.provisioning_state == "NotInstalled"
         assert found.vm_extension is not None

@@ -134,6 +134,9 @@ class TestLists:
         assert [len(page) for page in found] == [3, 3, 2]
         assert sorted(item["name"] for page in found for item in page) == sorted(LISTED)
         assert sorted(item.name or "" for item in batch.list_task_files(made, "t", recursive=True, max_results=1)) == sorted(LISTED)
+        some = [name for name in sorted(LISTED) if name.startswith("wd")]
+        found = pages(raw, files, "recursive=true&maxresults=1&$filter=startswith(name,'wd')")
+        assert [item["name"] for page in found for item in page] == some
         raw("GET", files, query="$skiptoken=x").assert_error(400, "InvalidQueryParameterValue", QueryParameterName="$skiptoken")
         raw("GET", files, query="maxresults=-5").assert_error(400, "InvalidQueryParameterValue", QueryParameterName="maxresults")
 

@@ -97,7 +97,7 @@ POOL: Mapping[tuple[str, str, str], tuple[Json | None, list[str]]] = {
 @pytest.mark.parametrize("state", POOL_STATES, ids="-".join)
 @pytest.mark.parametrize("operation", POOL, ids=lambda operation: operation[0])
 async def test_pools(still: Still, operation: tuple[str, str, str], state: tuple[str, str]) -> None:
-    await still.put("pool", state=state[0], allocation_state=state[1])
+    await still.put("pool", state=state[0], allocation_state=state[1], allocation_time=0)
     await still.node("idle")
     body, cells = POOL[operation]
     assert await outcome(still, (operation[1], operation[2], body), "/pools/p") == cells[POOL_STATES.index(state)]
@@ -134,7 +134,7 @@ SCALED: Mapping[tuple[str, str, str], tuple[Json | None, list[str]]] = {
 async def test_pools_with_autoscale(still: Still, operation: tuple[str, str, str], state: tuple[str, str]) -> None:
     await still.put("pool", allocation_state="steady")
     assert (await still("POST", "/pools/p/enableautoscale", {"autoScaleFormula": "$TargetDedicatedNodes=0"})).status_code == 200
-    await still.put("pool", state=state[0], allocation_state=state[1], autoscale_enabled=None)
+    await still.put("pool", state=state[0], allocation_state=state[1], allocation_time=0, autoscale_enabled=None)
     body, cells = SCALED[operation]
     assert await outcome(still, (operation[1], operation[2], body), "/pools/p") == cells[POOL_STATES.index(state)]
 
@@ -178,6 +178,16 @@ async def test_nodes(still: Still, operation: tuple[str, str, str], state: NodeS
     await still.put("node", slots_used=0, tasks_running=0)
     body, refused = NODE[operation]
     assert await outcome(still, (operation[1], operation[2], body), "/pools/p/nodes/n") == refused.get(state, OK)
+
+
+@pytest.mark.parametrize(("restarting", "expected"), [(frozenset({"local"}), OK), (frozenset({"other"}), "NodeStateUnusable")])
+@pytest.mark.parametrize("operation", ["reboot", "reimage", "deallocate"])
+async def test_an_unknown_node_can_be_started_anew_where_its_provider_can(still: Still, operation: str, expected: str) -> None:
+    await still.node("unknown")
+    await still.put("node", slots_used=0, tasks_running=0)
+    if operation == "deallocate":
+        expected = "NodeStateUnusable"
+    assert await outcome(still, ("POST", f"/pools/p/nodes/n/{operation}", None), "/pools/p/nodes/n") == expected
 
 
 @pytest.mark.parametrize("state", _USERS)

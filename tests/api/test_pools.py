@@ -122,11 +122,30 @@ def test_what_is_refused_names_property_and_reason(raw: Raw, change: Json, code:
         raw("GET", f"/pools/{body['id']}").assert_error(404, "PoolNotFound")
 
 
-@pytest.mark.parametrize("name", ["id", "vmSize", "virtualMachineConfiguration", "targetDedicatedNodes"])
+@pytest.mark.parametrize("name", ["id", "vmSize", "virtualMachineConfiguration"])
 def test_required_properties(raw: Raw, name: str) -> None:
     body = pool_body(unique("pool"))
     del body[name]
     assert raw("POST", "/pools", body).assert_error(400, "MissingRequiredProperty", PropertyName=name)["Reason"]
+
+
+def test_a_pool_without_any_target_has_no_nodes(raw: Raw, yard: Yard, batch: BatchClient) -> None:
+    """As the tests of both SDK generations add pools (contract A.1)."""
+    pool_id = unique("pool")
+    bare = pool_body(pool_id)
+    del bare["targetDedicatedNodes"]
+    machine = models.VirtualMachineConfiguration(
+        image_reference=models.BatchVmImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server"),
+        node_agent_sku_id="batch.node.ubuntu 24.04",
+    )
+    assert raw("POST", "/pools", bare).status == 201
+    batch.create_pool(models.BatchPoolCreateOptions(id=f"{pool_id}-sdk", vm_size="standard_d2s_v3", virtual_machine_configuration=machine))
+    for each in (pool_id, f"{pool_id}-sdk"):
+        pool = yard.steady(each)
+        assert [pool[name] for name in ("targetDedicatedNodes", "targetLowPriorityNodes", "currentDedicatedNodes")] == [0, 0, 0]
+        assert "resizeErrors" not in pool
+        assert yard.get(f"/pools/{each}/nodes")["value"] == []
+        assert raw("DELETE", f"/pools/{each}").status == 202
 
 
 def test_an_empty_metadata_name(raw: Raw) -> None:
@@ -227,6 +246,19 @@ class TestResize:
         assert node["id"].endswith("_p")
         assert raw("DELETE", f"/pools/{pool_id}").status == 202
         yard.gone(f"/pools/{pool_id}")
+
+    def test_it_can_be_stopped_after_it_is_done(self, raw: Raw, yard: Yard, batch: BatchClient) -> None:
+        """A resize to no nodes is over at once; a program that stops it does not know (contract 2.1)."""
+        pool_id = add(raw)
+        yard.steady(pool_id)
+        resize = models.BatchPoolResizeOptions(target_dedicated_nodes=0, target_low_priority_nodes=0)
+        batch.begin_resize_pool(pool_id, resize, polling_interval=0).wait()
+        before = yard.steady(pool_id)
+        stopped = raw("POST", f"/pools/{pool_id}/stopresize")
+        assert (stopped.status, stopped.headers["etag"]) == (202, before["eTag"])
+        batch.begin_stop_pool_resize(pool_id, polling_interval=0).wait()
+        assert get(raw, pool_id) == before
+        assert raw("DELETE", f"/pools/{pool_id}").status == 202
 
     @pytest.mark.parametrize(
         ("body", "code", "name"),

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from batchyard.api.relay import Relay
+from batchyard.api.wire.relay import Relay
 from batchyard.model.errors import BatchError
 from batchyard.model.sync import FileHead, FileRequest
 

@@ -8,9 +8,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchyard.api import task_views
-from batchyard.api.auth import Signed
-from batchyard.api.call import Call, Services
+from batchyard.api.batch import task_views
+from batchyard.api.wire.auth import Signed
+from batchyard.api.wire.call import Call, Services
 from batchyard.model import times
 from batchyard.model.states import ErrorCategory, TaskResult, TaskState
 from batchyard.model.task import ComputeNodeInformation, TaskExecutionInformation, TaskFailureInformation, TaskServed

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from azure.batch import BatchClient, models
 from azure.core import MatchConditions
-from azure.core.exceptions import ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
+from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 from tests.api.conftest import Json, Raw, Sdk, Yard, pages, task, unique
 from tests.conftest import wait_for
 
@@ -179,6 +179,9 @@ class TestBody:
             "UnsupportedProperty",
             "outputFiles.destination.container.identityReference",
         ),
+        ({"resourceFiles": [{"autoStorageContainerName": "Up"}]}, "InvalidPropertyValue", "autoStorageContainerName"),
+        ({"resourceFiles": [{"autoStorageContainerName": "../other"}]}, "InvalidPropertyValue", "autoStorageContainerName"),
+        ({"resourceFiles": [{"autoStorageContainerName": "abc?sig=x"}]}, "InvalidPropertyValue", "autoStorageContainerName"),
         ({"environmentSettings": [{"name": ""}]}, "InvalidPropertyValue", "environmentSettings"),
         ({"environmentSettings": [{"name": "a\0"}]}, "InvalidPropertyValue", "environmentSettings"),
         ({"exitConditions": {"default": {"dependencyAction": "satisfy"}}}, "InvalidPropertyValue", "dependencyAction"),
@@ -196,7 +199,31 @@ def test_what_is_refused_names_property_and_reason(raw: Raw, idle_job: str, chan
     assert values["Reason"]
     [item] = collection(raw, idle_job, [body])
     assert (item["status"], item["error"]["code"]) == ("clienterror", code)
+    assert {pair["key"]: pair["value"] for pair in item["error"]["values"]} == values
+    assert item["error"]["message"]["value"].partition("\nRequestId:")[0].endswith(f" {name}: {values['Reason']}"), "all that SDKs show"
+    if code == "InvalidPropertyValue":
+        assert set(values) == {"PropertyName", "PropertyValue", "Reason"}
     assert ids(raw, idle_job) == []
+
+
+def test_a_wrong_word_or_time_is_told_with_its_value(raw: Raw, idle_job: str) -> None:
+    wrong = {
+        "constraints.maxWallClockTime": ({"constraints": {"maxWallClockTime": "1 hour"}}, "1 hour", "ISO 8601 duration"),
+        "exitConditions.exitCodes[1].exitOptions.jobAction": (
+            {
+                "exitConditions": {
+                    "exitCodes": [{"code": code, "exitOptions": {"jobAction": action}} for code, action in ((1, "none"), (2, "x"))]
+                }
+            },
+            "x",
+            "enum",
+        ),
+    }
+    for name, (change, value, reason) in wrong.items():
+        said = raw("POST", f"/jobs/{idle_job}/tasks", task("t") | change).assert_error(400, "InvalidPropertyValue")
+        assert (said["PropertyName"], said["PropertyValue"]) == (name, value)
+        assert reason in said["Reason"]
+        assert "regex" not in said["Reason"]
 
 
 class TestCollection:
@@ -276,6 +303,7 @@ class TestCollection:
         [failed] = refused.value.failure_tasks
         assert failed.error is not None
         assert (failed.task_id, failed.error.code) == ("not good", "InvalidPropertyValue")
+        assert "id: An id is 1 to 64 letters" in str(refused.value)
         assert sorted(item.id for item in batch.list_tasks(idle_job)) == ["fine", "good"]
         batch.create_tasks(idle_job, [tasks[0]])  # TaskExists counts as success
 
@@ -405,8 +433,32 @@ class TestDependencies:
         raw("POST", f"/jobs/{job_id}/tasks", task("t", dependsOn=depends_on)).assert_error(400, code)
 
     def test_a_job_without_dependencies(self, raw: Raw, idle_job: str) -> None:
-        body = task("t", dependsOn={"taskIds": ["a"]})
-        raw("POST", f"/jobs/{idle_job}/tasks", body).assert_error(400, "TaskDependenciesNotSpecifiedOnJob")
+        for wanted in ({"taskIds": ["a"]}, {"taskIdRanges": [{"start": 1, "end": 2}]}):
+            body = task(unique("t"), dependsOn=wanted)
+            said = raw("POST", f"/jobs/{idle_job}/tasks", body).assert_error(400, "UnsupportedProperty", PropertyName="dependsOn")
+            assert "usesTaskDependencies" in said["Reason"]
+            [result] = raw("POST", f"/jobs/{idle_job}/addtaskcollection", {"value": [body]}).json["value"]
+            assert (result["status"], result["error"]["code"]) == ("clienterror", "UnsupportedProperty")
+            raw("GET", f"/jobs/{idle_job}/tasks/{body['id']}").assert_error(404, "TaskNotFound")
+
+    @pytest.mark.parametrize("depends_on", [{}, {"taskIds": []}, {"taskIdRanges": []}, {"taskIds": [], "taskIdRanges": []}, None], ids=str)
+    def test_who_waits_for_nothing_needs_no_dependencies(self, yard: Yard, depends_on: Json | None) -> None:
+        """Programs that build the object for every task leave it empty for most."""
+        job_id = yard.job(task("t", dependsOn=depends_on))
+        yard.add(job_id, task("u", dependsOn=depends_on))
+        yard.reached(job_id, "t")
+        yard.reached(job_id, "u")
+
+    def test_an_empty_dependency_of_both_sdk_kinds(self, batch: BatchClient, idle_job: str) -> None:
+        name = unique("t")
+        waiting = models.BatchTaskDependencies(task_ids=[], task_id_ranges=[])
+        batch.create_task(idle_job, models.BatchTaskCreateOptions(id=name, command_line="true", depends_on=waiting))
+        assert batch.get_task(idle_job, name).state == "active"
+        wrong = models.BatchTaskCreateOptions(
+            id=unique("t"), command_line="true", depends_on=models.BatchTaskDependencies(task_ids=["never"])
+        )
+        with pytest.raises(HttpResponseError, match="UnsupportedProperty"):
+            batch.create_task(idle_job, wrong)
 
 
 class TestExitConditions:
@@ -506,6 +558,18 @@ class TestEnds:
         assert ended["executionInfo"]["failureInfo"]["code"] == "TaskEnded"
         assert ended["nodeInfo"]["nodeId"] == node_id
         yard.reached(job_id, "next")
+        later = wait_for(lambda: (found := yard.task(job_id, "t"))["executionInfo"].get("exitCode") and found, "its exit code")
+        assert later.pop("executionInfo") == {**ended.pop("executionInfo"), "exitCode": 137}
+        assert later == ended
+
+    def test_a_job_that_is_terminated_keeps_the_exit_codes_of_its_tasks(self, raw: Raw, yard: Yard) -> None:
+        job_id = yard.job(task("t", "sleep 300"), task("waits", requiredSlots=4))
+        yard.reached(job_id, "t", "running")
+        assert raw("POST", f"/jobs/{job_id}/terminate").status == 202
+        wait_for(lambda: yard.task(job_id, "t")["executionInfo"].get("exitCode") == 137, "its exit code")
+        info = yard.task(job_id, "t")["executionInfo"]
+        assert (info["result"], info["failureInfo"]["code"]) == ("failure", "TaskEnded")
+        assert "exitCode" not in yard.task(job_id, "waits")["executionInfo"]
 
     def test_delete_a_running_one(self, raw: Raw, yard: Yard, node_id: str) -> None:
         job_id = yard.job(task("t", "sleep 300"))

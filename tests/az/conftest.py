@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from tests.conftest import wait_for
 
 PATIENCE_S = 60
 
@@ -74,9 +74,7 @@ class Az:
 
     def until(self, wanted: object, *words: str) -> None:
         """Ask until the answer is `wanted`."""
-        deadline = time.monotonic() + PATIENCE_S
-        while (seen := self(*words)) != wanted:
-            assert time.monotonic() < deadline, (words, seen)
+        wait_for(lambda: self(*words) == wanted, f"{words} to give {wanted!r}", PATIENCE_S)
 
     def close(self) -> None:
         """End the shared process."""

@@ -17,8 +17,8 @@ import pytest
 import uvicorn
 from azure.storage.blob import BlobServiceClient, ContainerClient
 
-from batchyard.blobs.local import LocalBlobStore
-from batchyard.blobs.server import application
+from batchyard.blobs.edge.server import application
+from batchyard.blobs.store.local import LocalBlobStore
 
 ACCOUNT = "storage1"
 KEY = base64.b64encode(b"first key of the account, 32 byte").decode()

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from batchyard.blobs.base import ALWAYS, Blob, BlobDraft, BlobRef, ContainerRef, ListQuery
-from batchyard.blobs.documents import from_marker, to_marker
-from batchyard.blobs.listing import after_prefix
-from batchyard.blobs.local import LocalBlobStore
+from batchyard.blobs.edge.documents import from_marker, to_marker
+from batchyard.blobs.store.listing import after_prefix
+from batchyard.blobs.store.local import LocalBlobStore
 
 texts = st.text(st.sampled_from("ab/.-\x01é\ud7ff\ue000\U0010ffff"), max_size=4)
 any_text = st.text(st.characters(exclude_categories=("Cs",)), max_size=6)

@@ -20,7 +20,7 @@ from azure.storage.blob import (
     generate_container_sas,
 )
 
-from batchyard.blobs import sas
+from batchyard.blobs.edge import sas
 
 HOUR = timedelta(hours=1)
 Call = Callable[..., httpx.Response]

@@ -11,7 +11,7 @@ from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 from azure.storage.blob import BlobBlock, BlobPrefix, BlobServiceClient, BlobType, ContainerClient, ContentSettings
 
-from batchyard.blobs.files import INLINE_BYTES
+from batchyard.blobs.store.files import INLINE_BYTES
 
 SIZES = [0, 1, INLINE_BYTES, INLINE_BYTES + 1, (1 << 20) + 7, (4 << 20) + 1]
 

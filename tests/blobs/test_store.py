@@ -9,15 +9,16 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from batchyard.blobs import files
 from batchyard.blobs.base import ALWAYS, Blob, BlobDraft, BlobError, BlobKind, BlobRef, BlockSource, ContainerRef, ListQuery, Upload
-from batchyard.blobs.catalogue import Catalogue
-from batchyard.blobs.files import INLINE_BYTES
-from batchyard.blobs.local import LocalBlobStore
+from batchyard.blobs.store import files, local
+from batchyard.blobs.store.catalogue import Catalogue
+from batchyard.blobs.store.files import INLINE_BYTES
+from batchyard.blobs.store.local import LocalBlobStore
 
 BOX = ContainerRef("account", "box")
 NOW = 1_700_000_000_000_000
@@ -61,9 +62,9 @@ def box(store: LocalBlobStore) -> LocalBlobStore:
 
 def run_script(directory: Path, script: str) -> subprocess.Popen[str]:
     program = (
-        "import itertools, os, sys\nfrom pathlib import Path\nfrom batchyard.blobs import files, uploads\n"
+        "import itertools, os, sys\nfrom pathlib import Path\nfrom batchyard.blobs.store import files, uploads\n"
         "from batchyard.blobs.base import *\n"
-        "from batchyard.blobs.catalogue import Catalogue\nfrom batchyard.blobs.local import LocalBlobStore\n"
+        "from batchyard.blobs.store.catalogue import Catalogue\nfrom batchyard.blobs.store.local import LocalBlobStore\n"
         "store = LocalBlobStore(Path(sys.argv[1]))\nref = lambda n: BlobRef('account', 'box', n)\n"
         "def put(name, content):\n"
         "    u = store.put(ref(name), BlobDraft(metadata={'sum': str(sum(content))}), ALWAYS)\n"
@@ -313,3 +314,58 @@ def test_a_failing_unit_takes_back_only_what_it_did_itself(box: LocalBlobStore) 
     with pytest.raises(BlobError, match="InvalidInput"):
         box._catalogue.write(broken)
     assert box.container(BOX).etag != "broken"
+
+
+def hurt(directory: Path, name: str) -> None:
+    """Take the parts of a blob away, as an overwrite during a copy once did."""
+    with closing(sqlite3.connect(directory / "catalogue.db")) as catalogue:
+        catalogue.execute("DELETE FROM segments WHERE blob = (SELECT id FROM blobs WHERE name = ?)", (name,))
+        catalogue.commit()
+
+
+def test_blobs_that_lost_their_content_are_named_at_the_start_and_answer_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = LocalBlobStore(tmp_path)
+    store.create_container(BOX, {}, NOW)
+    for name, size in (("inline", 100), ("file", 100_000), ("whole", 100), ("empty", 0)):
+        put(store, name, b"x" * size)
+    assert store.check() == 0
+    store.close()
+    hurt(tmp_path, "inline")
+    hurt(tmp_path, "file")
+    store = LocalBlobStore(tmp_path)
+    assert store.check() == 2
+    assert "name='inline' length=100 stored=0" in caplog.text
+    assert "name='file' length=100000 stored=0" in caplog.text
+    for name in ("inline", "file"):
+        with pytest.raises(BlobError, match="BlobContentLost"):
+            store.read(ref(name), ALWAYS, 10, 20)
+        with pytest.raises(BlobError, match="BlobContentLost"):
+            store.copy(ref(name), ref("copy"), None, ALWAYS, NOW)
+    assert get(store, "whole") == b"x" * 100
+    assert get(store, "empty") == b""
+    put(store, "inline", b"again")
+    store.delete_blob(ref("file"), ALWAYS)
+    assert get(store, "inline") == b"again"
+    assert store.check() == 0
+    store.close()
+
+
+@pytest.mark.parametrize("damage", ["shorter", "gone"])
+def test_a_damaged_data_file_is_met_before_a_byte_goes_out(box: LocalBlobStore, tmp_path: Path, damage: str) -> None:
+    put(box, "blob", b"x" * 100_000)
+    [path] = data_files(tmp_path / "store")
+    path.unlink() if damage == "gone" else os.truncate(path, 10)
+    with pytest.raises(BlobError, match="BlobContentLost"):
+        box.read(ref("blob"), ALWAYS, 0, None)
+    box.delete_blob(ref("blob"), ALWAYS)
+    assert data_files(tmp_path / "store") == []
+
+
+def test_many_blobs_are_checked_batch_by_batch(box: LocalBlobStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for number in range(7):
+        put(box, f"{number}", b"x")
+    hurt(tmp_path / "store", "0")
+    hurt(tmp_path / "store", "6")
+    for batch in (1, 3, 7, 8):
+        monkeypatch.setattr(local, "_CHECK_BATCH", batch)
+        assert box.check() == 2

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.blobs.sas import container_sas
+from batchyard.blobs.edge.sas import container_sas
 
 MIB = 1024 * 1024
 SIZE = 256 * MIB
@@ -24,8 +24,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 import uvicorn
 from batchyard.blobs.base import ContainerRef
-from batchyard.blobs.local import LocalBlobStore
-from batchyard.blobs.server import application
+from batchyard.blobs.store.local import LocalBlobStore
+from batchyard.blobs.edge.server import application
 store = LocalBlobStore(Path(sys.argv[1]))
 store.create_container(ContainerRef("account", "box"), {}, 1)
 listener = socket.create_server(("127.0.0.1", 0))

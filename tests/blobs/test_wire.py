@@ -17,9 +17,9 @@ import httpx
 import pytest
 from azure.storage.blob import ContainerClient
 
-from batchyard.blobs import sas
-from batchyard.blobs.files import Incoming
-from batchyard.blobs.server import application
+from batchyard.blobs.edge import sas
+from batchyard.blobs.edge.server import application
+from batchyard.blobs.store.files import Incoming
 from batchyard.model.times import http_date, micros
 
 
@@ -167,6 +167,13 @@ REFUSED: dict[str, tuple[str, str, str, str, bytes, int, str]] = {
     "odd results": ("GET", "", "restype=container&comp=list&maxresults=-1", "", b"", 400, "InvalidQueryParameterValue"),
     "uncommitted": ("GET", "", "restype=container&comp=list&include=uncommittedblobs", "", b"", 400, "UnsupportedQueryParameter"),
     "copy of elsewhere": ("PUT", "/x", "", "\r\nx-ms-copy-source: http://else/a/b/c\r\ncontent-length: 0", b"", 400, "UnsupportedHeader"),
+    **{
+        f"copy of {source}": ("PUT", "/x", "", f"\r\nx-ms-copy-source: {source}\r\ncontent-length: 0", b"", 400, code)
+        for source, code in (
+            ("http://[", "InvalidHeaderValue"), ("http://[::1/a/b", "InvalidHeaderValue"), ("//[x]/a/b", "InvalidHeaderValue"),
+            ("", "UnsupportedHeader"), ("http://x/%ff/b/c", "InvalidUri"), ("http://x:99999/a/b/c", "UnsupportedHeader"),
+        )
+    },
 }  # fmt: skip
 
 

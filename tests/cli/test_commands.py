@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.cli import daemon, processes
 
 
@@ -177,9 +179,10 @@ def test_a_state_directory_that_does_not_fit_is_refused_in_a_sentence(tmp_path: 
     with sqlite3.connect(tmp_path / "batchyard.db") as database:
         database.execute("PRAGMA user_version = 9999")
     if what == "schema":
-        key = "a2V5"
+        key = base64.b64encode(bytes(range(32))).decode()
         account = {"name": "a", "keys": [key, key], "storageName": "s", "storageKey": key, "nodeKey": key}
         (tmp_path / "account.json").write_text(json.dumps(account))
+        LocalBlobStore(tmp_path / "blobs").close()
     done = batchyard("serve", "--dir", tmp_path, "--port", "0")
     assert done.returncode == 1
     assert ("newer release" if what == "schema" else "account.json is missing") in done.stderr

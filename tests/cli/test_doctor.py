@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from batchyard.agent import accounts as agent_accounts
+from batchyard.agent.accounts import accounts as agent_accounts
 from batchyard.cli import daemon
 from batchyard.cli.checks import isolation, machine, service, storage
 from batchyard.cli.checks.every import CHECKS, findings
@@ -126,6 +126,13 @@ def test_kernel(place: Place) -> None:
     assert needs.finding.startswith(f"Linux {shell('uname -r')}: ")
     allowed = subprocess.run(["unshare", "-U", "true"], capture_output=True, check=False).returncode == 0
     assert (namespaces.level is OK) == allowed or os.geteuid() == 0
+
+
+def test_the_system_that_tasks_run_on(place: Place) -> None:
+    found = only(machine.system(place))
+    assert found.level is OK
+    assert shell(". /etc/os-release; echo $PRETTY_NAME") in found.finding
+    assert "whatever image" in found.finding
 
 
 def test_cores_and_memory(place: Place) -> None:

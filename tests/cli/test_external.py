@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -63,6 +65,87 @@ def test_an_agent_that_somebody_starts_with_the_token_becomes_the_node(directory
         finally:
             agent.kill()
             agent.wait()
+
+
+def test_a_second_agent_with_the_same_token_stays_away_and_one_that_was_killed_is_back_at_once(directory: Path) -> None:
+    up = [*COMMAND, "up", "--dir", str(directory), "--port", "0", "--provider", "external"]
+    subprocess.run(up, check=True, capture_output=True, timeout=60)
+    server, account = daemon.running(directory), daemon.account(directory)
+    assert server is not None
+    with contextlib.ExitStack() as stack:
+        batch = stack.enter_context(Client(server.url, account.name, account.keys[0]))
+        batch.post("pools", body=POOL)
+        token = wait_for(lambda: next(directory.glob("nodes/*/token"), None), "the token")
+
+        def agent(name: str) -> subprocess.Popen[bytes]:
+            log = stack.enter_context((directory / f"{name}.log").open("ab"))
+            start = [*COMMAND, "agent", "--server", server.url, "--root", str(directory / name), "--token-file", str(token)]
+            started = subprocess.Popen(start, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            stack.callback(started.wait)
+            stack.callback(started.kill)
+            return started
+
+        def told(name: str, what: str, times: int = 1) -> Any:
+            return wait_for(lambda: (directory / f"{name}.log").read_text().count(what) >= times, f"{name} to say {what}")
+
+        first = agent("first")
+        told("first", "'joined'")
+        batch.post("jobs", body={"id": "j", "poolInfo": {"poolId": "pool"}})
+        batch.post("jobs", "j", "tasks", body={"id": "t", "commandLine": f"sh -c 'until [ -e {directory}/go ]; do sleep 0.1; done'"})
+        wait_for(lambda: batch.get("jobs", "j", "tasks", "t")["state"] == "running", "the task")
+        agent("second")
+        told("second", "409 another agent with this token is the node", 3)
+        (directory / "go").touch()
+        wait_for(lambda: batch.get("jobs", "j", "tasks", "t")["state"] == "completed", "its end")
+        first.kill()
+        first.wait()
+        agent("first")
+        told("first", "'joined'", 2)
+        assert "'joined'" not in (directory / "second.log").read_text()
+    with contextlib.closing(sqlite3.connect(f"file:{directory}/batchyard.db?mode=ro", uri=True)) as rows:
+        assert rows.execute("SELECT run, losses, result FROM task").fetchall() == [(1, 0, "success")]
+
+
+def test_an_agent_that_is_stopped_says_goodbye_and_its_node_works_again_with_the_next(directory: Path) -> None:
+    server = Server("--provider", "external", nodes=1)
+    agents: list[subprocess.Popen[bytes]] = []
+    try:
+        with Client(server.endpoint, server.account, server.key) as batch:
+            batch.post("pools", body=POOL)
+            token = wait_for(lambda: next(server.directory.glob("nodes/*/token"), None), "the token")
+
+            def start() -> None:
+                words = ["agent", "--server", server.endpoint, "--root", str(directory / "root"), "--token-file", str(token)]
+                with (directory / "agent.log").open("ab") as log:
+                    agents.append(subprocess.Popen([*COMMAND, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+
+            def reached(state: str) -> Any:
+                return wait_for(lambda: next((n for n in batch.listed("pools", "pool", "nodes") if n["state"] == state), None), state, 20)
+
+            start()
+            reached("idle")
+            batch.post("jobs", body={"id": "job", "poolInfo": {"poolId": "pool"}})
+            batch.post("jobs", "job", "tasks", body={"id": "task", "commandLine": "sleep 1000"})
+            reached("running")
+            agents[0].terminate()
+            reached("unknown")  # long before it would count as silent
+            task = batch.get("jobs", "job", "tasks", "task")
+            info = task["executionInfo"]
+            assert (task["state"], info["retryCount"], info["requeueCount"]) == ("active", 0, 0)
+            assert agents[0].wait(20) == 0
+            start()
+            node = reached("running")
+            batch.post("pools", "pool", "nodes", node["id"], "disablescheduling", body={"nodeDisableSchedulingOption": "requeue"})
+            reached("offline")
+            agents[1].terminate()
+            reached("unknown")
+            start()
+            reached("offline")
+    finally:
+        for agent in agents:
+            agent.kill()
+            agent.wait()
+        server.stop()
 
 
 def test_local_agents_run_the_probes_of_their_server(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every version of the Python and JavaScript clients that docs/versions.md names, unmodified, against a live server: makes the table.
+"""Every version of the Python and JavaScript clients that docs/versions.md names, unmodified, against a live server; it makes the table.
 
 `WRITE=1 make test-clients` writes the table anew.
 """
@@ -22,8 +22,8 @@ import pytest
 from tests.conftest import Server
 
 from batchyard.api.app import VERSIONS
-from batchyard.api.deviations import DEVIATIONS
 from batchyard.api.operations import OPERATIONS
+from batchyard.api.wire.deviations import DEVIATIONS
 
 pytestmark = pytest.mark.clients
 

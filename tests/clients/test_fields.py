@@ -10,7 +10,7 @@ import pytest
 from tests.clients.test_clients import CLIENTS, PYTHON, ROOT
 from tests.model.test_shapes import NAMES_14, NOT_SERVED, PARTS, SHAPES, WORDS, kinds
 
-from batchyard.api.deviations import DEVIATIONS
+from batchyard.api.wire.deviations import DEVIATIONS
 
 pytestmark = pytest.mark.clients
 

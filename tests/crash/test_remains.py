@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +12,7 @@ from typing import Protocol
 import pytest
 from azure.batch import BatchClient, models
 from azure.core.credentials import AzureNamedKeyCredential
+from tests.conftest import wait_for
 
 from batchyard.cli import daemon, processes
 
@@ -48,10 +48,7 @@ def busy(own_server: Server) -> Server:
         )
         batch.create_job(models.BatchJobCreateOptions(id="j", pool_info=models.BatchPoolInfo(pool_id="p")))
         batch.create_tasks("j", [models.BatchTaskCreateOptions(id=name, command_line=FAMILY) for name in ("a", "b")])
-    deadline = time.monotonic() + 60
-    while len(sleepers(own_server.directory)) < 6:
-        assert time.monotonic() < deadline
-        os.sched_yield()
+    wait_for(lambda: len(sleepers(own_server.directory)) >= 6, "both families")
     return own_server
 
 

@@ -32,7 +32,7 @@ def test_the_example_means_what_it_says(example: Path) -> None:
     assert sizes.find("Standard_D2s_v3") == Size(cores=2, memory_bytes=8 * GIB, most_slots=16, labels={"rack": "north"})
     limited = Size(cores=2, memory_bytes=4 * GIB, core_limit=2, memory_limit_bytes=4 * GIB, most_slots=8)
     assert sizes.find("standard_e64s_v5") == limited
-    assert sizes.find("yard-large") == Size(cores=8, memory_bytes=0, core_limit=8, most_slots=32)
+    assert sizes.find("yard-large") == Size(cores=8, memory_bytes=0, core_limit=8, most_slots=32, task_disk_bytes=20 * GIB)
     held = sizes.find("standard_f4s_v2")
     assert held == Size(cores=4, memory_bytes=8 * GIB, core_limit=4, memory_limit_bytes=8 * GIB, most_slots=16)
     assert sizes.find("standard_a1_v2") == Size(cores=1, memory_bytes=2 * GIB, most_slots=4)
@@ -62,6 +62,7 @@ def test_every_setting_is_documented(shape: type[msgspec.Struct]) -> None:
         ),
         ("[[sizes]]\nname = 'a'\ncores = 1\nmemory = 'much'", "memory is an amount of at least 1 MiB such as '4 GiB', not 'much'"),
         ("[[sizes]]\nname = 'a'\ncores = 1\nmemory = 5", "memory is an amount of at least 1 MiB such as '4 GiB', not 5"),
+        ("[[sizes]]\nname = 'a'\ncores = 1\ntask_disk = 'all'", "task_disk is an amount of at least 1 MiB such as '4 GiB', not 'all'"),
         ("[[sizes]]\nname = 'a'\ncores = 1\nmax_slots = 257", "max_slots must be between 1 and 256"),
         ("[[sizes]]\nname = '*'\nprovider = 'slurm'", "there is no provider slurm; known: local"),
         ("[sizes", "is not TOML"),

@@ -7,11 +7,11 @@ import os
 import re
 import shlex
 import subprocess
-import time
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+from tests.conftest import wait_for
 
 README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 
@@ -56,8 +56,6 @@ def test_session_runs_as_it_is_printed(server: Server, tmp_path: Path) -> None:
     assert ["az", *shown] in session
     for _, *words in session:
         if words[1:4] == ["task", "file", "download"]:
-            deadline = time.monotonic() + 60
-            while json.loads(az(shown)) != "completed":
-                assert time.monotonic() < deadline, "the task did not complete"
+            wait_for(lambda: json.loads(az(shown)) == "completed", "the task to complete")
         az(words)
     assert (tmp_path / "hello.txt").read_text() == "hello from az\n"

@@ -15,12 +15,17 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
-from batchyard.engine import autoscale_settings, jobs, lookup, nodes, pools, scheduler, tasks
-from batchyard.engine.autoscale import Autoscale
-from batchyard.engine.capacity import Capacity
+from batchyard.engine import lookup
+from batchyard.engine.autoscale import settings as autoscale_settings
+from batchyard.engine.autoscale.loop import Autoscale
 from batchyard.engine.clock import Clock
-from batchyard.engine.node_changes import CHANGING
-from batchyard.engine.upkeep import Upkeep
+from batchyard.engine.nodes import nodes
+from batchyard.engine.nodes.node_changes import CHANGING
+from batchyard.engine.pools import pools
+from batchyard.engine.pools.capacity import Capacity
+from batchyard.engine.scheduling import scheduler
+from batchyard.engine.upkeep.upkeep import Upkeep
+from batchyard.engine.work import jobs, tasks
 from batchyard.model.errors import BatchError
 from batchyard.model.job import JobCreateContent, JobPatch
 from batchyard.model.pool import NodeRemove, PoolCreateContent, PoolEnableAutoScale, PoolResize
@@ -68,6 +73,7 @@ NO_UPLOAD = {"exit_code": 0, "failure": {"category": "usererror", "code": "FileU
 _NO_CHANGE = {
     "patched", "updated", "launch failed", "resize requested", "resize ended", "stop requested", "stopped", "removal asked", "errors",
     "stop failed", "autoscale enabled", "autoscale evaluated", "autoscale disabled",
+    "service log not uploaded",
 }  # fmt: skip
 """Events that change no state, or that of the allocation, which has none of its own in the log."""
 _AWAY = (NodeState.LEAVING_POOL, NodeState.PREEMPTED, NodeState.DEALLOCATED)
@@ -466,6 +472,13 @@ class World:
             (counted,) = self.rows(f"SELECT {sums} FROM task WHERE job_pk = :pk", pk=pk)
             kept = msgspec.structs.astuple(self.run(job_rows.counts, pk))[: len(counted)]
             assert tuple(number or 0 for number in counted) == kept, f"counters of job {pk}"
+        known = "open, counts.pool_key, counts.priority, counts.max_parallel, counts.preemptible, prepares"
+        said = "job.state = 'active', job.pool_key, job.priority, job.max_parallel, job.preemptible, preparation_id IS NOT NULL"
+        both = f"SELECT job.pk, {known}, {said} FROM job JOIN job_counts AS counts ON job_pk = job.pk"
+        for pk, *values in self.rows(both):
+            assert values[:6] == values[6:], f"what the counters of job {pk} know of it"
+        smaller = "SELECT job_pk FROM task JOIN job_counts USING (job_pk) WHERE task.ready = 1 AND slots < smallest AND exclusive = 0"
+        assert self.rows(smaller) == []
 
     def _check_nodes(self) -> None:
         held = "SELECT coalesce(sum(held), 0), count(*) FROM task WHERE node_pk = :pk AND state IN ('preparing', 'running')"

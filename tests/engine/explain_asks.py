@@ -7,7 +7,9 @@ from typing import Any
 
 from engine_world import Agent, World
 
-from batchyard.engine import explain, jobs, lookup
+from batchyard.engine import lookup
+from batchyard.engine.explain import explain
+from batchyard.engine.work import jobs
 from batchyard.model.explain import Code, Explanation, Reason
 from batchyard.model.words import DisableJobOption
 
@@ -15,7 +17,7 @@ MANAGER = {"id": "manager", "commandLine": "true"}
 
 
 def task(world: World, task_id: str, job_id: str = "job") -> list[Reason]:
-    return world.run(explain.task, job_id, task_id).reasons
+    return world.run(explain.task, job_id, task_id, world.now).reasons
 
 
 def first(world: World, task_id: str, job_id: str = "job") -> Reason:
@@ -23,11 +25,11 @@ def first(world: World, task_id: str, job_id: str = "job") -> Reason:
 
 
 def job(world: World, job_id: str = "job") -> Explanation:
-    return world.run(explain.job, job_id)
+    return world.run(explain.job, job_id, world.now)
 
 
 def pool(world: World, pool_id: str = "pool") -> Explanation:
-    return world.run(explain.pool, pool_id)
+    return world.run(explain.pool, pool_id, world.now)
 
 
 def codes(reasons: Sequence[Reason]) -> list[Code]:

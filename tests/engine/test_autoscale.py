@@ -8,8 +8,11 @@ import msgspec
 import pytest
 from engine_world import EXIT_1, START, Agent, Steady, World
 
-from batchyard.engine import autoscale, autoscale_runs, autoscale_settings, wakes
-from batchyard.engine.autoscale import Autoscale
+from batchyard.engine import wakes
+from batchyard.engine.autoscale import loop as autoscale
+from batchyard.engine.autoscale import settings as autoscale_settings
+from batchyard.engine.autoscale.loop import Autoscale
+from batchyard.engine.pools import autoscale_runs
 from batchyard.engine.wakes import Wakes
 from batchyard.model import times
 from batchyard.model.autoscale import AutoScaleReport, AutoScaleTrace, Sample

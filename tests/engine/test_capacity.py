@@ -11,7 +11,8 @@ import pytest
 from engine_world import Agent, Steady, World
 from failing_providers import FailsToLaunch, ForgetsAnswers, HoldsOn, LosesNodes, NoRoom, SlowProvider
 
-from batchyard.engine import capacity, node_changes
+from batchyard.engine.nodes import node_changes
+from batchyard.engine.pools import capacity
 from batchyard.model.errors import BatchError
 from batchyard.providers.base import Handle, NodeOrder, Seen
 from batchyard.rules.offer import Offer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from engine_world import EXIT_1, SECOND_US, Agent, World
 
-from batchyard.engine.upkeep import TASK_LIFETIME_US, TASKS_PER_UNIT, end_old_tasks
+from batchyard.engine.upkeep.upkeep import TASK_LIFETIME_US, TASKS_PER_UNIT, end_old_tasks
 from batchyard.model.errors import BatchError
 
 ENDS = {"onAllTasksComplete": "terminatejob"}

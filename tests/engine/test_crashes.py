@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 from engine_world import EXIT_1, NO_PROGRAM, Agent, Steady, World
 
-from batchyard.engine import autoscale, autoscale_runs, capacity, node_changes, nodes, scheduler, upkeep
+from batchyard.engine.autoscale import loop as autoscale
+from batchyard.engine.nodes import node_changes, nodes
+from batchyard.engine.pools import autoscale_runs, capacity
+from batchyard.engine.scheduling import scheduler
+from batchyard.engine.upkeep import upkeep
 
 Step = Callable[[World], object]
 

@@ -8,10 +8,11 @@ import msgspec
 import pytest
 from engine_world import EXIT_1, NO_PROGRAM, NO_UPLOAD, SETTING, START, Agent, World, ended
 
-from batchyard.engine import nodes, orders
-from batchyard.engine.ends import INTERNAL_RETRIES
-from batchyard.engine.nodes import NotThisNode
+from batchyard.engine.nodes import nodes, orders
+from batchyard.engine.nodes.nodes import NotThisNode
+from batchyard.engine.settling.ends import INTERNAL_RETRIES
 from batchyard.model.sync import Sync
+from batchyard.store.tx import Tx
 
 
 @pytest.fixture
@@ -153,6 +154,12 @@ def test_names_that_were_never_given_change_nothing(two: tuple[World, Agent, Age
     unchanged(world, agent, ended(attempt))
 
 
+def not_back(tx: Tx, node_pk: int, now: int) -> None:
+    """The agent has ended, and none came after it."""
+    nodes.gone(tx, node_pk, now)
+    nodes.not_back(tx, node_pk, now)
+
+
 @pytest.mark.parametrize("how", ["gone", "silent", "joined anew"])
 def test_an_older_session_is_fenced_off(world: World, how: str) -> None:
     [agent] = world.working_pool()
@@ -163,7 +170,7 @@ def test_an_older_session_is_fenced_off(world: World, how: str) -> None:
     if how == "joined anew":
         Agent(world, agent.node_pk).join()
     else:
-        world.run(nodes.gone if how == "gone" else nodes.silent, agent.node_pk, world.now)
+        world.run(not_back if how == "gone" else nodes.silent, agent.node_pk, world.now)
     assert agent.end(attempt) is None
     task = world.task("a")
     assert (task.state, task.losses, task.result) == ("active", 1, None)
@@ -217,7 +224,7 @@ def test_a_finished_task_does_not_move_to_a_later_node(world: World) -> None:
 # node loss
 
 
-@pytest.mark.parametrize("how", [nodes.gone, nodes.silent])
+@pytest.mark.parametrize("how", [not_back, nodes.silent])
 def test_a_lost_node_returns_its_tasks_without_touching_their_counters(two: tuple[World, Agent, Agent], how: Any) -> None:
     world, one, other = two
     world.add("a", "b", "c", "d")
@@ -312,3 +319,47 @@ def test_a_task_waits_until_its_node_has_removed_what_an_earlier_one_left(world:
         agent.has = sorted(told)
         agent.sync(removed=[removal.number for removal in answer.removals])
     assert told == {world.attempt(name) for name in names}
+
+
+def test_a_task_that_was_terminated_while_it_ran_keeps_its_exit_code(world: World) -> None:
+    [agent] = world.working_pool(slots=4)
+    world.job()
+    world.add("a", "b", "c")
+    world.schedule()
+    agent.sync()
+    attempts = {name: world.attempt(name) for name in "abc"}
+    for name in "abc":
+        world.terminate(name)
+    before = world.counts()
+    ended_by_us = {"failure": {"category": "usererror", "code": "TaskEnded", "message": "x"}}
+    for _ in range(2):  # a repeated report changes nothing
+        agent.end(attempts["a"], exit_code=137, user_cpu_us=7, **ended_by_us)
+        agent.end(attempts["b"], **ended_by_us)
+        agent.end(attempts["c"], exit_code=0)
+    tasks = [world.task(name) for name in "abc"]
+    assert [(task.state, task.result, task.exit_code, task.user_us) for task in tasks] == [
+        ("completed", "failure", 137, 7),
+        ("completed", "failure", None, 0),
+        ("completed", "failure", 0, 0),
+    ]
+    assert msgspec.structs.replace(world.counts(), user_us=before.user_us) == before
+    assert world.counts().user_us == before.user_us + 7
+    agent.end(attempts["a"], exit_code=1, **ended_by_us)
+    assert world.task("a").exit_code == 137
+
+
+def test_a_late_report_of_an_earlier_run_is_no_exit_code(world: World) -> None:
+    [agent] = world.working_pool()
+    world.job()
+    world.add({"id": "a", "constraints": {"maxTaskRetryCount": 1}})
+    world.schedule()
+    agent.sync()
+    first = world.attempt("a")
+    agent.end(first, **EXIT_1)
+    world.schedule()
+    agent.sync()
+    world.terminate("a")
+    agent.end(first, **EXIT_1)
+    assert world.task("a").exit_code is None
+    agent.end(world.attempt("a"), exit_code=143, failure={"category": "usererror", "code": "TaskEnded", "message": "x"})
+    assert world.task("a").exit_code == 143

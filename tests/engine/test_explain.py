@@ -10,7 +10,7 @@ import pytest
 from engine_world import EXIT_1, World
 from explain_asks import after, chain, codes, disable, first, job, pool, run_all, task
 
-from batchyard.engine import explain
+from batchyard.engine.explain import explain
 from batchyard.model.errors import BatchError
 from batchyard.model.explain import Code, Explanation
 from batchyard.model.words import DisableJobOption
@@ -210,10 +210,10 @@ def test_a_pool_in_sum(world: World) -> None:
 @pytest.mark.parametrize(
     ("ask", "error"),
     [
-        (lambda tx: explain.task(tx, "none", "a"), "JobNotFound"),
-        (lambda tx: explain.task(tx, "job", "none"), "TaskNotFound"),
-        (lambda tx: explain.job(tx, "none"), "JobNotFound"),
-        (lambda tx: explain.pool(tx, "none"), "PoolNotFound"),
+        (lambda tx: explain.task(tx, "none", "a", 0), "JobNotFound"),
+        (lambda tx: explain.task(tx, "job", "none", 0), "TaskNotFound"),
+        (lambda tx: explain.job(tx, "none", 0), "JobNotFound"),
+        (lambda tx: explain.pool(tx, "none", 0), "PoolNotFound"),
     ],
 )
 def test_what_is_not_there(world: World, ask: Callable[[Any], Explanation], error: str) -> None:
@@ -229,6 +229,6 @@ def test_explain_is_a_read(world: World) -> None:
     world.add("a")
 
     async def ask() -> Explanation:
-        return await world.db.read(explain.task, "job", "a")
+        return await world.db.read(explain.task, "job", "a", world.now)
 
     assert codes(asyncio.run(ask()).reasons) == [Code.POOL_EMPTY]

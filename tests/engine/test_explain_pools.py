@@ -8,8 +8,8 @@ from engine_world import EXIT_1, World
 from explain_asks import MANAGER, chain, codes, first, job, pool, run_all, task
 from failing_providers import FailsToLaunch, LosesNodes, NoRoom
 
-from batchyard.engine import node_changes
-from batchyard.engine import nodes as node_cases
+from batchyard.engine.nodes import node_changes
+from batchyard.engine.nodes import nodes as node_cases
 from batchyard.model.explain import Code
 from batchyard.model.states import SchedulingState
 from batchyard.model.sync import NodeProblem

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 from engine_world import EXIT_1, SECOND_US, START, World
 
-from batchyard.engine import jobs, lookup
-from batchyard.engine.upkeep import TASKS_PER_UNIT
+from batchyard.engine import lookup
+from batchyard.engine.upkeep.upkeep import TASKS_PER_UNIT
+from batchyard.engine.work import jobs
 from batchyard.model.errors import BatchError
 from batchyard.model.job import JobPatch
 

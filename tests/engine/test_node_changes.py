@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
 from engine_world import Agent, Steady, World
 
-from batchyard.engine import node_changes, nodes
-from batchyard.engine.node_changes import PREEMPTED_PAUSE_US
-from batchyard.engine.special_runs import INTERNAL_RETRIES
+from batchyard.engine.nodes import node_changes, nodes
+from batchyard.engine.nodes.health import MOST_NEWS
+from batchyard.engine.nodes.node_changes import PREEMPTED_PAUSE_US
+from batchyard.engine.settling.special_runs import INTERNAL_RETRIES
 from batchyard.model.errors import BatchError
 from batchyard.model.states import NodeState
-from batchyard.model.sync import NodeProblem
+from batchyard.model.sync import NodeNews, NodeProblem
 from batchyard.model.words import NodeDisableSchedulingOption
 from batchyard.providers.base import Handle, NoCapacity, NodeOrder, Seen
 from batchyard.store import nodes as node_rows
@@ -429,6 +431,89 @@ def test_every_state_has_its_answer(node_state: NodeState) -> None:
     world.close()
 
 
+class Restarts(Steady):
+    """Can end an agent and start another one in its place; remembers whom it ended."""
+
+    restarts = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopped: list[Handle] = []
+
+    async def stop(self, handles: Sequence[Handle]) -> None:
+        self.stopped += handles
+        await super().stop(handles)
+
+
+class TestSilence:
+    """Nodes whose agents say nothing any more."""
+
+    def test_where_the_provider_can_the_agent_is_ended_and_started_anew(self) -> None:
+        provider = Restarts()
+        world = World(provider=provider)
+        agent = busy(world)
+        world.run(nodes.silent, agent.node_pk, world.now)
+        assert (state(world, agent), world.topics["capacity"] > 0) == ("unknown", True)
+        world.capacity(2)
+        assert (state(world, agent), provider.stopped) == ("starting", [world.node(agent.node_pk).handle])
+        assert len(provider.launched) == 2
+        assert agent.sync() is None, "whatever is left of it"
+        agent.join()
+        assert (state(world, agent), world.schedule(), world.task("a").losses) == ("idle", 1, 1)
+        world.capacity(3)
+        assert len(provider.stopped) == 1
+        world.check()
+        world.close()
+
+    def test_elsewhere_it_is_waited_for(self, world: World) -> None:
+        agent = busy(world)
+        world.run(nodes.silent, agent.node_pk, world.now)
+        world.capacity(5)
+        assert state(world, agent) == "unknown"
+        assert not world.provider.gone  # type: ignore[attr-defined]
+        agent.join()
+        assert state(world, agent) == "idle"
+
+    def test_one_that_speaks_in_time_is_not_ended(self) -> None:
+        provider = Restarts()
+        world = World(provider=provider)
+        agent = busy(world)
+        world.run(nodes.silent, agent.node_pk, world.now)
+        lives = {agent.node_pk: world.node(agent.node_pk).session}
+        assert world.run(nodes.still_silent, lives) == {agent.node_pk}
+        agent.join()
+        assert world.run(nodes.still_silent, lives) == set()
+        world.run(nodes.silenced, lives, world.now)
+        world.capacity(2)
+        assert (state(world, agent), provider.stopped) == ("idle", [])
+        world.check()
+        world.close()
+
+    @pytest.mark.parametrize(("name", "use"), [("rebooting", node_changes.reboot), ("reimaging", node_changes.reimage)])
+    def test_a_client_can_have_it_started_anew_where_the_provider_can(self, world: World, name: str, use: Callable[..., None]) -> None:
+        agent = busy(world)
+        world.run(nodes.silent, agent.node_pk, world.now)
+        for restarting in ((), ("elsewhere",)):
+            assert code(lambda restarting=restarting: world.change(partial(use, restarting=restarting), agent.node_pk, None)) == (
+                "NodeStateUnusable"
+            )
+        world.change(partial(use, restarting=("local",)), agent.node_pk, None)
+        assert state(world, agent) == name
+        world.capacity(3)
+        assert state(world, agent) == "starting"
+        agent.join()
+        assert (state(world, agent), world.schedule()) == ("idle", 1)
+
+    def test_an_unusable_node_that_falls_silent_is_unknown(self, world: World) -> None:
+        [agent] = world.working_pool()
+        agent.sync(problems=[DISK_FULL])
+        assert world.run(node_rows.silent, world.now + 1) == [agent.node_pk]
+        world.run(nodes.silent, agent.node_pk, world.now)
+        assert state(world, agent) == "unknown"
+        agent.join().sync(problems=[DISK_FULL])
+        assert state(world, agent) == "unusable"
+
+
 class TestMany:
     """Several things that happen to nodes at once, or in an unlucky order."""
 
@@ -625,3 +710,24 @@ class TestMany:
         for _ in range(INTERNAL_RETRIES + 1):
             agent.end_all(**lost)
         assert state(world, agent) == "starttaskfailed"
+
+
+def test_news_of_a_node_are_among_its_events_once(world: World) -> None:
+    """A sync that is said again because its answer got lost adds nothing; who is fenced off is not believed."""
+    [agent] = world.working_pool()
+    news = [NodeNews(happened="service log not uploaded", cause=f"blob {number}") for number in (1, 2)]
+    agent.sync(news=news[:1])
+    agent.sync(news=news)
+    agent.join()
+    agent.sync(news=news)
+    agent.session -= 1
+    assert agent.sync(news=[NodeNews(happened="service log not uploaded", cause="blob 3")]) is None
+
+    def told() -> list[tuple[Any, ...]]:
+        return world.rows("SELECT happened, cause FROM event WHERE what = 'node' AND cause LIKE 'blob %' ORDER BY pk")
+
+    assert told() == [("service log not uploaded", "blob 1"), ("service log not uploaded", "blob 2")]
+    agent.join()
+    agent.sync(news=[NodeNews(happened="service log not uploaded", cause=f"blob {number} " + "x" * 10_000) for number in range(10, 500)])
+    assert len(told()) == 2 + MOST_NEWS
+    assert max(len(cause) for _, cause in told()) == 1_000

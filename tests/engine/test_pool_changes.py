@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from engine_world import MACHINE, OFFER, World
 
-from batchyard.engine import jobs, pools
+from batchyard.engine.pools import pools
+from batchyard.engine.work import jobs
 from batchyard.model.errors import BatchError
 from batchyard.model.job import JobCreateContent
 from batchyard.model.pool import PoolPatch, PoolUpdateProperties

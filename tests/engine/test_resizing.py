@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from engine_world import OFFER, Agent, Steady, World
 
-from batchyard.engine import node_changes, pools, resizing
+from batchyard.engine.nodes import node_changes
+from batchyard.engine.pools import pools, resizing
 from batchyard.model.errors import BatchError
 from batchyard.model.pool import NodeRemove, PoolResize
 from batchyard.providers.base import Handle, NoCapacity, NodeOrder
@@ -102,6 +103,26 @@ def refusal(call: Any, *args: Any, **more: Any) -> str:
     return refused.value.code
 
 
+def test_nodes_take_the_smallest_numbers_that_are_free_in_their_pool(world: World) -> None:
+    world.pool("pool", 3, targetLowPriorityNodes=1)
+    world.pool("other", 2)
+    world.capacity(2)
+
+    def numbers() -> dict[int, int]:
+        return {node.number: node.pk for node in world.nodes() if node.pool_pk == 1}
+
+    assert sorted(numbers()) == [0, 1, 2, 3]
+    assert sorted(node.number for node in world.nodes() if node.pool_pk == 2) == [0, 1]
+    kept = numbers()
+    remove(world, [world.node(kept[1]).id])
+    world.capacity(3)
+    assert sorted(numbers()) == [0, 2, 3]
+    world.resize(4)
+    world.capacity(2)
+    assert sorted(numbers()) == [0, 1, 2, 3, 4]
+    assert all(numbers()[number] == kept[number] for number in (0, 2, 3)), "who stays keeps its number"
+
+
 class TestStop:
     """Stopping keeps what there is, and the targets."""
 
@@ -121,6 +142,7 @@ class TestStop:
             ("ResizeStopped", "Desired number of dedicated nodes could not be allocated due to a StopPoolResize operation")
         ]
         assert row(world).modified == before.modified, "the tag does not move with the allocation state"
+        world.advance(60)
         assert refusal(world.stop_resize) == "OperationInvalidForCurrentState"
         world.resize(3)
         assert codes(world) == []
@@ -163,6 +185,23 @@ class TestStop:
         world.stop_resize()
         world.capacity(2)
         assert (row(world).allocation_state, size(world), codes(world)) == ("steady", (1, 0), [])
+
+    @pytest.mark.parametrize("ended", ["by itself", "by a stop"])
+    def test_a_stop_within_a_minute_of_the_end_changes_nothing(self, world: World, ended: str) -> None:
+        world.pool("pool", 1)
+        world.capacity()
+        if ended == "by a stop":
+            world.stop_resize()
+        world.capacity(3)
+        before = world.rows("SELECT * FROM pool") + world.rows("SELECT * FROM event")
+        assert row(world).allocation_state == "steady"
+        world.stop_resize()
+        world.advance(59)
+        world.stop_resize()
+        world.capacity()
+        assert world.rows("SELECT * FROM pool") + world.rows("SELECT * FROM event") == before
+        world.advance(1)
+        assert refusal(world.stop_resize) == "OperationInvalidForCurrentState"
 
 
 class TestRemoveNodes:

@@ -11,8 +11,8 @@ import pytest
 from engine_world import JOIN_US, SECOND_US, Agent, Steady, World
 from failing_providers import AnswersLate, Blind, FailsToLaunch, HoldsOn, LosesNodes, NoRoom, SlowProvider
 
-from batchyard.engine.capacity import LAUNCHES_AT_ONCE, Capacity
 from batchyard.engine.errands import Errands, delay_us
+from batchyard.engine.pools.capacity import LAUNCHES_AT_ONCE, Capacity
 from batchyard.rules.transitions import NODE, NodeHappened
 from batchyard.store import nodes as node_rows
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from engine_world import EXIT_1, Agent, Steady, World
 
-from batchyard.engine.special_tasks import RELEASE_PATIENCE_US
+from batchyard.engine.settling.special_tasks import RELEASE_PATIENCE_US
 
 PREPARED: dict[str, Any] = {"jobPreparationTask": {"commandLine": "true"}}
 BOTH: dict[str, Any] = {**PREPARED, "jobReleaseTask": {"commandLine": "true"}}

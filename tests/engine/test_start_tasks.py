@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from engine_world import EXIT_1, Agent, World
 
-from batchyard.engine import node_changes
+from batchyard.engine.nodes import node_changes
 from batchyard.store import pools as pool_rows
 
 START: dict[str, Any] = {"startTask": {"commandLine": "setup", "waitForSuccess": True, "maxTaskRetryCount": 1}}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from engine_world import EXIT_1, NO_PROGRAM, Agent, World, refused
 
-from batchyard.engine.dependencies import SPELT_OUT
+from batchyard.engine.settling.dependencies import SPELT_OUT
 from batchyard.model.errors import BatchError
 
 SATISFY_ALWAYS = {"default": {"dependencyAction": "satisfy"}}
@@ -120,7 +120,7 @@ def test_a_closed_job_takes_no_tasks(world: World, end: str, code: str) -> None:
 
 def test_dependencies_need_a_job_that_uses_them(world: World) -> None:
     world.job(usesTaskDependencies=False)
-    assert refused(world.add({"id": "b", **after("a")})[0][1]) == "TaskDependenciesNotSpecifiedOnJob"
+    assert refused(world.add({"id": "b", **after("a")})[0][1]) == "UnsupportedProperty"
 
 
 @pytest.mark.parametrize(

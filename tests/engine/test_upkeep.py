@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 from engine_world import SILENCE_US, START, Agent, World
 
-from batchyard.engine.upkeep import EVENTS_KEPT_US, TASKS_PER_UNIT, Upkeep
+from batchyard.engine.pools.autoscale_runs import put_sample
+from batchyard.engine.upkeep.upkeep import EVENTS_KEPT_US, TASKS_PER_UNIT, Upkeep, end_old_tasks, give_up
+from batchyard.model.autoscale import Sample
+from batchyard.store import nodes as node_rows
+from batchyard.store.db import StoreUnavailable
+from batchyard.store.reader import Statement
 
 SILENCE_S = SILENCE_US / 1e6
 
@@ -31,6 +37,31 @@ def test_a_silent_node_loses_its_tasks_and_comes_back_when_it_speaks(world: Worl
     assert world.schedule() == 1
 
 
+def test_a_node_that_spoke_while_its_end_waited_for_its_turn_is_not_silent(world: World) -> None:
+    [agent] = world.working_pool()
+    world.job()
+    world.add("a")
+    world.schedule()
+    world.advance(SILENCE_S + 1)
+    before = world.now - SILENCE_US
+    assert world.run(node_rows.silent, before) == [agent.node_pk]
+    agent.sync()
+    assert not world.run(give_up, agent.node_pk, before, world.now)
+    assert (world.node(agent.node_pk).state, world.state("a")) == ("running", "running")
+    world.advance(SILENCE_S + 1)
+    assert world.run(give_up, agent.node_pk, world.now - SILENCE_US, world.now)
+    assert world.state("a") == "active"
+
+
+def test_a_job_that_went_before_its_old_tasks_were_ended_is_no_error(world: World) -> None:
+    assert world.run(end_old_tasks, 4711, world.now) == 0
+
+
+def test_of_a_pool_that_went_meanwhile_no_sample_is_kept(world: World) -> None:
+    world.run(put_sample, 4711, Sample(at=world.now))
+    assert world.run(lambda reader: reader.all(Statement("SELECT count(*) FROM autoscale_sample", int))) == [0]
+
+
 def test_the_servers_own_absence_is_no_silence_of_its_nodes(lasting: World) -> None:
     [agent] = lasting.working_pool()
     lasting.advance(10 * SILENCE_S)
@@ -45,6 +76,27 @@ def test_the_servers_own_absence_is_no_silence_of_its_nodes(lasting: World) -> N
     assert lasting.node(agent.node_pk).state == "unknown"
     agent.session = lasting.node(agent.node_pk).session
     assert agent.join().session > 1
+
+
+def test_time_in_which_nothing_could_be_written_down_is_no_silence(world: World) -> None:
+    """On a full disk agents speak and nobody can note it: their tasks must not run twice for that."""
+    [agent] = world.working_pool()
+    world.job()
+    world.add("a")
+    world.schedule()
+    for _ in range(30):
+        world.advance(5)
+        with pytest.raises(StoreUnavailable):
+            world.run(lambda tx: tx.first(Statement("SELECT full FROM disk", int)))
+        world.upkeep()
+    assert (world.node(agent.node_pk).state, world.state("a")) == ("running", "running")
+    for _ in range(5):
+        world.advance(5)
+        world.upkeep()
+    assert (world.node(agent.node_pk).state, world.state("a")) == ("running", "running")
+    world.advance(6)
+    world.upkeep()
+    assert world.node(agent.node_pk).state == "unknown", "from then on it could have been noted"
 
 
 def test_a_machine_that_slept_gives_its_nodes_time_to_speak(world: World) -> None:

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from batchyard.engine.node_changes import CHANGING, deallocate, disable_scheduling, enable_scheduling, preempt, reboot, reimage, start
-from batchyard.engine.nodes import NotThisNode
+from batchyard.engine.nodes.node_changes import CHANGING, deallocate, disable_scheduling, enable_scheduling, preempt, reboot, reimage, start
+from batchyard.engine.nodes.nodes import NotThisNode
 from batchyard.model.errors import BatchError
 from batchyard.model.states import NodeState, SchedulingState, TaskState
 from batchyard.model.sync import Ended, Orders

@@ -34,13 +34,13 @@ REQUESTS: tuple[type[Shape], ...] = (
     task.TaskCreateContent, task.TaskUpdate, node.NodeReboot, node.NodeReimage, node.NodeDeallocate, node.NodeDisableScheduling,
     node.NodeUserCreate, node.NodeUserUpdate, node.UploadBatchServiceLogs,
 )  # fmt: skip
-_ONLY_CHECKS = re.compile(r"batchyard\.engine\.((job|task|pool)_checks|demands)")
+_ONLY_CHECKS = re.compile(r"batchyard\.engine\.checks\.(jobs|tasks|pools|demands)")
 BECOMES: dict[type[Shape], type[Shape]] = {
     pool.PoolPatch: pool.PoolCreateContent, pool.PoolUpdateProperties: pool.PoolCreateContent, job.JobPatch: job.JobCreateContent,
     job.JobUpdate: job.JobCreateContent, task.TaskUpdate: task.TaskCreateContent, job.JobManagerTask: task.TaskCreateContent,
 }  # fmt: skip
 """Shapes whose properties are copied by name to those of another, and are acted upon there."""
-TAKEN_BY_AGENTS = "batchyard.agent.runner.Work"
+TAKEN_BY_AGENTS = "batchyard.agent.run.runner.Work"
 """What an agent takes from a task as the client sent it, by the same names."""
 
 Property = tuple[str, str]

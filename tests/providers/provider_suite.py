@@ -21,7 +21,7 @@ _numbers = itertools.count(1)
 def order(node_id: str | None = None) -> NodeOrder:
     """A node that nobody ordered before, unless it is named."""
     number = next(_numbers)
-    return NodeOrder("pool", node_id or f"tvmps_{number}_d", number, f"{number}.token", "small", 2, True)
+    return NodeOrder("pool", node_id or f"tvmps_{number}_d", f"{number}.token", "small", 2, True)
 
 
 class Gate(Protocol):

@@ -72,6 +72,46 @@ class TestExamples:
         assert run(formula).dedicated == 4
 
 
+IDLE = "(avg($CPUPercent.GetSample(TimeInterval_Hour)) < 0.2)"
+BUSY = "(min($CPUPercent.GetSample(10 * TimeInterval_Minute)) > 0.7)"
+QUEUE = "avg($PendingTasks.GetSample(3 * TimeInterval_Minute))"
+
+
+@pytest.mark.parametrize(
+    ("formula", "nodes"),
+    [
+        # grow and shrink by processor load, under the names of today and of before; nobody has the data, so the pool stays
+        (f"n = {BUSY} ? ($CurrentDedicatedNodes * 1.1) : $CurrentDedicatedNodes; n = {IDLE} ? ($CurrentDedicatedNodes * 0.9) : n;\n"
+         "$TargetDedicatedNodes = min(400, n)", (6, 0)),
+        (f"n = {BUSY} ? ($CurrentDedicated*1.1) : $CurrentDedicated; n = {IDLE} ? ($CurrentDedicated*0.9) : n; $TargetDedicated=min(40,n);",
+         (6, 0)),
+        ("n=($CPUPercent.GetSamplePercent(TimeInterval_Minute*0,TimeInterval_Minute*10)<0.7?5:($CurrentDedicated*1.1));$TargetDedicated=n;",
+         (5, 0)),
+        # the newest sample used as a number
+        ("q = $PendingTasks.GetSample(1);\nw = max(1, min(20, q / 4));\n$TargetDedicatedNodes = w;\n"
+         "$TargetLowPriorityNodes = w / 2;", (2, 1)),
+        ("$tasks = $ActiveTasks.GetSample(1); $n = $tasks > 0 ? $tasks : $TargetDedicatedNodes / 2; $TargetDedicatedNodes = $n;", (7, 0)),
+        ("$TargetDedicatedNodes = ($PendingTasks.GetSample(1) > 0 || $RunningTasks.GetSample(1) > 0) ? 4 : 0;", (4, 0)),
+        ("$TargetLowPriorityNodes = $PendingTasks.GetSample(1) / $TaskSlotsPerNode.GetSample(1);", (6, 4)),
+        ("$TargetDedicatedNodes = max(0, $PendingTasks);", (8, 0)),
+        # empty statements, as where pieces of text are put together
+        (f";start = 1;; most = 25;\n;p = $PendingTasks.GetSamplePercent(180 * TimeInterval_Second); s = p < 70 ? start : {QUEUE};;\n"
+         "$TargetDedicatedNodes = min(most, s);;", (1, 0)),
+        # numbers with an exponent, blanks of a web page
+        ("most = 1e2; share = 2.5e-1;\u00a0$TargetDedicatedNodes = min(most, $PendingTasks.GetSample(1) * share);", (2, 0)),
+        # a first size, and then none when nothing ran for a while
+        ('first = 4; $TargetDedicated = first; age = time() - time("Thu, 13 Oct 2016 19:16:00 GMT"); early = TimeInterval_Minute * 10;'
+         "$TargetDedicated = (age > early ? (max($RunningTasks.GetSample(early, 50), $ActiveTasks.GetSample(early, 50)) == 0 ? 0 : first)"
+         " : first);", (4, 0)),
+    ],
+)  # fmt: skip
+def test_shapes_that_public_documentation_prints(formula: str, nodes: tuple[int, int]) -> None:
+    samples = history(3, 4, 5, 7, running_tasks=1, task_slots_per_node=2, current_dedicated_nodes=6)
+    outcome = run(formula, samples, dedicated=6)
+    assert outcome.failure is None
+    assert (outcome.dedicated, outcome.low_priority) == nodes
+
+
 @pytest.mark.parametrize(
     ("expression", "printed"),
     [
@@ -80,6 +120,7 @@ class TestExamples:
         ("2==1<1", "1"), ("1<1==0", "1"),
         ("1&&0||1", "1"), ("0||0", "0"), ("5||1/0", "1"), ("0&&1/0", "0"), ("0&&1", "0"), ("1?2:1/0", "2"), ("0?1/0:0?2:3", "3"),
         ("1+1==2&&2>1", "1"), ("1+(2?3:4)", "4"), (".5", "0.5"), ("100000000000000000000000", "1e+23"), ("-0", "0"),
+        ("1e3", "1000"), ("1.5E-3", "0.0015"), (".5e+1", "5"), ("2e0+1", "3"),
         ('"a"=="a"', "1"), ('"a"<"b"', "1"), ('"a // no comment"', "a // no comment"), ("requeue==requeue", "1"), ("requeue", "requeue"),
         ("TimeInterval_Minute", "00:01:00"), ("3*TimeInterval_Minute", "00:03:00"), ("TimeInterval_Hour*1.5", "01:30:00"),
         ("TimeInterval_Day/2", "12:00:00"), ("TimeInterval_Week+TimeInterval_Hour", "7.01:00:00"), ("-TimeInterval_Second", "-00:00:01"),
@@ -108,10 +149,16 @@ def test_operators(expression: str, printed: str) -> None:
         ("ceil(s*0.6)", "[1,2,2]"), ("ceil(1.5,s)", "[2,1,2,3]"), ("lg(8)", "3"), ("ln(1)", "0"), ("log(1000)", "3"), ("rand()", "0.25"),
         ("lg(s*s)", "[0,2,3.169925001442312]"), ("max(s)", "3"), ("max(s,7,s)", "7"), ("s+1", "[2,3,4]"), ("1-s", "[0,-1,-2]"),
         ("s*s", "[1,4,9]"), ("6/s", "[6,3,2]"), ("s/2-s", "[-0.5,-1,-1.5]"), ("min(max(0,s),2)", "2"), ("time().hour+len(s)", "22"),
+        ("s/n", "[0.3333333333333333,0.6666666666666666,1]"), ("n*s", "[3,6,9]"), ("n+n", "[6]"), ("n>2", "1"), ("n==n", "1"),
+        ("3<=n", "1"),
+        ("n?n:0", "[3]"), ("n&&0||n>n", "0"), ("!n", "0"), ("-n", "-3"), ("n*TimeInterval_Minute", "00:03:00"),
+        ("TimeInterval_Hour/n", "00:20:00"), ("percentile(s,n)", "1.06"), ("val(s,n-1)", "3"), ("len($ActiveTasks.GetSample(n))", "3"),
+        ("min(8,n/2)", "1.5"), ("val(n,0)", "3"),
     ],
 )  # fmt: skip
 def test_functions(expression: str, printed: str) -> None:
-    outcome = run(f"s=$ActiveTasks.GetSample(3);x={expression};", history(1, 2, 3))
+    """`s` has three elements, `n` is a vector of one, which counts as a number where one is meant."""
+    outcome = run(f"s=$ActiveTasks.GetSample(3);n=$ActiveTasks.GetSample(1);x={expression};", history(1, 2, 3))
     assert outcome.failure is None
     assert outcome.variables["x"] == printed
 
@@ -159,6 +206,11 @@ def test_functions(expression: str, printed: str) -> None:
             '$NodeDeallocationOption="requeue"',
             "Line 1, Col 1: $NodeDeallocationOption takes one of requeue, retaineddata, taskcompletion, terminate",
         ),
+        ("a=ceil(1,2);a?1:2", "Line 1, Col 13: A double is wanted, not a doubleVec"),
+        ("a=ceil(1,2);a>1", "Line 1, Col 14: Operator > does not go with a doubleVec and a double"),
+        ("$TargetDedicated=ceil(1,2)", "Line 1, Col 1: A double is wanted, not a doubleVec"),
+        ("$CurrentDedicated=1", "Line 1, Col 1: $CurrentDedicated cannot be assigned to"),
+        ("1e999", "Line 1, Col 1: The number is too large"),
         ("9" * 400, "Line 1, Col 1: The number is too large"),
         (f"a={'9' * 300};a*a", "Line 1, Col 305: The number is too large"),
         ("time()+9000*TimeInterval_Year", "Line 1, Col 7: The timestamp is not within the years 1 to 9999"),
@@ -296,8 +348,18 @@ class TestSampling:
             "$ActiveTasks": "1", "$RunningTasks": "2", "$PendingTasks": "3", "$SucceededTasks": "4", "$FailedTasks": "5",
             "$ActiveTaskSlots": "6", "$RunningTaskSlots": "7", "$PendingTaskSlots": "13", "$TaskSlotsPerNode": "8",
             "$CurrentDedicatedNodes": "9", "$CurrentLowPriorityNodes": "10", "$PreemptedNodeCount": "11", "$UsableNodeCount": "12",
-            "$SampleNodeCount": "13",
+            "$SampleNodeCount": "13", "$CurrentDedicated": "9", "$CurrentLowPriority": "10",
         }  # fmt: skip
+
+    def test_no_comparison_with_resource_data_holds(self) -> None:
+        samples = history(1, 2, 3)
+        busy = "min($CPUPercent.GetSample(TimeInterval_Minute))"
+        for sign in ("<", "<=", "==", ">=", ">", "!="):
+            assert value(f"{busy}{sign}0.5", samples) == value(f"0.5{sign}({busy})", samples) == "0"
+        assert value(f"1+({busy}>0.7?1:2)", samples) == "3"
+        assert failure(f"x={busy}", samples)[0] == failure(f"{busy}+1>0", samples)[0] == failure(f"{busy}&&1", samples)[0] == EVALUATION
+        assert failure("max($CPUPercent.GetSample(TimeInterval_Minute,50))>1", samples)[0] == SCARCE
+        assert failure("max($ActiveTasks.GetSample(TimeInterval_Day,TimeInterval_Hour))>1", samples)[0] == EVALUATION, "only those"
 
     @pytest.mark.parametrize("name", sorted(EMPTY_SERIES))
     def test_resource_series_are_empty(self, name: str) -> None:

@@ -24,7 +24,8 @@ from batchyard.rules.autoscale_values import INTERVALS
     [
         "", " \n\t", "// nothing", "a=1;", "a = 1 ;\n b = 2 // the end", "$a=$b", "a==b", "a?b:c?d:e", "f()", "f(1,2)", "a.b", "a.b()",
         "a.b(1).c", '"text"', "((((1))))", "--1", "!!1", "-!1", "a\n+\nb", "1;2;3", "(" * 4000 + "1" + ")" * 4000, "1" + "+1" * 4000,
-        "a;" * MOST_STATEMENTS, "-" * (DEEPEST - 1) + "1", f"a={'1' * (LONGEST_FORMULA - 2)}", "a=1//b=2;",
+        "a;" * MOST_STATEMENTS, "-" * (DEEPEST - 1) + "1", f"a={'1' * (LONGEST_FORMULA - 2)}", "a=1//b=2;", ";", "a=1;;", ";;a=1; ;\n;b",
+        ";" * LONGEST_FORMULA, "1e5", "1.5E-3", "a=1\u00a0;",
     ],
 )  # fmt: skip
 def test_formulas(formula: str) -> None:
@@ -37,8 +38,9 @@ def test_formulas(formula: str) -> None:
         ("a=", "Line 1, Col 3: Unexpected end of the formula"),
         ("a=1\n+", "Line 2, Col 2: Unexpected end of the formula"),
         ("a=1\nb=2", "Line 2, Col 1: Unexpected 'b'"),
-        (";", "Line 1, Col 1: Unexpected ';'"),
-        ("a=1;;", "Line 1, Col 5: Unexpected ';'"),
+        ("a=;", "Line 1, Col 3: Unexpected ';'"),
+        ("1e", "Line 1, Col 2: Unexpected 'e'"),
+        ("1e+", "Line 1, Col 2: Unexpected 'e'"),
         ("1=a", "Line 1, Col 2: Unexpected '='"),
         ("f(1)=a", "Line 1, Col 5: Unexpected '='"),
         ("a+=1", "Line 1, Col 3: Unexpected '='"),

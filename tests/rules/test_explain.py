@@ -15,8 +15,8 @@ from batchyard.model.explain import Code, Reason, ReasonGroup
 from batchyard.model.states import JobState, NodeState, TaskState
 from batchyard.rules import explain
 from batchyard.rules.explain import Why
-from batchyard.rules.facts import JobFacts, LaunchFailure, NodeGroup, PoolFacts, Rival, Snapshot, TaskFacts, Wait
-from batchyard.rules.placement import Queue, Room, Waiting
+from batchyard.rules.facts import Held, JobFacts, LaunchFailure, NextRound, NodeGroup, PoolFacts, Rival, Snapshot, TaskFacts, Wait
+from batchyard.rules.placement import Room
 from batchyard.rules.reasons import WORDS, counted, reason
 
 NOW = 1_700_000_000_000_000
@@ -30,17 +30,17 @@ def nodes(state: NodeState, count: int = 1, used: int = 0, *, enabled: bool = Tr
 
 
 IDLE, BUSY = nodes(NodeState.IDLE), nodes(NodeState.RUNNING, used=4)
-FREE = {"groups": [IDLE], "rooms": [Room(1, 4, 4)]}
+FREE = {"groups": [IDLE], "next": NextRound(rooms=[Room(1, 4, 4)])}
 FULL = {"groups": [BUSY]}
-HALF = {"groups": [nodes(NodeState.RUNNING, used=2)], "rooms": [Room(1, 2, 4)]}
+HALF = {"groups": [nodes(NodeState.RUNNING, used=2)], "next": NextRound(rooms=[Room(1, 2, 4)])}
 
 
-def queued(*tasks: Waiting, **more: Any) -> dict[str, Any]:
-    return {"queues": [Queue(0, 0, list(tasks), **more)], "own": frozenset(task.key for task in tasks)}
+def coming(**more: Any) -> dict[str, Any]:
+    return {"next": msgspec.structs.replace(FREE["next"], **more)}
 
 
-MINE = queued(Waiting(1, 1))
-OTHERS = {"queues": [Queue(5, 0, [Waiting(2, 4)]), Queue(0, 0, [Waiting(1, 1)])], "own": frozenset({1})}
+MINE = coming(placed=frozenset({1}))
+HELD_NODE = {1: Held("n1", 7, "big", "other", 4, 2), 2: Held("n2", 8, "larger", "other", 4, 1)}
 
 # (code, what the task, the job and the pool are but for the usual)
 SITUATIONS: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any], Mapping[str, Any] | None]] = [
@@ -83,13 +83,17 @@ SITUATIONS: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any], Mapping[st
     ("WantsEmptyNode", {"exclusive": True, "slots": 9}, {}, FULL),
     ("NotEnoughFree", {"slots": 3}, {}, HALF),
     ("NodesBusy", {}, {}, FULL),
-    ("NodesBusy", {}, {"closed": frozenset({1}), "closed_working": 1}, {"groups": [IDLE, BUSY], "rooms": [Room(1, 4, 4)]}),
+    ("NodesBusy", {}, {"closed": frozenset({1}), "closed_working": 1}, {"groups": [IDLE, BUSY], "next": NextRound(rooms=[Room(1, 4, 4)])}),
     ("HigherPriority", {}, {}, FULL | {"rivals": [Rival("Y", 5, 9), Rival("Z", 3, 1)]}),
-    ("HigherPriority", {}, {}, FREE | OTHERS | {"rivals": [Rival("Y", 5, 1)]}),
+    ("HigherPriority", {}, {}, FREE | coming(placed=frozenset({2})) | {"rivals": [Rival("Y", 5, 1)]}),
     ("NodesBusy", {}, {}, FULL | {"rivals": [Rival("Y", 0, 9)]}),
-    ("BehindOthers", {}, {}, FREE | queued(Waiting(2, 4), Waiting(1, 1))),
-    ("BehindOthers", {}, {"limit": 1}, FREE | queued(Waiting(2, 1), may_start=1) | {"cut": True}),
-    ("Ready", {}, {}, FREE | queued(Waiting(2, 1)) | {"cut": True}),
+    ("BehindOthers", {}, {}, FREE | coming(placed=frozenset({2}), own=1)),
+    ("BehindOthers", {}, {"limit": 1}, FREE | coming(placed=frozenset({2}), own=1, left=[Room(1, 3, 4)])),
+    ("Ready", {}, {}, FREE | coming(placed=frozenset({2}), own=1, left=[Room(1, 3, 4)])),
+    ("HeldForOthers", {}, {}, FREE | coming(held=HELD_NODE)),
+    ("HeldForOthers", {}, {}, FREE | coming(held=HELD_NODE, rooms=[Room(1, 2, 4), Room(2, 1, 4)])),
+    ("BehindOthers", {}, {}, FREE | coming(held=HELD_NODE, rooms=[Room(1, 2, 4), Room(3, 1, 4)])),
+    ("NodeHeld", {"pk": 7, "slots": 4}, {}, HALF | coming(held=HELD_NODE, rooms=[Room(1, 2, 4)])),
     ("WaitsForTask", {"ready": False, "waits": [Wait("r")]}, {}, FULL),
     ("BlockedByFailure", {"ready": False, "waits": [Wait("r"), Wait("gone"), Wait("f")]}, {}, FREE),
     ("WaitsForMissingTask", {"ready": False, "waits": [Wait("r"), Wait("gone")]}, {}, FREE),

@@ -1,4 +1,4 @@
-"""Images: what this machine is, first and verified; then what clients insist on."""
+"""Images: what this machine is, first; then what clients insist on, verified if a pool gets nodes for it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def test_this_machine(os_release: dict[str, str], name: tuple[str, ...], agent: 
     assert (machine.node_agent_sku_id, machine.os_type, machine.verification_type) == (agent, "linux", "verified")
     listed = images.supported(machine)
     assert listed[0] is machine
-    assert [image.verification_type for image in listed[1:]] == ["unverified"] * (len(listed) - 1)
+    for image in listed[1:]:
+        assert (image.verification_type == "verified") == (image.os_type == "linux"), image
     names = [(one.image_reference.publisher, one.image_reference.offer, one.image_reference.sku) for one in listed]
     assert len(set(names)) == len(names)
     assert agent.lower() in images.agents(listed)
@@ -40,15 +41,27 @@ def test_this_machine(os_release: dict[str, str], name: tuple[str, ...], agent: 
         ("canonical", "ubuntu-24_04-lts", "server", "batch.node.ubuntu 24.04"),
         ("canonical", "0001-com-ubuntu-server-focal", "20_04-lts", "batch.node.ubuntu 20.04"),
         ("debian", "debian-12", "12", "batch.node.debian 12"),
+        ("canonical", "0001-com-ubuntu-server-jammy", "22_04-lts-gen2", "batch.node.ubuntu 22.04"),
         ("almalinux", "almalinux-x86_64", "9-gen2", "batch.node.el 9"),
+        ("almalinux", "almalinux", "8-gen1", "batch.node.el 8"),
+        ("almalinux", "almalinux-hpc", "8-hpc-gen2", "batch.node.el 8"),
+        ("microsoft-azure-batch", "ubuntu-server-container", "20-04-lts", "batch.node.ubuntu 20.04"),
+        ("microsoft-azure-batch", "ubuntu-server-container-rdma", "20-04-lts", "batch.node.ubuntu 20.04"),
+        ("microsoft-dsvm", "ubuntu-hpc", "2204", "batch.node.ubuntu 22.04"),
+        ("microsoft-dsvm", "ubuntu-hpc", "2404", "batch.node.ubuntu 24.04"),
     ],
 )
-def test_what_samples_look_for_is_listed(publisher: str, offer: str, sku: str, agent: str) -> None:
+def test_what_samples_look_for_is_listed_as_verified(publisher: str, offer: str, sku: str, agent: str) -> None:
     wanted = (publisher, offer, sku)
     [found] = [
         one for one in images.known() if (one.image_reference.publisher, one.image_reference.offer, one.image_reference.sku) == wanted
     ]
-    assert found.node_agent_sku_id == agent
+    assert (found.node_agent_sku_id, found.verification_type, found.os_type) == (agent, "verified", "linux")
+
+
+def test_no_name_is_listed_twice() -> None:
+    names = [(one.image_reference.publisher, one.image_reference.offer, one.image_reference.sku) for one in images.known()]
+    assert len(set(names)) == len(names)
 
 
 def test_windows() -> None:
@@ -58,4 +71,6 @@ def test_windows() -> None:
     assert images.is_windows(machine("MicrosoftWindowsServer", "batch.node.ubuntu 24.04"))
     assert images.is_windows(machine(None, "batch.node.Windows amd64"))
     assert not images.is_windows(machine("microsoft-dsvm", "batch.node.ubuntu 22.04"))
-    assert all("windows" not in image.node_agent_sku_id for image in images.known())
+    listed = [image for image in images.known() if image.os_type == "windows"]
+    assert {(image.node_agent_sku_id, image.verification_type) for image in listed} == {("batch.node.windows amd64", "unverified")}
+    assert all(images.is_windows(machine(one.image_reference.publisher, "")) for one in listed)

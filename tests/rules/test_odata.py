@@ -53,6 +53,13 @@ ID = Comparison("id", "startswith", "n20", Kind.ID)
         ("creationTime gt 2024-01-01T12:00:00Z", Comparison("creationTime", "gt", NOON, Kind.TIME)),
         ("state eq 'active' or startswith(id,'n20') and state eq 'active'", Or((STATE, And((ID, STATE))))),
         ("(state eq 'active' or startswith(id,'n20')) and state eq 'active'", And((Or((STATE, ID)), STATE))),
+        ("executionInfo/exitCode ne 0", Comparison("executionInfo/exitCode", "ne", 0, Kind.NUMBER)),
+        ("state eq 'active' AND startswith(id,'n20') OR state EQ 'active'", Or((And((STATE, ID)), STATE))),
+        ("NOT (state ne 'active' Or not startswith(id,'n20'))", And((STATE, ID))),
+        ("not state ne 'active' and startswith(id,'n20')", And((STATE, ID))),
+        ("not not not state ne 'active'", STATE),
+        ("not StartsWith(id,'n20')", Comparison("id", "startswith", "n20", Kind.ID, negated=True)),
+        ("not (executionInfo/exitCode gt 0)", Comparison("executionInfo/exitCode", "gt", 0, Kind.NUMBER, negated=True)),
     ],
 )
 def test_what_clients_write(text: str, found: odata.Filter) -> None:
@@ -68,7 +75,10 @@ def test_a_blank_filter_asks_for_everything(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("not state eq 'active'", "cannot be read at character 5"),
+        ("not", "cannot be read at its end"),
+        ("state not eq 'active'", "cannot be read at character 7"),
+        ("notstate eq 'active'", "notstate cannot be filtered by here"),
+        ("state eq 'active' andid eq 'x'", "cannot be read at character 19"),
         ("state eq", "cannot be read at its end"),
         ("(state eq 'active'", "cannot be read at its end"),
         ("state eq 'active", "cannot be read at character 10"),
@@ -80,8 +90,8 @@ def test_a_blank_filter_asks_for_everything(text: str) -> None:
         ("priority eq 3", "priority cannot be filtered by here; known are id, state, "),
         ("State eq 'active'", "State cannot be filtered by here"),
         ("state gt 'active'", "state does not know gt, only eq, ne"),
+        ("not state gt 'active'", "state does not know gt, only eq, ne"),
         ("startswith(state,'a')", "state does not know startswith"),
-        ("id ne 'x'", "id does not know ne"),
         ("state eq 'bogus'", "state is compared with one of active, preparing, running, completed"),
         ("executionInfo/exitCode eq '5'", "is compared with a value of kind whole number"),
         ("executionInfo/exitCode eq 1.5", "cannot be read"),
@@ -89,6 +99,7 @@ def test_a_blank_filter_asks_for_everything(text: str) -> None:
         ("creationTime gt DateTime'yesterday'", "is compared with a value of kind time"),
         ("creationTime gt 5", "is compared with a value of kind time"),
         ("id eq 5", "is compared with a value of kind id"),
+        ("not (" * 33 + "id eq 'x'" + ")" * 33, "More than 32 parentheses within each other"),
         ("(" * 33 + "id eq 'x'" + ")" * 33, "More than 32 parentheses within each other"),
         ("id eq '" + "x" * 8_200 + "'", "more than 8192 characters"),
         (" or ".join(["id eq 'x'"] * 251), "more than 250 comparisons"),
@@ -114,12 +125,23 @@ def test_the_largest_filter_is_read_in_no_time() -> None:
         ("executionInfo/exitCode lt 1", False),
         ("executionInfo/exitCode ge 0 or executionInfo/exitCode lt 0", False),
         ("executionInfo/result eq 'success'", False),
+        ("executionInfo/exitCode ne 0", True),
+        ("not executionInfo/exitCode eq 0", True),
+        ("not executionInfo/exitCode gt 0", True),
+        ("not executionInfo/exitCode ne 0", False),
+        ("executionInfo/endTime ne DateTime'2024-01-01T00:00:00Z'", True),
         ("executionInfo/result ne 'success'", True),
         ("executionInfo/result ne 'success' and executionInfo/result ne 'failure'", True),
     ],
 )
 def test_what_is_absent_is_only_unequal(text: str, meant: bool) -> None:
     assert odata.matches(odata.parse(text, odata.TASKS), {}.get) == meant
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_whatever_can_be_compared_can_be_unequal(name: str) -> None:
+    for known in odata.LISTS[name].values():
+        assert ("ne" in known.operators) == ("eq" in known.operators)
 
 
 @given(st.sampled_from(LISTS).flatmap(lambda name: st.tuples(st.just(odata.LISTS[name]), filters.trees(odata.LISTS[name]))), st.data())

@@ -7,7 +7,7 @@ import pytest
 from batchyard.model.states import TaskResult
 from batchyard.model.task import ExitCodeMapping, ExitCodeRangeMapping, ExitConditions, ExitOptions
 from batchyard.model.words import DependencyAction, JobAction
-from batchyard.rules.outcomes import RETRY, Stage, Verdict, after_end
+from batchyard.rules.outcomes import RETRY, STOPPED, Stage, Verdict, after_end
 from batchyard.rules.transitions import TaskHappened
 
 SATISFY, BLOCK = DependencyAction.SATISFY, DependencyAction.BLOCK
@@ -27,11 +27,13 @@ END = {  # how it ended: (exit code, stage, failed, may be tried again)
 }
 
 
-def verdict(end: str, conditions: ExitConditions | None = None, *, retries: int = 0, max_retries: int = 0) -> Verdict:
+def verdict(
+    end: str, conditions: ExitConditions | None = None, *, retries: int = 0, max_retries: int = 0, stopped: bool = False
+) -> Verdict:
     code, stage, failed, retryable = END[end]
     return after_end(
         exit_code=code, stage=_stage(stage), failed=failed, retryable=retryable, retries=retries, max_retries=max_retries,
-        conditions=conditions,
+        conditions=conditions, stopped=stopped,
     )  # fmt: skip
 
 
@@ -134,3 +136,10 @@ def test_exit_conditions(end: str, conditions: ExitConditions, satisfies: bool, 
 def test_conditions_wait_for_the_last_try(end: str) -> None:
     assert verdict(end, ALL, retries=0, max_retries=2) == RETRY
     assert verdict(end, ALL, retries=2, max_retries=2).happened is TaskHappened.ENDED
+
+
+@pytest.mark.parametrize("end", END)
+@pytest.mark.parametrize("conditions", [None, ALL], ids=["", "conditions"])
+def test_a_run_that_the_service_stopped_says_nothing_unless_it_exits_with_0(end: str, conditions: ExitConditions | None) -> None:
+    found = verdict(end, conditions, max_retries=1, stopped=True)
+    assert found == (verdict(end, conditions, max_retries=1) if END[end][0] == 0 else STOPPED)

@@ -18,7 +18,22 @@ def rooms(*free: int) -> list[Room]:
 
 def job(number: int, *slots: int, priority: int = 0, running: int = 0, may_start: int | None = None) -> Queue:
     """Job whose tasks have the keys 100 * number, 100 * number + 1, …"""
-    return Queue(priority, running, [Waiting(100 * number + nth, need) for nth, need in enumerate(slots)], may_start)
+    tasks = [Waiting(100 * number + nth, need, job=number) for nth, need in enumerate(slots)]
+    return Queue(priority, running, by_size(tasks), may_start)
+
+
+def by_size(tasks: list[Waiting]) -> list[list[Waiting]]:
+    """A line for each size."""
+    return [[task for task in tasks if task.slots == slots] for slots in sorted({task.slots for task in tasks})]
+
+
+def in_turn(queues: list[Queue]) -> list[Queue]:
+    """As placement gets them."""
+    return sorted(queues, key=lambda queue: (-queue.priority, not queue.first, queue.running))
+
+
+def tasks_of(queue: Queue) -> list[Waiting]:
+    return [task for line in queue.lines for task in line]
 
 
 CASES: dict[str, tuple[list[Queue], list[Room], bool, list[tuple[int, int]]]] = {
@@ -43,13 +58,13 @@ CASES: dict[str, tuple[list[Queue], list[Room], bool, list[tuple[int, int]]]] = 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_case(case: tuple[list[Queue], list[Room], bool, list[tuple[int, int]]]) -> None:
     queues, nodes, pack, expected = deepcopy(case)
-    assert [(task.key, node) for task, node, _ in place(queues, nodes, pack=pack)] == expected
+    assert [(task.key, node) for task, node, _ in place(in_turn(queues), nodes, pack=pack)] == expected
 
 
 @pytest.mark.parametrize("pack", [True, False])
 def test_the_preferred_node_wins_while_it_has_room(pack: bool) -> None:
     tasks = [Waiting(1, 1, prefers=2), Waiting(2, 1, prefers=2), Waiting(3, 1, prefers=9)]
-    placed = [(task.key, node) for task, node, _ in place([Queue(0, 0, tasks)], rooms(3, 1, 2), pack=pack)]
+    placed = [(task.key, node) for task, node, _ in place([Queue(0, 0, by_size(tasks))], rooms(3, 1, 2), pack=pack)]
     assert placed[0] == (1, 2)
     assert {node for _, node in placed[1:]} <= {1, 3}
     assert len(placed) == 3
@@ -80,7 +95,7 @@ def job_of(key: int) -> int:
 def test_no_node_gets_more_than_it_has_and_no_task_two_nodes(situation: tuple[list[Queue], list[Room], bool]) -> None:
     queues, nodes, pack = situation
     free = {room.node: room.free for room in nodes}
-    placed = list(place(queues, nodes, pack=pack))
+    placed = list(place(in_turn(queues), nodes, pack=pack))
     assert len({task.key for task, _, _ in placed}) == len(placed)
     for task, node, _ in placed:
         free[node] -= task.slots
@@ -91,22 +106,22 @@ def test_no_node_gets_more_than_it_has_and_no_task_two_nodes(situation: tuple[li
 @given(situations())
 def test_nothing_that_fits_is_left_waiting_and_no_job_exceeds_its_limit(situation: tuple[list[Queue], list[Room], bool]) -> None:
     queues, nodes, pack = situation
-    placed = {task.key for task, _, _ in place(queues, nodes, pack=pack)}
+    placed = {task.key for task, _, _ in place(in_turn(queues), nodes, pack=pack)}
     largest = max((room.free for room in nodes), default=0)
     for queue in queues:
-        started = sum(task.key in placed for task in queue.tasks)
+        started = sum(task.key in placed for task in tasks_of(queue))
         assert queue.may_start is None or started <= queue.may_start
         if queue.may_start is None or started < queue.may_start:
-            assert all(task.slots > largest for task in queue.tasks if task.key not in placed)
+            assert all(task.slots > largest for task in tasks_of(queue) if task.key not in placed)
 
 
 @given(situations())
 def test_a_task_starts_only_when_nothing_of_a_higher_priority_fits(situation: tuple[list[Queue], list[Room], bool]) -> None:
     queues, nodes, pack = situation
     free = {room.node: room.free for room in nodes}
-    waiting = {task.key: (task, queue) for queue in queues for task in queue.tasks}
+    waiting = {task.key: (task, queue) for queue in queues for task in tasks_of(queue)}
     started = dict.fromkeys(range(len(queues)), 0)
-    for task, node, _ in list(place(queues, nodes, pack=pack)):
+    for task, node, _ in list(place(in_turn(queues), nodes, pack=pack)):
         priority = waiting.pop(task.key)[1].priority
         for key, (other, queue) in waiting.items():
             allowed = queue.may_start is None or started[job_of(key)] < queue.may_start
@@ -119,10 +134,10 @@ def test_a_task_starts_only_when_nothing_of_a_higher_priority_fits(situation: tu
 def test_equal_jobs_end_up_even(situation: tuple[list[Queue], list[Room], bool]) -> None:
     queues, nodes, pack = situation
     started = dict.fromkeys(range(len(queues)), 0)
-    for task, _, _ in place(queues, nodes, pack=pack):
+    for task, _, _ in place(in_turn(queues), nodes, pack=pack):
         started[job_of(task.key)] += 1
     for number, queue in enumerate(queues):
-        hungry = started[number] < len(queue.tasks) and (queue.may_start is None or started[number] < queue.may_start)
+        hungry = started[number] < len(tasks_of(queue)) and (queue.may_start is None or started[number] < queue.may_start)
         for other, rival in enumerate(queues):
             if hungry and rival.priority == queue.priority and started[other]:
                 assert rival.running + started[other] <= queue.running + started[number] + 1

@@ -55,25 +55,31 @@ EDGES = {
     "node": """
         creating: launched > starting, joined > idle, start task started > waitingforstarttask, broken > unusable,
             preempted > preempted, remove requested > leavingpool
-        starting: joined > idle, start task started > waitingforstarttask, silent > unknown, lost > starting, broken > unusable,
+        starting: joined > idle, start task started > waitingforstarttask, silent > unknown,
+            agent stopped > unknown, lost > starting, broken > unusable,
             preempted > preempted, remove requested > leavingpool
-        waitingforstarttask: start task succeeded > idle, start task failed > starttaskfailed, silent > unknown, lost > starting,
+        waitingforstarttask: start task succeeded > idle, start task failed > starttaskfailed, silent > unknown,
+            agent stopped > unknown, lost > starting,
             broken > unusable, preempted > preempted, remove requested > leavingpool
-        starttaskfailed: silent > unknown, lost > starting, broken > unusable, preempted > preempted, reboot requested > rebooting,
+        starttaskfailed: silent > unknown,
+            agent stopped > unknown, lost > starting, broken > unusable, preempted > preempted, reboot requested > rebooting,
             reimage requested > reimaging, deallocate requested > deallocating, remove requested > leavingpool
-        idle: task started > running, went offline > offline, silent > unknown, lost > starting, broken > unusable,
+        idle: task started > running, went offline > offline, silent > unknown,
+            agent stopped > unknown, lost > starting, broken > unusable,
             preempted > preempted, reboot requested > rebooting, reimage requested > reimaging, upgrade started > upgradingos,
             deallocate requested > deallocating, remove requested > leavingpool
-        running: tasks ended > idle, went offline > offline, silent > unknown, lost > starting, broken > unusable,
+        running: tasks ended > idle, went offline > offline, silent > unknown,
+            agent stopped > unknown, lost > starting, broken > unusable,
             preempted > preempted, reboot requested > rebooting, reimage requested > reimaging,
             deallocate requested > deallocating, remove requested > leavingpool
-        offline: scheduling enabled > idle, silent > unknown, lost > starting, broken > unusable, preempted > preempted,
+        offline: scheduling enabled > idle, silent > unknown,
+            agent stopped > unknown, lost > starting, broken > unusable, preempted > preempted,
             reboot requested > rebooting, reimage requested > reimaging, deallocate requested > deallocating,
             remove requested > leavingpool
         unknown: joined > idle, start task started > waitingforstarttask, lost > starting, broken > unusable, preempted > preempted,
-            remove requested > leavingpool
-        unusable: joined > idle, healed > idle, preempted > preempted, start task started > waitingforstarttask, lost > starting,
-            reboot requested > rebooting,
+            reboot requested > rebooting, reimage requested > reimaging, remove requested > leavingpool
+        unusable: joined > idle, healed > idle, silent > unknown, agent stopped > unknown, preempted > preempted,
+            start task started > waitingforstarttask, lost > starting, reboot requested > rebooting,
             reimage requested > reimaging, deallocate requested > deallocating, remove requested > leavingpool
         rebooting: restarted > starting, silent > unknown, preempted > preempted, remove requested > leavingpool
         reimaging: restarted > starting, silent > unknown, preempted > preempted, remove requested > leavingpool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import threading
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_rows import NOW, add_job, add_tasks, numbers
 
+from batchyard.model.errors import let_go
 from batchyard.store import jobs, leases, tasks
 from batchyard.store.db import MEMORY, Database, StoreUnavailable
 from batchyard.store.reader import Reader, Statement
@@ -327,3 +329,23 @@ async def test_a_query_that_fails_hurts_no_later_one(db: Database) -> None:
         with pytest.raises(Broken):
             await db.read(bad)
     assert await db.read(jobs.page, 0, 10) == []
+
+
+async def test_an_error_that_is_let_go_leaves_nothing_that_waits_for_a_collection(tmp_path: Path) -> None:
+    db = Database(tmp_path / "x.db")
+    gc.collect()
+    gc.disable()
+    try:
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            await db.run(broken, "j")
+        except Broken as error:
+            let_go(error)
+        await db.run(lambda tx: None)  # the writer keeps its last unit until the next one comes
+        gc.collect()
+        assert [each for each in gc.garbage if isinstance(each, Tx | Broken)] == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+        db.close()

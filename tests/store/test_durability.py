@@ -8,13 +8,19 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from store_rows import add_job, add_tasks, numbers
+from tests.conftest import SmallDisk
 
-from batchyard.store import jobs
+from batchyard.engine.clock import Clock
+from batchyard.engine.upkeep.upkeep import PAGES_PER_UNIT, Upkeep
+from batchyard.store import jobs, tasks
 from batchyard.store.db import Database, StoreUnavailable
+from batchyard.store.reader import Statement
+from batchyard.store.tx import Tx
 
 HERE = Path(__file__).parent
 
@@ -143,3 +149,144 @@ def test_a_full_database_refuses_all_of_the_commit_and_goes_on_afterwards(db: Da
     db.call(lambda tx: tx._connection.execute("PRAGMA max_page_count = 1000000"))
     db.call(add_tasks, pk, *(f"after-{n}" for n in range(2000)))
     assert db.call(jobs.counts, pk).active == 50 * kept + 2000
+
+
+FULL_DISK = """
+import sys, threading
+from pathlib import Path
+from batchyard.disk import logs
+from batchyard.store.db import Database, StoreUnavailable
+from store_rows import add_job, add_tasks
+
+db = Database(Path(sys.argv[1]))
+pk = db.call(add_job, "job")
+if sys.argv[2] == "begun":
+    logs.begin(1)  # otherwise structlog prints as it is, and raises what its stream raises
+print("ready", flush=True)
+number = 0
+for line in sys.stdin:
+    errors = []
+    while line == "refuse\\n" and len(errors) < 30 or not errors:
+        units = [db.submit(add_tasks, pk, *(f"{number + n}-{k}" for k in range(50))) for n in range(5)]
+        number += 5
+        done = [unit.exception(30) for unit in units]
+        errors += [error for error in done if (error is not None) == (line == "refuse\\n")]
+    assert all(error is None or isinstance(error, StoreUnavailable) for error in errors), errors
+    assert any(thread.name == "store-write" for thread in threading.enumerate())
+    sys.__stderr__.write("said\\n")
+    sys.__stderr__.flush()
+"""
+
+
+@pytest.mark.parametrize("logging", ["raises", "begun"])
+def test_a_full_disk_under_database_and_log_refuses_commits_and_ends_no_writer(
+    small_disk: Callable[[int], SmallDisk], logging: str
+) -> None:
+    disk = small_disk(16 << 20)
+    path = disk.path / "batchyard.db"
+    log = disk.path / "log"
+    with log.open("ab") as output:
+        child = subprocess.Popen(
+            python(FULL_DISK, str(path), logging), stdin=subprocess.PIPE, stdout=output, stderr=subprocess.PIPE, text=True, bufsize=1
+        )
+    assert child.stdin is not None
+    assert child.stderr is not None
+    for _ in range(3):
+        while not log.read_bytes().startswith(b"ready"):
+            assert child.poll() is None, child.stderr.read()
+        with log.open("ab") as padding:
+            padding.write(b"-" * (-padding.tell() % 4096))  # or the log would write on into a page that it has
+        disk.fill()
+        for word in ("refuse", "take"):
+            child.stdin.write(word + "\n")
+            assert child.stderr.readline() == "said\n"
+            if word == "refuse":
+                disk.relieve()
+    child.stdin.close()
+    assert child.wait(30) == 0, child.stderr.read()
+    child.stderr.close()
+    assert integrity(path) == "ok"
+    if logging == "begun":
+        assert "commits work again" in log.read_text()
+
+
+def test_a_connection_in_an_unknown_state_is_opened_anew(db: Database) -> None:
+    pk = db.call(add_job, "job")
+
+    def break_off(tx: Tx) -> None:
+        add_tasks(tx, pk, "lost")
+        tx._connection.close()
+
+    broken, beside = db.submit(break_off), db.submit(add_tasks, pk, "beside")
+    assert isinstance(broken.exception(30), StoreUnavailable)
+    beside.exception(30)
+    db.call(add_tasks, pk, "afterwards")
+    assert "lost" not in db.call(lambda tx: tx.all(Statement("SELECT id FROM task", str)))
+    assert db.call(jobs.counts, pk).active == db.call(numbers, "SELECT count(*) FROM task")[0]
+
+
+@pytest.mark.parametrize("ends", [SystemExit, KeyboardInterrupt, MemoryError, RecursionError])
+def test_whatever_a_unit_raises_ends_no_writer(db: Database, ends: type[BaseException]) -> None:
+    def unit(tx: Tx) -> None:
+        add_job(tx, "undone")
+        raise ends
+
+    assert isinstance(db.submit(unit).exception(30), (StoreUnavailable, ends))
+    db.call(add_job, "job")
+    assert db.call(numbers, "SELECT count(*) FROM job") == [1]
+
+
+async def test_what_was_deleted_is_given_back_to_the_disk_also_by_a_database_of_an_earlier_release(tmp_path: Path) -> None:
+    path = tmp_path / "batchyard.db"
+    Database(path).close()
+    old = sqlite3.connect(path, isolation_level=None)
+    old.execute("PRAGMA auto_vacuum = 0")
+    old.execute("VACUUM")
+    assert old.execute("PRAGMA auto_vacuum").fetchone() == (0,)
+    old.close()
+    db = Database(path)
+    try:
+        assert db.call(numbers, "PRAGMA auto_vacuum") == [2]
+        pk = db.call(add_job, "job")
+        for n in range(20):
+            db.call(add_tasks, pk, *(f"{n}-{k}-" + "x" * 100 for k in range(1000)))
+        db.checkpoint(empty=True)
+        large = path.stat().st_size
+        while keys := db.call(tasks.first_keys, pk, 500):
+            db.call(tasks.delete, keys)
+        upkeep = Upkeep(db, Clock(), 60_000_000)
+        seen = statements(db)
+        await upkeep.run_once()
+        vacuumed = [commit.count("PRAGMA incremental_vacuum(1)") for commit in "\n".join(seen).split("COMMIT")]
+        assert 1 < max(vacuumed) <= PAGES_PER_UNIT, "bounded steps"
+        assert sum(vacuumed) > PAGES_PER_UNIT
+        assert path.stat().st_size < large / 3
+        assert path.with_name(path.name + "-wal").stat().st_size < large / 3
+        assert db.call(numbers, "PRAGMA freelist_count")[0] > 0, "some room is kept for what is added next"
+        db.call(add_tasks, pk, "afterwards")
+    finally:
+        db.close()
+    assert integrity(path) == "ok"
+
+
+def statements(db: Database) -> list[str]:
+    """What the writer's connection runs from now on."""
+    seen: list[str] = []
+    db.call(lambda tx: tx._connection.set_trace_callback(seen.append))
+    return seen
+
+
+def test_a_database_stays_as_it_is_where_there_is_no_room_to_write_it_anew(small_disk: Callable[[int], SmallDisk]) -> None:
+    disk = small_disk(16 << 20)
+    path = disk.path / "batchyard.db"
+    old = sqlite3.connect(path)
+    old.execute("CREATE TABLE filler (content BLOB)")
+    old.execute("INSERT INTO filler VALUES (zeroblob(6000000))")
+    old.commit()
+    old.close()
+    db = Database(path)
+    try:
+        assert db.call(numbers, "PRAGMA auto_vacuum") == [0]
+        db.call(add_job, "job")
+    finally:
+        db.close()

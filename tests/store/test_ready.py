@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from store_rows import add_job, add_tasks
 
-from batchyard.store import tasks
+from batchyard.store import ready
 from batchyard.store.db import Database
 from batchyard.store.reader import Change
 from batchyard.store.tx import Tx
@@ -23,7 +23,7 @@ def fill(tx: Tx) -> tuple[int, list[int]]:
 @pytest.mark.parametrize("n", [1, 3, 100])
 def test_the_first_that_fit_in_the_order_of_their_addition(memory: Database, largest: int, n: int) -> None:
     job, keys = memory.call(fill)
-    found = memory.call(tasks.ready, job, largest, n)
+    found = memory.call(ready.first, job, largest, n)
     assert [task.pk for task in found] == [key for key, slots in zip(keys, SIZES, strict=True) if slots <= largest][:n]
 
 
@@ -31,7 +31,7 @@ def test_the_first_that_fit_in_the_order_of_their_addition(memory: Database, lar
 def test_a_manager_is_the_first_when_it_fits(memory: Database, largest: int, first: int) -> None:
     job, keys = memory.call(fill)
     memory.call(lambda tx: tx.change(Change("UPDATE task SET manager = 1, run = 1 WHERE pk = :pk"), pk=keys[6]))
-    found = memory.call(tasks.ready, job, largest, 100)
+    found = memory.call(ready.first, job, largest, 100)
     assert found[0].pk == keys[first]
     assert sorted(task.pk for task in found) == [key for key, slots in zip(keys, SIZES, strict=True) if slots <= largest]
     assert [task.restarted for task in found] == [int(task.pk == keys[6]) for task in found]

@@ -25,20 +25,25 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from batchyard.agent import beneath, facts
-from batchyard.agent.chaos import Disturbances, Making
-from batchyard.agent.health import Health
-from batchyard.agent.layout import Layout
-from batchyard.agent.link import Broken, Link
-from batchyard.agent.logins import Logins, LoginService
-from batchyard.agent.logs import ServiceLogs
-from batchyard.agent.process import Spawners
-from batchyard.agent.removals import Directories, Remover
-from batchyard.agent.replies import Replies
-from batchyard.agent.runner import Attempt, Node
+from batchyard.agent.accounts import claims
+from batchyard.agent.accounts.logins import Logins, LoginService
+from batchyard.agent.health import facts
+from batchyard.agent.health.chaos import Disturbances, Making
+from batchyard.agent.health.health import Health
+from batchyard.agent.places import beneath
+from batchyard.agent.places.identity import Address
+from batchyard.agent.places.layout import Layout
+from batchyard.agent.places.removals import Directories, Remover
+from batchyard.agent.places.users import Users, of_logins
+from batchyard.agent.process.process import Spawners
+from batchyard.agent.run import remains
+from batchyard.agent.run.runner import Attempt, Node
 from batchyard.agent.state import State
-from batchyard.agent.users import Users, of_logins
-from batchyard.model.sync import SYNC_PATH, NodeProblem, NodeSetup, Orders, Removal, Sync
+from batchyard.agent.talk.link import Broken, Link
+from batchyard.agent.talk.replies import Replies
+from batchyard.agent.transfer.logs import ServiceLogs
+from batchyard.disk import logs
+from batchyard.model.sync import SYNC_PATH, NodeNews, NodeProblem, NodeSetup, Orders, Removal, Sync
 
 if TYPE_CHECKING:
     import httpx
@@ -52,10 +57,17 @@ _BREATH_S = 0.2
 """Pause after a poll that came back at once and brought nothing, so that it cannot spin."""
 _ANSWER_S = 30.0
 """How long a sync may take beyond what the server was asked to wait."""
+_REASON = 200
+"""Bytes of a refusal that are logged."""
 _LOOK_S = 20.0
 """How long the first look at the node is waited for: a disk that hangs must not keep the agent from saying so."""
+_LONGEST_REMOVAL_PAUSE_S = 60.0
 _LEAVE_S = 15.0
 """How long the end of all attempts is waited for before the agent joins again or exits."""
+_FAREWELL_S = 3.0
+"""How long it is waited for before the server is told that the agent stops, which whoever stops it has the patience for."""
+_GOODBYE_S = 1.5
+"""How long the server has for taking that in."""
 
 
 _ORDERS = msgspec.json.Decoder(Orders)
@@ -74,8 +86,8 @@ class AgentSettings:
     root: str | os.PathLike[str]
     """The node's directory; made when missing."""
     token_file: str | os.PathLike[str]
-    uid_base: int = 70_000
-    """First of the 1,000 uids that tasks run as when the agent is root."""
+    uid_base: int | None = None
+    """First of the 1,000 uids that tasks run as when the agent is root; None takes some that no other node of the machine has."""
     spawners: int | None = None
     """Processes that start tasks; None chooses by cores and slots."""
     wait_s: float = 20.0
@@ -92,6 +104,8 @@ class AgentSettings:
     """How often the node is looked at, in seconds."""
     chaos: bool = False
     """Obey disturbances on demand."""
+    server_file: str | os.PathLike[str] | None = None
+    """The server's `server.json`, where that is on this machine: says its URL when it comes back at another address."""
 
 
 class Fenced(Exception):
@@ -99,13 +113,17 @@ class Fenced(Exception):
 
 
 class Agent:
-    """The conversation over `link`; `token` is for the answers to file requests."""
+    """The conversation over `link`; `token` is for the answers to file requests, `unwatched` what `remains` tells of earlier agents."""
 
-    def __init__(self, settings: AgentSettings, layout: Layout, found: facts.Found, link: Link, token: str) -> None:
+    def __init__(
+        self, settings: AgentSettings, layout: Layout, found: facts.Found, link: Link, token: str, *, unwatched: bool = False
+    ) -> None:
         self._settings, self._layout, self._found, self._link = settings, layout, found, link
+        self._address = Address(settings.server, settings.server_file)
         self._threads = ThreadPoolExecutor(_THREADS, _TRANSFER)
-        self._users = Users(settings.uid_base, found.facts.switches_users)
-        self._state = State()
+        self._users = Users(found.uid_base, found.facts.switches_users)
+        self._ends, self._unwatched = remains.Ends(layout, token), unwatched
+        self._state = State(ended=self._ends.earlier())
         self._attempts: dict[str, Making] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._chores: set[asyncio.Task[None]] = set()
@@ -115,17 +133,19 @@ class Agent:
         self._accountants = ThreadPoolExecutor(1, _TRANSFER)
         self._directories = Directories()
         self._remover = Remover(layout, self._directories, self._threads)
-        logins = Logins(layout, found.facts.switches_users, of_logins(settings.uid_base))
+        logins = Logins(layout, found.facts.switches_users, of_logins(found.uid_base))
         self._logins = LoginService(logins, self._accountants, self._remover.empty)
-        self._logs = ServiceLogs(settings.log_file, layout, self._threads)
+        self._logs = ServiceLogs(settings.log_file, layout, self._threads, self._note_news)
         self._probers = ThreadPoolExecutor(_PROBES, _TRANSFER)
         self._chaos = Disturbances(settings.chaos)
         self._health = Health(layout.root, settings.probes, self._probers, self._chaos.problems, self._chaos.changed)
         services = {**self._logins.services, "upload_logs": self._logs.answer, "chaos": self._chaos.answer}
-        self._replies = Replies(link, lambda: _client(settings, token), layout.root, self._threads, services, self._chaos.answered)
+        self._replies = Replies(
+            link, lambda: _client(settings, self._address.url, token), layout.root, self._threads, services, self._chaos.answered
+        )
 
     async def run(self) -> None:
-        """Converse until the node is gone; ends all attempts on the way out, however it leaves."""
+        """Converse until the node is gone; ends all attempts on the way out, however it leaves, and says goodbye."""
         upkeep = asyncio.create_task(self._logins.upkeep())
         watch = asyncio.create_task(self._health.watch(self._settings.health_s, self._note_problems))
         last = self._logins.close
@@ -143,13 +163,16 @@ class Agent:
                     await self._start_over()
                 except (msgspec.DecodeError, OSError) as error:
                     log.warning("sync failed", reason=str(error) or type(error).__name__)
-                    await pause.next()
+                    if not self._follow():
+                        await pause.next()
         except NodeGone:
             last = self._logins.leave
+            self._state.forget()
             raise
         finally:
             upkeep.cancel()
             self._logs.stop()
+            await self._say_goodbye()
             await self._end_all()
             await last()
             await self._replies.close()
@@ -163,7 +186,9 @@ class Agent:
     async def _turn(self) -> None:
         """One exchange: join, report, or wait for news. Raises NodeGone, Fenced, DecodeError or OSError."""
         if self._state.session == 0:
-            await self._exchange(self._state.say(facts=self._found.facts, clock=_clock()))
+            joining = self._state.say(facts=self._found.facts, root=self._found.root, clock=_clock(), unwatched=self._unwatched)
+            await self._exchange(joining)
+            self._unwatched = False
             return
         if not self._state.has_news():
             await self._wait()
@@ -211,12 +236,29 @@ class Agent:
         """Send a sync and do what the answer says; False when it says nothing new."""
         answer = await self._link.post(SYNC_PATH, msgspec.json.encode(said), said.wait_s + _ANSWER_S)
         if answer.status in (401, 403):
+            if self._follow():
+                raise Broken("that was another server")
             raise NodeGone(f"the server answered {answer.status}")
         if answer.status == 204:
             return False
         if answer.status != 200:
-            raise Broken(f"the server answered {answer.status}")
+            raise Broken(f"the server answered {answer.status} {answer.body[:_REASON].decode(errors='replace')}".strip())
         return await self._apply(said, _ORDERS.decode(answer.body))
+
+    def _follow(self) -> bool:
+        """Turn to where the server is now; False when it is where it was as far as is known."""
+        if not self._address.look():
+            return False
+        try:
+            self._link.turn_to(self._address.url)
+        except OSError as error:
+            log.warning("the server's new address is none", reason=str(error))
+            return False
+        log.info("the server has another address", url=self._address.url)
+        self._replies.turn_to(self._address.url)
+        if self._node is not None:
+            self._node.learn_url(self._address.url)
+        return True
 
     async def _apply(self, said: Sync, answer: Orders) -> bool:
         if said.session == 0 and answer.setup is not None and not answer.fenced:
@@ -226,17 +268,20 @@ class Agent:
         plan = self._state.hear(said, answer)
         if plan.fenced:
             raise Fenced
+        self._ends.forget(end.attempt for end in said.ended if end.attempt not in self._state.ended)
         for kill in plan.kills:
             self._attempts[kill.attempt].kill()
-        for start in plan.starts:
-            assert self._node is not None
-            name = start.order.attempt
-            attempt = self._attempts[name] = self._chaos.disturb(name, Attempt(self._node, start.order))
-            self._begin(self._make(name, attempt), self._tasks)
         if plan.notice_s is not None:
             log.warning("the machine will be taken away", seconds=plan.notice_s, attempts=len(self._attempts))
             for attempt in self._attempts.values():
                 attempt.terminate()
+        for start in plan.starts:
+            assert self._node is not None
+            name = start.order.attempt
+            attempt = self._attempts[name] = self._chaos.disturb(name, Attempt(self._node, start.order))
+            if self._state.noticed:
+                attempt.terminate()
+            self._begin(self._make(name, attempt), self._tasks)
         for request in plan.files:
             self._replies.begin(request)
         for removal in plan.removals:
@@ -249,10 +294,18 @@ class Agent:
         task.add_done_callback(among.discard)
 
     async def _remove(self, removal: Removal) -> None:
-        try:
-            await self._remover.free(removal.directory)
-        except (OSError, beneath.Outside) as error:
-            log.warning("directory not removed", directory=removal.directory, reason=str(error))
+        """Remove a directory, however often that fails; the server keeps it in mind until it hears that it is gone."""
+        pause = _Pause(_LONGEST_REMOVAL_PAUSE_S)
+        while True:
+            try:
+                await self._remover.free(removal.directory)
+                break
+            except beneath.Outside as error:
+                log.error("no directory of the node", directory=removal.directory, reason=str(error))
+                break
+            except OSError as error:
+                log.warning("directory not removed yet", directory=removal.directory, reason=str(error))
+                await pause.next()
         self._state.note_removal(removal.number)
         self._news.set()
         await self._remover.empty()
@@ -261,12 +314,17 @@ class Agent:
         self._state.problems = problems
         self._news.set()
 
+    def _note_news(self, news: NodeNews) -> None:
+        self._state.note_news(news)
+        self._news.set()
+
     def _set_up(self, setup: NodeSetup) -> None:
         log.info("joined", pool=setup.pool_id, node=setup.node_id, slots=setup.slots)
         self._found.limits.learn(setup, self._found.facts.cores)
         if self._node is None:
             many = self._found.facts.cores > 1 and setup.slots > 4
-            spawners = Spawners(self._found.place, self._settings.spawners or (2 if many else 1), self._found.limits)
+            count = self._settings.spawners or (2 if many else 1)
+            spawners = Spawners(self._found.place, count, self._found.limits, remains.watches(self._layout))
         else:
             spawners = self._node.spawners
         self._node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories)
@@ -276,10 +334,27 @@ class Agent:
         if self._attempts.get(name) is attempt:
             del self._attempts[name]
             if self._state.note_end(ended):
+                self._ends.note(ended)
                 self._news.set()
+
+    async def _say_goodbye(self) -> None:
+        """End all attempts and say so, for them to be made elsewhere at once; nothing to say without a session."""
+        for poll in list(self._polls):
+            await self._drop(poll)
+        for attempt in self._attempts.values():
+            attempt.kill(leaving=True)
+        if self._state.session == 0:
+            return
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_FAREWELL_S)
+        try:
+            await self._link.post(SYNC_PATH, msgspec.json.encode(self._state.say(clock=_clock(), leaving=True)), _GOODBYE_S)
+        except OSError as error:
+            log.info("the server does not hear that the agent stops", reason=str(error) or type(error).__name__)
 
     async def _start_over(self) -> None:
         self._state.forget()
+        self._ends.forget_all()
         await self._end_all()
 
     async def _end_all(self) -> None:
@@ -293,14 +368,14 @@ class Agent:
 
 
 class _Pause:
-    """Waits 0.1 s doubling to 5 s, with jitter, between failures."""
+    """Waits 0.1 s doubling to `longest_s`, with jitter, between failures."""
 
-    def __init__(self) -> None:
-        self._seconds = 0.1
+    def __init__(self, longest_s: float = 5.0) -> None:
+        self._seconds, self._longest_s = 0.1, longest_s
 
     async def next(self) -> None:
         await asyncio.sleep(self._seconds * random.uniform(0.5, 1.0))
-        self._seconds = min(self._seconds * 2, 5.0)
+        self._seconds = min(self._seconds * 2, self._longest_s)
 
     def over(self) -> None:
         self._seconds = 0.1
@@ -317,21 +392,22 @@ async def run(settings: AgentSettings) -> None:
     layout.make()
     with open(settings.token_file, encoding="ascii") as file:
         token = file.read().strip()
-    with _only_one(layout):
-        found = facts.find(layout, settings.server, settings.uid_base, settings.control)
+    with _only_one(layout), claims.held(layout.root, settings.uid_base) as claim:
+        unwatched = remains.ran_unwatched(layout)
+        found = facts.find(layout, settings.server, claim, settings.control)
         async with Link(settings.server, token, facts.trust(settings.server, settings.ca_file)) as link:
-            await _until_stopped(Agent(settings, layout, found, link, token))
+            await _until_stopped(Agent(settings, layout, found, link, token, unwatched=unwatched))
 
 
-def _client(settings: AgentSettings, token: str) -> httpx.AsyncClient:
+def _client(settings: AgentSettings, server: str, token: str) -> httpx.AsyncClient:
     """Client for the answers to file requests; imported when the first one comes, because it is large."""
     import httpx
 
     return httpx.AsyncClient(
-        base_url=settings.server.rstrip("/"),
+        base_url=server.rstrip("/"),
         headers={"authorization": f"Bearer {token}"},
         trust_env=False,
-        verify=facts.trust(settings.server, settings.ca_file) or False,
+        verify=facts.trust(server, settings.ca_file) or False,
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=10),
     )
 
@@ -375,9 +451,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run an agent from the command line; the exit code is 1 when it cannot start."""
     parser = argparse.ArgumentParser(prog="batchyard agent", description="Run the tasks of one compute node.")
     parser.add_argument("--server", required=True, help="base URL of the server")
+    parser.add_argument("--server-file", metavar="FILE", help="the server's server.json: says where it is when its address changes")
     parser.add_argument("--root", required=True, help="the node's directory")
     parser.add_argument("--token-file", required=True)
-    parser.add_argument("--uid-base", type=int, default=70_000, help="first of the 1,000 users that tasks run as")
+    parser.add_argument("--uid-base", type=int, help="first of the 1,000 users that tasks run as; without it some that no other node has")
     parser.add_argument("--spawners", type=int, help="processes that start tasks")
     parser.add_argument("--wait-s", type=float, default=20.0, help="how long a poll waits, in seconds")
     parser.add_argument("--control", default="", choices=["", "cgroup2", "freezer", "session"])
@@ -386,15 +463,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--probes", metavar="DIR", help="programs that say by exit code 0 that the node is fit for tasks")
     parser.add_argument("--chaos", action="store_true", help="obey disturbances on demand; for trials only")
     settings = AgentSettings(**vars(parser.parse_args(argv)))
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    logs.begin()
     try:
         asyncio.run(run(settings))
     except OSError as error:

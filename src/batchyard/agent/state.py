@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from batchyard.model.sync import Ended, FileRequest, NodeFacts, NodeProblem, Order, Orders, Removal, Sync
+from batchyard.model.sync import Ended, FileRequest, NodeFacts, NodeNews, NodeProblem, Order, Orders, Removal, Sync
+
+MOST_NEWS = 100
+"""More of what happened is not kept for the server to hear."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -68,23 +71,34 @@ class State:
     """All that is wrong now; exchanged as a whole."""
     told: list[NodeProblem] | None = None
     """The list of problems that the server acknowledged in this session."""
+    news: list[NodeNews] = field(default_factory=list)
+    """What happened and was not acknowledged yet; outlasts a session."""
     noticed: bool = False
     """True while the server says that the machine goes."""
 
-    def say(self, *, facts: NodeFacts | None = None, clock: int | None = None, wait_s: float = 0) -> Sync:
+    def say(
+        self,
+        *,
+        facts: NodeFacts | None = None,
+        root: str | None = None,
+        clock: int | None = None,
+        wait_s: float = 0,
+        leaving: bool = False,
+        unwatched: bool = False,
+    ) -> Sync:
         """The next sync: the full picture. `clock` is the node's time in microseconds since 1970."""
         self.number += 1
         has = [*self.running, *self.ended]
         ended, removed = list(self.ended.values()), sorted(self.removed)
         problems = None if self.told is self.problems else self.problems
         return Sync(
-            session=self.session, number=self.number, has=has, ended=ended, removed=removed, facts=facts, clock=clock, problems=problems,
-            wait_s=wait_s,
+            session=self.session, number=self.number, has=has, ended=ended, removed=removed, facts=facts, root=root, clock=clock,
+            problems=problems, news=list(self.news), wait_s=wait_s, leaving=leaving, unwatched=unwatched,
         )  # fmt: skip
 
     def has_news(self) -> bool:
         """True when there is something to report."""
-        return bool(self.ended or self.removed) or self.told is not self.problems
+        return bool(self.ended or self.removed or self.news) or self.told is not self.problems
 
     def hear(self, said: Sync, answer: Orders) -> Plan:
         """Apply the answer to a sync. One to an earlier session, or older than the newest applied, changes nothing."""
@@ -97,6 +111,7 @@ class State:
             if self.ended.get(end.attempt) is end:
                 del self.ended[end.attempt]
         self.removed.difference_update(said.removed)
+        self.news = [each for each in self.news if all(each is not one for one in said.news)]
         if said.problems is not None:
             self.told = said.problems
         killing = [attempt for attempt, killed in self.running.items() if killed]
@@ -125,6 +140,10 @@ class State:
         if number in self.removing:
             self.removing.discard(number)
             self.removed.add(number)
+
+    def note_news(self, news: NodeNews) -> None:
+        """Note what happened, for the server to hear; of very much the newest."""
+        self.news = [*self.news[1 - MOST_NEWS :], news]
 
     def forget(self) -> None:
         """Start over, to join again."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from batchyard.api import auth, deviations, operations, wire
-from batchyard.api.auth import Signed
-from batchyard.api.call import LARGEST_BODY, Call, Services, read_query
-from batchyard.api.sync import Agents
-from batchyard.engine.nodes import job_of_token
-from batchyard.model.errors import BatchError, invalid_query
+from batchyard.api import operations
+from batchyard.api.agents.sync import Agents
+from batchyard.api.wire import auth, deviations, wire
+from batchyard.api.wire.auth import Signed
+from batchyard.api.wire.call import LARGEST_BODY, Call, Services, read_query
+from batchyard.engine.nodes.nodes import job_of_token
+from batchyard.model.errors import BatchError, invalid_query, let_go
 from batchyard.store.db import StoreUnavailable
 
 log = structlog.get_logger()
@@ -35,16 +37,34 @@ class Api:
         self._services = services
         self._agents = Agents(services)
         self._storage = storage
+        self._closing = False
 
     def close(self) -> None:
-        """Let waiting agents go, so that the server can end."""
+        """Let go of whoever waits, agents and clients of files, so that the server can end."""
+        self._closing = True
         self._agents.close()
+        self._services.relay.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send a request to whom its first path segment names."""
+        """Send a request to whom its first path segment names; one that the server's end cuts off is told to come again."""
         if scope["type"] != "http":
             return
-        first = scope["path"].partition("/")[2].partition("/")[0]
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._dispatch(scope, receive, watched)
+        except asyncio.CancelledError:
+            if begun or not self._closing:
+                raise
+            await self._busy(scope)(scope, receive, send)
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        first = _first(scope)
         if first in self._storage:
             await self._storage[first](scope, receive, send)
         elif first == "agent":
@@ -53,6 +73,16 @@ class Api:
         else:
             response = await self._answer(Request(scope, receive), scope)
             await response(scope, receive, send)
+
+    def _busy(self, scope: Scope) -> Response:
+        """503 in the words of the service that was asked."""
+        if (first := _first(scope)) in self._storage or first == "agent":
+            return Response(status_code=503, headers={"x-ms-error-code": "ServerBusy", "retry-after": wire.RETRY_AFTER_S["ServerBusy"]})
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        identifier, base = wire.request_id(), f"{scope['scheme']}://{headers.get('host', 'localhost')}"
+        response = wire.error(BatchError("ServerBusy"), identifier, base, self._services.clock.now(), body=scope["method"] != "HEAD")
+        wire.common_headers(response, identifier, headers)
+        return response
 
     async def _answer(self, request: Request, scope: Scope) -> Response:
         identifier = wire.request_id()
@@ -63,13 +93,18 @@ class Api:
             response = await self._operate(request, scope, headers, base, identifier, now)
         except BatchError as error:
             response = wire.error(error, identifier, base, now, body=scope["method"] != "HEAD")
-        except StoreUnavailable:
+            let_go(error)
+        except StoreUnavailable as error:
             response = wire.error(BatchError("ServerBusy"), identifier, base, now)
+            let_go(error)
         except ClientDisconnect:
             response = Response(status_code=400)
-        except Exception:
+        except Exception as error:
+            if self._closing and isinstance(error, ConnectionError):
+                return self._busy(scope)  # a node's answer that the server's end cut off
             log.exception("request failed", method=scope["method"], path=scope["path"], request_id=identifier)
             response = wire.error(BatchError("InternalError"), identifier, base, now)
+            let_go(error)
         wire.common_headers(response, identifier, headers)
         return response
 
@@ -95,6 +130,8 @@ class Api:
         if job_id is not None and ids.get("job_id", "").lower() != job_id.lower():
             raise BatchError("InsufficientAccountPermissions")
         operations.check_query(op, query)
+        if op.adds and (reason := self._services.room()) is not None:
+            raise BatchError("ServerBusy", Reason=reason)
         body = await _read(request, headers)
         call = Call(self._services, signed, base, ids, query, body, now, identifier, by_task=job_id is not None)
         return await _in_version(version, op, call)
@@ -112,6 +149,12 @@ async def _in_version(version: str, op: operations.Op, call: Call) -> Response:
         raise
     deviations.answer(version, op.path, response)
     return response
+
+
+def _first(scope: Scope) -> str:
+    """The first segment of the path."""
+    path: str = scope["path"]
+    return path.partition("/")[2].partition("/")[0]
 
 
 def _known_version(version: str | None) -> str:

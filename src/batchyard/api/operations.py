@@ -8,8 +8,9 @@ from urllib.parse import unquote
 import msgspec
 from starlette.responses import Response
 
-from batchyard.api import about, account, autoscale, chaos, clock, explain, files, jobs, nodes, pools, tasks
-from batchyard.api.call import Call
+from batchyard.api.batch import account, autoscale, files, jobs, nodes, pools, tasks
+from batchyard.api.own import about, chaos, clock, explain
+from batchyard.api.wire.call import Call
 from batchyard.model.errors import BatchError
 
 Handler = Callable[[Call], Awaitable[Response]]
@@ -27,6 +28,8 @@ class Op(msgspec.Struct, frozen=True):
     query: frozenset[str] = frozenset()
     until: str | None = None
     """The last API version that has the operation, where the service has given it up."""
+    adds: bool = False
+    """It brings new work, which is refused while the server's disk is nearly full."""
 
 
 _FILTERED = _PAGED | {"$filter"}
@@ -43,7 +46,7 @@ OPERATIONS = (
     Op("GET", "/nodeagentskus", account.node_agent_skus, _FILTERED, until="2018-12-01.8.0"),
     Op("GET", "/nodecounts", account.node_counts, _FILTERED),
     Op("GET", "/poolusagemetrics", account.usage_metrics, _FILTERED | {"starttime", "endtime"}),
-    Op("POST", "/pools", pools.add),
+    Op("POST", "/pools", pools.add, adds=True),
     Op("GET", "/pools", pools.list_, _FILTERED | _SELECT | _EXPAND),
     Op("GET", "/pools/{pool_id}", pools.get, _SELECT | _EXPAND),
     Op("HEAD", "/pools/{pool_id}", pools.exists),
@@ -75,7 +78,7 @@ OPERATIONS = (
     Op("GET", _NODE_FILE, files.get_node_file),
     Op("HEAD", _NODE_FILE, files.node_file_properties),
     Op("DELETE", _NODE_FILE, files.delete_node_file, _RECURSIVE),
-    Op("POST", "/jobs", jobs.add),
+    Op("POST", "/jobs", jobs.add, adds=True),
     Op("GET", "/jobs", jobs.list_, _FILTERED | _SELECT | _EXPAND),
     Op("GET", "/jobs/{job_id}", jobs.get, _SELECT | _EXPAND),
     Op("PATCH", "/jobs/{job_id}", jobs.patch),
@@ -86,13 +89,13 @@ OPERATIONS = (
     Op("POST", "/jobs/{job_id}/terminate", jobs.terminate, _FORCE),
     Op("GET", "/jobs/{job_id}/jobpreparationandreleasetaskstatus", jobs.special_task_status, _FILTERED | _SELECT),
     Op("GET", "/jobs/{job_id}/taskcounts", jobs.task_counts),
-    Op("POST", "/jobs/{job_id}/tasks", tasks.add),
-    Op("POST", "/jobs/{job_id}/addtaskcollection", tasks.add_collection),
+    Op("POST", "/jobs/{job_id}/tasks", tasks.add, adds=True),
+    Op("POST", "/jobs/{job_id}/addtaskcollection", tasks.add_collection, adds=True),
     Op("GET", "/jobs/{job_id}/tasks", tasks.list_, _FILTERED | _SELECT | _EXPAND),
     Op("GET", "/jobs/{job_id}/tasks/{task_id}", tasks.get, _SELECT | _EXPAND),
     Op("PUT", "/jobs/{job_id}/tasks/{task_id}", tasks.update),
     Op("DELETE", "/jobs/{job_id}/tasks/{task_id}", tasks.delete),
-    Op("POST", "/jobs/{job_id}/tasks/{task_id}/reactivate", tasks.reactivate),
+    Op("POST", "/jobs/{job_id}/tasks/{task_id}/reactivate", tasks.reactivate, adds=True),
     Op("GET", "/jobs/{job_id}/tasks/{task_id}/subtasksinfo", tasks.subtasks, _SELECT),
     Op("POST", "/jobs/{job_id}/tasks/{task_id}/terminate", tasks.terminate),
     Op("GET", "/jobs/{job_id}/tasks/{task_id}/files", files.list_task_files, _FILTERED | _RECURSIVE),

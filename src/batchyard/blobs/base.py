@@ -217,7 +217,10 @@ class BlobStore(Protocol):
 
     def blob(self, ref: BlobRef) -> Blob: ...
     def read(self, ref: BlobRef, conditions: Conditions, begin: int, end: int | None) -> BlobReader:
-        """Open bytes begin..end (exclusive; None: to the end); InvalidRange when `begin` > 0 is past the content."""
+        """Open bytes begin..end (exclusive; None: to the end) of one version.
+
+        InvalidRange when `begin` > 0 is past the content, BlobContentLost when the bytes are not all there.
+        """
 
     def put(self, ref: BlobRef, draft: BlobDraft, conditions: Conditions) -> Upload[Blob]:
         """Begin a new version; a block blob without an MD5 in its draft gets that of its content."""
@@ -233,7 +236,7 @@ class BlobStore(Protocol):
         """The blob (None when nothing is committed), its committed and its uncommitted blocks."""
 
     def copy(self, source: BlobRef, ref: BlobRef, metadata: Mapping[str, str] | None, conditions: Conditions, now_us: int) -> Blob:
-        """Make `ref` the same as `source`; `metadata` None keeps that of the source."""
+        """Make `ref` the same as one version of `source`; `metadata` None keeps that of the source. CannotVerifyCopySource without one."""
 
     def set_headers(self, ref: BlobRef, headers: ContentHeaders, conditions: Conditions, now_us: int) -> Blob: ...
     def set_metadata(self, ref: BlobRef, metadata: Mapping[str, str], conditions: Conditions, now_us: int) -> Blob: ...

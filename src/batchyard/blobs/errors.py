@@ -73,6 +73,7 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         # blobs
         "BlobAlreadyExists": (409, "The specified blob already exists."),
         "BlobNotFound": (404, "The specified blob does not exist."),
+        "BlobContentLost": (410, "The content of the blob is lost."),
         "InvalidBlobType": (409, "The blob type is invalid for this operation."),
         "InvalidBlobOrBlock": (400, "The specified blob or block content is invalid."),
         "InvalidBlockId": (400, "The specified block ID is invalid. The block ID must be Base64-encoded."),

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
-from batchyard.api import auth
+from batchyard.api.wire import auth
 from batchyard.cli.http import Answer, Http, Unreachable
 from batchyard.cli.problem import Problem
 

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 from urllib.request import Request, urlopen
 
-from batchyard.api import auth
+from batchyard.api.wire import auth
 
 API_VERSION = "2025-06-01"
 

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 READY_S = 30.0
 """How long a server may take until it answers, in seconds."""
+_REWRITTEN_PER_S = 10_000_000
+"""Bytes of a database of an earlier release that are written anew at its first start, in a second, at the least."""
 PATIENCE_S = 20.0
 """How long a server may take to end itself and its local nodes, in seconds."""
 _POLL_S = 0.02
@@ -71,11 +74,24 @@ def running(directory: Path) -> Server | None:
     return server if processes.start_time(server.pid) == server.started else None
 
 
+def former_port(directory: Path) -> int:
+    """Port of the server that was killed here, or 0: its agents may live on and look for it there."""
+    from urllib.parse import urlsplit
+
+    try:
+        return urlsplit(str(json.loads((directory / "server.json").read_bytes())["url"])).port or 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
 def account(directory: Path) -> Account:
     """The account. Raises Problem when there is none yet or it may not be read."""
     path = directory / "account.json"
     try:
         found = json.loads(path.read_bytes())
+        named = [found["name"], *found["keys"], found["storageName"], found["storageKey"]]
+        if len(named) < 4 or not all(isinstance(text, str) and text for text in named):
+            raise ValueError("a name or a key is missing")
         return Account(found["name"], tuple(found["keys"]), found["storageName"], found["storageKey"])
     except FileNotFoundError:
         raise Problem(f"there is no account in {directory} yet; start the server once with: batchyard up --dir {directory}") from None
@@ -102,6 +118,14 @@ def prepare(directory: Path) -> None:
         os.close(os.open(directory / "server.lock", os.O_RDWR))
     except OSError as error:
         raise Problem(f"cannot write to {directory} ({error.strerror}); choose another directory with --dir") from None
+
+
+def check_room(directory: Path) -> None:
+    """Raises Problem when the disk has no room for what a server begins with."""
+    from batchyard.disk import space
+
+    if lacking := space.lacking(space.sample(directory), space.START_BYTES):
+        raise Problem(f"{directory} is on a full disk ({lacking}): make room there and start again")
 
 
 def not_passable(directory: Path) -> Path | None:
@@ -150,6 +174,7 @@ def start(directory: Path, host: str, port: int, nodes: int, more: Sequence[str]
     prepare(directory)
     if running(directory):
         raise already_running(directory)
+    check_room(directory)
     check_port(host, port)
     command = [sys.executable, "-P", "-m", "batchyard.cli.main", "serve"]
     command += ["--dir", str(directory), "--host", host, "--port", str(port), "--nodes", str(nodes), *more]
@@ -170,16 +195,28 @@ def start(directory: Path, host: str, port: int, nodes: int, more: Sequence[str]
 
 
 def _when_ready(directory: Path, child: subprocess.Popen[bytes], log: Path, seen: int) -> Server:
-    deadline = time.monotonic() + READY_S
+    patience_s = READY_S + _bytes(directory / "batchyard.db") / _REWRITTEN_PER_S
+    deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         server = running(directory)
         if server and server.pid == child.pid:
             child.returncode = 0  # it lives on after this process, so there is nothing to wait for
             return server
         if child.poll() is not None:
-            raise Problem(f"the server ended at once (exit code {child.returncode}); {_tail(log, seen)}")
+            told = _tail(log, seen)
+            if said := re.search(r"^  batchyard: (.+)\Z", told, re.MULTILINE):  # its own sentence says it all
+                raise Problem(said[1])
+            raise Problem(f"the server ended at once (exit code {child.returncode}); {told}")
         time.sleep(_POLL_S)
-    raise Problem(f"the server did not get ready within {READY_S:.0f} s; {_tail(log, seen)}")
+    raise Problem(f"the server did not get ready within {patience_s:.0f} s; {_tail(log, seen)}")
+
+
+def _bytes(path: Path) -> int:
+    """Size of a file, 0 when there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _tail(log: Path, seen: int) -> str:

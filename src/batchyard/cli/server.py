@@ -28,6 +28,7 @@ def up(
     config: Path | None,
     autoscale_min_interval: float,
     autoscale_on_demand: bool,
+    trusted_proxy: Sequence[str],
 ) -> None:
     """Start a server in the background."""
     place = state_directory(directory)
@@ -38,6 +39,7 @@ def up(
         _offer(config)
         more += ["--config", str(config.resolve())]
     more += ["--autoscale-min-interval", str(autoscale_min_interval)]
+    more += [word for proxy in _proxies(trusted_proxy) for word in ("--trusted-proxy", proxy)]
     server = daemon.start(place, host, port, nodes, more)
     given = option(place)
     print(f"Batchyard runs at {server.url} with room for {nodes} local nodes (process {server.pid}).")
@@ -92,21 +94,23 @@ def serve(
     config: Path | None,
     autoscale_min_interval: float,
     autoscale_on_demand: bool,
+    trusted_proxy: Sequence[str],
 ) -> None:
     """Run a server in the foreground."""
     place = state_directory(directory)
-    offer = _offer(config)
+    offer, proxies = _offer(config), _proxies(trusted_proxy)
     daemon.prepare(place)
     with daemon.sole_server(place):
         daemon.check_port(host, port)
-        from batchyard.app import Refused
         from batchyard.app import serve as run
         from batchyard.config import Config
+        from batchyard.server.refusals import Refused
 
         settings = Config(
-            directory=place, host=host, port=port, max_nodes=nodes, test_clock=test_clock, insecure=insecure, chaos=chaos,
-            probes=None if probes is None else probes.resolve(), external_nodes=provider == "external", offer=offer,
-            autoscale_min_interval_s=autoscale_min_interval, autoscale_on_demand=autoscale_on_demand,
+            directory=place, host=host, port=port, former_port=daemon.former_port(place), max_nodes=nodes,
+            test_clock=test_clock, insecure=insecure, chaos=chaos, probes=None if probes is None else probes.resolve(),
+            external_nodes=provider == "external", offer=offer, autoscale_min_interval_s=autoscale_min_interval,
+            autoscale_on_demand=autoscale_on_demand, proxies=proxies,
         )  # fmt: skip
         try:
             run(settings)
@@ -146,6 +150,18 @@ def _offer(path: Path | None) -> Offer:
 
     try:
         return Offer() if path is None else config.load(path)
+    except config.Misconfigured as error:
+        raise Problem(str(error)) from None
+
+
+def _proxies(given: Sequence[str]) -> tuple[str, ...]:
+    """Addresses of trusted proxies. Raises Problem."""
+    if not given:
+        return ()
+    from batchyard import config
+
+    try:
+        return tuple(config.proxy(text) for text in given)
     except config.Misconfigured as error:
         raise Problem(str(error)) from None
 

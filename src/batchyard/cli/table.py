@@ -233,6 +233,14 @@ def _server(name: str, help_: str) -> Verb:
                 FLAG,
                 default=False,
             ),
+            Flag(
+                "trusted_proxy",
+                ("--trusted-proxy",),
+                "Proxy whose X-Forwarded headers count: an IP address or network.",
+                TEXT,
+                "ADDRESS",
+                many=True,
+            ),
         ),
         server=False,
     )

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 
 class BatchError(Exception):
-    """An answer, not a crash: api/wire.py turns it into the error body.
+    """An answer, not a crash: api/wire/wire.py turns it into the error body.
 
     `values` become the `values` of the body; `message` replaces the catalogue's sentence.
     """
@@ -127,8 +127,20 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "TaskSucceeded": (409, "The specified task has succeeded."),
         "TaskIdSameAsJobPreparationTask": (409, "The specified task id is the same as that of the job preparation task."),
         "TaskIdSameAsJobReleaseTask": (409, "The specified task id is the same as that of the job release task."),
-        "TaskDependenciesNotSpecifiedOnJob": (400, "The specified task has dependencies but its job does not use task dependencies."),
         "TaskDependencyListTooLong": (400, "The ids that the task depends on have more characters in all than permitted."),
         "TaskDependencyRangesTooLong": (400, "The task depends on more id ranges than permitted."),
     }
 )
+
+
+def let_go(error: BaseException) -> None:
+    """Drop the traces of an answered error and of those that led to it.
+
+    Their frames hold the request, and mostly a future that holds the error: such a cycle would wait for a collection, a megabyte each.
+    """
+    todo: list[BaseException | None] = [error]
+    while todo:
+        each = todo.pop()
+        if each is not None:
+            todo += each.__cause__, each.__context__
+            each.__cause__ = each.__context__ = each.__traceback__ = None

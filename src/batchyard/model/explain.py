@@ -47,6 +47,8 @@ class Code(Word):
     NOT_ENOUGH_FREE = "NotEnoughFree"
     NODES_BUSY = "NodesBusy"
     HIGHER_PRIORITY = "HigherPriority"
+    NODE_HELD = "NodeHeld"
+    HELD_FOR_OTHERS = "HeldForOthers"
     BEHIND_OTHERS = "BehindOthers"
     IDLE_WHILE_TASKS_WAIT = "IdleWhileTasksWait"
     NOTHING_WAITS = "NothingWaits"

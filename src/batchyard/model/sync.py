@@ -7,6 +7,7 @@ A *session* is one life of an agent process on a node: whoever speaks with an ol
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal
 
 import msgspec
@@ -43,6 +44,8 @@ class NodeFacts(Message):
     """Name and version of the operating system, such as `Debian GNU/Linux 12`."""
     limits: list[str] = []
     """What the agent can hold tasks to: `memory`, `cpu`."""
+    ipv6_address: str = ""
+    """Empty when the machine has none."""
 
 
 class NodeProblem(Message):
@@ -53,6 +56,31 @@ class NodeProblem(Message):
     details: dict[str, str] = {}
     blocking: bool = False
     """True when no task should start there: the node is unusable until this is gone."""
+
+
+class NodeNews(Message):
+    """Something that happened on the node and that whoever looks at it should know of."""
+
+    happened: str
+    cause: str
+    """What and why, in words that no other of the node's news has."""
+
+
+FAILURE_EXIT_CODE = "FailureExitCode"
+"""Code of a command line that exited with another code than 0 (contract 8.6)."""
+UNKNOWN = "Unknown"
+"""Code of a run of which nobody knows how it ended (contract 8.6)."""
+
+
+class Outcome(StrEnum):
+    """What the end of an attempt is to the server."""
+
+    DONE = "done"
+    BAD_EXIT = "bad exit"
+    """The one failure that may be tried again (contract 3.3)."""
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+    """The node cannot tell, because what watched the run died: as good as a lost node."""
 
 
 class Ended(Message, kw_only=True):
@@ -67,8 +95,19 @@ class Ended(Message, kw_only=True):
     """Present unless the command line exited with 0 and every output file was uploaded."""
     stage: Literal["preprocessing", "run", "upload"] = "run"
     """Where it failed; tells which exit condition applies."""
+    stopped: bool = False
+    """True when the service had begun to stop it before it ended: it was let know that the machine goes, or the agent went."""
     user_cpu_us: int = 0
     kernel_cpu_us: int = 0
+
+    @property
+    def outcome(self) -> Outcome:
+        """What it is to the server."""
+        if self.failure is None:
+            return Outcome.DONE
+        if self.failure.code == FAILURE_EXIT_CODE:
+            return Outcome.BAD_EXIT
+        return Outcome.UNKNOWN if self.failure.code == UNKNOWN else Outcome.FAILED
 
 
 class Sync(Message, kw_only=True):
@@ -85,10 +124,18 @@ class Sync(Message, kw_only=True):
     removed: list[int] = []
     """Numbers of the removals that are done."""
     facts: NodeFacts | None = None
+    root: str | None = None
+    """With a join: tells the agent's root directory from every other one, on this machine and on others."""
     clock: int | None = None
     """The node's time in microseconds since 1970 as it sends this; the server compares it with its own."""
+    unwatched: bool = False
+    """At a join: what an earlier agent of the node ran may have run on, with nobody watching, until just before this."""
+    leaving: bool = False
+    """The agent was told to stop and has ended what it ran: the last word of the session, with the ends that were not told yet."""
     problems: list[NodeProblem] | None = None
     """All that is wrong now; None says that nothing changed since the last list of the session."""
+    news: list[NodeNews] = []
+    """Acknowledged by any answer to this sync that is not fenced."""
     wait_s: float = 0
     """How long the server may hold the answer when there is nothing new, in seconds."""
 
@@ -125,6 +172,10 @@ class FileRequest(Message):
     content: msgspec.Raw = msgspec.Raw(b"{}")
     """What the operation needs beyond a path, as JSON: NodeUserCreate, NodeUserUpdate, LogUpload, Chaos."""
     recursive: bool = False
+    after: str = ""
+    """A list goes on behind this name; an agent of an older release begins with the first."""
+    limit: int | None = None
+    """Entries of a list at most."""
     offset: int = 0
     length: int | None = None
     """Bytes wanted from offset; None means to the end."""
@@ -203,6 +254,8 @@ class NodeSetup(Message):
     """Cores that all tasks of the node may use together; 0 for no limit."""
     memory_bytes: int = 0
     """Memory that all tasks of the node may use together; 0 for no limit."""
+    task_disk_bytes: int = 0
+    """Room on the disk that the directory of each task may take; 0 for no limit."""
     accounts: list[NodeAccount] = []
 
 

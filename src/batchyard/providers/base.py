@@ -22,8 +22,6 @@ class NodeOrder(msgspec.Struct, frozen=True):
 
     pool_id: str
     node_id: str
-    number: int
-    """Small number that no other node has while this one lives."""
     token: str
     """What its agent shows to the server."""
     vm_size: str
@@ -52,6 +50,9 @@ class NoCapacity(Exception):
 
 class NodeProvider(Protocol):
     """Where nodes come from."""
+
+    restarts: bool = False
+    """It can end a node's agent and start it anew, however the agent is."""
 
     async def launch(self, order: NodeOrder) -> Handle:
         """Start the node's agent, unless it runs. Raises NoCapacity; any other error is a launch that failed and is tried again."""

@@ -23,6 +23,8 @@ log = structlog.get_logger()
 class ExternalProvider:
     """At most `max_nodes` places."""
 
+    restarts = False
+
     def __init__(self, directory: Path, max_nodes: int) -> None:
         self._directory = directory
         self._max_nodes = max_nodes

@@ -25,10 +25,9 @@ from batchyard.providers.base import Handle, NoCapacity, NodeOrder, Seen
 
 log = structlog.get_logger()
 
-UIDS_PER_NODE = 1000
-FIRST_UID = 70_000
-_UID_BLOCKS = 1_000_000  # so that the highest uid fits 32 bits
 _AGENT = "batchyard.agent.main"
+FOLLOWS = "--server-file"
+"""Option of agents that find a server whose address has changed."""
 _GRACE_S = 5.0
 _LOG_TAIL = 4_000
 _LINE = 300
@@ -41,13 +40,17 @@ class _Process(msgspec.Struct):
     pid: int
     started: int
     server: str = ""
-    """URL that it speaks to; a server that listens elsewhere now has to start it anew."""
+    """URL that it was started with."""
+    follows: bool = False
+    """It finds a server that listens elsewhere now; one that does not has to be started anew."""
     log_from: int = 0
     """Size of its log when it started."""
 
 
 class LocalProvider:
     """At most `max_nodes` agents on this machine."""
+
+    restarts = True
 
     def __init__(self, directory: Path, server_url: str, max_nodes: int, agent_options: Sequence[str] = ()) -> None:
         self._directory = directory
@@ -73,11 +76,15 @@ class LocalProvider:
                 self._directory.mkdir(mode=0o711, exist_ok=True)
                 home.mkdir(mode=0o711)  # at once, so that launches at the same time count each other
             elif (process := await asyncio.to_thread(_agent, home)) is not None:
-                if process.server == self._server_url:
+                if self._hears_us(process):
                     return str(home)
                 await self._stop(home)
             await self._start_or_clear(home, order)
         return str(home)
+
+    def _hears_us(self, process: _Process) -> bool:
+        """True when an agent speaks to this server, or will."""
+        return process.follows or process.server == self._server_url
 
     async def _start_or_clear(self, home: Path, order: NodeOrder) -> None:
         """Start the agent; a node whose first start fails, or is given up, leaves nothing behind."""
@@ -113,7 +120,7 @@ class LocalProvider:
         log_file = home / "agent.log"
         command = [
             sys.executable, "-m", _AGENT, "--server", self._server_url, "--root", str(root), "--token-file", str(token),
-            "--uid-base", str(FIRST_UID + order.number % _UID_BLOCKS * UIDS_PER_NODE), "--log-file", str(log_file), *self._agent_options,
+            "--log-file", str(log_file), *self._agent_options,
         ]  # fmt: skip
         log_file.touch(mode=0o600)
         with log_file.open("ab") as output:
@@ -123,7 +130,7 @@ class LocalProvider:
             )
         self._children[child.pid] = child
         try:
-            _write(home, _Process(child.pid, _start_time(child.pid) or 0, self._server_url, log_from))
+            _write(home, _Process(child.pid, _start_time(child.pid) or 0, self._server_url, FOLLOWS in command, log_from))
         except OSError:  # the disk is full: an agent that nobody knows of must not live on
             child.kill()
             child.wait()
@@ -136,7 +143,7 @@ class LocalProvider:
         seen: dict[Handle, Seen] = {}
         for handle in handles:
             process = _read(Path(handle))
-            ours = process is not None and process.server == self._server_url and _alive(process)
+            ours = process is not None and self._hears_us(process) and _alive(process)
             seen[handle] = Seen.ALIVE if ours else Seen.GONE
         return seen
 
@@ -235,25 +242,25 @@ def _agent(home: Path) -> _Process | None:
     if process is not None and _alive(process):
         return process
     found = dict(_running(os.fsencode(home / "root")))
-    for pid, (parent, server) in found.items():
+    for pid, (parent, server, follows) in found.items():
         # A child of the agent looks like it until it has become what it shall be.
         if parent not in found and (started := _start_time(pid)) is not None:
-            process = _Process(pid, started, server)
+            process = _Process(pid, started, server, follows)
             with contextlib.suppress(OSError):
                 _write(home, process)
             return process
     return None
 
 
-def _running(root: bytes) -> Iterator[tuple[int, tuple[int, str]]]:
-    """Pid, parent and server of every process that was called as the agent of a root directory."""
+def _running(root: bytes) -> Iterator[tuple[int, tuple[int, str, bool]]]:
+    """Pid of every process that was called as the agent of a root directory, with its parent, its server and whether it follows that."""
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdecimal() else []
             if _AGENT.encode() in words and root in words:
                 server = words[words.index(b"--server") + 1].decode() if b"--server" in words else ""
                 parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-                yield int(entry.name), (int(parent), server)
+                yield int(entry.name), (int(parent), server, FOLLOWS.encode() in words)
 
 
 def _environment() -> dict[str, str]:

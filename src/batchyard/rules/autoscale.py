@@ -59,7 +59,10 @@ SERIES: Mapping[str, Callable[[Sample], int]] = {
     "$PreemptedNodeCount": lambda sample: sample.preempted_node_count,
     "$UsableNodeCount": lambda sample: sample.usable_node_count,
     "$SampleNodeCount": lambda sample: sample.sample_node_count,
+    "$CurrentDedicated": lambda sample: sample.current_dedicated_nodes,
+    "$CurrentLowPriority": lambda sample: sample.current_low_priority_nodes,
 }
+"""The last two are what the current nodes were called before there were nodes of two kinds; public formulas still say so."""
 EMPTY_SERIES = frozenset({
     "$CPUPercent", "$WallClockSeconds", "$MemoryBytes", "$DiskBytes", "$DiskReadBytes", "$DiskWriteBytes", "$DiskReadOps",
     "$DiskWriteOps", "$NetworkInBytes", "$NetworkOutBytes",
@@ -128,6 +131,15 @@ class _Scarce(Wrong):
     """There are too few samples."""
 
 
+def _of_resource_data(call: Call) -> bool:
+    """True for a function of samples of empty series and nothing else."""
+    return call.name in functions.OF_LIST and bool(call.arguments) and all(map(_is_resource_data, call.arguments))
+
+
+def _is_resource_data(node: Node) -> bool:
+    return isinstance(node, Method) and node.name == "GetSample" and isinstance(node.owner, Name) and node.owner.name in EMPTY_SERIES
+
+
 class _Evaluation:
     """One run through a formula."""
 
@@ -172,9 +184,7 @@ class _Evaluation:
             raise Wrong(f"{name} cannot be assigned to")
         if name == _OPTION and not isinstance(value, Word):
             raise Wrong(f"{name} takes one of {', '.join(sorted(WORDS))}")
-        if name in _DEDICATED or name in _LOW_PRIORITY:
-            values.number(value)
-        self.variables[name] = value
+        self.variables[name] = values.number(value) if name in _DEDICATED or name in _LOW_PRIORITY else value
 
     def _guarded(self, place: Place, act: Callable[[], Value | None]) -> Value | None:
         """What `act` gives. Raises _Failed with the place in place of Wrong."""
@@ -237,13 +247,27 @@ class _Evaluation:
         return found
 
     def _chain(self, node: Chain) -> Value:
-        value = self._value(node.first)
+        value = self._operand(node.first, node.rest[0][0])
         for sign, place, operand in node.rest:
-            left, right = value, self._value(operand)
+            left, right = value, self._operand(operand, sign)
+            if left is None or right is None:
+                value = 0.0
+                continue
             found = self._guarded(place, partial(values.binary, sign, left, right))
             assert found is not None
             value = found
+        assert value is not None
         return value
+
+    def _operand(self, node: Node, sign: str) -> Value | None:
+        """What an operand gives; None when it is compared and made of nothing but resource data, which nobody has.
+
+        No comparison with it holds, so that formulas for busy and for idle processors leave a pool as it is.
+        """
+        if sign in values.COMPARISONS and isinstance(node, Call) and _of_resource_data(node):
+            self._arguments(node.place, node.arguments)
+            return None
+        return self._value(node)
 
     def _logic(self, node: Logic) -> Value:
         """No further than needed, as in C."""
@@ -318,6 +342,7 @@ class _Evaluation:
 
     def _sampled(self, name: str, method: str, arguments: Sequence[Value]) -> Value:
         history = self._history(name)
+        arguments = [values.single(argument) for argument in arguments]
         match method, arguments:
             case "GetSamplePeriod", []:
                 return Interval(SAMPLE_PERIOD_US * TICKS_PER_US)

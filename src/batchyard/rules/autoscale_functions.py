@@ -11,8 +11,8 @@ from batchyard.rules.autoscale_values import Value, Vector, Wrong, finite, kind,
 def call(name: str, arguments: Sequence[Value]) -> Value | None:
     """What a function gives; None when there is none of that name. Raises Wrong."""
     try:
-        if name in _OF_LIST:
-            return finite(_OF_LIST[name](flat(arguments)))
+        if name in OF_LIST:
+            return finite(OF_LIST[name](flat(arguments)))
         if name in _OF_EACH:
             elements = vector(tuple(_OF_EACH[name](element) for element in flat(arguments)))
             return elements[0] if len(arguments) == 1 and isinstance(arguments[0], float) else elements
@@ -84,7 +84,7 @@ def _round(number: float) -> float:
     return math.copysign(math.floor(abs(number) + 0.5), number) if abs(number) < 2**52 else number
 
 
-_OF_LIST: Mapping[str, Callable[[Vector], float]] = {
+OF_LIST: Mapping[str, Callable[[Vector], float]] = {
     "avg": _filled("avg", lambda elements: math.fsum(elements) / len(elements)),
     "max": _filled("max", max),
     "min": _filled("min", min),
@@ -103,4 +103,4 @@ _OF_EACH: Mapping[str, Callable[[float], float]] = {
     "log": math.log10,
 }
 _OF_VECTOR: Mapping[str, Callable[[Vector, float], float]] = {"percentile": _percentile, "val": _val}
-NAMES = frozenset({*_OF_LIST, *_OF_EACH, *_OF_VECTOR, "rand", "time", "stop"})
+NAMES = frozenset({*OF_LIST, *_OF_EACH, *_OF_VECTOR, "rand", "time", "stop"})

@@ -20,7 +20,7 @@ DEEPEST = 100
 """How deep expressions may lie within each other."""
 
 _GRAMMAR = r"""
-start: [statement (";" statement)* [";"]]
+start: [statement] (";" [statement])*
 ?statement: NAME "=" expr -> assign
     | expr -> evaluate
 ?expr: any_of
@@ -48,11 +48,11 @@ TIMES: "*"
 OVER: "/"
 NOT: "!"
 NAME: /\$?[A-Za-z_][A-Za-z0-9_]*/
-NUMBER: /[0-9]+(\.[0-9]+)?|\.[0-9]+/
+NUMBER: /([0-9]+(\.[0-9]+)?|\.[0-9]+)([eE][+-]?[0-9]+)?/
 STRING: /"[^"\n]*"/
 COMMENT: /\/\/[^\n]*/
 %ignore COMMENT
-%ignore /[ \t\r\n\f\v]+/
+%ignore /[ \t\r\n\f\v\u00a0\ufeff]+/
 """
 
 

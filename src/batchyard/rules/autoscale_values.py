@@ -105,8 +105,14 @@ def moment(ticks: int) -> Moment:
     return Moment(ticks)
 
 
+def single(value: Value) -> Value:
+    """The value, the only element of a vector of one in its place."""
+    return _only(value) if isinstance(value, tuple) else value
+
+
 def number(value: Value) -> float:
-    """The value as a double. Raises Wrong."""
+    """The value as a double, as which the only element of a vector counts too. Raises Wrong."""
+    value = single(value)
     if not isinstance(value, float):
         raise Wrong(f"A double is wanted, not {kind(value)}")
     return value
@@ -126,6 +132,7 @@ def binary(sign: str, left: Value, right: Value) -> Value:
 
 
 def _compare(sign: str, left: Value, right: Value) -> float | None:
+    left, right = single(left), single(right)
     if type(left) is not type(right) or isinstance(left, tuple):
         return None
     return float(COMPARISONS[sign](left, right))
@@ -134,6 +141,7 @@ def _compare(sign: str, left: Value, right: Value) -> float | None:
 def _combine(sign: str, left: Value, right: Value) -> Value | None:
     if isinstance(left, float | tuple) and isinstance(right, float | tuple):
         return _numbers(_ARITHMETIC[sign], left, right)
+    left, right = single(left), single(right)
     if isinstance(left, Moment) or isinstance(right, Moment):
         return _times(sign, left, right)
     return _intervals(sign, left, right)
@@ -141,6 +149,8 @@ def _combine(sign: str, left: Value, right: Value) -> Value | None:
 
 def _numbers(act: Callable[[float, float], float], left: float | Vector, right: float | Vector) -> float | Vector:
     if isinstance(left, tuple) and isinstance(right, tuple):
+        if len(left) != len(right) and 1 in (len(left), len(right)):
+            return _numbers(act, _only(left), _only(right))
         if len(left) != len(right):
             raise Wrong(f"Vectors of {len(left)} and {len(right)} elements do not go together")
         return vector(tuple(map(act, left, right)))
@@ -149,6 +159,11 @@ def _numbers(act: Callable[[float, float], float], left: float | Vector, right: 
     if isinstance(right, tuple):
         return vector(tuple(act(left, element) for element in right))
     return finite(act(left, right))
+
+
+def _only(elements: Vector) -> float | Vector:
+    """The only element, or the vector of several or none."""
+    return elements[0] if len(elements) == 1 else elements
 
 
 def _times(sign: str, left: Value, right: Value) -> Value | None:

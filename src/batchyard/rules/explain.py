@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-import msgspec
-
 from batchyard.model import times
 from batchyard.model.explain import Code, Reason, ReasonGroup
 from batchyard.model.states import JobState, NodeState, TaskState
-from batchyard.rules.facts import MOST_AHEAD, MOST_JOBS, JobFacts, PoolFacts, Snapshot, TaskFacts
-from batchyard.rules.placement import Room, place
+from batchyard.rules.facts import MOST_AHEAD, MOST_JOBS, JobFacts, NextRound, PoolFacts, Snapshot, TaskFacts
+from batchyard.rules.placement import Room
 from batchyard.rules.reasons import counted, reason
 from batchyard.rules.supply import fewer_nodes, no_pool, working
 from batchyard.rules.waits import Waits, how
@@ -34,7 +32,6 @@ class Why:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._job, self._pool, self._tasks = snapshot.job, snapshot.pool, snapshot.tasks
-        self._placed, self._left, self._started = _next_round(snapshot.job, snapshot.pool)
         self._waits = Waits(snapshot.tasks, lambda task: self._unblocked(task)[0])
 
     def task(self, key: str) -> list[Reason]:
@@ -90,7 +87,7 @@ class Why:
             return [*closed, *shortage]
         if task.dedicated_only and not any(group.dedicated for group in nodes):
             return [reason(Code.WANTS_DEDICATED_NODE, it=it, pool_id=pool.id), *shortage]
-        if self._starts(task):
+        if self._starts(task, pool.next):
             return [reason(Code.READY, it=it)]
         return [*self._crowd(task, pool), *closed, *shortage]
 
@@ -102,20 +99,26 @@ class Why:
         n = job.closed_working
         return [reason(Code.PREPARATION_FAILED, job_id=job.id, n=n, nodes=counted(nodes, "node"), how=told)]
 
-    def _starts(self, task: TaskFacts) -> bool:
-        """True when the next round gives it a node, or leaves room that a later one can give it."""
-        if task.pk in self._placed:
+    def _starts(self, task: TaskFacts, coming: NextRound) -> bool:
+        """True when the next round gives it a node, or leaves room that may be given to it."""
+        if self._job.state != JobState.ACTIVE:
+            return False
+        if task.pk in coming.placed:
             return True
-        free = self._job.limit is None or self._job.running + self._started < self._job.limit
-        return free and any(_fits(task, room, self._job.closed) for room in self._left)
+        free = self._job.limit is None or self._job.running + coming.own < self._job.limit
+        return free and any(_fits(task, room, self._job.closed) for room in coming.left)
 
     def _crowd(self, task: TaskFacts, pool: PoolFacts) -> list[Reason]:
         """Who has the room that the task needs."""
         above = [rival for rival in pool.rivals if rival.priority > self._job.priority]
         first = _higher(pool, self._job) if above else []
         ahead = counted(task.ahead, "task", more=task.ahead >= MOST_AHEAD)
-        free = max((room.free for room in pool.rooms if room.node not in self._job.closed), default=0)
-        if any(_fits(task, room, self._job.closed) for room in pool.rooms):
+        free = max((room.free for room in pool.next.rooms if room.node not in self._job.closed), default=0)
+        roomy = [room for room in pool.next.rooms if _fits(task, room, self._job.closed)]
+        held = self._held(task, roomy, pool)
+        if held:
+            return [*held, *first]
+        if roomy:
             turns = counted(len(pool.rivals) - len(above), "other job", more=len(pool.rivals) >= MOST_JOBS - 1)
             return [*first, reason(Code.BEHIND_OTHERS, pool_id=pool.id, ahead=ahead, turns=turns)]
         if task.exclusive:
@@ -125,6 +128,24 @@ class Why:
         nodes = [group for group in pool.groups if group.working]
         slots = counted(sum(group.slots for group in nodes), "slot")
         return [*first, reason(Code.NODES_BUSY, pool_id=pool.id, busy=sum(group.used for group in nodes), slots=slots, ahead=ahead)]
+
+    def _held(self, task: TaskFacts, roomy: Sequence[Room], pool: PoolFacts) -> list[Reason]:
+        """The node that is held for the task, or the room that it would have on nodes that are held for others."""
+        mine = [held for held in pool.next.held.values() if held.task_pk == task.pk]
+        if mine:
+            needs, it = counted(mine[0].needs, "slot"), f"task {task.id}"
+            return [reason(Code.NODE_HELD, it=it, node_id=mine[0].node_id, needs=needs, free=mine[0].free)]
+        others = [pool.next.held[room.node] for room in roomy if room.node in pool.next.held]
+        if not roomy or len(others) < len(roomy):
+            return []
+        other, more = others[0], f"; so {'is' if len(others) == 2 else 'are'} {counted(len(others) - 1, 'other node')}"
+        told = more if len(others) > 1 else ""
+        return [
+            reason(
+                Code.HELD_FOR_OTHERS, node_id=other.node_id, task_id=other.task_id, job_id=other.job_id,
+                needs=counted(other.needs, "slot"), free=other.free, more=told,
+            )
+        ]  # fmt: skip
 
 
 def pool(facts: PoolFacts, groups: Sequence[ReasonGroup], waiting: int) -> list[Reason]:
@@ -153,15 +174,6 @@ def grouped(found: Iterable[tuple[str, TaskFacts, Reason]]) -> list[ReasonGroup]
         else:
             group.tasks += 1
     return list(groups.values())
-
-
-def _next_round(job: JobFacts, pool: PoolFacts | None) -> tuple[frozenset[int], list[Room], int]:
-    """What placement does next: the tasks that it starts, the room that it leaves to a further round, how many of the job it starts."""
-    if pool is None or pool.deleting or job.state != JobState.ACTIVE:
-        return frozenset(), [], 0
-    rooms = [msgspec.structs.replace(room) for room in pool.rooms]
-    placed = frozenset(task.key for task, _, _ in place(pool.queues, rooms, pack=pool.pack))
-    return placed, rooms if placed and pool.cut else [], len(placed & pool.own)
 
 
 def _fits(task: TaskFacts, room: Room, closed: frozenset[int]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from batchyard.model.states import JobState, NodeState, TaskState
-from batchyard.rules.placement import Queue, Room
+from batchyard.rules.placement import Room
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -110,8 +110,35 @@ class Rival(msgspec.Struct, frozen=True):
     ready: int
 
 
+class Held(msgspec.Struct, frozen=True):
+    """A node that is held for a task."""
+
+    node_id: str
+    task_pk: int
+    task_id: str
+    job_id: str
+    needs: int
+    """Slots of the task there."""
+    free: int
+
+
+class NextRound(msgspec.Struct, frozen=True):
+    """What placement does next."""
+
+    rooms: Sequence[Room] = ()
+    """The nodes with room before it begins."""
+    placed: frozenset[int] = frozenset()
+    """Keys of the tasks that it starts."""
+    own: int = 0
+    """How many of these are of the job that is asked about."""
+    left: Sequence[Room] = ()
+    """The room behind the last start that was looked at, if there are more."""
+    held: Mapping[int, Held] = {}
+    """Nodes that are held for a task, by key."""
+
+
 class PoolFacts(msgspec.Struct, kw_only=True):
-    """A pool with its nodes and the queues before it, as placement sees them."""
+    """A pool with its nodes, and what placement does there next."""
 
     id: str
     since: int
@@ -119,16 +146,10 @@ class PoolFacts(msgspec.Struct, kw_only=True):
     resizing: bool = False
     target: int = 0
     slots_per_node: int = 1
-    pack: bool = False
     failure: str | None = None
     """Why the last resize did not reach its target."""
     groups: Sequence[NodeGroup] = ()
-    rooms: Sequence[Room] = ()
-    queues: Sequence[Queue] = ()
-    own: frozenset[int] = frozenset()
-    """Keys of the tasks in these queues that are of the job that is asked about."""
-    cut: bool = False
-    """True when some queue goes on behind what was read of it."""
+    next: NextRound = NextRound()
     rivals: Sequence[Rival] = ()
     """Those other than the job that is asked about."""
     launch_failure: LaunchFailure | None = None

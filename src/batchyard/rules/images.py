@@ -1,6 +1,7 @@
 """Images that pools may name, and the node agents that go with them (contract 9.6).
 
-All that is Linux runs on whatever Linux the node has; the list is there because clients pick an image by its name.
+All that is Linux runs on whatever Linux the node has; the list is there because clients pick an image by its name. They look among
+the verified ones only, so these are all that a pool gets nodes for; Windows images are there to be found, and unverified.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from batchyard.model.words import ImageVerificationType, OSType
 _UBUNTU, _DEBIAN, _EL = "batch.node.ubuntu {}", "batch.node.debian {}", "batch.node.el {}"
 _WINDOWS = "windows"
 WINDOWS_AGENT = "batch.node.windows amd64"
+_WINDOWS_SERVER = ("microsoftwindowsserver", "windowsserver")
 
 _ROWS: Sequence[tuple[str, str, str, str]] = (
     # publisher, offer, sku, node agent
@@ -22,6 +24,7 @@ _ROWS: Sequence[tuple[str, str, str, str]] = (
     ("canonical", "0001-com-ubuntu-server-noble", "24_04-lts", _UBUNTU.format("24.04")),
     ("canonical", "0001-com-ubuntu-server-noble", "24_04-lts-gen2", _UBUNTU.format("24.04")),
     ("canonical", "ubuntu-22_04-lts", "server", _UBUNTU.format("22.04")),
+    ("canonical", "ubuntu-22_04-lts", "server-gen1", _UBUNTU.format("22.04")),
     ("canonical", "0001-com-ubuntu-server-jammy", "22_04-lts", _UBUNTU.format("22.04")),
     ("canonical", "0001-com-ubuntu-server-jammy", "22_04-lts-gen2", _UBUNTU.format("22.04")),
     ("canonical", "ubuntu-20_04-lts", "server", _UBUNTU.format("20.04")),
@@ -35,13 +38,28 @@ _ROWS: Sequence[tuple[str, str, str, str]] = (
     ("almalinux", "almalinux-x86_64", "8-gen2", _EL.format("8")),
     ("almalinux", "almalinux-x86_64", "9-gen1", _EL.format("9")),
     ("almalinux", "almalinux-x86_64", "9-gen2", _EL.format("9")),
+    ("almalinux", "almalinux", "8-gen1", _EL.format("8")),
     ("almalinux", "almalinux", "8-gen2", _EL.format("8")),
+    ("almalinux", "almalinux", "9-gen1", _EL.format("9")),
     ("almalinux", "almalinux", "9-gen2", _EL.format("9")),
+    ("almalinux", "almalinux-hpc", "8_6-hpc-gen2", _EL.format("8")),
+    ("almalinux", "almalinux-hpc", "8_7-hpc-gen2", _EL.format("8")),
+    ("almalinux", "almalinux-hpc", "8_10-hpc-gen2", _EL.format("8")),
+    ("almalinux", "almalinux-hpc", "8-hpc-gen2", _EL.format("8")),
     ("resf", "rockylinux-x86_64", "8-base", _EL.format("8")),
     ("resf", "rockylinux-x86_64", "9-base", _EL.format("9")),
     ("microsoft-azure-batch", "ubuntu-server-container", "20-04-lts", _UBUNTU.format("20.04")),
+    ("microsoft-azure-batch", "ubuntu-server-container-rdma", "20-04-lts", _UBUNTU.format("20.04")),
+    ("microsoft-dsvm", "ubuntu-hpc", "2004", _UBUNTU.format("20.04")),
     ("microsoft-dsvm", "ubuntu-hpc", "2204", _UBUNTU.format("22.04")),
     ("microsoft-dsvm", "ubuntu-hpc", "2404", _UBUNTU.format("24.04")),
+    ("microsoft-dsvm", "ubuntu-2004", "2004", _UBUNTU.format("20.04")),
+    ("microsoft-dsvm", "ubuntu-2004", "2004-gen2", _UBUNTU.format("20.04")),
+    ("microsoft-dsvm", "ubuntu-2204", "2204-gen2", _UBUNTU.format("22.04")),
+    (*_WINDOWS_SERVER, "2019-datacenter", WINDOWS_AGENT),
+    (*_WINDOWS_SERVER, "2019-datacenter-core", WINDOWS_AGENT),
+    (*_WINDOWS_SERVER, "2022-datacenter", WINDOWS_AGENT),
+    (*_WINDOWS_SERVER, "2022-datacenter-core", WINDOWS_AGENT),
 )
 _OLD_AGENTS = tuple(
     f"batch.node.{name}"
@@ -60,8 +78,8 @@ _OURS: Mapping[str, tuple[str, str, str, str]] = {
 
 
 def known() -> list[SupportedImage]:
-    """The Linux images that clients insist on; nobody has verified that they are what runs."""
-    return [_image(*row, ImageVerificationType.UNVERIFIED) for row in _ROWS]
+    """The images that clients insist on."""
+    return [_image(*row) for row in _ROWS]
 
 
 def supported(machine: SupportedImage) -> tuple[SupportedImage, ...]:
@@ -78,7 +96,7 @@ def of_machine(os_release: Mapping[str, str]) -> SupportedImage:
         version = version.partition(".")[0]
     publisher, offer, sku, agent = _OURS.get(kind, (kind, kind, "{}", f"batch.node.{kind} " + "{}"))
     offer, sku, agent = (text.replace("{_}", version.replace(".", "_")).replace("{}", version) for text in (offer, sku, agent))
-    return _image(publisher, offer, sku, agent, ImageVerificationType.VERIFIED)
+    return _image(publisher, offer, sku, agent)
 
 
 def agents(images: Sequence[SupportedImage]) -> frozenset[str]:
@@ -103,12 +121,13 @@ def is_windows(machine: VirtualMachineConfiguration) -> bool:
     return _WINDOWS in machine.node_agent_sku_id.lower() or _WINDOWS in publisher
 
 
-def _image(publisher: str, offer: str, sku: str, agent: str, verification: ImageVerificationType) -> SupportedImage:
+def _image(publisher: str, offer: str, sku: str, agent: str) -> SupportedImage:
+    windows = agent == WINDOWS_AGENT
     return SupportedImage(
         node_agent_sku_id=agent,
         image_reference=ImageReference(publisher=publisher, offer=offer, sku=sku, version="latest"),
-        os_type=OSType.LINUX,
-        verification_type=verification,
+        os_type=OSType.WINDOWS if windows else OSType.LINUX,
+        verification_type=ImageVerificationType.UNVERIFIED if windows else ImageVerificationType.VERIFIED,
     )
 
 

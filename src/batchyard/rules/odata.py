@@ -2,7 +2,7 @@
 
 A checked filter names only properties, operators and values that its list knows, is bounded in length and depth, and means the same
 to `matches` here as to the SQL that `store/filters.py` makes of it. A property that an item does not have makes a comparison false,
-and `ne` true. There is no `not`.
+and `ne` true. `not` stands at comparisons only: what was written around parentheses is taken into them.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ class Comparison(msgspec.Struct, frozen=True):
     operator: str
     value: str | int | bool
     kind: Kind
+    negated: bool = False
+    """True when everything else is asked for, what is absent included; never with `eq` and `ne`, which are each other's."""
 
 
 class And(msgspec.Struct, frozen=True):
@@ -89,19 +91,20 @@ Filter: TypeAlias = Comparison | And | Or
 
 # The lists (contract 5.3).
 
-_E, _EN, _EC, _ECS = ("eq",), ("eq", "ne"), ("eq", "gt", "ge", "lt", "le"), ("eq", "gt", "ge", "lt", "le", "startswith")
-_ID, _TIME, _NUMBER, _FLAG = Property(Kind.ID, _ECS), Property(Kind.TIME, _EC), Property(Kind.NUMBER, _EC), Property(Kind.FLAG, _EN)
-_NAME, _NAME_ONLY = Property(Kind.ID, _EN), Property(Kind.ID, _E)
+_EQUAL = ("eq", "ne")
+_ORDERED = (*_EQUAL, "gt", "ge", "lt", "le")
+_ID, _TIME, _NUMBER = Property(Kind.ID, (*_ORDERED, "startswith")), Property(Kind.TIME, _ORDERED), Property(Kind.NUMBER, _ORDERED)
+_NAME, _FLAG = Property(Kind.ID, _EQUAL), Property(Kind.FLAG, _EQUAL)
 
 
-def _word(words: type[Word], operators: tuple[str, ...] = _EN) -> Property:
-    return Property(Kind.WORD, operators, tuple(words))
+def _word(words: type[Word]) -> Property:
+    return Property(Kind.WORD, _EQUAL, tuple(words))
 
 
 def _of_run(prefix: str) -> dict[str, Property]:
     """What is asked of a start, preparation or release task."""
     return {
-        f"{prefix}/state": _word(SpecialTaskState, _E),
+        f"{prefix}/state": _word(SpecialTaskState),
         f"{prefix}/startTime": _TIME,
         f"{prefix}/endTime": _TIME,
         f"{prefix}/exitCode": _NUMBER,
@@ -133,7 +136,7 @@ NODES: Properties = MappingProxyType({
     **_of_run("startTaskInfo"),
 })  # fmt: skip
 FILES: Properties = MappingProxyType({"name": Property(Kind.TEXT, ("startswith",))})
-NODE_COUNTS: Properties = MappingProxyType({"poolId": _NAME_ONLY})
+NODE_COUNTS: Properties = MappingProxyType({"poolId": _NAME})
 SPECIAL_TASKS: Properties = MappingProxyType({
     "poolId": _NAME, "nodeId": _NAME, **_of_run("jobPreparationTaskExecutionInfo"), **_of_run("jobReleaseTaskExecutionInfo"),
 })  # fmt: skip
@@ -153,13 +156,18 @@ LISTS: Mapping[str, Properties] = MappingProxyType({
 # The language.
 
 _GRAMMAR = r"""
-?any: all ("or" all)*
-?all: _term ("and" _term)*
-_term: comparison | starts | "(" any ")"
+?any: all (_OR all)*
+?all: _term (_AND _term)*
+_term: comparison | starts | "(" any ")" | negation
+negation: _NOT _term
 comparison: NAME OPERATOR _value
-starts: "startswith" "(" NAME "," STRING ")"
+starts: _STARTSWITH "(" NAME "," STRING ")"
 _value: STRING | TIME | PLAIN_TIME | NUMBER | FLAG
-OPERATOR: "eq" | "ne" | "gt" | "ge" | "lt" | "le"
+_OR.2: /or\b/i
+_AND.2: /and\b/i
+_NOT.2: /not(?![A-Za-z0-9\/])/i
+_STARTSWITH.2: /startswith(?=\s*\()/i
+OPERATOR: /(eq|ne|gt|ge|lt|le)\b/i
 NAME: /[A-Za-z][A-Za-z0-9]{0,63}(\/[A-Za-z][A-Za-z0-9]{0,63})*/
 STRING: /'([^']|'')*'/
 TIME.2: /[Dd]ate[Tt]ime'[^']*'/
@@ -183,11 +191,16 @@ class _Shapes(Transformer[Token, Any]):
 
     def comparison(self, found: list[Token]) -> _Raw:
         name, operator, value = found
-        return _Raw(str(name), str(operator), value)
+        return _Raw(str(name), operator.lower(), value)
 
     def starts(self, found: list[Token]) -> _Raw:
         name, value = found
         return _Raw(str(name), "startswith", value)
+
+    def negation(self, found: list[Any]) -> Any:
+        [part] = found
+        twice = isinstance(part, tuple) and part[0] == "not"
+        return part[1][0] if twice else ("not", found)
 
     def all(self, found: list[Any]) -> tuple[str, list[Any]]:
         return "and", found
@@ -236,13 +249,16 @@ class _Check:
     def __init__(self, text: str, properties: Properties) -> None:
         self._text, self._properties, self._left = text, properties, MOST_COMPARISONS
 
-    def filter(self, raw: Any) -> Filter:
-        """The checked form."""
+    def filter(self, raw: Any, *, negated: bool = False) -> Filter:
+        """The checked form, of the opposite when negated."""
         if isinstance(raw, _Raw):
-            return self._comparison(raw)
+            checked = self._comparison(raw)
+            return _opposite(checked) if negated else checked
         joined, parts = raw
-        checked = tuple(self.filter(part) for part in parts)
-        return And(checked) if joined == "and" else Or(checked)
+        if joined == "not":
+            return self.filter(parts[0], negated=not negated)
+        checked_parts = tuple(self.filter(part, negated=negated) for part in parts)
+        return And(checked_parts) if (joined == "and") != negated else Or(checked_parts)
 
     def _comparison(self, raw: _Raw) -> Comparison:
         self._left -= 1
@@ -258,6 +274,16 @@ class _Check:
             wanted = f"one of {', '.join(found.words)}" if found.words else f"a value of kind {found.kind.value}"
             raise _wrong(self._text, f"{raw.name} is compared with {wanted}")
         return Comparison(raw.name, raw.operator, value, found.kind)
+
+
+_OPPOSITE = {"eq": "ne", "ne": "eq"}
+
+
+def _opposite(found: Comparison) -> Comparison:
+    """All that the comparison does not ask for."""
+    if found.operator in _OPPOSITE:
+        return msgspec.structs.replace(found, operator=_OPPOSITE[found.operator])
+    return msgspec.structs.replace(found, negated=True)
 
 
 def _value(token: Token, wanted: Property) -> str | int | bool | None:
@@ -309,8 +335,8 @@ def matches(found: Filter | None, value_of: Callable[[str], object]) -> bool:
         return any(matches(part, value_of) for part in found.parts)
     value = value_of(found.name)
     if value is None:
-        return found.operator == "ne"
-    return _compare(found, value)
+        return found.operator == "ne" or found.negated
+    return _compare(found, value) != found.negated
 
 
 def _compare(found: Comparison, value: Any) -> bool:

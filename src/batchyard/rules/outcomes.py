@@ -27,17 +27,35 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 RETRY = Verdict(TaskHappened.RETRY_DUE)
+STOPPED = Verdict(TaskHappened.NODE_LOST)
+"""The attempt says nothing about its task, which waits again without a counter that moves (contract 2.4, 3.4)."""
+
+
+def is_interrupted(*, exit_code: int | None, stopped: bool) -> bool:
+    """True when the service stopped an attempt that would have gone on; one that exits with 0 all the same has done its work."""
+    return stopped and exit_code != 0
 
 
 def after_end(
-    *, exit_code: int | None, stage: Stage, failed: bool, retryable: bool, retries: int, max_retries: int, conditions: ExitConditions | None
+    *,
+    exit_code: int | None,
+    stage: Stage,
+    failed: bool,
+    retryable: bool,
+    retries: int,
+    max_retries: int,
+    conditions: ExitConditions | None,
+    stopped: bool,
 ) -> Verdict:
-    """Verdict on an attempt that ended by itself.
+    """Verdict on an attempt that ended.
 
     Only a non-zero exit is tried again: `max_retries` times after the first run, without end for -1. A program that
     could not be started, a file that could not be fetched or handed up and a spent wall clock are final (contract 3.3);
-    `retryable` is False for these. Exit conditions count only when nothing is tried again.
+    `retryable` is False for these. Exit conditions count only when nothing is tried again. None of this holds for an
+    attempt that the service `stopped`, unless it exits with 0.
     """
+    if is_interrupted(exit_code=exit_code, stopped=stopped):
+        return STOPPED
     if retryable and exit_code and (max_retries == UNLIMITED or retries < max_retries):
         return RETRY
     options = _options(exit_code, stage, conditions) if conditions else None

@@ -38,5 +38,17 @@ def choose(needed: int, victims: Iterable[Victim], rooms: Sequence[Room]) -> lis
     return best
 
 
+def reach(victims: Iterable[Victim], rooms: Iterable[Room]) -> list[tuple[int, int]]:
+    """(priority, slots), lowest first: how much room on one node a job above that priority can have at most by pushing victims off."""
+    free = {room.node: room.free for room in rooms}
+    most, found = 0, []
+    for priority, some in groupby(sorted(victims, key=lambda victim: victim.priority), key=lambda victim: victim.priority):
+        for victim in some:
+            free[victim.node] = free.get(victim.node, 0) + victim.held
+            most = max(most, free[victim.node])
+        found.append((priority, most))
+    return found
+
+
 def _worth(chosen: Sequence[Victim]) -> tuple[int, int]:
     return max(victim.priority for victim in chosen), len(chosen)

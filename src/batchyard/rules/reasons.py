@@ -120,6 +120,14 @@ WORDS: Mapping[Code, Words] = MappingProxyType({
     Code.HIGHER_PRIORITY: Words(
         "Behind {n} of job {job_id}, which has the higher priority {priority}{more}", "Wait, raise the priority of the job, or add nodes"
     ),
+    Code.NODE_HELD: Words(
+        "{it} needs {needs}, and node {node_id} is held for it: {free} are free there, and nothing else starts there until it does",
+        "Wait for the tasks there to end; batchyard top shows what runs",
+    ),
+    Code.HELD_FOR_OTHERS: Words(
+        "Node {node_id} has room, but is held for task {task_id} of job {job_id}, which needs {needs} there and has {free}{more}",
+        "Wait, raise the priority of the job, or add nodes",
+    ),
     Code.BEHIND_OTHERS: Words(
         "What is free in pool {pool_id} goes to others first: {ahead} of the same job ahead, {turns} to take turns with",
         "Wait for tasks to end, raise the priority of the job, or add nodes",

@@ -37,6 +37,8 @@ class Size(msgspec.Struct, frozen=True):
     core_limit: int = 0
     """Cores that its tasks may use; 0 for no limit."""
     memory_limit_bytes: int = 0
+    task_disk_bytes: int = 0
+    """Room on the disk that each of its tasks may take; 0 for no limit."""
     most_slots: int = MOST_SLOTS
     provider: str = LOCAL
     labels: Mapping[str, str] = {}
@@ -49,6 +51,7 @@ class SizeRule(msgspec.Struct, frozen=True):
     cores: int | None = None
     memory_bytes: int | None = None
     max_slots: int | None = None
+    task_disk_bytes: int = 0
     provider: str = LOCAL
     labels: Mapping[str, str] = {}
     enforce: bool = False
@@ -79,6 +82,7 @@ class Sizes(msgspec.Struct, frozen=True):
             core_limit=cores if enforced or (rule is not None and rule.cores is not None) else 0,
             memory_limit_bytes=memory if enforced or (rule is not None and rule.memory_bytes is not None) else 0,
             most_slots=rule.max_slots if rule is not None and rule.max_slots is not None else min(SLOTS_PER_CORE * cores, MOST_SLOTS),
+            task_disk_bytes=0 if rule is None else rule.task_disk_bytes,
             provider=LOCAL if rule is None else rule.provider,
             labels={} if rule is None else rule.labels,
         )

@@ -153,6 +153,7 @@ class NodeHappened(StrEnum):
     WENT_OFFLINE = "went offline"  # scheduling disabled and nothing left to run
     SCHEDULING_ENABLED = "scheduling enabled"
     SILENT = "silent"
+    AGENT_STOPPED = "agent stopped"  # it said so; another one may come
     LOST = "lost"  # the agent is gone, the machine may be started again
     BROKEN = "broken"
     HEALED = "healed"
@@ -188,7 +189,8 @@ NODE = Table(
         (_N.RUNNING, _X.TASKS_ENDED): _N.IDLE,
         **{(state, _X.WENT_OFFLINE): _N.OFFLINE for state in _WORKING},
         (_N.OFFLINE, _X.SCHEDULING_ENABLED): _N.IDLE,
-        **{(state, _X.SILENT): _N.UNKNOWN for state in (*_REACHABLE, _N.REBOOTING, _N.REIMAGING)},
+        **{(state, _X.SILENT): _N.UNKNOWN for state in (*_REACHABLE, _N.UNUSABLE, _N.REBOOTING, _N.REIMAGING)},
+        **{(state, _X.AGENT_STOPPED): _N.UNKNOWN for state in (*_REACHABLE, _N.UNUSABLE)},
         **{(state, _X.LOST): _N.STARTING for state in (*_REACHABLE, _N.UNKNOWN, _N.UNUSABLE)},
         **{(state, _X.BROKEN): _N.UNUSABLE for state in (*_REACHABLE, _N.CREATING, _N.UNKNOWN)},
         (_N.UNKNOWN, _X.JOINED): _N.IDLE,
@@ -196,8 +198,8 @@ NODE = Table(
         (_N.UNUSABLE, _X.HEALED): _N.IDLE,
         (_N.UNKNOWN, _X.START_TASK_STARTED): _N.WAITING_FOR_START_TASK,
         (_N.UNUSABLE, _X.START_TASK_STARTED): _N.WAITING_FOR_START_TASK,
-        **{(state, _X.REBOOT_REQUESTED): _N.REBOOTING for state in _RESTARTABLE},
-        **{(state, _X.REIMAGE_REQUESTED): _N.REIMAGING for state in _RESTARTABLE},
+        **{(state, _X.REBOOT_REQUESTED): _N.REBOOTING for state in (*_RESTARTABLE, _N.UNKNOWN)},
+        **{(state, _X.REIMAGE_REQUESTED): _N.REIMAGING for state in (*_RESTARTABLE, _N.UNKNOWN)},
         (_N.REBOOTING, _X.RESTARTED): _N.STARTING,
         (_N.REIMAGING, _X.RESTARTED): _N.STARTING,
         **{

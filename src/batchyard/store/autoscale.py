@@ -44,11 +44,12 @@ _READY_SLOTS = "CASE WHEN job.state = 'active' AND active > 0 THEN (active_slots
 _READY = "CASE WHEN job.state = 'active' THEN ready ELSE 0 END"
 _TASKS = Statement(
     f"SELECT {_sum(_READY)}, {_sum('running')}, {_sum('succeeded')}, {_sum('failed')}, {_sum(_READY_SLOTS)}, {_sum('running_slots')}"
-    " FROM job JOIN job_counts ON job_pk = job.pk WHERE pool_key = :pool_key",
+    " FROM job JOIN job_counts ON job_pk = job.pk WHERE job.pool_key = :pool_key",
     TaskCounters,
 )
 _PENDING = Statement(
-    f"SELECT {_sum('ready + running')} FROM job JOIN job_counts ON job_pk = job.pk WHERE job.state = 'active' AND pool_key = :pool_key", int
+    f"SELECT {_sum('ready + running')} FROM job JOIN job_counts ON job_pk = job.pk WHERE job.state = 'active' AND job.pool_key = :pool_key",
+    int,
 )
 _NODE_KINDS = (
     "dedicated = 1",

@@ -2,11 +2,15 @@
 
 The writer takes every unit of work that is waiting into one transaction, a savepoint each, and tells the callers only
 after the commit (decision D14). A unit that raises is undone alone. Units are plain functions `unit(tx, …)`.
+
+Whatever happens, every unit's future is done in the end and the thread lives on: a failed commit (a full disk) is undone,
+a connection in an unknown state is opened anew, and the next commit finds the store as the last acknowledged one left it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import sqlite3
 import threading
@@ -17,6 +21,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import structlog
 
+from batchyard.disk import sqlite
 from batchyard.store.migrate import migrate
 from batchyard.store.reader import Reader
 from batchyard.store.tx import Tx
@@ -70,23 +75,48 @@ class Database:
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._closed = False
-        self._connection = self._connect(_WRITER_CACHE_KIB)
-        try:
-            migrate(self._connection)
-        except BaseException:
-            self._connection.close()
-            raise
+        self.failures = 0
+        """Commits that failed so far; who measures how long somebody was silent leaves out the time of these."""
+        self._works = True
+        self._connection: sqlite3.Connection | None = self._first_connection()
         self._local = threading.local()
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="store-read")
         self._opened: list[sqlite3.Connection] = []
         self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
         self._writer.start()
 
-    def _connect(self, cache_kib: int = _READER_CACHE_KIB) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, cached_statements=512)
-        for pragma in _PRAGMAS:
-            connection.execute(pragma)
-        connection.execute(f"PRAGMA cache_size = -{cache_kib}")
+    def _first_connection(self) -> sqlite3.Connection:
+        """The writer's, with the schema as it should be; the only one that may make the file."""
+        connection = self._connect(_WRITER_CACHE_KIB, new=True)
+        try:
+            if self._path != MEMORY:
+                self._let_shrink(connection)
+            migrate(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return _for_writing(connection)
+
+    def _let_shrink(self, connection: sqlite3.Connection) -> None:
+        try:
+            if not sqlite.let_shrink(connection, self._path):
+                log.warning("the database keeps its size: too little room to write it anew", path=str(self._path))
+        except sqlite3.Error as error:
+            if not sqlite.passing(error) or not sqlite.undone(connection, error):
+                raise
+            log.warning("the database keeps its size for now", path=str(self._path), reason=str(error))
+
+    def _connect(self, cache_kib: int = _READER_CACHE_KIB, *, new: bool = False) -> sqlite3.Connection:
+        """A connection; a database that is not there is made only when it is `new`. Raises sqlite3.Error."""
+        path = str(self._path) if new else f"{self._path.absolute().as_uri()}?mode=rw"
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512, uri=not new)
+        try:
+            for pragma in _PRAGMAS:
+                connection.execute(pragma)
+            connection.execute(f"PRAGMA cache_size = -{cache_kib}")
+        except BaseException:
+            sqlite.close(connection)
+            raise
         return connection
 
     def close(self) -> None:
@@ -96,8 +126,10 @@ class Database:
             self._queue.put(None)
         self._writer.join()
         self._readers.shutdown()
-        for connection in [*self._opened, self._connection]:
-            connection.close()
+        for connection in self._opened:
+            sqlite.close(connection)
+        if self._connection is not None:
+            sqlite.close(self._connection)
 
     def submit(self, unit: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue a unit of work; the future is done after its commit. Raises StoreUnavailable when the store is closed."""
@@ -123,71 +155,130 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: self._query(query, args, kwargs))
 
     def _query(self, query: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+        """Run a query in a thread of its own. Raises StoreUnavailable when the disk does not let it be read for now."""
+        try:
+            connection = self._reader()
+            connection.execute("BEGIN")
+            try:
+                return query(Reader(connection), *args, **kwargs)
+            finally:
+                connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._drop_reader()
+            if sqlite.passing(error):
+                raise StoreUnavailable(str(error)) from error
+            raise
+
+    def _reader(self) -> sqlite3.Connection:
+        """This thread's connection."""
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = self._connect()
             self._opened.append(connection)
-        connection.execute("BEGIN")
-        try:
-            return query(Reader(connection), *args, **kwargs)
-        finally:
-            connection.execute("COMMIT")
+        return connection
 
-    def checkpoint(self) -> None:
-        """Move what the log holds into the database file without stopping the writer; call from a thread that may wait."""
-        log_file = self._path.with_name(self._path.name + "-wal")
-        if self._path != MEMORY and log_file.stat().st_size > _CHECKPOINT_BYTES:
-            connection = self._connect()
-            try:
-                connection.execute("PRAGMA wal_checkpoint(passive)")
-            finally:
-                connection.close()
+    def _drop_reader(self) -> None:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is not None:
+            self._local.connection = None
+            self._opened.remove(connection)
+            sqlite.close(connection)
+
+    def checkpoint(self, *, empty: bool = False) -> None:
+        """Move what the log holds into the database file without stopping the writer; call from a thread that may wait.
+
+        With `empty` the log's own room is given back too, if nobody reads at this moment.
+        """
+        if self._path == MEMORY or not (empty or self._log_bytes() > _CHECKPOINT_BYTES):
+            return
+        connection = self._connect()
+        try:
+            connection.execute("PRAGMA busy_timeout = 0")
+            connection.execute(f"PRAGMA wal_checkpoint({'truncate' if empty else 'passive'})").fetchone()
+        except sqlite3.Error as error:
+            if not sqlite.passing(error):
+                raise
+        finally:
+            sqlite.close(connection)
+
+    def _log_bytes(self) -> int:
+        try:
+            return self._path.with_name(self._path.name + "-wal").stat().st_size
+        except FileNotFoundError:  # the writer is just opened anew
+            return 0
 
     def _write(self) -> None:
-        while True:
-            first = self._queue.get()
-            batch: list[_Waiting] = []
-            last = first is None
-            if first is not None:
-                batch.append(first)
-            while not last and len(batch) < _UNITS_PER_COMMIT:
-                try:
-                    waiting = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if waiting is None:
-                    last = True
-                else:
-                    batch.append(waiting)
-            # Whom nobody waits for any more is left out; the others can no longer be cancelled.
-            batch = [waiting for waiting in batch if waiting.future.set_running_or_notify_cancel()]
+        last = False
+        while not last:
+            batch, last = self._take()
             if batch:
                 self._commit(batch)
-            if last:
-                return
+
+    def _take(self) -> tuple[list[_Waiting], bool]:
+        """What waits, at most a commit's fill, and whether that is the last."""
+        batch: list[_Waiting] = []
+        waiting = self._queue.get()
+        try:
+            while waiting is not None and len(batch) < _UNITS_PER_COMMIT:
+                batch.append(waiting)
+                waiting = self._queue.get_nowait() if len(batch) < _UNITS_PER_COMMIT else waiting
+        except queue.Empty:
+            pass
+        # Whom nobody waits for any more is left out; the others can no longer be cancelled.
+        return [each for each in batch if each.future.set_running_or_notify_cancel()], waiting is None
 
     def _commit(self, batch: list[_Waiting]) -> None:
-        connection = self._connection
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            for waiting in batch:
-                self._run_unit(waiting)
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            log.exception("commit failed", units=len(batch))
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            for waiting in batch:
-                waiting.error = waiting.error or StoreUnavailable(str(error))
-                waiting.wakes = ()
+        """Run units in one transaction and tell everybody how it went; raises nothing, not even where a log call would."""
+        failed = self._run(batch)
         topics = {topic for waiting in batch for topic in waiting.wakes}
         if topics:
-            self._tell(topics)
+            with contextlib.suppress(Exception):
+                self._tell(topics)
         for waiting in batch:
             if waiting.error is not None:
                 waiting.future.set_exception(waiting.error)
             else:
                 waiting.future.set_result(waiting.result)
+        with contextlib.suppress(Exception):
+            self._note(failed, len(batch))
+
+    def _run(self, batch: list[_Waiting]) -> BaseException | None:
+        """Commit, or undo all; what went wrong. Whatever that is, a writer that ended of it would leave everybody waiting."""
+        try:
+            connection = self._ready()
+            connection.execute("BEGIN IMMEDIATE")
+            for waiting in batch:
+                self._run_unit(connection, waiting)
+            connection.execute("COMMIT")
+        except BaseException as error:
+            self._undo(error)
+            for waiting in batch:
+                waiting.error = waiting.error or _unavailable(error)
+                waiting.wakes = ()
+            return error
+        return None
+
+    def _ready(self) -> sqlite3.Connection:
+        """The writer's connection, opened anew when the last one was given up. Raises sqlite3.Error."""
+        if self._connection is None:
+            self._connection = _for_writing(self._connect(_WRITER_CACHE_KIB))
+        return self._connection
+
+    def _undo(self, error: BaseException) -> None:
+        """Undo a failed commit; a connection that may hold something else than what is on disk is given up."""
+        self.failures += 1
+        connection = self._connection
+        if connection is not None and not sqlite.undone(connection, error) and self._path != MEMORY:
+            self._connection = None
+            sqlite.close(connection)
+
+    def _note(self, failed: BaseException | None, units: int) -> None:
+        """Log when commits begin to fail and when they go on."""
+        works, self._works = self._works, failed is None
+        if failed is not None and works:
+            log.error("commit failed", units=units, reason=str(failed), exc_info=None if sqlite.passing(failed) else failed)
+        elif failed is None and not works:
+            log.warning("commits work again", failed=self.failures)
 
     def _tell(self, topics: Iterable[str]) -> None:
         """Send wake-ups; losing one costs a loop period, so an error stops nothing."""
@@ -196,8 +287,7 @@ class Database:
         except Exception:
             log.exception("wake-ups lost")
 
-    def _run_unit(self, waiting: _Waiting) -> None:
-        connection = self._connection
+    def _run_unit(self, connection: sqlite3.Connection, waiting: _Waiting) -> None:
         connection.execute("SAVEPOINT unit")
         tx = Tx(connection)
         try:
@@ -209,6 +299,19 @@ class Database:
         except Exception as error:
             connection.execute("ROLLBACK TO unit")
             waiting.error = error
-        finally:
-            if connection.in_transaction:
-                connection.execute("RELEASE unit")
+        if not connection.in_transaction:
+            # SQLite undid all of it. What follows would be in a transaction of its own, which nobody commits for all.
+            raise sqlite3.OperationalError("the transaction is gone")
+        connection.execute("RELEASE unit")
+
+
+def _unavailable(error: BaseException) -> StoreUnavailable:
+    unavailable = StoreUnavailable(str(error))
+    unavailable.__cause__ = error.with_traceback(None) if sqlite.passing(error) else error  # whose frames hold the whole batch
+    return unavailable
+
+
+def _for_writing(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """Keep what undoes a unit in memory: a full directory for temporary files is no reason to refuse a write."""
+    connection.execute("PRAGMA temp_store = memory")
+    return connection

@@ -60,10 +60,11 @@ def _comparison(part: Comparison, column: str, params: dict[str, Any]) -> str:
     params[name] = part.value
     if part.operator == "ne":
         return f"({column} IS NULL OR {column} <> :{name})"
+    said = f"{column} {_SIGNS.get(part.operator)} :{name}"
     if part.operator == "startswith":
         params[f"{name}_length"] = len(str(part.value))
-        return f"substr({column}, 1, :{name}_length) = :{name}"
-    return f"{column} {_SIGNS[part.operator]} :{name}"
+        said = f"substr({column}, 1, :{name}_length) = :{name}"
+    return f"({column} IS NULL OR NOT {said})" if part.negated else said
 
 
 def reach(reader: Reader, table: str, where: str, after: int, rows: int, **params: Any) -> int | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
 from batchyard.model.states import JobState
 from batchyard.rules.odata import Filter
-from batchyard.store import tasks
 from batchyard.store.filters import ALL, Page, by_key, condition, reach
 from batchyard.store.filters import page as page_of
 from batchyard.store.reader import Change, Reader, Statement, columns
@@ -69,29 +70,19 @@ class JobCounts(msgspec.Struct):
 
 
 class JobDemand(msgspec.Struct):
-    """What placement has to know of a job."""
+    """A job of which a task may start, as far as placement has to know it."""
 
     pk: int
     priority: int
     max_parallel: int
     running: int
     ready: int
+    smallest: int
     prepares: int
 
 
-class Pusher(msgspec.Struct):
-    """The first waiting task of a job, where it may push others off a node."""
-
-    job_pk: int
-    prepares: int
-    priority: int
-    slots: int
-    exclusive: int
-    dedicated_only: int
-    manager: int
-
-
-_ANY_SIZE = 2**31
+ABOVE_ALL = 2**31
+"""A priority that is higher than all."""
 _LOOKED_AT = 5_000
 """Jobs that a page by `$filter` looks at."""
 FILTERED_BY = {
@@ -113,27 +104,47 @@ _OVERDUE = Statement(f"SELECT {_COLUMNS} FROM job WHERE deadline <= :now ORDER B
 _OLDER = Statement("SELECT pk FROM job WHERE created <= :before AND state NOT IN ('completed', 'deleting')", int)
 _ACTIVE = Statement("SELECT count(*) FROM (SELECT 1 FROM job WHERE state NOT IN ('completed', 'deleting') LIMIT :n) AS active", int)
 _COUNTS = Statement(f"SELECT {columns(JobCounts)} FROM job_counts WHERE job_pk = :job_pk", JobCounts)
-_ADD_COUNTS = Change("INSERT INTO job_counts (job_pk) VALUES (:job_pk)")
-_DEMAND = Statement(
-    "SELECT job.pk, job.priority, job.max_parallel, job_counts.running, job_counts.ready, job.preparation_id IS NOT NULL FROM job"
-    " JOIN job_counts ON job_counts.job_pk = job.pk"
-    " WHERE job.state = 'active' AND job.pool_key = :pool_key AND job_counts.ready > 0 ORDER BY job.priority DESC, job.pk",
+_ADD_COUNTS = Change(
+    "INSERT INTO job_counts (job_pk, pool_key, priority, max_parallel, open, preemptible, prepares)"
+    " VALUES (:job_pk, :pool_key, :priority, :max_parallel, :open, :preemptible, :prepares)"
+)
+_COPIED = {"state": "open", "pool_key": "pool_key", "priority": "priority", "max_parallel": "max_parallel", "preemptible": "preemptible"}
+"""What counters know of their job, so that one index finds who comes next: columns of `job` and what they are called there."""
+# The terms of the partial indexes, letter by letter.
+_MAY_START = "pool_key = :pool_key AND ready > 0 AND open = 1 AND (max_parallel < 0 OR running < max_parallel)"
+_DEMAND = "job_counts.job_pk, priority, max_parallel, running, job_counts.ready, smallest, prepares"
+_HIGHEST = Statement(f"SELECT priority FROM job_counts WHERE {_MAY_START} AND priority < :below ORDER BY priority DESC LIMIT 1", int)
+_OF_LEVEL = f"{_MAY_START} AND priority = :priority AND smallest BETWEEN :low AND :high"
+_IN_TURN = Statement(
+    f"SELECT {_DEMAND} FROM job_counts WHERE {_OF_LEVEL} AND (running, job_pk) > (:running, :job_pk) ORDER BY running, job_pk LIMIT :n",
     JobDemand,
 )
-_MAY_PUSH = Statement(
-    "SELECT job.pk, job.preparation_id IS NOT NULL, job.priority FROM job JOIN job_counts AS held ON held.job_pk = job.pk"
-    " WHERE job.state = 'active' AND job.pool_key = :pool_key AND held.ready > 0"
-    " AND (job.max_parallel < 0 OR held.running < job.max_parallel)"
-    " AND (EXISTS (SELECT 1 FROM task WHERE task.job_pk = job.pk AND manager = 1 AND ready = 1 AND run > 0) OR EXISTS ("
-    "SELECT 1 FROM job AS other JOIN job_counts ON job_counts.job_pk = other.pk WHERE other.state = 'active' AND other.pool_key = :pool_key"
-    " AND other.preemptible = 1"
-    " AND other.priority < job.priority AND job_counts.running > 0)) ORDER BY job.priority DESC, job.pk",
-    lambda pk, prepares, priority: (int(pk), int(prepares), int(priority)),
+_BY_AGE = Statement(f"SELECT {_DEMAND} FROM job_counts WHERE {_OF_LEVEL} AND job_pk > :job_pk ORDER BY job_pk LIMIT :n", JobDemand)
+_RESTARTED = Statement(
+    f"SELECT {_DEMAND} FROM task CROSS JOIN job_counts ON job_counts.job_pk = task.job_pk"
+    " WHERE manager = 1 AND task.ready = 1 AND run > 0 AND pool_key = :pool_key AND job_counts.ready > 0 AND open = 1"
+    " AND (max_parallel < 0 OR running < max_parallel) ORDER BY priority DESC, running, job_counts.job_pk",
+    JobDemand,
 )
+_HOLDING = Statement(
+    f"SELECT DISTINCT {_DEMAND} FROM task CROSS JOIN job_counts ON job_counts.job_pk = task.job_pk"
+    " WHERE holds = 1 AND task.ready = 1 AND pool_key = :pool_key AND job_counts.ready > 0 AND open = 1"
+    " AND (max_parallel < 0 OR running < max_parallel) ORDER BY priority DESC, running, job_counts.job_pk",
+    JobDemand,
+)
+_LOWEST_YIELDING = Statement(
+    "SELECT priority FROM job_counts WHERE pool_key = :pool_key AND preemptible = 1 AND running > 0 AND open = 1 ORDER BY priority LIMIT 1",
+    int,
+)
+_WAITING = Statement(f"SELECT {_DEMAND} FROM job_counts WHERE job_pk = :job_pk AND ready > 0", JobDemand)
+_ABLE = Statement(
+    f"SELECT {_DEMAND} FROM job_counts WHERE {_MAY_START} AND priority > :low AND priority <= :high AND smallest <= :most"
+    " ORDER BY priority DESC, running, job_pk LIMIT :n",
+    JobDemand,
+)
+_SET_SMALLEST = Change("UPDATE job_counts SET smallest = :smallest WHERE job_pk = :job_pk")
 _POOLS_WITH_DEMAND = Statement(
-    "SELECT DISTINCT job.pool_key FROM job JOIN job_counts ON job_counts.job_pk = job.pk"
-    " WHERE job.state = 'active' AND job_counts.ready > 0",
-    str,
+    "SELECT DISTINCT pool_key FROM job_counts WHERE ready > 0 AND open = 1 AND (max_parallel < 0 OR running < max_parallel)", str
 )
 _PURGE_EVENTS = Change("DELETE FROM event WHERE pk IN (SELECT pk FROM event WHERE at < :before ORDER BY at LIMIT :n)")
 _DELETE = Change("DELETE FROM job WHERE pk = :pk")
@@ -195,22 +206,42 @@ def counts(reader: Reader, job_pk: int) -> JobCounts:
     return found
 
 
-def demand(reader: Reader, pool_key: str) -> list[JobDemand]:
-    """Active jobs of a pool with tasks that may start, highest priority first."""
-    return reader.all(_DEMAND, pool_key=pool_key)
+def highest(reader: Reader, pool_key: str, below: int = ABOVE_ALL) -> int | None:
+    """The highest priority below another, of which a job of the pool has a task that may start."""
+    return reader.first(_HIGHEST, pool_key=pool_key, below=below)
 
 
-def pushers(reader: Reader, pool_key: str) -> list[Pusher]:
-    """First waiting tasks of the jobs of a pool that may push others off, the most important first."""
-    return [
-        Pusher(pk, prepares, priority, task.slots, task.exclusive, task.dedicated_only, task.manager)
-        for pk, prepares, priority in reader.all(_MAY_PUSH, pool_key=pool_key)
-        for task in tasks.ready(reader, pk, _ANY_SIZE, 1)
-    ]
+def in_turn(
+    reader: Reader, pool_key: str, priority: int, sizes: tuple[int, int], behind: JobDemand | None, n: int, *, oldest_first: bool
+) -> list[JobDemand]:
+    """The next `n` jobs of a priority that have a task that may start, in the order of their turns, `behind` the last one seen.
+
+    Only those whose `smallest` lies within `sizes`. Costs a step through an index for each job, whatever its number of tasks.
+    """
+    running, job_pk = (-1, 0) if behind is None else (behind.running, behind.pk)
+    low, high = sizes
+    if oldest_first:
+        return reader.all(_BY_AGE, pool_key=pool_key, priority=priority, low=low, high=high, job_pk=job_pk, n=n)
+    return reader.all(_IN_TURN, pool_key=pool_key, priority=priority, low=low, high=high, running=running, job_pk=job_pk, n=n)
+
+
+def restarted(reader: Reader, pool_key: str) -> list[JobDemand]:
+    """Jobs of a pool whose manager ran before and waits to run again, highest priority first."""
+    return reader.all(_RESTARTED, pool_key=pool_key)
+
+
+def holding(reader: Reader, pool_key: str) -> list[JobDemand]:
+    """Jobs of a pool with a task for which a node is held against its equals, highest priority first."""
+    return reader.all(_HOLDING, pool_key=pool_key)
+
+
+def lowest_yielding(reader: Reader, pool_key: str) -> int | None:
+    """The lowest priority of a job of the pool that runs tasks and lets more important ones take their place."""
+    return reader.first(_LOWEST_YIELDING, pool_key=pool_key)
 
 
 def pools_with_demand(reader: Reader) -> list[str]:
-    """Pools that some task waits for."""
+    """Pools that some task which may start waits for."""
     return reader.all(_POOLS_WITH_DEMAND)
 
 
@@ -222,13 +253,49 @@ def forget_events(tx: Tx, before: int, n: int) -> int:
 def add(tx: Tx, **values: Any) -> int:
     """Insert a job with its counters; its key."""
     pk = tx.insert("job", **values)
-    tx.change(_ADD_COUNTS, job_pk=pk)
+    copied = {"preemptible": 0} | _copied(values)
+    tx.change(_ADD_COUNTS, job_pk=pk, prepares=values.get("preparation_id") is not None, **copied)
     return pk
 
 
 def move(tx: Tx, job: JobRow, **changes: Any) -> None:
     """Change a job that nobody changed since it was read."""
     tx.guarded("job", job.pk, job.version, **changes)
+    copied = _copied(changes)
+    if copied:
+        tx.change(Change(_copy_sql(tuple(copied))), job_pk=job.pk, **copied)
+
+
+def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a change of a job its counters have to know."""
+    found = {_COPIED[name]: value for name, value in values.items() if name in _COPIED}
+    if "open" in found:
+        found["open"] = found["open"] == JobState.ACTIVE
+    return found
+
+
+@lru_cache
+def _copy_sql(names: tuple[str, ...]) -> str:
+    return f"UPDATE job_counts SET {', '.join(f'{name} = :{name}' for name in names)} WHERE job_pk = :job_pk"
+
+
+def waiting(reader: Reader, pk: int) -> JobDemand | None:
+    """A job, while a task of it may start but for room."""
+    return reader.first(_WAITING, job_pk=pk)
+
+
+def able(reader: Reader, pool_key: str, priorities: tuple[int, int | None], most: int, n: int) -> list[JobDemand]:
+    """The first `n` jobs of a pool with a task that may start and, as far as is known, needs at most so many slots.
+
+    `priorities`: above the first, up to the second. The most important come first.
+    """
+    low, high = priorities
+    return reader.all(_ABLE, pool_key=pool_key, low=low, high=ABOVE_ALL if high is None else high, most=most, n=n)
+
+
+def note_smallest(tx: Tx, found: Mapping[int, int]) -> None:
+    """Note by job how many slots the smallest of its ready tasks needs at least."""
+    tx.change_many(_SET_SMALLEST, [{"job_pk": pk, "smallest": smallest} for pk, smallest in found.items()])
 
 
 def delete(tx: Tx, pk: int) -> None:

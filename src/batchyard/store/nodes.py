@@ -10,6 +10,7 @@ import msgspec
 from batchyard.model.errors import BatchError
 from batchyard.model.states import NodeState, SchedulingState, SpecialTaskState, TaskResult, TaskState
 from batchyard.rules.odata import Filter
+from batchyard.store import leftovers
 from batchyard.store.filters import Page, by_key, condition
 from batchyard.store.filters import page as page_of
 from batchyard.store.reader import Change, Params, Reader, Statement, columns
@@ -52,6 +53,10 @@ class NodeRow(msgspec.Struct):
     launch_error: str | None
     blocked: int
     tried: int | None
+    task_disk: int
+    root: str | None
+    number: int
+    """That of the node in its pool, from 0; no other node of the pool has it."""
 
 
 class NodeView(NodeRow):
@@ -137,6 +142,7 @@ _BY_ID = Statement(f"SELECT {_COLUMNS} FROM node WHERE pool_pk = :pool_pk AND lo
 _VIEW_BY_PK = Statement(f"{_VIEW} WHERE node.pk = :pk", NodeView)
 _VIEW_BY_ID = Statement(f"{_VIEW} WHERE node.pool_pk = :pool_pk AND lower(node.id) = :key", NodeView)
 _PAGE = Statement(f"{_VIEW} WHERE node.pool_pk = :pool_pk AND node.pk > :after ORDER BY node.pk LIMIT :n", NodeView)
+_NUMBERS = Statement("SELECT number FROM node WHERE pool_pk = :pool_pk", int)
 _OF_POOL = Statement(f"SELECT {_COLUMNS} FROM node WHERE pool_pk = :pool_pk ORDER BY pk", NodeRow)
 _BY_START = Statement(
     f"{_VIEW} WHERE substr(lower(node.id), 1, :length) = :start ORDER BY length(node.id), node.pk LIMIT 2",
@@ -180,10 +186,11 @@ _COUNTS = Statement(
 )
 _SILENT = Statement(
     "SELECT pk FROM node WHERE last_seen < :before"
-    " AND (state IN ('starting', 'waitingforstarttask', 'starttaskfailed', 'idle', 'running', 'offline')"
-    " OR tasks_running > 0 AND state IN ('unusable', 'rebooting', 'reimaging', 'deallocating'))",
+    " AND (state IN ('starting', 'waitingforstarttask', 'starttaskfailed', 'idle', 'running', 'offline', 'unusable')"
+    " OR tasks_running > 0 AND state IN ('rebooting', 'reimaging', 'deallocating'))",
     int,
 )
+_AWAITED = Statement("SELECT pk FROM node WHERE state = 'starting' AND tasks_running > 0 AND state_time <= :before", int)
 
 
 def get(reader: Reader, pk: int) -> NodeRow | None:
@@ -257,6 +264,17 @@ def silent(reader: Reader, before: int) -> list[int]:
     return reader.all(_SILENT, before=before)
 
 
+def free_numbers(reader: Reader, pool_pk: int, n: int) -> list[int]:
+    """The `n` smallest numbers that no node of a pool has."""
+    taken = set(reader.all(_NUMBERS, pool_pk=pool_pk))
+    return [number for number in range(len(taken) + n) if number not in taken][:n]
+
+
+def awaited(reader: Reader, before: int) -> list[int]:
+    """Keys of nodes whose tasks wait since a time for an agent to say what became of them."""
+    return reader.all(_AWAITED, before=before)
+
+
 def add(tx: Tx, **values: Any) -> int:
     """Insert a node; its key."""
     return tx.insert("node", **values)
@@ -288,13 +306,14 @@ def counts(reader: Reader, after: int, n: int) -> list[NodeCount]:
 def delete(tx: Tx, pk: int) -> None:
     """Remove a node that nothing runs on; a use that nobody ended never began, for it ends when the node leaves."""
     tx.change(_DROP_UNUSED, pk=pk)
-    tx.change(_DROP_REMOVALS, pk=pk)
+    forget_removals(tx, pk)
     tx.change(_DELETE, pk=pk)
 
 
 def forget_removals(tx: Tx, node_pk: int) -> None:
     """Nothing has to be removed on a node that lost all its files."""
     tx.change(_DROP_REMOVALS, pk=node_pk)
+    leftovers.forget(tx, node_pk)
 
 
 def add_removals(tx: Tx, rows: Sequence[Params]) -> None:

@@ -42,6 +42,8 @@ class PoolRow(msgspec.Struct):
     """When it was asked for last, also if it is off by now."""
     autoscale_pending: int | None
     """Tasks of active jobs that ran or could at the last evaluation."""
+    oldest_first: int
+    """Among jobs of one priority the older goes first, instead of all in turn."""
 
 
 class PoolView(PoolRow):

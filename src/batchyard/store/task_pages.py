@@ -10,7 +10,7 @@ from typing import Any
 
 from batchyard.model.states import TaskResult, TaskState
 from batchyard.rules.odata import Comparison, Filter, possible
-from batchyard.store import tasks
+from batchyard.store import ready, tasks
 from batchyard.store.filters import ALL, Page, by_key, condition, page, reach
 from batchyard.store.reader import Reader, Statement
 from batchyard.store.tasks import TaskLine
@@ -63,7 +63,7 @@ def _search(reader: Reader, job_pk: int, found: Filter, after: int) -> tuple[lis
     if ids is not None:
         keys = reader.all(keys_of(len(ids)), job_pk=job_pk, **{f"i{n}": one for n, one in enumerate(ids)})
         return [f"task.pk IN ({', '.join(map(str, keys))})"] if keys else [], None
-    along = ways(found, lambda: active_ways(tasks.ready_sizes(reader, job_pk), tasks.has_blocked(reader, job_pk)))
+    along = ways(found, lambda: active_ways(ready.sizes(reader, job_pk), tasks.has_blocked(reader, job_pk)))
     if _is_the_way(found) and _ALL_TASKS not in along:
         return along, None
     return along, _until(reader, job_pk, along, after)

@@ -59,6 +59,7 @@ class TaskRow(msgspec.Struct):
     user_us: int
     kernel_us: int
     wall_us: int
+    holds: int
 
 
 class TaskLine(msgspec.Struct, gc=False):
@@ -95,19 +96,6 @@ class TaskView(TaskLine, gc=False):
     user_us: int
     kernel_us: int
     wall_us: int
-
-
-class ReadyTask(msgspec.Struct):
-    """What placement has to know of a task."""
-
-    pk: int
-    slots: int
-    exclusive: int
-    dedicated_only: int
-    affinity: str | None
-    restarted: int
-    """True for a job manager that ran before: it is first in line (contract 3.5)."""
-    manager: int
 
 
 class RunningTask(msgspec.Struct):
@@ -152,21 +140,7 @@ _VIEW_BY_ID = Statement(f"{select(TaskView)} WHERE task.job_pk = :job_pk AND low
 _IN_ORDER = "WHERE task.job_pk = :job_pk AND task.pk > :after ORDER BY task.pk LIMIT :n"
 _PAGE = Statement(f"{select(TaskLine)} {_IN_ORDER}", TaskLine)
 _PAGE_OF_VIEWS = Statement(f"{select(TaskView)} {_IN_ORDER}", TaskView)
-_READY_COLUMNS = "SELECT pk, slots, exclusive, dedicated_only, affinity, manager = 1 AND run > 0, manager FROM task"
-_READY = Statement(f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND ready = 1 AND slots = :slots ORDER BY pk LIMIT :n", ReadyTask)
 _ANY_BLOCKED = Statement("SELECT 1 FROM task WHERE job_pk = :job_pk AND state = 'active' AND ready = 0 LIMIT 1", int)
-_READY_MANAGER = Statement(
-    f"{_READY_COLUMNS} WHERE job_pk = :job_pk AND manager = 1 AND ready = 1 AND (+slots <= :largest OR exclusive = 1)", ReadyTask
-)
-# One step through the index for each size that occurs, however many tasks have it.
-_READY_SIZES = Statement(
-    "WITH RECURSIVE size (slots) AS ("
-    "SELECT min(slots) FROM task WHERE job_pk = :job_pk AND ready = 1 UNION ALL"
-    " SELECT (SELECT min(slots) FROM task WHERE job_pk = :job_pk AND ready = 1 AND slots > size.slots) FROM size"
-    " WHERE size.slots < :largest)"
-    " SELECT slots FROM size WHERE slots <= :largest",
-    int,
-)
 _ON_NODE = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE node_pk = :node_pk AND state IN ('preparing', 'running')", TaskRow)
 _RUNNING_OF_JOB = Statement(
     f"SELECT {columns(TaskRow)} FROM task WHERE job_pk = :job_pk AND state IN ('preparing', 'running') LIMIT :n", TaskRow
@@ -192,7 +166,7 @@ _ADD = Change(
 _ADD_BODY = Change("INSERT INTO task_body (pk, body) VALUES (:pk, :body)")
 _SET_BODY = Change("UPDATE task_body SET body = :body WHERE pk = :pk")
 _START = Change(
-    "UPDATE task SET state = :state, version = version + 1, ready = 0, run = run + 1, node_pk = :node_pk, held = :held,"
+    "UPDATE task SET state = :state, version = version + 1, ready = 0, holds = 0, run = run + 1, node_pk = :node_pk, held = :held,"
     " started = :started, ended = NULL, expires = NULL,"
     " previous_state = state, previous_time = state_time, state_time = :now, exit_code = NULL, result = NULL, failure = NULL"
     " WHERE pk = :pk AND ready = 1"
@@ -264,32 +238,9 @@ def exists(reader: Reader, job_pk: int, task_id: str) -> bool:
     return reader.first(_IDS_TAKEN, job_pk=job_pk, key=task_id.lower()) is not None
 
 
-def ready(reader: Reader, job_pk: int, largest: int, n: int) -> list[ReadyTask]:
-    """The first `n` tasks of a job that may start and need at most `largest` slots, behind its manager if that may start too.
-
-    Costs the same however many tasks wait, those that are too large included: each size is read from its own beginning.
-    """
-    sizes = reader.all(_READY_SIZES, job_pk=job_pk, largest=largest)
-    found = [task for slots in sizes for task in reader.all(_READY, job_pk=job_pk, slots=slots, n=n + 1)]
-    if len(sizes) > 1:
-        found.sort(key=_by_key)
-    managers = reader.all(_READY_MANAGER, job_pk=job_pk, largest=largest)
-    # Beyond the `n`, so that a manager that finds no node keeps nobody else from starting.
-    return managers + [task for task in found if not task.manager][:n]
-
-
-def ready_sizes(reader: Reader, job_pk: int) -> list[int]:
-    """How many slots the tasks of a job that may start need, each size once; one step through an index for each."""
-    return reader.all(_READY_SIZES, job_pk=job_pk, largest=ALL)
-
-
 def has_blocked(reader: Reader, job_pk: int) -> bool:
     """True when an active task of the job may not start yet."""
     return reader.first(_ANY_BLOCKED, job_pk=job_pk) is not None
-
-
-def _by_key(task: ReadyTask) -> int:
-    return task.pk
 
 
 def on_node(reader: Reader, node_pk: int) -> list[TaskRow]:

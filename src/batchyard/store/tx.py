@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
+from batchyard.disk import sqlite
 from batchyard.store.reader import Change, Params, Reader, Statement
 
 _RESERVE = Statement(
@@ -32,11 +33,12 @@ class Taken(Exception):
 class Tx(Reader):
     """A running transaction. Counts and events are gathered and written once, when the unit ends."""
 
-    __slots__ = ("_counts", "_events", "wakes")
+    __slots__ = ("_counts", "_events", "_grown", "wakes")
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         super().__init__(connection)
         self._counts: dict[int, dict[str, int]] = {}
+        self._grown: set[int] = set()
         self._events: list[Params] = []
         self.wakes: set[str] = set()
 
@@ -74,6 +76,8 @@ class Tx(Reader):
 
     def count(self, job_pk: int, **deltas: int) -> None:
         """Change the counters of a job by `deltas`."""
+        if deltas.get("ready", 0) > 0:
+            self._grown.add(job_pk)
         counts = self._counts.setdefault(job_pk, defaultdict(int))
         for name, delta in deltas.items():
             counts[name] += delta
@@ -99,15 +103,20 @@ class Tx(Reader):
         """Hint after the commit that there is work for `topic`; losing it costs a loop period."""
         self.wakes.add(topic)
 
+    def shrink(self, pages: int) -> int:
+        """Give up to `pages` free pages of the file back to the disk; how many, fewer when there are no more."""
+        return sqlite.shrink(self._connection, pages)
+
     def flush(self) -> None:
         """Write gathered counts and events."""
         for job_pk, deltas in self._counts.items():
             changed = {name: delta for name, delta in deltas.items() if delta}
-            if changed:
-                self._connection.execute(_count_sql(tuple(changed)), {**changed, "job_pk": job_pk})
+            if changed or job_pk in self._grown:
+                self._connection.execute(_count_sql(tuple(changed), job_pk in self._grown), {**changed, "job_pk": job_pk})
         if self._events:
             self._connection.executemany(_LOG.sql, self._events)
         self._counts.clear()
+        self._grown.clear()
         self._events.clear()
 
 
@@ -124,5 +133,7 @@ def guarded_sql(table: str, names: tuple[str, ...]) -> str:
 
 
 @lru_cache
-def _count_sql(names: tuple[str, ...]) -> str:
-    return f"UPDATE job_counts SET {', '.join(f'{n} = {n} + :{n}' for n in names)} WHERE job_pk = :job_pk"
+def _count_sql(names: tuple[str, ...], grown: bool) -> str:
+    """What became ready may be smaller than all that was there."""
+    changes = [f"{n} = {n} + :{n}" for n in names] + ["smallest = 0"] * grown
+    return f"UPDATE job_counts SET {', '.join(changes)} WHERE job_pk = :job_pk"

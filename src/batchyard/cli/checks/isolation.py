@@ -13,7 +13,7 @@ from batchyard.cli.checks.finding import Finding, Place, note, ok, root
 
 def cgroups(_: Place) -> Iterator[Finding]:
     """How everything that a task started is ended, as the agent will find it."""
-    from batchyard.agent import control
+    from batchyard.agent.process import control
 
     name, base, _home = control.probe(f"doctor-{os.getpid()}")
     where = os.path.dirname(base)
@@ -31,8 +31,8 @@ def cgroups(_: Place) -> Iterator[Finding]:
 
 def limits(_: Place) -> Iterator[Finding]:
     """Whether nodes can be held to the memory and the cores of their size, as the agent will find it."""
-    from batchyard.agent import control
-    from batchyard.agent import limits as held
+    from batchyard.agent.process import control
+    from batchyard.agent.process import limits as held
 
     tag = f"doctor-{os.getpid()}"
     found = held.probe(tag, control.probe(tag))[0]
@@ -78,18 +78,17 @@ def held_to(controller: str, *names: str) -> str:
 
 def users(place: Place) -> Iterator[Finding]:
     """Whether tasks run as users of their own."""
-    from batchyard.agent.accounts import marked
-    from batchyard.agent.users import BLOCK, obstacle
-    from batchyard.providers.local import FIRST_UID
+    from batchyard.agent.accounts.accounts import marked
+    from batchyard.agent.places.users import BLOCK, BLOCKS_FROM, obstacle
 
-    if reason := obstacle(str(place.existing), FIRST_UID):
+    if reason := obstacle(str(place.existing), BLOCKS_FROM):
         found, _, mend = reason.partition(": ")
         yield note("users", reason if not mend else found, mend[:1].upper() + mend[1:])
         return
-    yield ok("users", f"tasks run as users of their own, from uid {FIRST_UID} on, {BLOCK} for each node")
+    yield ok("users", f"tasks run as users of their own, from uid {BLOCKS_FROM} on, {BLOCK} for each node")
     logins = {account.name for account in marked()}  # which no task gets
     others = [(entry.pw_name, entry.pw_uid) for entry in pwd.getpwall() if entry.pw_name not in logins]
-    yield from taken(FIRST_UID, others, _read("/etc/subuid"))
+    yield from taken(BLOCKS_FROM, others, _read("/etc/subuid"))
 
 
 def taken(first: int, accounts: list[tuple[str, int]], subordinate: str) -> Iterator[Finding]:
@@ -113,7 +112,7 @@ def taken(first: int, accounts: list[tuple[str, int]], subordinate: str) -> Iter
 
 def accounts(_: Place) -> Iterator[Finding]:
     """Whether users can be added to nodes, and made administrators."""
-    from batchyard.agent.accounts import PATH, TOOLS  # where and what the agent itself looks for, whatever the caller's own path
+    from batchyard.agent.accounts.accounts import PATH, TOOLS
 
     missing = [tool for tool in TOOLS if shutil.which(tool, path=PATH) is None]
     if not root():

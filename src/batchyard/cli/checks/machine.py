@@ -1,8 +1,9 @@
-"""The machine itself: Python, kernel, cores, memory, open files, container runtimes."""
+"""The machine itself: Python, kernel, system, cores, memory, open files, container runtimes."""
 
 from __future__ import annotations
 
 import os
+import platform
 import resource
 import shutil
 import sqlite3
@@ -45,6 +46,16 @@ def kernel(_: Place) -> Iterator[Finding]:
     else:
         yield ok("kernel", f"{name}: pidfd and posix_spawn with a session of its own work")
     yield _user_namespaces(Path("/proc/sys"))
+
+
+def system(_: Place) -> Iterator[Finding]:
+    """What tasks really run on; the names of images say nothing about it."""
+    try:
+        name = platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        yield note("system", "this machine does not say what it is (/etc/os-release)", "Its nodes are listed as plain Linux.")
+    else:
+        yield ok("system", f"{name}: tasks of nodes on this machine run on it, whatever image their pool names")
 
 
 def _user_namespaces(settings: Path) -> Finding:

@@ -1,0 +1,1 @@
+"""Directories of a node, and whose they are."""

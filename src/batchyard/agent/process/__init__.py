@@ -1,0 +1,1 @@
+"""Starting, limiting and ending what tasks run."""

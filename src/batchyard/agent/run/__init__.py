@@ -1,0 +1,1 @@
+"""One run of a task from its directory to its end."""

@@ -1,0 +1,308 @@
+"""One attempt from its order to its report: directory, resource files, command, output files.
+
+Whatever happens becomes a report: no failure of an attempt reaches the loop. An attempt that is killed while it is
+not running a command ends as soon as that can be told, and never begins a further stage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import itertools
+import os
+import time
+from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import structlog
+
+from batchyard.agent.places import layout, usage
+from batchyard.agent.places.layout import Layout, TaskPlace
+from batchyard.agent.places.removals import Directories
+from batchyard.agent.places.users import NoSuchUser, User, Users
+from batchyard.agent.process.process import Command, Exit, NotLaunched, SpawnerLost, Spawners
+from batchyard.agent.run import environment
+from batchyard.agent.run.commands import words
+from batchyard.agent.transfer.failures import SERVER, USER, Failed, Stage, exit_code_failure, failure
+from batchyard.agent.transfer.staging import Staging
+from batchyard.agent.transfer.stop import Cancelled, Stop
+from batchyard.agent.transfer.upload import Upload
+from batchyard.model.common import EnvironmentSetting, OutputFile, ResourceFile, UserIdentity
+from batchyard.model.sync import UNKNOWN, Ended, NodeSetup, Order
+from batchyard.model.task import TaskConstraints, TaskFailureInformation
+from batchyard.model.times import duration
+
+log = structlog.get_logger()
+
+_KEYS = itertools.count(1)
+
+
+class Work(msgspec.Struct, rename="camel"):
+    """What the agent needs of a TaskCreateContent or a StartTask; members that it does not know are ignored."""
+
+    command_line: str
+    id: str = ""
+    """A start task has none."""
+    resource_files: list[ResourceFile] | None = None
+    output_files: list[OutputFile] | None = None
+    environment_settings: list[EnvironmentSetting] | None = None
+    constraints: TaskConstraints | None = None
+    user_identity: UserIdentity | None = None
+
+
+_WORK = msgspec.json.Decoder(Work)
+_SETTINGS = msgspec.json.Decoder(list[EnvironmentSetting] | None)
+
+
+@dataclass(slots=True)
+class Node:
+    """What all attempts of a node share."""
+
+    layout: Layout
+    users: Users
+    spawners: Spawners
+    threads: Executor
+    setup: NodeSetup
+    directories: Directories
+    variables: dict[str, str] = field(default_factory=dict)
+    started: bool = False
+    """True once the start task was begun since the node joined; what follows are retries."""
+
+    def __post_init__(self) -> None:
+        self.variables = environment.of_node(self.setup, self.layout)
+        self.users.learn(self.setup.accounts)
+
+    def learn_url(self, server: str) -> None:
+        """The server has another address; attempts that begin from now on are told that one."""
+        self.variables["AZ_BATCH_ACCOUNT_URL"] = environment.account_url(server)
+
+
+class Attempt:
+    """One run of one task."""
+
+    def __init__(self, node: Node, order: Order) -> None:
+        self._node, self._order = node, order
+        self._key = next(_KEYS)
+        self._stop = Stop()
+        self._staging = self._stop.part()
+        self._transfer: asyncio.Task[None] | None = None
+        self._noticed = self._leaving = self._done = False
+        self._stage: Stage = "preprocessing"
+        self._exit: Exit | None = None
+        self._too_much: str | None = None
+        """How its directory took more of the disk than it may."""
+
+    def kill(self, *, leaving: bool = False) -> None:
+        """End it, whatever it is doing; may be repeated. `leaving` says that it is ended only because the agent goes."""
+        self._leaving |= leaving
+        self._stop.set()
+        self._node.spawners.kill(self._key)
+        if self._transfer is not None:
+            self._transfer.cancel()
+
+    def terminate(self) -> None:
+        """Let its command know that the machine goes, now or once it runs; it goes on until it ends or is ended."""
+        self._noticed = True
+        self._node.spawners.terminate(self._key)
+
+    async def run(self) -> Ended:
+        """Make the attempt and tell how it went; raises nothing."""
+        reason: TaskFailureInformation | None = None
+        try:
+            await self._all()
+            self._done = True
+        except Failed as failed:
+            self._stage, reason = failed.stage, failed.info
+        except Cancelled:
+            pass
+        except OSError as error:
+            reason = _of_the_node(error)
+        except Exception as error:
+            log.exception("attempt failed for a reason inside the agent", attempt=self._order.attempt)
+            reason = failure(UNKNOWN, f"The agent failed: {type(error).__name__}", SERVER)
+        if self._stop.is_set() and not self._done:
+            reason = failure("TaskEnded", "Task Was Ended by User Request")
+        return self._report(reason)
+
+    def _report(self, reason: TaskFailureInformation | None) -> Ended:
+        done = self._exit
+        now = time.time_ns() // 1000
+        cut_off = self._leaving and not self._done
+        if done is None:
+            return Ended(attempt=self._order.attempt, ended=now, failure=reason, stage=self._stage, stopped=cut_off)
+        return Ended(
+            attempt=self._order.attempt,
+            started=done.started,
+            ended=now if self._stage == "upload" else done.ended,
+            exit_code=None if cut_off or self._too_much else done.code,
+            failure=reason,
+            stage=self._stage,
+            stopped=cut_off or (done.noticed and not done.overdue and not self._too_much),
+            user_cpu_us=done.user_us,
+            kernel_cpu_us=done.kernel_us,
+        )
+
+    async def _all(self) -> None:
+        work = _WORK.decode(self._order.task)
+        try:
+            rooms = self._node.layout
+            place = rooms.start_task(fresh=not self._node.started) if self._order.start else rooms.task(self._order.job_id, work.id)
+        except ValueError as error:
+            raise Failed("preprocessing", failure("CommandLaunchFailed", str(error), SERVER)) from error
+        if self._order.after_others:
+            await self._node.directories.quiet(os.path.dirname(place.directory))
+        async with self._node.directories.use(place.directory):
+            if self._stop.is_set():
+                raise Cancelled
+            await self._in_directory(work, place)
+
+    async def _in_directory(self, work: Work, place: TaskPlace) -> None:
+        users, former = self._node.users, layout.former_user(place)
+        try:
+            if self._order.start:
+                user = users.of_start_task(work.user_identity)
+            else:
+                user = users.take(work.user_identity, former)
+        except NoSuchUser as error:
+            raise Failed("preprocessing", failure("CommandLaunchFailed", str(error))) from error
+        try:
+            if former in (-1, user.uid):
+                layout.open_to(place, user)
+            else:  # there may be as many files to hand over as the former user cared to make
+                await asyncio.get_running_loop().run_in_executor(self._node.threads, layout.open_to, place, user)
+            self._node.started |= self._order.start
+            await self._in_stages(work, place, user)
+        finally:
+            layout.close(place, user)
+            users.give_back(user)
+
+    async def _in_stages(self, work: Work, place: TaskPlace, user: User) -> None:
+        async with self._held_to_disk(place):
+            await self._stage_in(work, place, user)
+            common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
+            own = work.environment_settings or []
+            variables = environment.of_task(self._node.variables, place, user, work.user_identity, common, own, **self._extras())
+            self._exit = done = await self._command(work, place, user, variables)
+            self._stage = "run"
+        if self._stop.is_set() and (done.code != 0 or work.output_files):
+            raise Cancelled
+        try:
+            if work.output_files:
+                self._stage = "upload"
+                upload = Upload(place, user.uid, variables, self._node.threads, self._stop, user.group)
+                await self._do(upload.all(work.output_files, done.code))
+        except Cancelled:
+            self._stage = "run"
+            raise
+        except Failed:
+            if not done.overdue and (done.code == 0 or not _may_run_again(work)):
+                raise
+        self._stage = "run"
+        if done.overdue:
+            raise Failed("run", failure("TaskEnded", "The task was ended because it ran longer than its maximum wall clock time", SERVER))
+        if done.code != 0:
+            raise Failed("run", exit_code_failure())
+
+    async def _stage_in(self, work: Work, place: TaskPlace, user: User) -> None:
+        if work.resource_files:
+            mode = 0o775 if self._order.start else 0o770  # every task may read what the start task brings
+            staging = Staging(place.working, user.uid, self._node.threads, self._staging, user.group, mode)
+            await self._do(staging.all(work.resource_files))
+        if self._stop.is_set() or self._too_much:
+            raise Cancelled
+
+    @contextlib.asynccontextmanager
+    async def _held_to_disk(self, place: TaskPlace) -> AsyncIterator[None]:
+        """End what goes on inside once the task's directory takes more than the node's tasks may. Raises Failed."""
+        limit = self._node.setup.task_disk_bytes
+        watching = asyncio.create_task(self._watch_disk(place, limit)) if limit else None
+        try:
+            yield
+        except (Cancelled, Failed):
+            if self._stop.is_set() or not self._too_much:
+                raise
+        finally:
+            if watching is not None:
+                watching.cancel()
+        if self._too_much and not self._stop.is_set():
+            text = f"The task's directory is too large: {self._too_much}"
+            raise Failed(self._stage, failure("DiskFull", text, USER, LimitBytes=str(limit)))
+
+    async def _watch_disk(self, place: TaskPlace, limit: int) -> None:
+        self._too_much = await usage.watch(place.directory, limit, self._node.threads, self._stop.is_set)
+        self._staging.set()
+        self._node.spawners.kill(self._key)
+        if self._transfer is not None:
+            self._transfer.cancel()
+
+    async def _do(self, transfer: Coroutine[None, None, None]) -> None:
+        """Do a transfer; a kill abandons it at once, with its threads, which `Stop` keeps from doing harm. Raises Cancelled."""
+        self._transfer = asyncio.create_task(transfer)
+        await asyncio.wait({self._transfer})
+        if self._transfer.cancelled():
+            raise Cancelled
+        self._transfer.result()
+
+    def _extras(self) -> dict[str, Any]:
+        """What the attempt is told beyond what all are told."""
+        preparation = self._order.preparation_id
+        place = None if preparation is None else self._node.layout.task(self._order.job_id, preparation)
+        return {"preparation": place, "token": self._order.token}
+
+    async def _command(self, work: Work, place: TaskPlace, user: User, variables: dict[str, str]) -> Exit:
+        argv, refused = _program(work)
+        limit = work.constraints.max_wall_clock_time if work.constraints else None
+        limit_us = duration(limit) if limit else None
+        logs = place.directory + "/stdout.txt", place.directory + "/stderr.txt"
+        seconds = None if limit_us is None else limit_us / 1e6
+        try:
+            command = Command(argv, variables, place.working, *logs, user.uid, seconds, user.group)
+            return await self._node.spawners.run(self._key, command, self._noticed)
+        except NotLaunched as error:
+            if error.full:
+                raise Failed("preprocessing", _disk_full()) from error
+            if refused is not None:
+                raise refused from error
+            if error.found:
+                raise _not_launched("CommandLaunchFailed", "The command could not be started", work, str(error)) from error
+            raise _not_launched("CommandProgramNotFound", "The specified command program is not found", work, str(error)) from error
+        except SpawnerLost as error:
+            raise Failed("run", failure(UNKNOWN, f"How the task ended is not known: {error}", SERVER)) from error
+
+
+def _program(work: Work) -> tuple[list[str], Failed | None]:
+    """Words to start, and why they cannot be: the spawner is then given what it writes into the task's logs (`spawner.find`)."""
+    try:
+        argv = words(work.command_line)
+    except ValueError as error:
+        message = f"The command line cannot be split into words: {error}"
+    else:
+        if argv:
+            return argv if argv[0] else ["", "the command line names no program"], None
+        message = "The command line is empty"
+    return ["", message], _not_launched("CommandLaunchFailed", message, work)
+
+
+def _may_run_again(work: Work) -> bool:
+    """True when the server may retry after a bad exit code; a failed upload must then not hide that code."""
+    return work.constraints is not None and bool(work.constraints.max_task_retry_count)
+
+
+def _not_launched(code: str, message: str, work: Work, reason: str = "") -> Failed:
+    details = {"CommandLine": work.command_line} | ({"Message": reason} if reason else {})
+    return Failed("preprocessing", failure(code, message, USER, **details))
+
+
+def _disk_full() -> TaskFailureInformation:
+    return failure("DiskFull", "The disk of the node is full")
+
+
+def _of_the_node(error: OSError) -> TaskFailureInformation:
+    """A directory of the task could not be made or taken over."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _disk_full()
+    return failure("ResourceDirectoryCreateFailed", f"The task's directory could not be made: {error.strerror}", SERVER)

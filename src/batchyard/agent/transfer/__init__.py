@@ -1,0 +1,1 @@
+"""Resource files, output files and logs on their way."""

@@ -1,0 +1,74 @@
+"""How the threads that work for an attempt learn that it was killed, and how they wait out passing failures."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from batchyard.agent.transfer import storage
+from batchyard.agent.transfer.storage import Unreachable
+
+_T = TypeVar("_T")
+
+
+class Cancelled(Exception):
+    """The attempt was killed meanwhile."""
+
+
+class Stop:
+    """Set once and for all. What stands within `going` is over when `set` returns, or never happens.
+
+    So nobody has to wait for a thread that hangs in a transfer: it cannot change the task's directory any more.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._set = threading.Event()
+        self._parts: list[Stop] = []
+
+    def part(self) -> Stop:
+        """A stop of something within: it can be set alone, and is set with the whole."""
+        one = Stop()
+        with self._lock:
+            self._parts.append(one)
+            if self._set.is_set():
+                one.set()
+        return one
+
+    def set(self) -> None:
+        """Stop; may be repeated."""
+        with self._lock:
+            self._set.set()
+            for part in self._parts:
+                part.set()
+
+    def is_set(self) -> bool:
+        """True once stopped."""
+        return self._set.is_set()
+
+    def check(self) -> None:
+        """Raises Cancelled once stopped."""
+        if self._set.is_set():
+            raise Cancelled
+
+    @contextlib.contextmanager
+    def going(self) -> Iterator[None]:
+        """Hold a stop off for a short while. Raises Cancelled once stopped."""
+        with self._lock:
+            self.check()
+            yield
+
+    def patiently(self, call: Callable[[], _T]) -> _T:
+        """Call, again after failures that may pass: a server that is started anew is no reason to fail. Raises Unreachable or Cancelled."""
+        for tries, pause_s in enumerate(storage.PAUSES_S, 1):
+            self.check()
+            try:
+                return call()
+            except Unreachable as error:
+                if not error.passing or (error.timed_out and tries >= storage.SLOW_TRIES):
+                    raise
+            self._set.wait(pause_s)
+        self.check()
+        return call()

@@ -1,0 +1,1 @@
+"""What is served beyond the service's own operations."""

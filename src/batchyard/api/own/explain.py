@@ -1,0 +1,25 @@
+"""Why is it not running? Reads beside the Azure operations."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from batchyard.api.wire import wire
+from batchyard.api.wire.call import Call
+from batchyard.engine.explain import explain
+
+
+async def task(call: Call) -> Response:
+    """GET /batchyard/explain/jobs/{jobId}/tasks/{taskId}"""
+    found = await call.db.read(explain.task, call.ids["job_id"], call.ids["task_id"], call.now)
+    return wire.element(call.base, "explanations", wire.encode(found))
+
+
+async def job(call: Call) -> Response:
+    """GET /batchyard/explain/jobs/{jobId}"""
+    return wire.element(call.base, "explanations", wire.encode(await call.db.read(explain.job, call.ids["job_id"], call.now)))
+
+
+async def pool(call: Call) -> Response:
+    """GET /batchyard/explain/pools/{poolId}"""
+    return wire.element(call.base, "explanations", wire.encode(await call.db.read(explain.pool, call.ids["pool_id"], call.now)))

@@ -1,0 +1,1 @@
+"""What every request needs: signature, version, conditions, bodies, answers."""

@@ -1,0 +1,119 @@
+"""File requests on their way to agents and back (decision D6): nobody connects to an agent.
+
+A request waits until the node's next sync answer names it; the agent posts the bytes, and they flow to the client as
+fast as it takes them, a chunk at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from typing import Literal
+
+import msgspec
+
+from batchyard.engine import wakes
+from batchyard.engine.wakes import Wakes
+from batchyard.model.errors import BatchError
+from batchyard.model.sync import FileHead, FileRequest
+
+PATIENCE_S = 30.0
+"""How long a client waits for the node to begin its answer."""
+_CHUNKS_AHEAD = 4
+
+
+class Exchange:
+    """One file request: the head, then chunks, then the end."""
+
+    def __init__(self, node_pk: int, request: FileRequest) -> None:
+        self.node_pk, self.request = node_pk, request
+        self.head: asyncio.Future[FileHead] = asyncio.get_running_loop().create_future()
+        self._chunks: asyncio.Queue[bytes | None] = asyncio.Queue(_CHUNKS_AHEAD)
+        self._closed = asyncio.Event()
+        self._complete = False
+
+    async def feed(self, chunks: AsyncIterator[bytes]) -> None:
+        """Pass the agent's bytes on until the client has them all or goes away."""
+        closed = asyncio.create_task(self._closed.wait())
+        try:
+            async for chunk in chunks:
+                if chunk and not await self._put(chunk, closed):
+                    return
+            self._complete = True
+        finally:
+            await self._put(None, closed)
+            closed.cancel()
+
+    async def _put(self, chunk: bytes | None, closed: asyncio.Task[Literal[True]]) -> bool:
+        put = asyncio.ensure_future(self._chunks.put(chunk))
+        await asyncio.wait((put, closed), return_when=asyncio.FIRST_COMPLETED)
+        if not put.done():
+            put.cancel()
+        return put.done() and not closed.done()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The file's bytes. Raises ConnectionError when the node breaks off."""
+        try:
+            while (chunk := await self._chunks.get()) is not None:
+                yield chunk
+            if not self._complete:
+                raise ConnectionError("the node broke off while it sent a file")
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Nobody reads any more."""
+        self._closed.set()
+
+
+class Relay:
+    """File requests that wait for a node or are being answered."""
+
+    def __init__(self, wakes_: Wakes) -> None:
+        self._wakes = wakes_
+        self._open: dict[str, Exchange] = {}
+        self._closing = False
+
+    def close(self) -> None:
+        """The server ends: whoever waits for a node, now or from here on, is told to come again."""
+        self._closing = True
+        for exchange in self._open.values():
+            if not exchange.head.done():
+                exchange.head.set_exception(BatchError("ServerBusy"))
+
+    async def ask(self, node_pk: int, request: FileRequest) -> Exchange:
+        """Have a node do a file operation; returns once the head is there. Raises the node's error or TaskFilesUnavailable, ServerBusy."""
+        if self._closing:
+            raise BatchError("ServerBusy")
+        request = msgspec.structs.replace(request, id=secrets.token_hex(16))
+        exchange = Exchange(node_pk, request)
+        self._open[request.id] = exchange
+        self._wakes([wakes.node(node_pk)])
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                head = await exchange.head
+        except TimeoutError:
+            exchange.close()
+            raise BatchError("TaskFilesUnavailable") from None
+        except BaseException:
+            exchange.close()
+            raise
+        finally:
+            self._open.pop(request.id, None)
+        if head.error is not None:
+            exchange.close()
+            raise BatchError(head.error, **({} if head.reason is None else {"Reason": head.reason}))
+        return exchange
+
+    def waiting(self, node_pk: int) -> list[FileRequest]:
+        """Requests that a node has not begun to answer."""
+        return [exchange.request for exchange in self._open.values() if exchange.node_pk == node_pk and not exchange.head.done()]
+
+    def answer(self, node_pk: int, request_id: str, head: FileHead) -> Exchange | None:
+        """The exchange that a node answers, once; None when nobody waits for it any more."""
+        exchange = self._open.get(request_id)
+        if exchange is None or exchange.node_pk != node_pk or exchange.head.done():
+            return None
+        exchange.head.set_result(head)
+        return exchange

@@ -1,0 +1,1 @@
+"""What speaks HTTP: signatures, operations, documents."""

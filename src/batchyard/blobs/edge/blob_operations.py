@@ -1,0 +1,159 @@
+"""Operations on blobs that exist: read, describe, change what is said of them, delete."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from batchyard.blobs.base import Blob, BlobError, BlobKind, BlobReader, BlobStore, ContentHeaders
+from batchyard.blobs.conditions import check_read
+from batchyard.blobs.edge import documents, transfers
+from batchyard.blobs.edge.grants import Grant
+from batchyard.blobs.edge.request import Request
+from batchyard.model import times
+
+_RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{1,18})?")
+_MOST_MD5_BYTES = 4 * 1024 * 1024
+
+
+async def get(store: BlobStore, request: Request, grant: Grant) -> Response:
+    """Get Blob, whole or a range."""
+    wanted = _range(request)
+    begin, end = wanted or (0, None)
+    reader: BlobReader = await run_in_threadpool(store.read, request.blob_ref, request.conditions(), begin, end)
+    try:
+        if wanted is not None and not reader.blob.length:
+            raise BlobError("InvalidRange", headers={"content-range": "bytes */0"})
+        headers = {**describe(reader.blob, grant), "content-length": str(reader.length)}
+        if wanted is None:
+            return transfers.BlobResponse(reader, 200, headers)
+        headers["content-range"] = f"bytes {begin}-{begin + reader.length - 1}/{reader.blob.length}"
+        _move_md5(headers)
+        if request.headers.get("x-ms-range-get-content-md5", "").lower() == "true":
+            return await run_in_threadpool(_summed, reader, headers)
+        return transfers.BlobResponse(reader, 206, headers)
+    except BaseException:
+        reader.close()
+        raise
+
+
+async def head(store: BlobStore, request: Request, grant: Grant) -> Response:
+    """Get Blob Properties and Get Blob Metadata."""
+    blob: Blob = await run_in_threadpool(store.blob, request.blob_ref)
+    check_read(request.conditions(), blob.etag, blob.modified_us)
+    headers = dict(describe(blob, grant))
+    if request.method == "HEAD" and request.query.get("comp") != "metadata":
+        headers["content-length"] = str(blob.length)
+    return Response(headers=headers)
+
+
+async def set_metadata(store: BlobStore, request: Request, grant: Grant) -> Response:
+    """Set Blob Metadata."""
+    blob = await run_in_threadpool(store.set_metadata, request.blob_ref, request.metadata(), request.conditions(), request.now_us)
+    return Response(headers={**tag_headers(blob), "x-ms-request-server-encrypted": "false"})
+
+
+async def set_headers(store: BlobStore, request: Request, grant: Grant) -> Response:
+    """Set Blob Properties: the content headers; sizes and sequence numbers belong to page blobs."""
+    if "x-ms-blob-content-length" in request.headers or "x-ms-sequence-number-action" in request.headers:
+        raise BlobError("UnsupportedHeader")
+    blob = await run_in_threadpool(store.set_headers, request.blob_ref, content_headers(request), request.conditions(), request.now_us)
+    return Response(headers=tag_headers(blob))
+
+
+async def delete(store: BlobStore, request: Request, grant: Grant) -> Response:
+    """Delete Blob; there are no snapshots to include."""
+    if request.headers.get("x-ms-delete-snapshots", "include").lower() != "include":
+        raise BlobError("UnsupportedHeader")
+    await run_in_threadpool(store.delete_blob, request.blob_ref, request.conditions())
+    return Response(status_code=202, headers={"x-ms-delete-type-permanent": "true"})
+
+
+async def get_block_list(store: BlobStore, request: Request, grant: Grant) -> Response:
+    """Get Block List."""
+    which = request.query.get("blocklisttype", "committed").lower()
+    if which not in ("committed", "uncommitted", "all"):
+        raise BlobError("InvalidQueryParameterValue")
+    blob, committed, waiting = await run_in_threadpool(store.blocks, request.blob_ref)
+    text = documents.block_list(committed if which != "uncommitted" else None, waiting if which != "committed" else None)
+    headers = {} if blob is None else {**tag_headers(blob), "x-ms-blob-content-length": str(blob.length)}
+    return Response(text, headers=headers, media_type="application/xml")
+
+
+def tag_headers(blob: Blob) -> dict[str, str]:
+    """ETag and Last-Modified."""
+    return {"etag": f'"{blob.etag}"', "last-modified": times.http_date(blob.modified_us)}
+
+
+def describe(blob: Blob, grant: Grant) -> dict[str, str]:
+    """Headers of a blob, with those that the caller's SAS dictates."""
+    kept = blob.headers
+    said = {
+        "content-type": kept.content_type or "application/octet-stream",
+        "content-encoding": kept.content_encoding,
+        "content-language": kept.content_language,
+        "cache-control": kept.cache_control,
+        "content-disposition": kept.content_disposition,
+        "content-md5": kept.md5,
+    }
+    state = {
+        "accept-ranges": "bytes",
+        "x-ms-blob-type": blob.kind.value,
+        "x-ms-creation-time": times.http_date(blob.created_us),
+        "x-ms-lease-status": "unlocked",
+        "x-ms-lease-state": "available",
+        "x-ms-server-encrypted": "false",
+    }
+    if blob.kind is BlobKind.APPEND:
+        state["x-ms-blob-committed-block-count"] = str(blob.block_count)
+    metadata = {f"x-ms-meta-{name}": value for name, value in blob.metadata.items()}
+    return {**tag_headers(blob), **{n: v for n, v in said.items() if v is not None}, **state, **metadata, **grant.overrides}
+
+
+def content_headers(request: Request, fallback: Mapping[str, str | None] | None = None) -> ContentHeaders:
+    """Content headers of a request: `x-ms-blob-*`, else the fallback (the plain headers, where the operation reads those)."""
+    plain = fallback or {}
+
+    def said(name: str) -> str | None:
+        return request.headers.get(f"x-ms-blob-{name}") or plain.get(name)
+
+    request.md5_header("x-ms-blob-content-md5")
+    return ContentHeaders(
+        said("content-type"), said("content-encoding"), said("content-language"), said("cache-control"),
+        said("content-disposition"), said("content-md5"),
+    )  # fmt: skip
+
+
+def _range(request: Request) -> tuple[int, int | None] | None:
+    """First byte and the one after the last; `x-ms-range` wins. A form that the service does not know counts as no range."""
+    text = request.headers.get("x-ms-range") or request.headers.get("range")
+    match = _RANGE.fullmatch(text.strip()) if text else None
+    if match is None:
+        return None
+    begin, last = int(match[1]), match[2]
+    if last is not None and int(last) < begin:
+        return None
+    return begin, None if last is None else int(last) + 1
+
+
+def _move_md5(headers: dict[str, str]) -> None:
+    """In an answer with a range, `Content-MD5` would be the sum of the range; that of the blob has its own header."""
+    whole = headers.pop("content-md5", None)
+    if whole is not None:
+        headers["x-ms-blob-content-md5"] = whole
+
+
+def _summed(reader: BlobReader, headers: dict[str, str]) -> Response:
+    """A range with its MD5."""
+    try:
+        if reader.length > _MOST_MD5_BYTES:
+            raise BlobError("OutOfRangeInput")
+        content = b"".join(iter(lambda: reader.read(_MOST_MD5_BYTES), b""))
+    finally:
+        reader.close()
+    headers["content-md5"] = transfers.md5_text(hashlib.md5(content, usedforsecurity=False).digest())
+    return Response(content, 206, headers)

@@ -1,0 +1,249 @@
+"""XML bodies: written by hand with escaping, read by a parser that knows no document types and no entities."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import quote
+from xml.parsers import expat
+from xml.sax.saxutils import escape, quoteattr
+
+from batchyard.blobs.base import (
+    MAX_BLOCKS,
+    AccessPolicy,
+    Blob,
+    BlobError,
+    BlobPage,
+    Block,
+    BlockSource,
+    Container,
+    ContainerPage,
+    ListQuery,
+)
+from batchyard.model import times
+
+_HEAD = '<?xml version="1.0" encoding="utf-8"?>'
+_SOURCES = {source.value: source for source in BlockSource}
+_MAX_BLOCK_ID_BYTES = 64
+_MAX_POLICIES = 5
+
+
+def element(tag: str, content: object) -> str:
+    """Element with escaped text; control characters that XML cannot say are left out."""
+    return f"<{tag}>{escape(''.join(c for c in str(content) if _sayable(c)), _REFERENCES)}</{tag}>"
+
+
+# Without references a parser turns CR into LF, and a value would come back changed.
+_REFERENCES = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
+
+
+def error(code: str, message: str) -> str:
+    """Body of a failed request."""
+    return f"{_HEAD}<Error>{element('Code', code)}{element('Message', message)}</Error>"
+
+
+def container_list(endpoint: str, query: ListQuery, marker: str, page: ContainerPage, *, metadata: bool) -> str:
+    """Body of List Containers."""
+    entries = "".join(_container(entry, metadata) for entry in page.entries)
+    return (
+        f"{_HEAD}<EnumerationResults ServiceEndpoint={quoteattr(endpoint)}>{_echo(query, marker)}"
+        f"<Containers>{entries}</Containers>{element('NextMarker', to_marker(page.next))}</EnumerationResults>"
+    )
+
+
+def blob_list(endpoint: str, container: str, query: ListQuery, marker: str, page: BlobPage, *, metadata: bool) -> str:
+    """Body of List Blobs."""
+    entries = "".join(_prefix(entry) if isinstance(entry, str) else _blob(entry, metadata) for entry in page.entries)
+    return (
+        f"{_HEAD}<EnumerationResults ServiceEndpoint={quoteattr(endpoint)} ContainerName={quoteattr(container)}>{_echo(query, marker)}"
+        f"<Blobs>{entries}</Blobs>{element('NextMarker', to_marker(page.next))}</EnumerationResults>"
+    )
+
+
+def block_list(committed: Sequence[Block] | None, uncommitted: Sequence[Block] | None) -> str:
+    """Body of Get Block List; None leaves a list out."""
+    parts = [("CommittedBlocks", committed), ("UncommittedBlocks", uncommitted)]
+    lists = "".join(f"<{tag}>{''.join(map(_block, blocks))}</{tag}>" for tag, blocks in parts if blocks is not None)
+    return f"{_HEAD}<BlockList>{lists}</BlockList>"
+
+
+def policy_list(policies: Mapping[str, AccessPolicy]) -> str:
+    """Body of Get Container ACL."""
+    items = "".join(
+        f"<SignedIdentifier>{element('Id', name)}<AccessPolicy>"
+        + "".join(
+            element(tag, value)
+            for tag, value in (("Start", policy.start), ("Expiry", policy.expiry), ("Permission", policy.permissions))
+            if value is not None
+        )
+        + "</AccessPolicy></SignedIdentifier>"
+        for name, policy in policies.items()
+    )
+    return f"{_HEAD}<SignedIdentifiers>{items}</SignedIdentifiers>"
+
+
+def service_properties() -> str:
+    """Body of Get Blob Service Properties: everything is off."""
+    off = "<Version>1.0</Version><Enabled>false</Enabled><RetentionPolicy><Enabled>false</Enabled></RetentionPolicy>"
+    verbs = "<Delete>false</Delete><Read>false</Read><Write>false</Write>"
+    log = f"<Version>1.0</Version>{verbs}<RetentionPolicy><Enabled>false</Enabled></RetentionPolicy>"
+    return (
+        f"{_HEAD}<StorageServiceProperties><Logging>{log}</Logging><HourMetrics>{off}</HourMetrics><MinuteMetrics>{off}</MinuteMetrics>"
+        "<Cors /><DeleteRetentionPolicy><Enabled>false</Enabled></DeleteRetentionPolicy>"
+        "<StaticWebsite><Enabled>false</Enabled></StaticWebsite></StorageServiceProperties>"
+    )
+
+
+def parse_block_list(body: bytes) -> list[tuple[BlockSource, str]]:
+    """Entries of Put Block List; raises InvalidXmlDocument, BlockListTooLong or InvalidBlockId."""
+    if body.count(b"</") > MAX_BLOCKS + 1:  # one for each entry and one for the list: that many need not be read to be counted
+        raise BlobError("BlockListTooLong")
+    entries = []
+    for path, text in _leaves(body, MAX_BLOCKS + 1):
+        if path == ("BlockList",):
+            continue
+        if len(path) != 2 or path[0] != "BlockList" or path[1] not in _SOURCES:
+            raise BlobError("InvalidXmlDocument")
+        entries.append((_SOURCES[path[1]], checked_block_id(text.strip())))
+    if len(entries) > MAX_BLOCKS:
+        raise BlobError("BlockListTooLong")
+    return entries
+
+
+def parse_policies(body: bytes) -> dict[str, AccessPolicy]:
+    """Body of Set Container ACL; raises InvalidXmlDocument."""
+    fields: list[dict[str, str]] = []
+    for path, text in _leaves(body, 100):
+        if path[-1] == "Id":
+            fields.append({"Id": text})
+        elif path[-1] in ("Start", "Expiry", "Permission") and fields:
+            fields[-1][path[-1]] = text.strip()
+    policies = {f["Id"]: AccessPolicy(f.get("Start") or None, f.get("Expiry") or None, f.get("Permission") or None) for f in fields}
+    if len(policies) != len(fields) or len(fields) > _MAX_POLICIES or any(not 0 < len(name) <= 64 for name in policies):
+        raise BlobError("InvalidXmlDocument")
+    return policies
+
+
+def checked_block_id(text: str) -> str:
+    """A block id as sent; raises InvalidBlockId unless it is base64 of 1 to 64 bytes."""
+    try:
+        value = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise BlobError("InvalidBlockId") from None
+    if not 0 < len(value) <= _MAX_BLOCK_ID_BYTES:
+        raise BlobError("InvalidBlockId")
+    return text
+
+
+def to_marker(name: str | None) -> str:
+    """Opaque continuation marker of the name that the next page starts with."""
+    return "" if name is None else base64.urlsafe_b64encode(name.encode()).decode()
+
+
+def from_marker(text: str) -> str:
+    """Name in a marker; raises InvalidQueryParameterValue for one that was not made here."""
+    try:
+        return base64.b64decode(text, altchars=b"-_", validate=True).decode()
+    except ValueError:
+        raise BlobError("InvalidQueryParameterValue", "The marker is not one that this service gave out.") from None
+
+
+def _leaves(body: bytes, most: int) -> list[tuple[tuple[str, ...], str]]:
+    """(path, text) of every element without children, at most `most` of them; no recursion, no entities."""
+    found: list[tuple[tuple[str, ...], str]] = []
+    path: list[str] = []
+    texts: list[list[str]] = []
+    is_leaf = False
+
+    def start(tag: str, _: object) -> None:
+        nonlocal is_leaf
+        path.append(tag)
+        texts.append([])
+        is_leaf = True
+        if len(path) > 8:
+            raise BlobError("InvalidXmlDocument")
+
+    def end(_: str) -> None:
+        nonlocal is_leaf
+        text = "".join(texts.pop())
+        if is_leaf:
+            found.append((tuple(path), text))
+            if len(found) > most:
+                raise BlobError("BlockListTooLong")
+        path.pop()
+        is_leaf = False
+
+    def refuse(*_: object) -> None:
+        raise BlobError("InvalidXmlDocument")
+
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
+    parser.CharacterDataHandler = lambda text: texts[-1].append(text) if texts else None
+    parser.StartDoctypeDeclHandler = refuse
+    parser.EntityDeclHandler = refuse
+    try:
+        parser.Parse(body, True)
+    except (expat.ExpatError, ValueError, LookupError):
+        raise BlobError("InvalidXmlDocument") from None
+    return found
+
+
+def _echo(query: ListQuery, marker: str) -> str:
+    given = [("Prefix", query.prefix), ("Marker", marker), ("Delimiter", query.delimiter)]
+    return "".join(element(tag, value) for tag, value in given if value) + element("MaxResults", query.limit)
+
+
+def _container(entry: Container, metadata: bool) -> str:
+    properties = element("Last-Modified", times.http_date(entry.modified_us)) + element("Etag", f'"{entry.etag}"')
+    state = element("LeaseStatus", "unlocked") + element("LeaseState", "available")
+    extra = _metadata(entry.metadata) if metadata else ""
+    return f"<Container>{element('Name', entry.name)}<Properties>{properties}{state}</Properties>{extra}</Container>"
+
+
+def _blob(entry: Blob, metadata: bool) -> str:
+    headers = entry.headers
+    fields: Iterable[tuple[str, object]] = (
+        ("Creation-Time", times.http_date(entry.created_us)),
+        ("Last-Modified", times.http_date(entry.modified_us)),
+        ("Etag", entry.etag),
+        ("Content-Length", entry.length),
+        ("Content-Type", headers.content_type or "application/octet-stream"),
+        ("Content-Encoding", headers.content_encoding or ""),
+        ("Content-Language", headers.content_language or ""),
+        ("Content-MD5", headers.md5 or ""),
+        ("Cache-Control", headers.cache_control or ""),
+        ("Content-Disposition", headers.content_disposition or ""),
+        ("BlobType", entry.kind.value),
+        ("LeaseStatus", "unlocked"),
+        ("LeaseState", "available"),
+        ("ServerEncrypted", "false"),
+    )
+    properties = "".join(element(tag, value) for tag, value in fields)
+    extra = _metadata(entry.metadata) if metadata else ""
+    return f"<Blob>{_name(entry.name)}<Properties>{properties}</Properties>{extra}</Blob>"
+
+
+def _prefix(text: str) -> str:
+    return f"<BlobPrefix>{_name(text)}</BlobPrefix>"
+
+
+def _name(text: str) -> str:
+    """Name, percent-encoded and marked so when XML cannot carry it (as the service does since 2021-02-12)."""
+    if all(_sayable(c) and c not in _REFERENCES for c in text):
+        return element("Name", text)
+    return f'<Name Encoded="true">{quote(text, safe="/")}</Name>'
+
+
+def _metadata(metadata: Mapping[str, str]) -> str:
+    return f"<Metadata>{''.join(element(name, value) for name, value in metadata.items())}</Metadata>"
+
+
+def _block(block: Block) -> str:
+    return f"<Block>{element('Name', block.id)}{element('Size', block.length)}</Block>"
+
+
+def _sayable(c: str) -> bool:
+    return c in "\t\n\r" or (c >= " " and c not in "\ufffe\uffff" and not "\ud800" <= c <= "\udfff")

@@ -1,0 +1,226 @@
+"""The storage endpoint as an ASGI app: path style `/{account}/{container}/{blob}`, one row per operation.
+
+Order for every request: syntax, caller, permission, then the operation; so who may not ask learns nothing of what is stored.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from batchyard.blobs.base import AccessPolicy, BlobError, BlobStore, ContainerRef
+from batchyard.blobs.edge import blob_operations as blobs
+from batchyard.blobs.edge import container_operations as containers
+from batchyard.blobs.edge import documents
+from batchyard.blobs.edge import upload_operations as uploads
+from batchyard.blobs.edge.auth import authenticate
+from batchyard.blobs.edge.grants import Grant, Level, Need
+from batchyard.blobs.edge.request import Request, parse
+from batchyard.blobs.edge.transfers import ClientGone
+from batchyard.disk import sqlite
+from batchyard.model import times
+from batchyard.model.errors import let_go
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[BlobStore, Request, Grant], Awaitable[Response]]
+
+DEFAULT_VERSION = "2021-12-02"
+_RETRY_AFTER_S = "5"
+"""A disk is not emptied in a moment."""
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A row of the table: which request it is, what the caller needs, who does it."""
+
+    methods: str
+    level: Level
+    restype: str
+    comp: str
+    handler: Handler
+    letters: str
+    by_service_sas: bool = False
+
+
+_S, _C, _O = Level.SERVICE, Level.CONTAINER, Level.OBJECT
+
+# Letters: https://learn.microsoft.com/rest/api/storageservices/create-account-sas#account-sas-permissions-by-operation;
+# none: only with the account key.
+OPERATIONS = (
+    Operation("GET", _S, "", "list", containers.list_containers, "l"),
+    Operation("GET", _S, "service", "properties", containers.service_properties, "r"),
+    Operation("GET HEAD", _S, "account", "properties", containers.account_information, "rwdlacu"),
+    Operation("PUT", _C, "container", "", containers.create, "cw"),
+    Operation("GET HEAD", _C, "container", "", containers.properties, "r"),
+    Operation("DELETE", _C, "container", "", containers.delete, "d"),
+    Operation("GET HEAD", _C, "container", "metadata", containers.properties, "r"),
+    Operation("PUT", _C, "container", "metadata", containers.set_metadata, "w"),
+    Operation("GET HEAD", _C, "container", "acl", containers.get_acl, ""),
+    Operation("PUT", _C, "container", "acl", containers.set_acl, ""),
+    Operation("GET", _C, "container", "list", containers.list_blobs, "l", by_service_sas=True),
+    Operation("GET HEAD", _C, "account", "properties", containers.account_information, "rwdlacu", by_service_sas=True),
+    Operation("GET", _O, "", "", blobs.get, "r"),
+    Operation("HEAD", _O, "", "", blobs.head, "r"),
+    Operation("DELETE", _O, "", "", blobs.delete, "d"),
+    Operation("GET HEAD", _O, "", "metadata", blobs.head, "r"),
+    Operation("PUT", _O, "", "metadata", blobs.set_metadata, "w"),
+    Operation("PUT", _O, "", "properties", blobs.set_headers, "w"),
+    Operation("GET HEAD", _O, "account", "properties", containers.account_information, "rwdlacu"),
+    Operation("PUT", _O, "", "", uploads.put, "cw"),
+    Operation("PUT", _O, "", "block", uploads.put_block, "w"),
+    Operation("PUT", _O, "", "blocklist", uploads.put_block_list, "w"),
+    Operation("GET", _O, "", "blocklist", blobs.get_block_list, "r"),
+    Operation("PUT", _O, "", "appendblock", uploads.append_block, "aw"),
+)
+_TABLE = MappingProxyType({(m, o.level, o.restype, o.comp): o for o in OPERATIONS for m in o.methods.split()})
+
+# What would change the meaning of a request and is not served is refused, never ignored.
+_REFUSED_PARAMETERS = frozenset({"snapshot", "versionid", "deletetype", "prevsnapshot"})
+_REFUSED_HEADERS = (
+    "x-ms-access-tier", "x-ms-content-crc64", "x-ms-encryption-", "x-ms-expiry-", "x-ms-if-tags", "x-ms-immutability-policy-",
+    "x-ms-legal-hold", "x-ms-rehydrate-priority", "x-ms-structured-", "x-ms-tags", "x-ms-default-encryption-scope",
+)  # fmt: skip
+
+
+Room = Callable[[int], str | None]
+"""Why no content of so many bytes is taken at the moment, None when it is."""
+
+
+def application(
+    store: BlobStore, accounts: Mapping[str, Sequence[str]], now: Callable[[], datetime], room: Room = lambda size: None
+) -> ASGIApp:
+    """The endpoint for these accounts (name to base64 keys, read anew for each request, so keys may be rotated)."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        try:
+            response = await _answer(store, accounts, room, scope, receive, times.micros(now()))
+        except ClientGone:
+            return
+        await response(scope, receive, _with_common_headers(scope, send))
+
+    return app
+
+
+async def _answer(
+    store: BlobStore, accounts: Mapping[str, Sequence[str]], room: Room, scope: Scope, receive: Receive, now_us: int
+) -> Response:
+    """Response of the operation, or the error body."""
+    try:
+        return await _operate(store, accounts, room, scope, receive, now_us)
+    except ClientGone:
+        raise
+    except Exception as error:
+        response = _error_response(_as_answer(error), scope["method"])
+        let_go(error)
+        return response
+
+
+async def _operate(
+    store: BlobStore, accounts: Mapping[str, Sequence[str]], room: Room, scope: Scope, receive: Receive, now_us: int
+) -> Response:
+    request = parse(scope, receive, now_us)
+    grant = await _authenticated(store, request, accounts)
+    operation = _operation(request)
+    grant.require(Need(operation.level, operation.letters, operation.by_service_sas))
+    _refuse_unserved(request)
+    if request.method == "PUT" and (reason := room(_content_length(request))) is not None:
+        raise _busy(reason)
+    return await operation.handler(store, request, grant)
+
+
+def _as_answer(error: Exception) -> BlobError:
+    """What an error is to the client; what is no answer of ours is logged."""
+    if isinstance(error, BlobError):
+        return error
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        log.error("no space left for blobs: %s", error)
+        return _busy("The storage endpoint has no disk space left.")
+    if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
+        log.error("no file descriptors left for blobs: %s", error)
+        return _busy("The storage endpoint has too many files open.")
+    if sqlite.passing(error):
+        log.error("the catalogue cannot be used now: %s", error)
+        return _busy("The storage endpoint cannot read or write its catalogue for now.")
+    log.error("storage request failed", exc_info=error)
+    return BlobError("InternalError")
+
+
+def _busy(reason: str) -> BlobError:
+    return BlobError("ServerBusy", reason, headers={"retry-after": _RETRY_AFTER_S})
+
+
+def _content_length(request: Request) -> int:
+    """Bytes that a request brings; what is no such number, or too many for any operation, its operation refuses better."""
+    text = request.headers.get("content-length", "")
+    size = int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
+    return size if size <= uploads.MOST_BLOB_BYTES else 0
+
+
+async def _authenticated(store: BlobStore, request: Request, accounts: Mapping[str, Sequence[str]]) -> Grant:
+    def policies(ref: ContainerRef) -> Mapping[str, AccessPolicy]:
+        return store.container(ref).policies
+
+    # Only a stored access policy needs the disk; everything else is decided on the spot.
+    if "si" in request.query:
+        return await run_in_threadpool(authenticate, request, accounts, policies)
+    return authenticate(request, accounts, policies)
+
+
+def _operation(request: Request) -> Operation:
+    """The row of the request; raises for what is not served."""
+    level = Level.SERVICE if request.container is None else Level.CONTAINER if request.blob is None else Level.OBJECT
+    restype, comp = request.query.get("restype", "").lower(), request.query.get("comp", "").lower()
+    operation = _TABLE.get((request.method, level, restype, comp))
+    if operation is None:
+        known = any(key[1:] == (level, restype, comp) for key in _TABLE)
+        raise BlobError("UnsupportedHttpVerb" if known else "UnsupportedQueryParameter")
+    return operation
+
+
+def _refuse_unserved(request: Request) -> None:
+    if not _REFUSED_PARAMETERS.isdisjoint(request.query):
+        raise BlobError("UnsupportedQueryParameter")
+    if "x-ms-lease-id" in request.headers:
+        raise BlobError("LeaseNotPresentWithContainerOperation" if request.blob is None else "LeaseNotPresentWithBlobOperation")
+    if any(name.startswith(_REFUSED_HEADERS) for name in request.headers):
+        raise BlobError("UnsupportedHeader")
+
+
+def _error_response(error: BlobError, method: str) -> Response:
+    headers = {"x-ms-error-code": "ConditionNotMet" if error.code == "NotModified" else error.code, **error.headers}
+    if method == "HEAD" or error.status == 304:
+        return Response(status_code=error.status, headers=headers)
+    return Response(documents.error(error.code, error.message), error.status, headers, media_type="application/xml")
+
+
+def _with_common_headers(scope: Scope, send: Send) -> Send:
+    """What every answer carries: ids, version, and the client's own id when it can be echoed."""
+    asked = {name: value for name, value in scope["headers"] if name in (b"x-ms-version", b"x-ms-client-request-id")}
+    version = asked.get(b"x-ms-version", b"")
+    common = [
+        (b"x-ms-request-id", str(uuid.uuid4()).encode()),
+        (b"x-ms-version", version if len(version) == 10 else DEFAULT_VERSION.encode()),
+    ]
+    client_id = asked.get(b"x-ms-client-request-id", b"")
+    if 0 < len(client_id) <= 1024 and all(0x21 <= byte <= 0x7E for byte in client_id):
+        common.append((b"x-ms-client-request-id", client_id))
+
+    async def wrapped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *common]
+        await send(message)
+
+    return wrapped

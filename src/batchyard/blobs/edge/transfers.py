@@ -1,0 +1,120 @@
+"""Bytes between the network and the store: constant memory, disk work in threads, nothing left of a broken upload."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, TypeVar
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from batchyard.blobs.base import BlobError, BlobReader, Upload
+from batchyard.blobs.edge.request import Request
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+WRITE_BYTES = 1024 * 1024  # handed to a thread at once
+READ_BYTES = 512 * 1024
+
+
+class ClientGone(Exception):
+    """The client closed the connection before the end of its request: there is nobody to answer."""
+
+
+async def body(request: Request, most: int) -> bytes:
+    """The whole of a small body; raises BlobError when it is larger than `most` bytes, ClientGone when it is cut short."""
+    length = request.body_length(most)
+    chunks = [chunk async for chunk in _chunks(request, length)]
+    return b"".join(chunks)
+
+
+async def take_in(request: Request, upload: Upload[T], length: int, *md5_headers: str) -> T:
+    """Stream the body into the upload, check its MD5 against those headers, commit; on any failure nothing is left."""
+    try:
+        for name in md5_headers:
+            request.md5_header(name)
+        await _fill(request, upload, length)
+        check_md5(request, upload.md5(), *md5_headers)
+        return await run_in_threadpool(upload.commit, request.now_us)
+    except BaseException:
+        # Shielded: the cancellation that brought us here must not keep the file from being removed.
+        await asyncio.shield(run_in_threadpool(upload.abort))
+        raise
+
+
+def check_md5(request: Request, actual: bytes, *names: str) -> None:
+    """Raise Md5Mismatch unless every given header says the actual sum."""
+    for name in names:
+        if request.md5_header(name) not in (None, actual):
+            raise BlobError("Md5Mismatch")
+
+
+def md5_text(digest: bytes) -> str:
+    """Base64 of an MD5."""
+    return base64.b64encode(digest).decode()
+
+
+class BlobResponse(StreamingResponse):
+    """A download; the reader is closed however the sending ends."""
+
+    def __init__(self, reader: BlobReader, status: int, headers: Mapping[str, str]) -> None:
+        self._reader = reader
+        super().__init__(_pieces(reader), status, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except OSError as error:
+            log.error("download broken off: %s", error)
+        finally:
+            await asyncio.shield(run_in_threadpool(self._reader.close))
+
+
+async def _fill(request: Request, upload: Upload[Any], length: int) -> None:
+    """Write while the next bytes arrive; at most one write is under way."""
+    writing: asyncio.Task[None] | None = None
+    try:
+        async for chunk in _chunks(request, length):
+            if writing is not None:
+                await writing
+            writing = asyncio.create_task(run_in_threadpool(upload.write, chunk))
+    finally:
+        if writing is not None:
+            await asyncio.shield(writing)
+
+
+async def _chunks(request: Request, length: int) -> AsyncIterator[bytes]:
+    """The body in pieces of about WRITE_BYTES; raises ClientGone unless there are exactly `length` bytes."""
+    waiting: list[bytes] = []
+    size = total = 0
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        more = message.get("more_body", False)
+        if chunk:
+            waiting.append(chunk)
+            size += len(chunk)
+            total += len(chunk)
+        if total > length:
+            raise BlobError("RequestBodyTooLarge")
+        if size >= WRITE_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if total != length:
+        raise ClientGone
+    if waiting:
+        yield b"".join(waiting)
+
+
+async def _pieces(reader: BlobReader) -> AsyncIterator[bytes]:
+    while chunk := await run_in_threadpool(reader.read, READ_BYTES):
+        yield chunk

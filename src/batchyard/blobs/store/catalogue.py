@@ -1,0 +1,177 @@
+"""The SQLite catalogue of a local blob store: one connection that writes, a few that read.
+
+Invariant: `write` returns only after its change is on disk (WAL, synchronous=FULL). Units of work that wait at the same
+moment share one commit (a savepoint each), because the fsync is the price.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from batchyard.disk import sqlite
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_BATCH = 256
+
+# Overwriting a blob makes a new row, so that `segments` of the old and the new content never mix; AUTOINCREMENT never reuses an id.
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS containers (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, name TEXT, etag TEXT NOT NULL, modified INTEGER NOT NULL,
+    metadata TEXT NOT NULL, policies TEXT NOT NULL, UNIQUE (account, name));
+CREATE TABLE IF NOT EXISTS blobs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, container INTEGER NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL, length INTEGER NOT NULL,
+    etag TEXT NOT NULL, modified INTEGER NOT NULL, created INTEGER NOT NULL, headers TEXT NOT NULL, metadata TEXT NOT NULL,
+    block_count INTEGER NOT NULL, UNIQUE (container, name));
+CREATE TABLE IF NOT EXISTS segments (
+    blob INTEGER NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL, block TEXT, file TEXT, bytes BLOB, UNIQUE (blob, start));
+CREATE TABLE IF NOT EXISTS staged (
+    container INTEGER NOT NULL, name TEXT NOT NULL, block TEXT NOT NULL, length INTEGER NOT NULL, modified INTEGER NOT NULL,
+    file TEXT NOT NULL, UNIQUE (container, name, block));
+CREATE INDEX IF NOT EXISTS segments_file ON segments (file) WHERE file IS NOT NULL;
+CREATE INDEX IF NOT EXISTS staged_file ON staged (file);
+CREATE INDEX IF NOT EXISTS staged_modified ON staged (modified);
+CREATE INDEX IF NOT EXISTS containers_deleted ON containers (id) WHERE name IS NULL;
+"""
+
+
+class _Unit(Generic[T]):
+    """One unit of work and what became of it."""
+
+    def __init__(self, work: Callable[[sqlite3.Connection], T]) -> None:
+        self.work = work
+        self.done = False
+        self.value: T | None = None
+        self.error: BaseException | None = None
+
+    def fail(self, error: BaseException) -> None:
+        self.done, self.error = True, error
+
+
+class Catalogue:
+    """Database file with group commit; safe to use from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._waiting: deque[_Unit[Any]] = deque()
+        self._readers: deque[sqlite3.Connection] = deque()
+        self._writer: sqlite3.Connection | None = self._open_writer(new=True)
+
+    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in a transaction and return its result once that is on disk; its exception undoes it alone."""
+        unit = _Unit(work)
+        self._waiting.append(unit)
+        # Whoever gets the lock first commits for all that wait; the others find their unit done.
+        with self._lock:
+            while not unit.done:
+                self._run_batch()
+        if unit.error is not None:
+            raise _as_disk_error(unit.error)
+        return cast(T, unit.value)
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A snapshot of everything acknowledged so far: what is read within it agrees, whatever is committed meanwhile."""
+        try:
+            connection = self._readers.pop()
+        except IndexError:
+            connection = self._connect()
+        connection.execute("BEGIN")
+        try:
+            yield connection
+        finally:
+            connection.execute("COMMIT")
+            self._readers.append(connection)
+
+    def close(self) -> None:
+        """Close all connections; the caller sees to it that nothing is under way."""
+        while self._readers:
+            self._readers.pop().close()
+        if self._writer is not None:
+            sqlite.close(self._writer)
+
+    def shrink(self, pages: int) -> int:
+        """Give up to `pages` free pages of the file back to the disk; how many, fewer when there are no more."""
+        given = self.write(lambda tx: sqlite.shrink(tx, pages))
+        if 0 < given < pages:
+            with self.reading() as connection, suppress(sqlite3.OperationalError):
+                connection.execute("PRAGMA wal_checkpoint(truncate)").fetchone()
+        return given
+
+    def _connect(self, *, new: bool = False) -> sqlite3.Connection:
+        path = str(self._path) if new else f"{self._path.absolute().as_uri()}?mode=rw"
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30, uri=not new)
+        connection.row_factory = sqlite3.Row
+        return connection
+
+    def _open_writer(self, *, new: bool = False) -> sqlite3.Connection:
+        connection = self._connect(new=new)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            if new:
+                _let_shrink(connection, self._path)
+                connection.executescript(_SCHEMA)
+            connection.execute("PRAGMA temp_store = memory")
+        except BaseException:
+            sqlite.close(connection)
+            raise
+        return connection
+
+    def _run_batch(self) -> None:
+        """Run the oldest units that wait, up to _BATCH, in one commit; raises nothing, and every unit is done behind it."""
+        units = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
+        try:
+            if self._writer is None:
+                self._writer = self._open_writer()
+            self._writer.execute("BEGIN IMMEDIATE")
+            for unit in units:
+                self._run(self._writer, unit)
+            self._writer.execute("COMMIT")
+        except BaseException as error:
+            for unit in units:
+                unit.fail(error)
+            if self._writer is not None and not sqlite.undone(self._writer, error):
+                sqlite.close(self._writer)
+                self._writer = None
+        for unit in units:
+            unit.done = True
+
+    def _run(self, writer: sqlite3.Connection, unit: _Unit[Any]) -> None:
+        writer.execute("SAVEPOINT unit")
+        try:
+            unit.value = unit.work(writer)
+        except Exception as error:
+            # A full disk makes SQLite undo the whole transaction: then nobody in this batch may be told it worked.
+            if not writer.in_transaction or sqlite.passing(error):
+                raise
+            writer.execute("ROLLBACK TO unit")
+            unit.error = error
+        writer.execute("RELEASE unit")
+
+
+def _let_shrink(connection: sqlite3.Connection, path: Path) -> None:
+    try:
+        sqlite.let_shrink(connection, path)
+    except sqlite3.Error as error:
+        if not sqlite.passing(error) or not sqlite.undone(connection, error):
+            raise
+        log.warning("the catalogue keeps its size for now: %s", error)
+
+
+def _as_disk_error(error: BaseException) -> BaseException:
+    """A full disk is an OSError, whoever met it."""
+    if sqlite.full(error):
+        return OSError(errno.ENOSPC, "the catalogue cannot grow")
+    return error

@@ -1,0 +1,152 @@
+"""Content on its way into a local store: written to a data file first, made visible by one catalogue transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from base64 import b64encode
+from dataclasses import replace
+from typing import Generic, TypeVar
+
+from batchyard.blobs.base import MAX_BLOCKS, Blob, BlobDraft, BlobError, BlobKind, BlobRef
+from batchyard.blobs.conditions import Conditions, check_write
+from batchyard.blobs.store import rows
+from batchyard.blobs.store.catalogue import Catalogue
+from batchyard.blobs.store.files import DataFiles, Incoming
+
+T = TypeVar("T")
+
+
+class _LocalUpload(Generic[T]):
+    """The steps all uploads share; `_enter` is the transaction and gives the result and the files to remove."""
+
+    inline = False
+
+    def __init__(self, catalogue: Catalogue, files: DataFiles, ref: BlobRef) -> None:
+        self._catalogue = catalogue
+        self._files = files
+        self._ref = ref
+        self._content = Incoming(files, inline=self.inline)
+        # A cancelled request aborts while its last write may still run in another thread.
+        self._lock = threading.RLock()
+        self._over = False
+
+    @property
+    def length(self) -> int:
+        """Bytes written so far."""
+        return self._content.length
+
+    def write(self, chunk: bytes) -> None:
+        """Add bytes at the end."""
+        with self._lock:
+            if self._over:
+                raise RuntimeError("the upload is over")
+            self._content.write(chunk)
+
+    def md5(self) -> bytes:
+        """MD5 of what was written so far."""
+        return self._content.md5()
+
+    def commit(self, now_us: int) -> T:
+        """Make the content durable, then visible."""
+        with self._lock:
+            if self._over:
+                raise RuntimeError("the upload is over")
+            try:
+                self._content.seal()
+                result, gone = self._catalogue.write(lambda tx: self._enter(tx, now_us))
+            except (BlobError, OSError):
+                self.abort()
+                raise
+            finally:
+                # On other database errors the commit may have reached the disk: the file stays, the next start sweeps it if it did not.
+                self._over = True
+        self._files.give_up(gone)
+        return result
+
+    def abort(self) -> None:
+        """Remove what was written."""
+        with self._lock:
+            if not self._over:
+                self._over = True
+                self._content.discard()
+
+    def _enter(self, tx: sqlite3.Connection, now_us: int) -> tuple[T, list[str]]:
+        raise NotImplementedError
+
+
+class PutUpload(_LocalUpload[Blob]):
+    """Put Blob: replaces the blob and its uncommitted blocks."""
+
+    inline = True
+
+    def __init__(self, catalogue: Catalogue, files: DataFiles, ref: BlobRef, draft: BlobDraft, conditions: Conditions) -> None:
+        super().__init__(catalogue, files, ref)
+        self._draft = draft
+        self._conditions = conditions
+
+    def _enter(self, tx: sqlite3.Connection, now_us: int) -> tuple[Blob, list[str]]:
+        name = self._ref.name
+        container = rows.container_row(tx, self._ref.parent)["id"]
+        old = rows.find_blob(tx, container, name)
+        check_write(self._conditions, rows.version_of(old))
+        gone = rows.drop_staged(tx, container, name)
+        if old is not None:
+            gone += rows.drop_version(tx, old["id"])
+        blob = rows.insert_blob(tx, container, name, self._summed(), self.length, now_us)
+        if self.length:
+            rows.insert_segment(tx, blob, 0, self.length, self._content.name, self._content.inline)
+        return rows.as_blob(rows.blob_row(tx, self._ref)), gone
+
+    def _summed(self) -> BlobDraft:
+        """The draft with the MD5 of its content; that of an append blob would be wrong after the first append."""
+        headers = self._draft.headers
+        if self._draft.kind is BlobKind.APPEND or headers.md5 is not None:
+            return self._draft
+        return replace(self._draft, headers=replace(headers, md5=b64encode(self.md5()).decode()))
+
+
+class StageUpload(_LocalUpload[None]):
+    """Put Block: content that waits for a block list."""
+
+    def __init__(self, catalogue: Catalogue, files: DataFiles, ref: BlobRef, block_id: str) -> None:
+        super().__init__(catalogue, files, ref)
+        self._block_id = block_id
+
+    def _enter(self, tx: sqlite3.Connection, now_us: int) -> tuple[None, list[str]]:
+        container = rows.container_row(tx, self._ref.parent)["id"]
+        blob = rows.find_blob(tx, container, self._ref.name)
+        if blob is not None and blob["kind"] != BlobKind.BLOCK:
+            raise BlobError("InvalidBlobType")
+        file = self._content.name
+        if file is None:
+            raise BlobError("InvalidHeaderValue", "A block may not be empty.")
+        return None, rows.stage_block(tx, container, self._ref.name, self._block_id, self.length, file, now_us)
+
+
+class AppendUpload(_LocalUpload[tuple[Blob, int]]):
+    """Append Block: one more segment at the end."""
+
+    def __init__(
+        self, catalogue: Catalogue, files: DataFiles, ref: BlobRef, conditions: Conditions, position: int | None, max_size: int | None
+    ) -> None:
+        super().__init__(catalogue, files, ref)
+        self._conditions = conditions
+        self._position = position
+        self._max_size = max_size
+
+    def _enter(self, tx: sqlite3.Connection, now_us: int) -> tuple[tuple[Blob, int], list[str]]:
+        row = rows.blob_row(tx, self._ref)
+        if row["kind"] != BlobKind.APPEND:
+            raise BlobError("InvalidBlobType")
+        check_write(self._conditions, rows.version_of(row))
+        start = row["length"]
+        if self._position is not None and self._position != start:
+            raise BlobError("AppendPositionConditionNotMet")
+        if self._max_size is not None and start + self.length > self._max_size:
+            raise BlobError("MaxBlobSizeConditionNotMet")
+        if row["block_count"] >= MAX_BLOCKS:
+            raise BlobError("BlockCountExceedsLimit")
+        rows.insert_segment(tx, row["id"], start, self.length, self._content.name, None)
+        blob = rows.touch_blob(tx, row, now_us, length=start + self.length, block_count=row["block_count"] + 1)
+        return (blob, start), []

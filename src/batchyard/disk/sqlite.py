@@ -1,0 +1,82 @@
+"""What the two SQLite files of a server need alike: knowing a full disk, a clean connection, and files that shrink again."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+
+_INCREMENTAL = 2
+_PASSING = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
+_SLACK_PAGES = 256
+"""So many free pages stay in the file: what is added next takes them."""
+_SLACK_PART = 20
+"""And one of so many pages of the whole."""
+
+
+def passing(error: BaseException) -> bool:
+    """True for what is over once the disk or another process lets go: full, unreadable for the moment, locked."""
+    return isinstance(error, sqlite3.Error) and _primary(error) in _PASSING
+
+
+def full(error: BaseException) -> bool:
+    """True when SQLite found no room on the disk."""
+    return isinstance(error, sqlite3.Error) and _primary(error) == sqlite3.SQLITE_FULL
+
+
+def _primary(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+
+
+def undone(connection: sqlite3.Connection, error: BaseException) -> bool:
+    """Undo what a failed transaction left; False when nobody knows any more what the connection holds, so that it must go."""
+    try:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    except sqlite3.Error:
+        return False
+    known = not isinstance(error, sqlite3.Error) or _primary(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_ERROR)
+    return known and not connection.in_transaction
+
+
+def close(connection: sqlite3.Connection) -> None:
+    """Close a connection, whatever state it is in."""
+    with suppress(sqlite3.Error):
+        connection.close()
+
+
+def let_shrink(connection: sqlite3.Connection, path: Path) -> bool:
+    """Have the file keep track of free pages, as `shrink` needs it; False when a full one has no room to be written anew.
+
+    A file without tables takes no time, one of an earlier release is copied once. Raises sqlite3.Error.
+    """
+    (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+    if mode == _INCREMENTAL:
+        return True
+    seen = os.statvfs(path.parent)
+    if path.stat().st_size * 5 // 2 > seen.f_bavail * seen.f_frsize:  # a copy, and the log that takes it back
+        return False
+    connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
+    connection.execute("VACUUM")
+    connection.execute("PRAGMA wal_checkpoint(truncate)").fetchone()
+    return True
+
+
+def shrink(connection: sqlite3.Connection, pages: int) -> int:
+    """Give up to `pages` free pages of the file back to the disk; how many, fewer when there are no more to give."""
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    (whole,) = connection.execute("PRAGMA page_count").fetchone()
+    given = max(0, min(pages, int(free) - max(_SLACK_PAGES, int(whole) // _SLACK_PART)))
+    for _ in range(given):
+        connection.execute("PRAGMA incremental_vacuum(1)")  # Python takes the first step of it alone, whatever the number
+    return given

@@ -1,0 +1,1 @@
+"""The loop that runs formulas, and what clients set of them."""

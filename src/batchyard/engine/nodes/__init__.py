@@ -1,0 +1,1 @@
+"""What nodes report, are told, and what is done to them."""

@@ -1,0 +1,263 @@
+"""Use cases of compute nodes: what their agents say, and what becomes of nodes that stay silent."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+
+import msgspec
+
+from batchyard.engine import wakes
+from batchyard.engine.nodes import health
+from batchyard.engine.nodes.node_changes import CHANGING
+from batchyard.engine.nodes.orders import orders, task_token
+from batchyard.engine.scheduling import scheduler
+from batchyard.engine.settling import start_tasks
+from batchyard.engine.settling.ends import lose, report
+from batchyard.engine.settling.moves import back_to_work
+from batchyard.model.pool import PoolCreateContent, UserAccount
+from batchyard.model.states import NodeState, TaskState
+from batchyard.model.sync import NodeAccount, NodeSetup, Orders, Sync
+from batchyard.model.words import ElevationLevel
+from batchyard.rules import transitions
+from batchyard.rules.transitions import NodeHappened
+from batchyard.store import jobs as job_rows
+from batchyard.store import nodes as node_rows
+from batchyard.store import pools as pool_rows
+from batchyard.store import tasks as task_rows
+from batchyard.store.nodes import NodeRow
+from batchyard.store.reader import Reader
+from batchyard.store.tx import Tx
+
+SILENCE_US = 60_000_000
+"""How long a node may say nothing before its tasks run elsewhere, unless the operator says otherwise."""
+SEEN_EVERY_US = 1_000_000
+"""How exactly it is known when a node spoke last: a poll that says nothing new then costs no write to the disk."""
+_GONE = (NodeState.LEAVING_POOL, NodeState.PREEMPTED, NodeState.DEALLOCATED)
+_pool_body = msgspec.json.Decoder(PoolCreateContent)
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """What nodes are told of the account, and the key that tokens are made with."""
+
+    account: str
+    key: bytes
+    silence_us: int = SILENCE_US
+    since: int = 0
+    """When the server began to listen: what nodes did not say before is no silence."""
+
+
+class NotThisNode(Exception):
+    """The token is not that of a node of ours, or the node has left its pool."""
+
+
+class Occupied(Exception):
+    """An agent on another root directory or machine is this node, and has spoken lately."""
+
+
+def token(key: bytes, node_pk: int) -> str:
+    """What a node shows as its own: `{key of the node}.{HMAC}`; the same at every launch, so none has to be stored."""
+    return f"{node_pk}.{hmac.new(key, f'node {node_pk}'.encode(), hashlib.sha256).hexdigest()}"
+
+
+def identify(key: bytes, shown: str) -> int:
+    """Key of the node that a token belongs to; whether the node is still ours is for `hear`. Raises NotThisNode."""
+    node, _, _ = shown.partition(".")
+    if not (node.isascii() and node.isdigit()) or len(node) > 18 or not hmac.compare_digest(token(key, int(node)).encode(), shown.encode()):
+        raise NotThisNode
+    return int(node)
+
+
+def job_of_token(reader: Reader, key: bytes, shown: str) -> str | None:
+    """Id of the job that a task's token is good for; None when it is wrong or the run is over."""
+    kind, _, rest = shown.partition(".")
+    pk, _, rest = rest.partition(".")
+    run, _, _ = rest.partition(".")
+    if kind != "task" or not all(part.isascii() and part.isdigit() and len(part) < 19 for part in (pk, run)):
+        return None
+    if not hmac.compare_digest(task_token(key, int(pk), int(run)).encode(), shown.encode()):
+        return None
+    task = task_rows.get(reader, int(pk))
+    if task is None or task.run != int(run) or task.state != TaskState.RUNNING or not task.wants_token:
+        return None
+    return job_rows.get(reader, task.job_pk).id
+
+
+def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int) -> Orders | None:
+    """Take in what an agent says; what it should run, None when the session is over. Raises NotThisNode or Occupied."""
+    node = node_rows.get(tx, node_pk)
+    if node is None or node.state in _GONE or (sync.session == 0 and node.state in CHANGING):
+        raise NotThisNode
+    if sync.session in (0, node.session):
+        health.note_news(tx, node.pk, sync.news, now)
+    if sync.session == 0:
+        if sync.root is not None and _is_occupied(node, sync.root, setting, now):
+            raise Occupied
+        return _join(tx, node, sync, setting, now)
+    if sync.session != node.session:
+        return None
+    if node.last_seen is None or abs(now - node.last_seen) >= SEEN_EVERY_US:
+        node_rows.seen(tx, node.pk, now)
+    if sync.removed:
+        node_rows.removed(tx, node.pk, sync.removed)
+    if sync.ended:
+        report(tx, node, sync.ended, now)
+    if sync.leaving:
+        _unheard(tx, node.pk, NodeHappened.AGENT_STOPPED, now)
+        return Orders(session=sync.session, number=sync.number)
+    if sync.problems is not None or sync.clock is not None:
+        health.hear(tx, node.pk, sync, now)
+    return orders(tx, node, sync, setting.key)
+
+
+def hear_and_refill(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int) -> Orders | None:
+    """`hear`, and fill the room that ended attempts leave in the same commit, so that the answer brings the next orders."""
+    answer = hear(tx, node_pk, sync, setting, now)
+    node = node_rows.view_of(tx, node_pk) if sync.ended and not sync.leaving else None
+    if answer is None or answer.setup is not None or node is None:
+        return answer
+    scheduler.run_once(tx, node.pool_id.lower(), now)
+    return orders(tx, node, sync, setting.key)
+
+
+def _is_occupied(node: NodeRow, root: str, setting: Setting, now: int) -> bool:
+    """True when an agent of another root is alive as far as is known; of the same root it is dead, for who joins holds that root's lock."""
+    if node.root in (None, root) or node.last_seen is None or node.state == NodeState.UNKNOWN:
+        return False
+    return min(abs(now - node.last_seen), abs(now - setting.since)) < setting.silence_us
+
+
+def _join(tx: Tx, node: NodeRow, sync: Sync, setting: Setting, now: int) -> Orders:
+    """Begin a session: of what an earlier agent of the node ran, ends that it noted count, the rest runs again, and the start task too."""
+    report(tx, node, sync.ended, now)
+    lose(tx, node_rows.get(tx, node.pk) or node, now, unwatched=sync.unwatched)
+    node = node_rows.get(tx, node.pk) or node
+    pool = pool_rows.get(tx, node.pool_pk)
+    assert pool is not None, f"node {node.pk} has no pool"
+    body = _pool_body.decode(pool.body)
+    state = node.state
+    if transitions.NODE.allows(state, NodeHappened.LOST):
+        state = transitions.NODE.after(state, NodeHappened.LOST)
+    if state != node.state:
+        tx.log(now, "node", node.pk, NodeHappened.LOST, old=node.state, new=state)
+    session = node.session + 1
+    node_rows.move(
+        tx, node, session=session, state=state, booted=now, last_seen=now, launches=0, launch_error=None, errors=None, blocked=0,
+        root=sync.root, facts=None if sync.facts is None else msgspec.json.encode(sync.facts),
+        start_task=None if body.start_task is None else msgspec.json.encode(body.start_task),
+    )  # fmt: skip
+    happened = start_tasks.begin(tx, node, body.start_task, pool.id, now)
+    node = node_rows.get(tx, node.pk) or node
+    back_to_work(tx, node, happened, now)
+    health.hear(tx, node.pk, sync, now)
+    answer = orders(tx, node_rows.get(tx, node.pk) or node, sync, setting.key)
+    return msgspec.structs.replace(answer, session=session, setup=_setup(node, pool.id, body, setting))
+
+
+def _setup(node: NodeRow, pool_id: str, body: PoolCreateContent, setting: Setting) -> NodeSetup:
+    """What the agent has to know; the API fills in the URL that the agent knows the server by."""
+    return NodeSetup(
+        pool_id=pool_id,
+        node_id=node.id,
+        is_dedicated=bool(node.dedicated),
+        account_name=setting.account,
+        account_url="",
+        slots=node.slots,
+        cores=node.cores,
+        memory_bytes=node.memory,
+        task_disk_bytes=node.task_disk,
+        accounts=[_account(account) for account in body.user_accounts or ()],
+    )
+
+
+def _account(account: UserAccount) -> NodeAccount:
+    linux = account.linux_user_configuration
+    admin = account.elevation_level is ElevationLevel.ADMIN
+    return NodeAccount(name=account.name, admin=admin, uid=linux.uid if linux else None, gid=linux.gid if linux else None)
+
+
+def present_orders(reader: Reader, node_pk: int, sync: Sync, key: bytes) -> Orders | None:
+    """What a node that waits should run by now; None when its session is over. Raises NotThisNode."""
+    node = node_rows.get(reader, node_pk)
+    if node is None or node.state in _GONE:
+        raise NotThisNode
+    return orders(reader, node, sync, key) if node.session == sync.session else None
+
+
+def gone(tx: Tx, node_pk: int, now: int) -> bool:
+    """The node's agent has ended: whoever speaks in its name is fenced off, and its tasks wait a short while for the next agent.
+
+    That one may know how they ended, and ends those that run on with nobody watching. True when the node is to be started
+    again. It keeps its handle, for whatever it left has to be released one day.
+    """
+    node = node_rows.get(tx, node_pk)
+    if node is not None and node.state in CHANGING:
+        _fence(tx, node, now)
+        return False
+    if node is None or not transitions.NODE.allows(node.state, NodeHappened.LOST):
+        return False
+    if node.state == NodeState.STARTING:
+        return True
+    if node.action is not None:  # no agent may come: the node is to leave, or to lose its machine
+        lose(tx, node, now)
+        node = node_rows.get(tx, node_pk) or node
+    state = transitions.NODE.after(node.state, NodeHappened.LOST)
+    node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1, last_seen=None, blocked=0)
+    tx.log(now, "node", node_pk, NodeHappened.LOST, old=node.state, new=state)
+    tx.wake(wakes.CAPACITY)
+    return True
+
+
+def not_back(tx: Tx, node_pk: int, now: int) -> None:
+    """No agent came after the last one had ended: its tasks run elsewhere."""
+    node = node_rows.get(tx, node_pk)
+    if node is not None and node.state == NodeState.STARTING:
+        lose(tx, node, now)
+
+
+def silent(tx: Tx, node_pk: int, now: int) -> None:
+    """The node has not spoken for too long: nobody knows what it does, so its tasks run elsewhere and it is fenced off."""
+    _unheard(tx, node_pk, NodeHappened.SILENT, now)
+
+
+def _unheard(tx: Tx, node_pk: int, happened: NodeHappened, now: int) -> None:
+    """Nobody speaks for the node: its tasks run elsewhere, and whoever speaks for it next has to join.
+
+    An agent that was told to stop is no fault of its tasks, so it does not count towards the losses that they may have.
+    """
+    blame = happened is NodeHappened.SILENT
+    node = node_rows.get(tx, node_pk)
+    if node is not None and node.state in CHANGING:
+        _fence(tx, node, now, blame=blame)
+        return
+    if node is None or not transitions.NODE.allows(node.state, happened):
+        return
+    lose(tx, node, now, blame=blame)
+    node = node_rows.get(tx, node_pk) or node
+    state = transitions.NODE.after(node.state, happened)
+    node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1)
+    tx.log(now, "node", node_pk, happened, old=node.state, new=state)
+    tx.wake(wakes.CAPACITY)
+
+
+def still_silent(reader: Reader, lives: Mapping[int, int]) -> set[int]:
+    """Which of these nodes, each with the session in which it was unknown, have said nothing since."""
+    rows = [node_rows.get(reader, pk) for pk in lives]
+    return {node.pk for node in rows if node is not None and node.state == NodeState.UNKNOWN and node.session == lives[node.pk]}
+
+
+def silenced(tx: Tx, lives: Mapping[int, int], now: int) -> None:
+    """The agents of silent nodes were ended, so that others may start in their place."""
+    for pk in still_silent(tx, lives):
+        gone(tx, pk, now)
+
+
+def _fence(tx: Tx, node: NodeRow, now: int, *, blame: bool = True) -> None:
+    """The node takes no tasks and is about to stop: what it still ran is made elsewhere."""
+    if node.last_seen is None and not node.tasks_running:
+        return  # it was fenced off before
+    lose(tx, node, now, blame=blame)
+    node = node_rows.get(tx, node.pk) or node
+    node_rows.move(tx, node, session=node.session + 1, last_seen=None)
+    tx.wake(wakes.CAPACITY)

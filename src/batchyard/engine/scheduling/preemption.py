@@ -1,0 +1,148 @@
+"""Makes room by requeuing running tasks where the contract allows it (3.1, 3.5): a restarted job manager may push off any task of no
+higher priority, a task of a more important job those of jobs that allow it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from batchyard.engine.settling import special_tasks
+from batchyard.engine.settling.moves import give_back, requeue
+from batchyard.rules.placement import Room
+from batchyard.rules.preemption import Victim, choose, reach
+from batchyard.rules.transitions import TaskHappened
+from batchyard.store import jobs as job_rows
+from batchyard.store import ready
+from batchyard.store import tasks as task_rows
+from batchyard.store.jobs import JobDemand
+from batchyard.store.pools import PoolView
+from batchyard.store.ready import ReadyTask
+from batchyard.store.tasks import ALL as ANY_SIZE
+from batchyard.store.tasks import RunningTask
+from batchyard.store.tx import Tx
+
+MOST_ABLE = 100
+"""Jobs of a pool that are looked at, which a look can be in vain for only if nodes are closed to them or they want dedicated ones."""
+
+
+class _Pusher(msgspec.Struct, frozen=True):
+    """A waiting task that may push others off a node."""
+
+    task: ReadyTask
+    job: JobDemand
+
+    @property
+    def restarted(self) -> bool:
+        """True for a job manager that runs again: it may push any task of no higher priority."""
+        return bool(self.task.restarted)
+
+    def may_push(self, other: RunningTask) -> bool:
+        """Whether a task that runs has to make room for this one."""
+        if other.manager:
+            return False
+        if self.restarted and other.priority <= self.job.priority:
+            return True
+        return bool(other.preemptible) and other.priority < self.job.priority
+
+
+def make_room(tx: Tx, pool: PoolView, rooms: Sequence[Room], now: int) -> bool:
+    """Requeue what stands in the way of one task that may push; False when nothing may or need be pushed.
+
+    `rooms` are the nodes with room as placement left them: what is held for a task is room for nobody else.
+    """
+    tx.flush()
+    key = pool.id.lower()
+    highest = job_rows.highest(tx, key)
+    lowest = job_rows.lowest_yielding(tx, key)
+    restarted = job_rows.restarted(tx, key)
+    if highest is None or not (restarted or (lowest is not None and lowest < highest)):
+        return False
+    return _Push(tx, pool, rooms, restarted, highest).push(now)
+
+
+class _Push:
+    """One look for a task that may push others off a node, the most important first."""
+
+    def __init__(self, tx: Tx, pool: PoolView, rooms: Sequence[Room], restarted: Sequence[JobDemand], highest: int) -> None:
+        self._tx, self._pool, self._rooms, self._restarted, self._highest = tx, pool, rooms, restarted, highest
+        self._running = task_rows.running_of_pool(tx, pool.pk)
+        self._held = {room.node: room.held.key for room in rooms if room.held is not None}
+        self._smallest: dict[int, int] = {}
+
+    def push(self, now: int) -> bool:
+        """Push off what stands in the way of the first task that it helps; whether there was one."""
+        pushed = False
+        for pusher in self._pushers():
+            if pusher.restarted and pusher.job.priority < self._highest and not self._preempts(pusher):
+                continue  # whatever it frees would go to the more important job
+            chosen = self._choose(pusher)
+            for victim in chosen:
+                _push_off(self._tx, victim, now)
+            if pushed := bool(chosen):
+                break
+        job_rows.note_smallest(self._tx, self._smallest)
+        return pushed
+
+    def _pushers(self) -> Iterator[_Pusher]:
+        waiting = [(job, ANY_SIZE, True) for job in self._restarted]
+        waiting += [(job, ANY_SIZE, False) for job in self._holders()]
+        waiting += [(job, most, False) for job, most in self._able()]
+        for job, most, restarted in sorted(waiting, key=lambda one: -one[0].priority):
+            tasks = (task for task in self._tasks(job, most) if not restarted or task.restarted)
+            yield from (_Pusher(task, job) for task in tasks if task.pk in self._held.values() or not self._spent(job))
+
+    def _spent(self, job: JobDemand) -> bool:
+        """True when the tasks of the job that nodes are held for are all that its maxParallelTasks still allows."""
+        holds = sum(room.held is not None and room.held.job == job.pk for room in self._rooms)
+        return 0 <= job.max_parallel <= job.running + holds
+
+    def _holders(self) -> list[JobDemand]:
+        """Jobs for whose tasks a node is held already."""
+        found = (job_rows.waiting(self._tx, room.held.job) for room in self._rooms if room.held is not None)
+        return [job for job in found if job is not None]
+
+    def _able(self) -> Iterator[tuple[JobDemand, int]]:
+        """Jobs that can have enough room on a node that is not held, with the most that they can have there."""
+        yielding = [_victim(task) for task in self._running if task.preemptible and not task.manager and task.node_pk not in self._held]
+        above: int | None = None
+        for priority, most in reversed(reach(yielding, self._rooms)):
+            for job in job_rows.able(self._tx, self._pool.id.lower(), (priority, above), most, MOST_ABLE):
+                yield job, most
+            above = priority
+
+    def _tasks(self, job: JobDemand, most: int) -> list[ReadyTask]:
+        """The first tasks of a job that may start, one of each size up to `most`."""
+        sizes = ready.sizes(self._tx, job.pk, most)
+        managers = ready.managers(self._tx, job.pk, most)
+        if not sizes and not managers:
+            self._smallest[job.pk] = most + 1
+        found = [task for slots in sizes for task in ready.of_size(self._tx, job.pk, slots, 0, 2) if not task.manager]
+        firsts = {task.slots: task for task in sorted(found, key=lambda task: -task.pk)}
+        return managers + sorted(firsts.values(), key=lambda task: task.pk)
+
+    def _choose(self, pusher: _Pusher) -> list[Victim]:
+        task, job = pusher.task, pusher.job
+        closed = special_tasks.closed(self._tx, job.pk) if job.prepares else frozenset[int]()
+        needed = self._pool.slots_per_node if task.exclusive else task.slots
+        barred = closed | {node for node, key in self._held.items() if key != task.pk}
+        rooms = [room for room in self._rooms if room.node not in barred and (room.dedicated or not task.dedicated_only)]
+        if any(room.free >= needed for room in rooms):
+            return []
+        near = (other for other in self._running if other.node_pk not in barred and (other.dedicated or not task.dedicated_only))
+        return choose(needed, [_victim(other) for other in near if pusher.may_push(other)], rooms)
+
+    def _preempts(self, pusher: _Pusher) -> bool:
+        return any(task.preemptible and task.priority < pusher.job.priority for task in self._running)
+
+
+def _victim(task: RunningTask) -> Victim:
+    return Victim(task.pk, task.node_pk, task.held, task.priority, task.started or 0)
+
+
+def _push_off(tx: Tx, victim: Victim, now: int) -> None:
+    task = task_rows.get(tx, victim.key)
+    assert task is not None, f"task {victim.key} vanished while it ran"
+    job = job_rows.get(tx, task.job_pk)
+    requeue(tx, job, task, TaskHappened.REQUEUED, now, cause="preempted", requeues=task.requeues + 1, last_requeue=now)
+    give_back(tx, victim.node, slots=task.held, tasks=1, now=now)

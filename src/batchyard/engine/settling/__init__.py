@@ -1,0 +1,1 @@
+"""What follows when something ends or moves; a walk through it reads downwards."""

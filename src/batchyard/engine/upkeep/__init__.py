@@ -1,0 +1,1 @@
+"""What has to be done when its time has come."""

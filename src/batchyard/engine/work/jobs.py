@@ -1,0 +1,148 @@
+"""Use cases of jobs: add, patch, update, disable, enable, terminate, delete."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET
+
+from batchyard.engine import wakes
+from batchyard.engine.checks import jobs as job_checks
+from batchyard.engine.settling.job_ends import change, disable_job, end_job, end_when_complete
+from batchyard.engine.work import tasks
+from batchyard.model import times
+from batchyard.model.errors import BatchError, invalid_property
+from batchyard.model.job import JobCreateContent, JobPatch, JobUpdate, PoolInformation
+from batchyard.model.states import JobState
+from batchyard.model.words import DisableJobOption, OnAllTasksComplete, OnTaskFailure
+from batchyard.rules import transitions
+from batchyard.rules.transitions import JobHappened
+from batchyard.store import jobs as job_rows
+from batchyard.store.jobs import JobRow
+from batchyard.store.tx import Tx
+
+USER_TERMINATE = "UserTerminate"
+_decoder = msgspec.json.Decoder(JobCreateContent)
+
+
+def add(tx: Tx, job: JobCreateContent, now: int, quota: int | None = None) -> JobRow:
+    """Add a job and queue its manager; its pool need not exist (contract 3.1). Raises JobExists, ActiveJobAndScheduleQuotaReached."""
+    job_checks.check(job)
+    if job_rows.find(tx, job.id) is not None:
+        raise BatchError("JobExists")
+    if quota is not None and job_rows.active(tx, quota) >= quota:
+        raise BatchError("ActiveJobAndScheduleQuotaReached")
+    environment, manager = job.common_environment_settings, job.job_manager_task
+    pk = job_rows.add(
+        tx, id=job.id, state=JobState.ACTIVE, state_time=now, created=now, modified=now, started=now,
+        environment=msgspec.json.encode(environment) if environment else None,
+        ends_with_manager=manager is not None and bool(manager.kill_job_on_completion),
+        preparation_id=job.job_preparation_task.id if job.job_preparation_task else None,
+        release_id=job.job_release_task.id if job.job_release_task else None,
+        **_columns(job, now),
+    )  # fmt: skip
+    tx.log(now, "job", pk, "added", new=JobState.ACTIVE)
+    row = job_rows.get(tx, pk)
+    if manager is not None:
+        tasks.insert_manager(tx, row, manager, now)
+        tx.wake(wakes.pool(row.pool_key))
+    end_when_complete(tx, pk, now)
+    return job_rows.get(tx, pk)
+
+
+def _columns(job: JobCreateContent, created: int) -> dict[str, object]:
+    """What is searched or decided on, out of the client's JSON."""
+    constraints = job.constraints
+    assert constraints is not None
+    assert constraints.max_wall_clock_time is not None
+    assert job.pool_info.pool_id is not None
+    wall_clock = times.duration(constraints.max_wall_clock_time)
+    return {
+        "pool_key": job.pool_info.pool_id.lower(),
+        "priority": job.priority,
+        "max_parallel": job.max_parallel_tasks,
+        "max_retries": constraints.max_task_retry_count,
+        "deadline": None if wall_clock is None else created + wall_clock,
+        "uses_dependencies": bool(job.uses_task_dependencies),
+        "ends_when_complete": job.on_all_tasks_complete is OnAllTasksComplete.TERMINATE_JOB,
+        "acts_on_failure": job.on_task_failure is OnTaskFailure.PERFORM_EXIT_OPTIONS_JOB_ACTION,
+        "preemptible": bool(job.allow_task_preemption),
+        "body": msgspec.json.encode(job),
+    }
+
+
+def patch(tx: Tx, row: JobRow, patch: JobPatch, now: int) -> JobRow:
+    """Change what a PATCH names; a nested object is replaced whole (contract 1.7)."""
+    job = _decoder.decode(row.body)
+    before = msgspec.structs.replace(job)
+    for name in JobPatch.__struct_fields__:
+        value = getattr(patch, name)
+        if value is not UNSET:
+            setattr(job, name, value)
+    return _store(tx, row, before, job, now, "patched")
+
+
+def update(tx: Tx, row: JobRow, update: JobUpdate, now: int) -> JobRow:
+    """Replace what a PUT can: what is absent falls to its default (contract 1.7)."""
+    job = _decoder.decode(row.body)
+    before = msgspec.structs.replace(job)
+    for name in JobUpdate.__struct_fields__:
+        if name in JobCreateContent.__struct_fields__:
+            setattr(job, name, getattr(update, name))
+    return _store(tx, row, before, job, now, "updated")
+
+
+def _store(tx: Tx, row: JobRow, before: JobCreateContent, job: JobCreateContent, now: int, happened: str) -> JobRow:
+    _check_pool(row, before.pool_info, job.pool_info)
+    job_checks.check_changeable(job)
+    ends = OnAllTasksComplete.TERMINATE_JOB
+    if before.on_all_tasks_complete is ends and job.on_all_tasks_complete is not ends:
+        raise invalid_property("onAllTasksComplete", job.on_all_tasks_complete, "terminatejob cannot be taken back")
+    job_rows.move(tx, row, modified=max(now, row.modified + 1), **_columns(job, row.created))
+    tx.log(now, "job", row.pk, happened)
+    end_when_complete(tx, row.pk, now)
+    tx.wake(wakes.UPKEEP)
+    changed = job_rows.get(tx, row.pk)
+    tx.wake(wakes.pool(changed.pool_key))
+    return changed
+
+
+def _check_pool(row: JobRow, old: PoolInformation, new: PoolInformation | None) -> None:
+    """Another pool needs a disabled job; naming the same one is no change."""
+    if new is None or new.pool_id is None or new.auto_pool_specification is not None:
+        raise invalid_property("poolInfo", "", "A poolId must be given")
+    if new.pool_id.lower() != (old.pool_id or "").lower() and row.state != JobState.DISABLED:
+        raise BatchError("OperationInvalidForCurrentState")
+
+
+def disable(tx: Tx, row: JobRow, option: DisableJobOption, now: int) -> JobRow:
+    """Stop running a job's tasks; the option says what becomes of those that run. Raises OperationInvalidForCurrentState."""
+    if not transitions.JOB.allows(row.state, JobHappened.DISABLE_REQUESTED):
+        raise BatchError("OperationInvalidForCurrentState")
+    disable_job(tx, row, option, now, modified=max(now, row.modified + 1))
+    return job_rows.get(tx, row.pk)
+
+
+def enable(tx: Tx, row: JobRow, now: int) -> JobRow:
+    """Run a disabled job's tasks again. Raises OperationInvalidForCurrentState."""
+    if not transitions.JOB.allows(row.state, JobHappened.ENABLE_REQUESTED):
+        raise BatchError("OperationInvalidForCurrentState")
+    change(tx, row, JobHappened.ENABLE_REQUESTED, now, disable_option=None, modified=max(now, row.modified + 1))
+    tx.wake(wakes.UPKEEP)
+    return job_rows.get(tx, row.pk)
+
+
+def terminate(tx: Tx, row: JobRow, reason: str | None, now: int, *, force: bool = False) -> JobRow:
+    """End a job for a reason, `UserTerminate` when none is given; `force` does not wait for release tasks."""
+    end_job(tx, row, reason or USER_TERMINATE, now, modified=max(now, row.modified + 1), forced=force)
+    return job_rows.get(tx, row.pk)
+
+
+def delete(tx: Tx, row: JobRow, now: int, *, force: bool = False) -> None:
+    """Mark a job for deletion; upkeep ends its tasks and removes them. Raises JobBeingDeleted."""
+    if row.state == JobState.DELETING:
+        raise BatchError("JobBeingDeleted")
+    # The release task runs only for a job that was still open, never a second time (contract 3.6).
+    released = row.state == JobState.COMPLETED
+    forced = int(force or released or bool(row.forced))
+    change(tx, row, JobHappened.DELETE_REQUESTED, now, deadline=None, forced=forced)
+    tx.wake(wakes.UPKEEP)

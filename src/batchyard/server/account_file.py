@@ -1,0 +1,106 @@
+"""The account of a state directory: names and keys, made at the first start and readable by its owner only.
+
+What grants access is validated here, when it is read: a key that decodes to nothing would let everybody in. At a first start the account
+stands in `account.new` until the databases are there too, so that an account without them is one that has lost them.
+"""
+
+from __future__ import annotations
+
+import binascii
+import os
+import re
+import secrets
+from base64 import b64decode, b64encode
+from pathlib import Path
+
+import msgspec
+
+NAME, UNFINISHED = "account.json", "account.new"
+_SHORTEST_KEY = 16
+"""Bytes of a key."""
+_LEGAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
+
+
+class AccountFile(msgspec.Struct, rename="camel"):
+    """Names and keys."""
+
+    name: str
+    keys: list[str]
+    storage_name: str
+    storage_key: str
+    node_key: str
+    """What the tokens of nodes are made from."""
+
+
+class Unusable(Exception):
+    """The file grants access to nobody or to everybody; the message is a sentence that says why."""
+
+
+def read(path: Path) -> AccountFile | None:
+    """The account in a file, None when there is no file. Raises Unusable."""
+    try:
+        account = msgspec.json.decode(path.read_bytes(), type=AccountFile)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Unusable(f"{path} cannot be read ({error.strerror})") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Unusable(f"{path} is damaged ({error}); put a copy of it back, for clients and nodes know its keys") from None
+    for problem in _problems(account):
+        raise Unusable(f"{path} cannot be used: {problem}")
+    return account
+
+
+def fresh() -> AccountFile:
+    """A new account with random keys."""
+    return AccountFile("batchyard", [_key(64), _key(64)], "batchyardstorage", _key(64), _key(32))
+
+
+def finish(directory: Path) -> None:
+    """The databases are there: make a new account the directory's."""
+    (directory / UNFINISHED).replace(directory / NAME)
+    _sync(directory)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace a file that only its owner may read, all of it or nothing."""
+    new = path.with_name(path.name + ".part")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+    _sync(path.parent)
+
+
+def _problems(account: AccountFile) -> list[str]:
+    """Why an account must not be served; no key is shown."""
+    found = [
+        f"{name} {value[:64]!r} is no account name (1 to 63 letters, digits and hyphens)"
+        for name, value in (("name", account.name), ("storageName", account.storage_name))
+        if _LEGAL.fullmatch(value) is None
+    ]
+    if not 1 <= len(account.keys) <= 2:
+        found.append(f"keys holds {len(account.keys)} keys, and an account has one or two")
+    named = [(f"keys[{at}]", key) for at, key in enumerate(account.keys)]
+    for name, key in [*named, ("storageKey", account.storage_key), ("nodeKey", account.node_key)]:
+        try:
+            length = len(b64decode(key, validate=True))
+        except (binascii.Error, ValueError):
+            found.append(f"{name} is not base64")
+        else:
+            if length < _SHORTEST_KEY:
+                found.append(f"{name} has {length} bytes, and a key has at least {_SHORTEST_KEY}")
+    return found
+
+
+def _key(size: int) -> str:
+    return b64encode(secrets.token_bytes(size)).decode()
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

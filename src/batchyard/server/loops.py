@@ -1,0 +1,119 @@
+"""All background work of a server with its periods."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+
+import structlog
+
+from batchyard.api.wire.call import Services
+from batchyard.blobs.store.local import LocalBlobStore
+from batchyard.disk import space
+from batchyard.engine import wakes
+from batchyard.engine.autoscale.loop import Autoscale
+from batchyard.engine.clock import Clock
+from batchyard.engine.loops import LEASE_S, Lease, every
+from batchyard.engine.pools.capacity import Capacity
+from batchyard.engine.scheduling import scheduler
+from batchyard.engine.upkeep.upkeep import PAGES_PER_UNIT, UNITS_PER_ROUND, Upkeep
+from batchyard.store import jobs as job_rows
+
+log = structlog.get_logger()
+
+SCHEDULER_PERIOD_S = 5.0
+CAPACITY_PERIOD_S = 1.0
+CAPACITY_BREATH_S = 0.03
+"""A round looks at every node, and hundreds that launch at the same time would each ask for one."""
+UPKEEP_PERIOD_S = 5.0
+AUTOSCALE_PERIOD_S = 1.0
+CHECKPOINT_PERIOD_S = 2.0
+BLOCKS_PERIOD_S = 3600.0
+CATALOGUE_PERIOD_S = 30.0
+ROOM_PERIOD_S = 1.0
+UNCOMMITTED_KEPT_US = 7 * 86_400_000_000
+"""Blocks that were staged and never committed to a blob are kept a week, as the storage service does."""
+
+
+def background(
+    services: Services, lease: Lease, capacity: Capacity, upkeep: Upkeep, store: LocalBlobStore, room: space.Room, *, on_demand: bool
+) -> list[Coroutine[None, None, None]]:
+    """Everything that runs beside the answering of requests; `on_demand` evaluates formulas as soon as tasks come or go."""
+    return [
+        *_of_the_account(services, lease, capacity, upkeep),
+        _autoscale(services, lease, on_demand),
+        every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, services.clock), asyncio.Event()),
+        every("catalogue", CATALOGUE_PERIOD_S, _shrink(store), asyncio.Event()),
+        every("room", ROOM_PERIOD_S, _in_thread(room.watch), asyncio.Event()),
+        _check_blobs(store),
+    ]
+
+
+def _expire_blocks(store: LocalBlobStore, clock: Clock) -> Callable[[], Awaitable[None]]:
+    async def run_once() -> None:
+        await asyncio.to_thread(store.expire_blocks, clock.now() - UNCOMMITTED_KEPT_US)
+
+    return run_once
+
+
+async def _check_blobs(store: LocalBlobStore) -> None:
+    """Once at the start, beside the requests: a large store takes seconds."""
+    try:
+        await asyncio.to_thread(store.check)
+    except Exception:
+        log.exception("blobs not checked")
+
+
+def _shrink(store: LocalBlobStore) -> Callable[[], Awaitable[None]]:
+    """Gives what deleted blobs left free in the catalogue back to the disk, a bounded part each time."""
+
+    async def run_once() -> None:
+        for _ in range(UNITS_PER_ROUND):
+            if await asyncio.to_thread(store.shrink, PAGES_PER_UNIT) < PAGES_PER_UNIT:
+                return
+
+    return run_once
+
+
+def _in_thread(work: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    async def run_once() -> None:
+        await asyncio.to_thread(work)
+
+    return run_once
+
+
+def _autoscale(services: Services, lease: Lease, on_demand: bool) -> Coroutine[None, None, None]:
+    """Samples and evaluations; with `on_demand` also as soon as tasks come or go."""
+    sooner = asyncio.Event()
+    work = Autoscale(services.db, services.clock, on_demand=on_demand, follow=lambda topics: services.wakes.follow(topics, sooner))
+    return every("autoscale", AUTOSCALE_PERIOD_S, lease.only(work.run_once), sooner)
+
+
+def _of_the_account(services: Services, lease: Lease, capacity: Capacity, upkeep: Upkeep) -> list[Coroutine[None, None, None]]:
+    """What works on the account's state."""
+    db, hub, clock = services.db, services.wakes, services.clock
+    woken, schedule = hub.inbox(wakes.SCHEDULER)
+    loop = asyncio.get_running_loop()
+    next_look_at_all = loop.time()
+
+    async def place() -> None:
+        nonlocal next_look_at_all
+        keys = set(woken)
+        woken.clear()
+        if loop.time() >= next_look_at_all:  # a lost wake-up of one pool is made good however busy the others are
+            next_look_at_all = loop.time() + SCHEDULER_PERIOD_S
+            keys.update(await db.read(job_rows.pools_with_demand))
+        for key in keys:
+            await db.run(scheduler.run_once, key, clock.now())
+
+    async def checkpoint() -> None:
+        short = services.room() is not None  # then the room that the log keeps for its next growth is needed more elsewhere
+        await asyncio.to_thread(db.checkpoint, empty=short)
+
+    return [
+        every("lease", LEASE_S / 3, lease.renew, asyncio.Event()),
+        every("scheduler", SCHEDULER_PERIOD_S, lease.only(place), schedule),
+        every("capacity", CAPACITY_PERIOD_S, lease.only(capacity.run_once), hub.event(wakes.CAPACITY), CAPACITY_BREATH_S),
+        every("upkeep", UPKEEP_PERIOD_S, lease.only(upkeep.run_once), hub.event(wakes.UPKEEP)),
+        every("checkpoint", CHECKPOINT_PERIOD_S, checkpoint, asyncio.Event()),
+    ]

@@ -1,0 +1,42 @@
+"""Why a server does not start, said in one sentence before anything is touched."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+from pathlib import Path
+
+from batchyard.config import Config
+from batchyard.disk import space, sqlite
+from batchyard.store.db import StoreUnavailable
+
+_LOCAL_NAMES = ("localhost",)
+
+
+class Refused(Exception):
+    """The server will not start like this; the message says what to change."""
+
+
+def refuse_full_disk(directory: Path) -> None:
+    """A server that cannot write what it begins with says so at once."""
+    if reason := space.lacking(space.sample(directory), space.START_BYTES):
+        raise Refused(f"{directory} is on a full disk ({reason}): make room there and start again")
+
+
+def no_room(error: BaseException) -> bool:
+    """True when an error says, or one of a group does, that the disk is full."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(no_room, error.exceptions))
+    if isinstance(error, StoreUnavailable):
+        return error.__cause__ is not None and no_room(error.__cause__)
+    return sqlite.full(error) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
+
+
+def refuse_exposure(config: Config) -> None:
+    """Plain HTTP to others only when the operator says so."""
+    with contextlib.suppress(ValueError):
+        if ipaddress.ip_address(config.host).is_loopback:
+            return
+    if config.host not in _LOCAL_NAMES and not config.insecure:
+        raise Refused(f"{config.host} can be reached by others and the server speaks plain HTTP; say --insecure if that is meant")

@@ -1,0 +1,77 @@
+"""What a state directory holds: account, database, blobs; opened whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+from batchyard.blobs.store.local import LocalBlobStore
+from batchyard.engine.wakes import Wakes
+from batchyard.server import account_file
+from batchyard.server.account_file import AccountFile
+from batchyard.server.refusals import Refused
+from batchyard.store.db import Database
+from batchyard.store.migrate import NewerSchema
+from batchyard.store.soundness import damage
+
+DATABASE, BLOBS, CATALOGUE = "batchyard.db", "blobs", "catalogue.db"
+
+
+def open_account(directory: Path) -> AccountFile:
+    """The account of a state directory; new random keys when there is none yet. Raises Refused, also when what belongs to it is gone."""
+    path, database = directory / account_file.NAME, directory / DATABASE
+    account = account_file.read(path)
+    if account is not None:
+        for missing in (database, directory / BLOBS / CATALOGUE):
+            if not missing.exists():
+                raise Refused(
+                    f"{missing} is missing although there is an account: put it back, or take all of {directory} away to begin anew"
+                )
+        return account
+    begun = account_file.read(directory / account_file.UNFINISHED)
+    if begun is None and database.exists():
+        raise Refused(f"{path} is missing although there is a database: put it back, or every client and node would lose its key")
+    account = begun or account_file.fresh()
+    account_file.write_private(directory / account_file.UNFINISHED, msgspec.json.format(msgspec.json.encode(account)))
+    return account
+
+
+def open_state(directory: Path, hub: Wakes) -> tuple[AccountFile, Database, LocalBlobStore]:
+    """All that the directory holds, whole or not at all. Raises Refused."""
+    try:
+        account = open_account(directory)
+        for path in (directory / DATABASE, directory / BLOBS / CATALOGUE):
+            if (directory / account_file.NAME).exists() and (wrong := damage(path)):
+                raise Refused(f"{path} is damaged ({wrong}): put a copy of it back")
+        db = _open_database(directory / DATABASE, hub)
+        try:
+            store = LocalBlobStore(directory / BLOBS)
+        except BaseException:
+            db.close()
+            raise
+        if not (directory / account_file.NAME).exists():
+            account_file.finish(directory)
+    except account_file.Unusable as error:
+        raise Refused(str(error)) from None
+    except (OSError, sqlite3.Error, RuntimeError) as error:
+        raise Refused(f"what {directory} holds cannot be opened ({error})") from None
+    return account, db, store
+
+
+def _keep_private(database: Path) -> Path:
+    """The database, readable by its owner only: tasks of other users pass through its directory. SQLite's own files take its mode."""
+    database.touch(mode=0o600)
+    for path in (database, *(database.with_name(database.name + end) for end in ("-wal", "-shm"))):
+        with contextlib.suppress(FileNotFoundError):
+            path.chmod(0o600)
+    return database
+
+
+def _open_database(path: Path, hub: Wakes) -> Database:
+    try:
+        return Database(_keep_private(path), hub)
+    except NewerSchema as newer:
+        raise Refused(f"{path} was written by a newer release ({newer}); install that one") from None

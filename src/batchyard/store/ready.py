@@ -1,0 +1,88 @@
+"""Tasks that may start, as placement looks for them: by size, each from its own beginning, whatever else waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from batchyard.store.reader import Change, Reader, Statement
+from batchyard.store.tasks import ALL
+from batchyard.store.tx import Tx
+
+
+class ReadyTask(msgspec.Struct):
+    """What placement has to know of a task."""
+
+    pk: int
+    slots: int
+    exclusive: int
+    dedicated_only: int
+    affinity: str | None
+    restarted: int
+    """True for a job manager that ran before: it is first in line (contract 3.5)."""
+    manager: int
+    since: int
+    """When it became active."""
+    holds: int
+    """True when a node is held for it against its equals."""
+
+
+_COLUMNS = "SELECT pk, slots, exclusive, dedicated_only, affinity, manager = 1 AND run > 0, manager, state_time, holds FROM task"
+_OF_SIZE = Statement(f"{_COLUMNS} WHERE job_pk = :job_pk AND ready = 1 AND slots = :slots AND pk > :after ORDER BY pk LIMIT :n", ReadyTask)
+_HOLDING = Statement(f"{_COLUMNS} WHERE job_pk = :job_pk AND holds = 1 AND ready = 1 AND +slots <= :largest", ReadyTask)
+_HOLD = Change("UPDATE task SET holds = 1 WHERE pk = :pk AND holds = 0")
+_MANAGER = Statement(
+    f"{_COLUMNS} WHERE job_pk = :job_pk AND manager = 1 AND ready = 1 AND (+slots <= :largest OR exclusive = 1)", ReadyTask
+)
+# One step through the index for each size that occurs, however many tasks have it.
+_SIZES = Statement(
+    "WITH RECURSIVE size (slots) AS ("
+    "SELECT min(slots) FROM task WHERE job_pk = :job_pk AND ready = 1 UNION ALL"
+    " SELECT (SELECT min(slots) FROM task WHERE job_pk = :job_pk AND ready = 1 AND slots > size.slots) FROM size"
+    " WHERE size.slots < :largest)"
+    " SELECT slots FROM size WHERE slots <= :largest",
+    int,
+)
+
+
+def first(reader: Reader, job_pk: int, largest: int, n: int) -> list[ReadyTask]:
+    """The first `n` tasks of a job that may start and need at most `largest` slots, behind its manager if that may start too.
+
+    Costs the same however many tasks wait, those that are too large included: each size is read from its own beginning.
+    """
+    known = sizes(reader, job_pk, largest)
+    found = [task for slots in known for task in of_size(reader, job_pk, slots, 0, n + 1)]
+    if len(known) > 1:
+        found.sort(key=_by_key)
+    # Beyond the `n`, so that a manager that finds no node keeps nobody else from starting.
+    return managers(reader, job_pk, largest) + [task for task in found if not task.manager][:n]
+
+
+def managers(reader: Reader, job_pk: int, largest: int) -> list[ReadyTask]:
+    """The manager of a job, if it may start and needs at most `largest` slots or a whole node."""
+    return reader.all(_MANAGER, job_pk=job_pk, largest=largest)
+
+
+def holding(reader: Reader, job_pk: int, largest: int) -> list[ReadyTask]:
+    """Tasks of a job for which nodes are held against their equals, and that need at most `largest` slots."""
+    return reader.all(_HOLDING, job_pk=job_pk, largest=largest)
+
+
+def of_size(reader: Reader, job_pk: int, slots: int, after: int, n: int) -> list[ReadyTask]:
+    """The next `n` tasks of a job behind key `after` that may start and need so many slots, its manager among them."""
+    return reader.all(_OF_SIZE, job_pk=job_pk, slots=slots, after=after, n=n)
+
+
+def sizes(reader: Reader, job_pk: int, largest: int = ALL) -> list[int]:
+    """How many slots the tasks of a job that may start need, each size up to `largest` once; one step through an index for each."""
+    return reader.all(_SIZES, job_pk=job_pk, largest=largest)
+
+
+def _by_key(task: ReadyTask) -> int:
+    return task.pk
+
+
+def hold(tx: Tx, keys: Iterable[int]) -> None:
+    """Note that a node is held for tasks, against their equals too, until they start."""
+    tx.change_many(_HOLD, [{"pk": pk} for pk in keys])

@@ -1,0 +1,78 @@
+"""What an agent that is told to stop says last."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from typing import Any
+
+import pytest
+
+from batchyard.agent.main import AgentSettings, run
+
+SLEEPS = "/bin/sh -c 'echo $$ > {pipe}; exec sleep 1000'"
+
+
+class Running:
+    """An agent that a test stops."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self._task = asyncio.create_task(run(settings))
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+
+@pytest.fixture
+async def agent(server: Any, settings: AgentSettings) -> Any:
+    running = Running(settings)
+    await server.until(lambda: server.session)
+    yield running
+    await running.stop()
+
+
+async def test_it_ends_what_it_runs_and_says_that_this_was_no_end(server: Any, agent: Running, pipe: Any, alive: Any) -> None:
+    server.order("task", SLEEPS.format(pipe=pipe), constraints={"maxTaskRetryCount": 3})
+    pid = int(await pipe.line())
+    await agent.stop()
+    last = server.syncs[-1]
+    assert last.leaving
+    assert [(end.attempt, end.stopped, end.exit_code) for end in last.ended] == [("task", True, None)]
+    assert not alive(pid)
+    assert sum(sync.leaving for sync in server.syncs) == 1
+
+
+async def test_an_attempt_that_is_being_staged_is_no_failure_either(server: Any, agent: Running, pipe: Any) -> None:
+    server.order("first", SLEEPS.format(pipe=pipe))
+    await pipe.line()
+    server.order("first.2", "true")  # waits for the directory of the other
+    await server.until(lambda: "first.2" in server.syncs[-1].has)
+    await agent.stop()
+    assert {end.attempt: (end.stopped, end.exit_code) for end in server.syncs[-1].ended} == {
+        "first": (True, None), "first.2": (True, None),
+    }  # fmt: skip
+
+
+async def test_what_the_server_had_ended_is_not_called_stopped_by_the_agent(server: Any, agent: Running, pipe: Any) -> None:
+    server.order("task", SLEEPS.format(pipe=pipe))
+    await pipe.line()
+    del server.wanted["task"]
+    server.change()
+    ended = await server.end_of("task")
+    assert (ended.stopped, ended.failure.code) == (False, "TaskEnded")
+
+
+async def test_an_agent_whose_node_is_gone_has_nobody_to_say_it_to(server: Any, settings: AgentSettings) -> None:
+    running = Running(settings)
+    await server.until(lambda: server.session)
+    server.fail = [403]
+    server.notice_s = 1  # lets the poll go
+    server.change()
+    await server.until(lambda: not server.fail)
+    await asyncio.wait({running._task}, timeout=20)
+    assert running._task.done()
+    assert not any(sync.leaving for sync in server.syncs)
+    assert os.path.isdir(settings.root)

@@ -1,0 +1,89 @@
+"""`autoStorageContainerName`: resource files out of the linked storage, for every kind of task, without a signature (contract 4.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import parse_qs
+
+import msgspec
+import pytest
+from azure.batch import BatchClient, models
+from azure.storage.blob import BlobServiceClient
+from tests.api.conftest import Json, Raw, Yard, pool_body, sh, task, unique
+from tests.conftest import Server, wait_for
+
+from batchyard.engine.nodes.linked_storage import LinkedStorage, open_to_node
+from batchyard.model.sync import Order
+
+
+@pytest.fixture(scope="module")
+def container(server: Server) -> Iterator[str]:
+    """Name of a container of the linked account with three blobs."""
+    service = BlobServiceClient.from_connection_string(server.storage_connection_string)
+    name = unique("linked")
+    made = service.create_container(name)
+    for blob in ("in/a.txt", "in/deep/b.txt", "other.txt"):
+        made.upload_blob(blob, blob.encode())
+    yield name
+    made.delete_container()
+
+
+def test_files_come_from_the_linked_account(yard: Yard, raw: Raw, container: str) -> None:
+    files = [
+        {"autoStorageContainerName": container, "blobPrefix": "in/", "filePath": "data"},
+        {"autoStorageContainerName": container, "blobPrefix": "other", "fileMode": "0700"},
+    ]
+    job_id = yard.job(task("t", "cat data/in/a.txt data/in/deep/b.txt other.txt; stat -c %a other.txt", resourceFiles=files))
+    ended = yard.reached(job_id, "t")
+    assert ended["executionInfo"].get("failureInfo") is None
+    assert ended["resourceFiles"] == files, "what is served is what was sent: no URL, no signature"
+    said = raw("GET", f"/jobs/{job_id}/tasks/t/files/stdout.txt").body
+    assert said == b"in/a.txtin/deep/b.txtother.txt700\n"
+
+
+def test_start_preparation_manager_and_release_tasks_read_it_too(raw: Raw, container: str) -> None:
+    """All of one pool; `cat` fails where its file is missing."""
+    files = [{"autoStorageContainerName": container, "blobPrefix": "in/a"}]
+    special = {"commandLine": sh("cat in/a.txt"), "resourceFiles": files}
+    pool_id, job_id = unique("linked"), unique("linked")
+    assert raw("POST", "/pools", pool_body(pool_id, targetDedicatedNodes=1, startTask=special)).status == 201
+    job = {
+        "id": job_id, "poolInfo": {"poolId": pool_id}, "jobPreparationTask": special, "jobReleaseTask": special,
+        "jobManagerTask": {"id": "manager", "killJobOnCompletion": True, **special},
+    }  # fmt: skip
+    assert raw("POST", "/jobs", job).status == 201
+    wait_for(lambda: raw("GET", f"/jobs/{job_id}").json["state"] == "completed", "the job to be completed")
+    assert raw("GET", f"/jobs/{job_id}/tasks/manager").json["executionInfo"]["result"] == "success"
+    [status] = raw("GET", f"/jobs/{job_id}/jobpreparationandreleasetaskstatus").json["value"]
+    assert status["jobPreparationTaskExecutionInfo"]["result"] == status["jobReleaseTaskExecutionInfo"]["result"] == "success"
+    [node] = raw("GET", f"/pools/{pool_id}/nodes").json["value"]
+    assert node["startTaskInfo"]["result"] == "success"
+    assert "sig=" not in raw("GET", f"/pools/{pool_id}/nodes/{node['id']}").body.decode()
+    raw("DELETE", f"/jobs/{job_id}")
+    raw("DELETE", f"/pools/{pool_id}")
+
+
+def test_a_container_that_is_not_there_fails_the_task_alone(yard: Yard, batch: BatchClient) -> None:
+    job_id = yard.job()
+    file = models.ResourceFile(auto_storage_container_name="nobody-made-this")
+    batch.create_task(job_id, models.BatchTaskCreateOptions(id="t", command_line="true", resource_files=[file]))
+    failure = yard.reached(job_id, "t")["executionInfo"]["failureInfo"]
+    assert (failure["category"], failure["code"]) == ("usererror", "BlobNotFound")
+    assert "sig" not in str(failure)
+
+
+def test_what_a_node_is_told_opens_that_container_for_reading_for_a_day() -> None:
+    body: Json = {
+        "id": "t", "commandLine": "true",
+        "resourceFiles": [{"autoStorageContainerName": "data", "filePath": "in"}, {"httpUrl": "http://x/y", "filePath": "y"}],
+    }  # fmt: skip
+    plain: Json = {"id": "u", "commandLine": "echo autoStorageContainerName"}
+    orders = [Order(attempt=f"{n}.1", job_id="j", task=msgspec.Raw(msgspec.json.encode(one))) for n, one in enumerate((body, plain))]
+    open_to_node(orders, LinkedStorage("linked", "a2V5"), "https://yard.example/", 1_700_000_000_000_000)
+    first, second = msgspec.json.decode(orders[0].task)["resourceFiles"]
+    url, _, query = first["storageContainerUrl"].partition("?")
+    assert (url, first["filePath"], "autoStorageContainerName" in first) == ("https://yard.example/linked/data", "in", False)
+    signed = parse_qs(query)
+    assert (signed["sr"], signed["sp"], signed["se"]) == (["c"], ["rl"], ["2023-11-15T22:13:20Z"])
+    assert second == {"httpUrl": "http://x/y", "filePath": "y"}
+    assert msgspec.json.decode(orders[1].task) == plain

@@ -1,0 +1,166 @@
+"""Nodes are held for tasks that find no room: for whom, against whom, and how long such a task waits at most."""
+
+from __future__ import annotations
+
+from collections import deque
+from copy import deepcopy
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from batchyard.rules.placement import MOST_PASSED, Queue, Room, Waiting, place, soonest
+
+SLOTS = 4
+
+
+def rooms(*free: int, slots: int = SLOTS) -> list[Room]:
+    """Nodes 1, 2, … with so many free slots."""
+    return [Room(node, each, slots) for node, each in enumerate(free, 1)]
+
+
+def job(number: int, *slots: int, priority: int = 0, running: int = 0, may_start: int | None = None, patient: bool = False) -> Queue:
+    """Job whose tasks have the keys 100 * number, 100 * number + 1, …"""
+    tasks = [Waiting(100 * number + nth, need, patient=patient, job=number) for nth, need in enumerate(slots)]
+    lines = [[task for task in tasks if task.slots == size] for size in sorted(set(slots))]
+    return Queue(priority, running, lines, may_start)
+
+
+def held(nodes: list[Room]) -> dict[int, int]:
+    """Node and the key of the task that it is held for."""
+    return {room.node: room.held.key for room in nodes if room.held is not None}
+
+
+# (queues, free slots, what starts, what is held)
+CASES: dict[str, tuple[list[Queue], list[Room], list[tuple[int, int]], dict[int, int]]] = {
+    "the roomiest is held": ([job(1, 4)], rooms(1, 3, 2), [], {2: 100}),
+    "nobody of lower priority starts there": ([job(1, 4, priority=1), job(2, 1, 1, 1)], rooms(2, 3), [(200, 1), (201, 1)], {2: 100}),
+    "nor an equal": ([job(1, 4), job(2, 1, 1, 1)], rooms(2, 3), [(200, 1), (201, 1)], {2: 100}),
+    "nor one of its own job": ([job(1, 4, 1, 1)], rooms(3), [], {1: 100}),
+    "who waits for a moment only lets its equals pass": ([job(1, 4, patient=True), job(2, 1)], rooms(3), [(200, 1)], {}),
+    "but nobody of lower priority": ([job(1, 4, priority=1, patient=True), job(2, 1)], rooms(3), [], {1: 100}),
+    "who comes later than the first holds nothing against equals": ([job(1, 4, 4), job(2, 1, 1)], rooms(1, 1), [(200, 2)], {1: 100}),
+    "but against lower priorities": ([job(1, 4, 4, priority=1), job(2, 1, 1)], rooms(1, 1), [], {1: 100, 2: 101}),
+    "a hold counts as one that runs": ([job(1, 4, 1, may_start=1), job(2, 1)], rooms(3, 1), [(200, 2)], {1: 100}),
+    "who is too large for every node holds none": ([job(1, 5), job(2, 1)], rooms(1), [(200, 1)], {}),
+    "who has room needs no hold": ([job(1, 3), job(2, 1)], rooms(3, 1), [(100, 1), (200, 2)], {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_case(case: tuple[list[Queue], list[Room], list[tuple[int, int]], dict[int, int]]) -> None:
+    queues, nodes, expected, holds = deepcopy(case)
+    assert [(task.key, node) for task, node, _ in place(queues, nodes, pack=False)] == expected
+    assert held(nodes) == holds
+
+
+def test_a_closed_or_unfit_node_is_not_held() -> None:
+    nodes = [Room(1, 3, SLOTS), Room(2, 2, SLOTS, dedicated=False), Room(3, 1, SLOTS)]
+    assert [room.node for room in soonest(Waiting(1, 4, dedicated_only=True), nodes, frozenset({1}))] == [3]
+
+
+def test_an_exclusive_task_holds_the_node_that_is_nearly_empty() -> None:
+    nodes = rooms(2, 3)
+    manager = Queue(0, 0, [[Waiting(1, 1, exclusive=True, ahead=True)], [Waiting(2, 1), Waiting(3, 1), Waiting(4, 1)]])
+    assert [(task.key, node) for task, node, _ in place([manager], nodes, pack=True)] == [(2, 1), (3, 1)]
+    assert held(nodes) == {2: 1}
+
+
+def test_patience_ends_when_many_are_passed_over() -> None:
+    nodes = rooms(3)
+    crowd = [job(number, 4, patient=True) for number in range(1, MOST_PASSED + 2)]
+    assert list(place([*crowd, job(99, 1)], nodes, pack=False)) == []
+    assert held(nodes) == {1: 100 * (MOST_PASSED + 1)}
+
+
+def test_queues_are_read_only_as_far_as_there_is_room() -> None:
+    read: list[int] = []
+
+    def queues() -> object:
+        for number in range(1, 1000):
+            read.append(number)
+            yield job(number, 1, priority=-number)
+
+    assert len(list(place(queues(), rooms(2, 1), pack=False))) == 3  # type: ignore[arg-type]
+    assert len(read) <= 5
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> tuple[list[Queue], list[Room], bool, bool]:
+    """Jobs in the order of their turns, nodes, pack, oldest first."""
+    queues = [
+        job(
+            number, *draw(st.lists(st.integers(1, 5), max_size=6)), priority=draw(st.integers(-1, 1)), running=draw(st.integers(0, 3)),
+            may_start=draw(st.none() | st.integers(1, 4)), patient=draw(st.booleans()),
+        )
+        for number in range(1, draw(st.integers(2, 5)))
+    ]  # fmt: skip
+    oldest = draw(st.booleans())
+    queues.sort(key=lambda queue: (-queue.priority, 0 if oldest else queue.running))
+    return queues, rooms(*draw(st.lists(st.integers(0, SLOTS), max_size=5))), draw(st.booleans()), oldest
+
+
+@given(situations())
+def test_nothing_starts_on_a_node_that_is_held_and_no_node_is_overfull(situation: tuple[list[Queue], list[Room], bool, bool]) -> None:
+    queues, nodes, pack, oldest = situation
+    by_key = {room.node: room for room in nodes}
+    for _, node, _ in place(queues, nodes, pack=pack, oldest_first=oldest):
+        assert by_key[node].held is None
+    assert all(0 <= room.free <= SLOTS for room in nodes)
+    tasks = [room.held.key for room in nodes if room.held is not None]
+    assert len(tasks) == len(set(tasks))
+
+
+@given(situations())
+def test_what_waits_has_a_reason(situation: tuple[list[Queue], list[Room], bool, bool]) -> None:
+    """Nothing that fits on a node which nobody holds waits, and what started before a more important one left that a node."""
+    queues, nodes, pack, oldest = situation
+    waiting = {task.key: (queue, task) for queue in queues for line in queue.lines for task in line}
+    started = [waiting.pop(task.key)[0] for task, _, _ in place(deepcopy(queues), nodes, pack=pack, oldest_first=oldest)]
+    holds = held(nodes)
+    jobs = {task.job: queue for queue, task in waiting.values()}
+    spent = {number: sum(waiting[key][1].job == number for key in holds.values() if key in waiting) for number in jobs}
+    for queue, task in waiting.values():
+        begun = sum(other is queue for other in started)
+        if queue.may_start is not None and begun + spent[task.job] >= queue.may_start:
+            continue
+        assert not any(room.free >= task.slots and room.held is None for room in nodes), "it fits"
+        if task.slots <= SLOTS and task.key not in holds.values() and any(other.priority < queue.priority for other in started):
+            assert all(room.held is not None or not room.free for room in nodes), "a node was left to others"
+
+
+@given(
+    st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    st.integers(0, 1),
+    st.booleans(),
+    st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(0, 4)), min_size=80, max_size=80),
+)
+def test_a_large_task_waits_for_a_bounded_time_beside_a_stream_of_small_ones(
+    used: list[int], ahead: int, pack: bool, stream: list[tuple[int, int, int]]
+) -> None:
+    """Whatever the small ones need and prefer, however long they run (up to five ticks), however they pack or spread.
+
+    Where both jobs run equally many it comes behind them.
+    """
+    kept = False
+    longest, patience = 5, 3
+    running = [(node, 1, 1 + node % longest) for node, many in enumerate(used, 1) for _ in range(min(many, SLOTS))]
+    small: deque[Waiting] = deque()
+    for tick, (lasts, slots, prefers) in enumerate(stream):
+        running = [(node, held, left - 1) for node, held, left in running if left > 1]
+        small += [Waiting(1000 + 10 * tick + nth, slots if nth else 1, prefers or None, job=2) for nth in range(5)]
+        nodes = [Room(n, SLOTS - sum(held for node, held, _ in running if node == n), SLOTS) for n in range(1, len(used) + 1)]
+        patient = tick < patience and not kept
+        large = Queue(ahead, 0, [[Waiting(1, SLOTS, patient=patient, ahead=kept, job=1)]], first=kept)
+        lines = [[task for task in small if task.slots == size] for size in (1, 2, 3)]
+        others = Queue(0, len(running), lines)
+        queues = [large, others] if ahead or kept or running else [others, large]
+        placed = list(place(queues, nodes, pack=pack))
+        if any(task.key == 1 for task, _, _ in placed):
+            assert tick <= patience + SLOTS * longest
+            return
+        kept = any(room.kept for room in nodes)
+        gone = {task.key for task, _, _ in placed}
+        small = deque(task for task in small if task.key not in gone)
+        running += [(node, held, lasts) for _, node, held in placed]
+    raise AssertionError("it never started")
