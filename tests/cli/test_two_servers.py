@@ -35,8 +35,8 @@ def test_a_task_of_one_cannot_read_what_a_task_of_the_other_keeps_to_itself() ->
             batches.append(batch)
         wrote = run(batches[0], "t", "sh -c 'umask 077; echo s > $AZ_BATCH_NODE_SHARED_DIR/secret; echo $AZ_BATCH_NODE_SHARED_DIR; id -u'")
         assert wrote["exitCode"] == 0
-        shared, uid = batches[0].read("j", "t", "stdout.txt", 0).decode().split()
+        shared, uid = batches[0].read("jobs", "j", "tasks", "t", "files", "stdout.txt").decode().split()
         assert run(batches[0], "own", f"cat {shared}/secret")["exitCode"] == 0
         assert run(batches[1], "t", f"sh -c 'id -u; cat {shared}/secret'")["exitCode"] == 1
-        assert batches[1].read("j", "t", "stdout.txt", 0).decode().strip() not in ("", uid)
-        assert b"Permission denied" in batches[1].read("j", "t", "stderr.txt", 0)
+        assert batches[1].read("jobs", "j", "tasks", "t", "files", "stdout.txt").decode().strip() not in ("", uid)
+        assert b"Permission denied" in batches[1].read("jobs", "j", "tasks", "t", "files", "stderr.txt")
