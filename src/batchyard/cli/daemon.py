@@ -76,10 +76,10 @@ def running(directory: Path) -> Server | None:
 
 def former_port(directory: Path) -> int:
     """Port of the server that was killed here, or 0: its agents may live on and look for it there."""
-    import urllib.parse
+    from urllib.parse import urlsplit
 
     try:
-        return urllib.parse.urlsplit(str(json.loads((directory / "server.json").read_bytes())["url"])).port or 0
+        return urlsplit(str(json.loads((directory / "server.json").read_bytes())["url"])).port or 0
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 

@@ -166,6 +166,8 @@ def _offer(path: Path | None) -> Offer:
 
 def _proxies(given: Sequence[str]) -> tuple[str, ...]:
     """Addresses of trusted proxies. Raises Problem."""
+    if not given:
+        return ()
     from batchyard import config
 
     try:
