@@ -109,6 +109,20 @@ def test_shared_key_times_and_tampering(endpoint: Any, http: httpx.Client, conta
     assert status(signed(endpoint, "GET", path, now, key=base64.b64encode(b"revoked").decode())) == 403
 
 
+@pytest.mark.parametrize(
+    "said", ["SharedKeyLite {account}:", "sharedkey {account}:", "SharedKey other:", "SharedKey :", "SharedKey {account}x:"]
+)
+def test_a_signature_counts_only_for_what_it_says(endpoint: Any, http: httpx.Client, container: ContainerClient, said: str) -> None:
+    container.upload_blob("x", b"1")
+    path = f"/{endpoint.account}/{container.container_name}/x"
+    good = signed(endpoint, "GET", path, datetime.now(UTC))
+    signature = good["authorization"].partition(":")[2]
+    url = f"http://{endpoint.host}:{endpoint.port}{path}"
+    assert http.get(url, headers=good).status_code == 200
+    answer = http.get(url, headers={**good, "authorization": said.format(account=endpoint.account) + signature})
+    assert (answer.status_code, answer.headers["x-ms-error-code"]) == (403, "AuthenticationFailed")
+
+
 @pytest.mark.parametrize("order", [["x-ms-meta-a_b", "x-ms-meta-ab", "x-ms-meta-a1"], ["x-ms-a", "x-ms-a-b", "x-ms-ab"]])
 def test_shared_key_header_order_of_the_sdk(endpoint: Any, container: ContainerClient, order: list[str]) -> None:
     name = container.container_name

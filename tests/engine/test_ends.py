@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from engine_world import EXIT_1, NO_PROGRAM, NO_UPLOAD, SETTING, START, Agent, World, ended
+from engine_world import EXIT_1, NO_PROGRAM, NO_UPLOAD, SECOND_US, SETTING, START, Agent, World, ended
 
 from batchyard.engine.nodes import nodes, orders
 from batchyard.engine.nodes.nodes import NotThisNode
@@ -245,6 +245,30 @@ def test_a_lost_node_returns_its_tasks_without_touching_their_counters(two: tupl
     other.end_all()
     assert {world.task(name).node_pk for name in mine} == {other.node_pk}
     assert world.counts().succeeded == 4
+
+
+def test_what_waits_again_says_since_when(two: tuple[World, Agent, Agent]) -> None:
+    world, one, _ = two
+    world.add("a", "b")
+    world.schedule()
+    [name] = [name for name in "ab" if world.task(name).node_pk == one.node_pk]
+    ran_since = world.task(name).state_time
+    world.advance(5)
+    world.run(nodes.silent, one.node_pk, world.now)
+    task = world.task(name)
+    assert (task.state, task.state_time, task.previous_state, task.previous_time) == ("active", world.now, "running", ran_since)
+
+
+@pytest.mark.parametrize(("retention", "kept_us"), [("PT1H", 3_600 * SECOND_US), ("P10675199DT2H48M5.4775807S", None)])
+def test_only_files_of_what_ran_are_to_be_removed_one_day(world: World, retention: str, kept_us: int | None) -> None:
+    [agent] = world.working_pool()
+    world.job()
+    world.add("ran", "waited", constraints={"retentionTime": retention})
+    world.schedule()
+    agent.end(world.attempt("ran"))
+    world.terminate("waited")
+    assert world.task("ran").expires == (None if kept_us is None else world.now + kept_us)
+    assert world.task("waited").expires is None
 
 
 def test_a_task_may_be_lost_only_so_often(world: World) -> None:

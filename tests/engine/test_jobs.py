@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from engine_world import EXIT_1, SECOND_US, START, World
 
-from batchyard.engine import lookup
+from batchyard.engine import lookup, wakes
 from batchyard.engine.upkeep.upkeep import TASKS_PER_UNIT
 from batchyard.engine.work import jobs
 from batchyard.model.errors import BatchError
@@ -237,7 +237,35 @@ def test_a_report_of_a_job_that_ends_wakes_the_pool_for_others(world: World) -> 
     assert world.topics["pool:pool"] >= 1
 
 
+@pytest.mark.parametrize("asked", ["disable", "enable", "terminate", "delete", "patch"])
+def test_what_a_client_asks_of_a_job_is_done_at_once(world: World, asked: str) -> None:
+    """Not only when upkeep looks at it by itself."""
+    world.job()
+    if asked == "enable":
+        world.disable()
+        world.upkeep()
+    world.topics.clear()
+    {"disable": world.disable, "enable": world.enable, "terminate": world.end_job, "delete": world.delete_job, "patch": world.patch}[
+        asked
+    ]()
+    assert world.topics[wakes.UPKEEP] >= 1
+
+
 # task failure
+
+
+def test_a_failed_task_may_disable_its_job(world: World) -> None:
+    [agent] = world.working_pool(slots=2)
+    world.job(**ACTS)
+    world.add({"id": "a", "exitConditions": {"default": {"jobAction": "disable"}}}, "b")
+    world.schedule()
+    world.advance(5)
+    agent.end(world.attempt("a"), **EXIT_1)
+    row = world.job_row()
+    assert row is not None
+    assert (row.state, row.state_time) == ("disabling", world.now)
+    world.upkeep()
+    assert (world.job_state(), world.state("b")) == ("disabled", "active")
 
 
 @pytest.mark.parametrize(("options", "how", "ends"), [

@@ -141,6 +141,10 @@ def test_a_reboot_keeps_the_machine_and_prepares_again(world: World) -> None:
     agent.end_all()
     assert world.state("b") == "running"
     assert len(world.special()) == 1
+    agent.end_all()
+    world.add("c")
+    world.schedule()
+    assert world.state("c") == "running", "once after a reboot"
 
 
 def test_a_reboot_does_not_prepare_again_when_the_job_says_so(world: World) -> None:

@@ -51,6 +51,8 @@ def test_a_failure_closes_the_node_and_frees_its_slots(world: World) -> None:
     world.job("other")
     agent.end("s1.1", **EXIT_1)
     assert world.states("a", "b") == ["active", "active"]
+    causes = "SELECT DISTINCT cause FROM event WHERE what = 'task' AND old = 'preparing' AND new = 'active'"
+    assert world.rows(causes) == [("JobPreparationTaskFailed",)]
     assert world.schedule() == 0
     world.add("o", job_id="other")
     assert world.schedule() == 1

@@ -35,7 +35,12 @@ def test_a_node_waits_for_its_start_task(world: World) -> None:
 
 
 def test_the_order_carries_the_start_task_and_no_job(world: World) -> None:
-    [agent] = world.working_pool(startTask={"commandLine": "setup 'x y'", "environmentSettings": [{"name": "A", "value": "1"}]})
+    said = {
+        "environmentSettings": [{"name": "A", "value": "1"}],
+        "resourceFiles": [{"httpUrl": "http://files/x", "filePath": "x"}],
+        "userIdentity": {"autoUser": {"scope": "pool", "elevationLevel": "admin"}},
+    }
+    [agent] = world.working_pool(startTask={"commandLine": "setup 'x y'", **said})
     agent.session, agent.has = 0, []
     answer = agent.sync()
     assert answer is not None
@@ -43,7 +48,7 @@ def test_the_order_carries_the_start_task_and_no_job(world: World) -> None:
     assert (order.start, order.job_id) == (True, "")
     task = msgspec.json.decode(order.task)
     assert task["commandLine"] == "setup 'x y'"
-    assert task["environmentSettings"] == [{"name": "A", "value": "1"}]
+    assert {name: task[name] for name in said} == said
 
 
 def test_it_is_retried_and_then_the_node_has_failed(world: World) -> None:

@@ -75,6 +75,19 @@ def test_depth_is_an_error_not_a_crash(opening: str) -> None:
         parse(opening * (LONGEST_FORMULA // len(opening)))
 
 
+ALL_KINDS = ["-{}", "!{}", "({})+1", "({})&&a", "a&&({})", "a||({})", "({})?1:2", "a?({}):2", "f({})", "({}).b", "({}).b()", "a.b({})"]
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_every_kind_of_expression_counts_what_lies_below_it(kind: str) -> None:
+    formula = "a"
+    for _ in range(DEEPEST - 1):
+        formula = kind.format(formula)
+    parse(formula)
+    with pytest.raises(FormulaSyntaxError, match="more than 100 deep"):
+        parse(kind.format(formula))
+
+
 SLOW_MACHINES = settings(deadline=None)
 """The first formula makes the parser."""
 

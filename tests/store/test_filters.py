@@ -153,6 +153,21 @@ def test_nodes(memory: Database, case: tuple[list[dict[str, Any]], filters.Tree,
     checked(memory, case, odata.NODES, keys, lambda reader, found, after, most: nodes.filtered(reader, pool, found, after, most))
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 6])
+def test_pages_without_a_filter(memory: Database, most: int) -> None:
+    def fill(tx: Tx) -> tuple[list[int], int, list[int]]:
+        pool = add_pool(tx, "pool")
+        same: dict[str, Any] = {"pool_pk": pool, "state": "idle", "state_time": NOW, "allocated": NOW, "scheduling_state": "enabled"}
+        made = [nodes.add(tx, id=f"n{n}", dedicated=1, slots=1, **same) for n in range(5)]
+        return [add_job(tx, f"j{n}") for n in range(5)], pool, made
+
+    jobs_made, pool, nodes_made = memory.call(fill)
+    assert list(walk(lambda after: memory.call(jobs.filtered, None, after, most), most)) == jobs_made
+    assert list(walk(lambda after: memory.call(nodes.filtered, pool, None, after, most), most)) == nodes_made
+    shown = [memory.call(nodes.view_of, pk) for pk in nodes_made]
+    assert shown == memory.call(nodes.filtered, pool, None, 0, 5).rows
+
+
 def test_every_property_has_a_column() -> None:
     assert set(jobs.FILTERED_BY) == set(odata.JOBS)
     assert set(nodes.FILTERED_BY) == set(odata.NODES)
