@@ -240,6 +240,31 @@ async def test_users_are_switched_for_good_and_the_spawner_stays_itself(run: Run
 
 
 @needs_root
+async def test_attempts_of_other_users_than_root_have_one_group_after_the_other(place: Path) -> None:
+    found = control.probe(place.name, "cgroup2")
+    if found[0] != "cgroup2":
+        pytest.skip("this machine does not let the tests use cgroup2")
+    spawners = Spawners(found, 1)
+    place.chmod(0o777)
+
+    async def own_group(key: int, uid: int, script: str = "true") -> str:
+        log = str(place / f"out-{key}")
+        variables = {"PATH": "/usr/bin:/bin", control.MARK: str(place)}
+        words = ["sh", "-c", f"grep ^0: /proc/self/cgroup; {script}"]
+        assert (await spawners.run(key, Command(words, variables, "/", log, str(place / f"err-{key}"), uid))).code == 0
+        return Path(log).read_text().strip()
+
+    try:
+        groups = [await own_group(key, 70_000 + key, "sleep 1000 & true") for key in range(1, 7)]
+        assert len(set(groups)) <= 2
+        roots = [await own_group(key, 0) for key in range(7, 11)]
+        assert len(set(roots)) == len(roots)
+    finally:
+        await spawners.close()
+        control.make(*found).sweep()
+
+
+@needs_root
 async def test_a_program_that_only_root_may_enter_cannot_be_started(run: Run, place: Path) -> None:
     (place / "wd/mine").write_text(textwrap.dedent("#!/bin/sh\nid -u\n"))
     (place / "wd/mine").chmod(0o700)
