@@ -265,6 +265,33 @@ async def test_attempts_of_other_users_than_root_have_one_group_after_the_other(
 
 
 @needs_root
+def test_a_group_that_was_frozen_or_removed_serves_no_other_attempt(place: Path) -> None:
+    found = control.probe(place.name, "cgroup2")
+    if found[0] != "cgroup2":
+        pytest.skip("this machine does not let the tests use cgroup2")
+    own = control.make(*found)
+    try:
+        frozen, second = own.take("one", tame=True), None
+        own.advance()
+        control_file = Path(found[1], "1", "cgroup.freeze")
+        control_file.write_text("1")
+        assert frozen.gone()
+        assert not control_file.parent.exists()
+        second = own.take("two", tame=True)
+        own.advance()
+        assert second.gone()
+        os.rmdir(Path(found[1], "2"))
+        for _ in range(2):
+            third = own.take("three", tame=True)
+            own.advance()
+        assert third is not second
+        assert third.gone()
+    finally:
+        own.leave()
+        own.sweep()
+
+
+@needs_root
 async def test_a_program_that_only_root_may_enter_cannot_be_started(run: Run, place: Path) -> None:
     (place / "wd/mine").write_text(textwrap.dedent("#!/bin/sh\nid -u\n"))
     (place / "wd/mine").chmod(0o700)

@@ -60,32 +60,37 @@ class _LastingGroup(_CgroupGroup):
         super().__init__(path, end)
         self._spare, self._lasting = spare, lasting
         self.tame = False
+        self._files: list[int] = []
+        with contextlib.suppress(OSError):  # then it is removed like any other
+            for name, flags in (("cgroup.procs", os.O_WRONLY), ("cgroup.events", os.O_RDONLY)):
+                self._files.append(os.open(f"{path}/{name}", flags | os.O_CLOEXEC))
         lasting.add(path)
-        self._procs = os.open(path + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
-        self._events = os.open(path + "/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
 
     def enter(self) -> None:
         """Have the caller stand in it once more. Raises OSError."""
-        os.write(self._procs, b"0")
+        os.write(self._files[0], b"0")
 
     def gone(self) -> bool:
-        if self.tame:
-            state = os.pread(self._events, 100, 0)
-            if state == _EMPTY:
-                self._spare.append(self)
-                return True
-            if state.startswith(b"populated 1"):
-                return False
-        if not super().gone():
+        state = self._state() if self.tame else b""
+        if state == _EMPTY:
+            self._spare.append(self)
+            return True
+        if state.startswith(b"populated 1") or not super().gone():
             return False
         self.close()
         return True
 
+    def _state(self) -> bytes:
+        try:
+            return os.pread(self._files[1], 100, 0)
+        except (OSError, IndexError):
+            return b""
+
     def close(self) -> None:
         """It is there no more."""
         self._lasting.discard(self.path)
-        os.close(self._procs)
-        os.close(self._events)
+        for fd in self._files:
+            os.close(fd)
 
 
 def _each(paths: list[str]) -> bool:
@@ -191,7 +196,7 @@ class Cgroup2(Cgroups):
         return super()._new()
 
     def _make(self, path: str) -> _CgroupGroup:
-        if len(self._lasting) >= _MOST_LASTING:
+        if os.geteuid() != 0 or len(self._lasting) >= _MOST_LASTING:  # without root every attempt may write to its group
             return super()._make(path)
         return _LastingGroup(path, self.end, self._spare, self._lasting)
 
