@@ -130,7 +130,7 @@ class Agent:
         now = self._clock.now()
         ended = [Ended(attempt=attempt, started=now, ended=now, exit_code=0) for attempt in self.names]
         said = Sync(session=self._session, number=self._number, has=[*self.names], ended=ended)
-        answer: Orders | None = self._db.call(nodes.hear_and_refill, self._node_pk, said, _SETTING, now)
+        answer: Orders | None = self._db.call(nodes.hear, self._node_pk, said, _SETTING, now, refill=True)
         assert answer is not None, "fenced off"
         done, self._session = [*self.names.values()], answer.session
         self.names = {order.attempt: msgspec.json.decode(order.task)["id"] for order in answer.orders}

@@ -53,7 +53,7 @@ async def test_what_runs_goes_on_and_what_starts_ends_with_disk_full(
     assert (await full_node.result("before", "/bin/true")).exit_code == 0
     (disk.path / "wait").touch()
     notes = disk.path / "root/volatile/ends"
-    await full_node.until(lambda: not any(notes.iterdir()))  # or the note of the end would leave room when it goes
+    await full_node.until(lambda: not any(note.stat().st_size for note in notes.iterdir()))  # or it would leave room when it goes
     fill(disk)
     await full_node.until(lambda: blocked(full_node))
     ended = await full_node.result("new", "/bin/true", resourceFiles=[{"httpUrl": f"{full_node.url}/agent/file", "filePath": "file"}])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from batchyard.agent.main import run
@@ -70,6 +71,39 @@ def test_an_end_that_cannot_be_written_is_no_error(layout: Layout) -> None:
     os.rmdir(layout.volatile + "/ends")
     own.note(Ended(attempt="1.1", ended=5))
     own.forget(["1.1"])
+
+
+def test_notes_of_ends_take_bounded_room_however_many_there_were(layout: Layout) -> None:
+    own = ends(layout)
+    waits = [Ended(attempt=f"{number}.1", ended=5) for number in range(16)]
+    for end in waits:
+        own.note(end)
+    for number in range(16, 3_000):
+        own.note(Ended(attempt=f"{number}.1", ended=5))
+        own.forget([f"{number}.1"])
+    [file] = Path(layout.volatile, "ends").iterdir()
+    assert file.stat().st_size < 100_000
+    assert list(remains.Ends(layout, "token").earlier().values()) == waits
+
+
+def test_an_end_that_was_cut_off_spoils_no_other(layout: Layout) -> None:
+    own = ends(layout)
+    own.note(Ended(attempt="1.1", ended=5))
+    [file] = Path(layout.volatile, "ends").iterdir()
+    file.write_bytes(file.read_bytes() + b'{"whose":"half of a li')
+    second = ends(layout)
+    second.note(Ended(attempt="2.1", ended=6))
+    assert set(remains.Ends(layout, "token").earlier()) == {"1.1", "2.1"}
+
+
+def test_an_end_of_an_agent_of_an_older_release_is_found(layout: Layout) -> None:
+    end = Ended(attempt="1.1", ended=5, exit_code=3)
+    note = {"whose": ends(layout)._whose, "ended": msgspec.to_builtins(end)}
+    Path(layout.volatile, "ends", "1.1").write_bytes(msgspec.json.encode(note))
+    later = remains.Ends(layout, "token")
+    assert later.earlier() == {"1.1": end}
+    later.forget(["1.1"])
+    assert os.listdir(layout.volatile + "/ends") == []
 
 
 @dataclass
@@ -138,7 +172,7 @@ async def test_an_agent_that_joins_tells_what_it_found(server: Any, settings: An
         assert ([end.attempt for end in first.ended], first.has, first.unwatched) == (["7.1"], ["7.1"], True)
         await server.result("task", "true")
         assert not any(sync.unwatched or "7.1" in sync.has for sync in server.syncs[1:])
-        assert os.listdir(layout.volatile + "/ends") in ([], ["task"])
     finally:
         agent.cancel()
         await asyncio.wait({agent})
+    assert "7.1" not in remains.Ends(layout, token).earlier()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from batchyard.agent.main import AgentSettings, run
-from batchyard.agent.process import control, limits
+from batchyard.agent.process import cgroups, control, limits
 from batchyard.agent.process.limits import Limits
 from batchyard.agent.process.process import Command, Spawners
 
@@ -75,8 +75,8 @@ async def test_groups_are_there_while_the_agent_is_and_gone_afterwards(server: A
     await server.result("task", "cat /proc/self/cgroup")
     text = (place / "root/workitems/job/job-1/task/stdout.txt").read_text()
     tag = hashlib.sha256(str(place / "root").encode()).hexdigest()[:12]
-    assert text.count(control.PREFIX + tag) >= len(server.facts.limits)
-    places = [f"{home}/{control.PREFIX}{tag}" for name in ("memory", "cpu", "cgroup2", "freezer") for home in control.places(name)]
+    assert text.count(cgroups.PREFIX + tag) >= len(server.facts.limits)
+    places = [f"{home}/{cgroups.PREFIX}{tag}" for name in ("memory", "cpu", "cgroup2", "freezer") for home in control.places(name)]
     assert any(os.path.isdir(place) for place in places) or not server.facts.limits
     quotas = [content(place + name) for place in places for name in ("/cpu.max", "/cpu.cfs_quota_us")]
     assert {"100000", "100000 100000"} & set(quotas) or "cpu" not in server.facts.limits

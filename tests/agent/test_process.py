@@ -262,6 +262,58 @@ async def test_users_are_switched_for_good_and_the_spawner_stays_itself(run: Run
 
 
 @needs_root
+async def test_attempts_of_other_users_than_root_have_one_group_after_the_other(place: Path) -> None:
+    found = control.probe(place.name, "cgroup2")
+    if found[0] != "cgroup2":
+        pytest.skip("this machine does not let the tests use cgroup2")
+    spawners = Spawners(found, 1)
+    place.chmod(0o777)
+
+    async def own_group(key: int, uid: int, script: str = "true") -> str:
+        log = str(place / f"out-{key}")
+        variables = {"PATH": "/usr/bin:/bin", control.MARK: str(place)}
+        words = ["sh", "-c", f"grep ^0: /proc/self/cgroup; {script}"]
+        assert (await spawners.run(key, Command(words, variables, "/", log, str(place / f"err-{key}"), uid))).code == 0
+        return Path(log).read_text().strip()
+
+    try:
+        groups = [await own_group(key, 70_000 + key, "sleep 1000 & true") for key in range(1, 7)]
+        assert len(set(groups)) <= 2
+        roots = [await own_group(key, 0) for key in range(7, 11)]
+        assert len(set(roots)) == len(roots)
+    finally:
+        await spawners.close()
+        control.make(*found).sweep()
+
+
+@needs_root
+def test_a_group_that_was_frozen_or_removed_serves_no_other_attempt(place: Path) -> None:
+    found = control.probe(place.name, "cgroup2")
+    if found[0] != "cgroup2":
+        pytest.skip("this machine does not let the tests use cgroup2")
+    own = control.make(*found)
+    try:
+        frozen, second = own.take("one", tame=True), None
+        own.advance()
+        control_file = Path(found[1], "1", "cgroup.freeze")
+        control_file.write_text("1")
+        assert frozen.gone()
+        assert not control_file.parent.exists()
+        second = own.take("two", tame=True)
+        own.advance()
+        assert second.gone()
+        os.rmdir(Path(found[1], "2"))
+        for _ in range(2):
+            third = own.take("three", tame=True)
+            own.advance()
+        assert third is not second
+        assert third.gone()
+    finally:
+        own.leave()
+        own.sweep()
+
+
+@needs_root
 async def test_a_program_that_only_root_may_enter_cannot_be_started(run: Run, place: Path) -> None:
     (place / "wd/mine").write_text(textwrap.dedent("#!/bin/sh\nid -u\n"))
     (place / "wd/mine").chmod(0o700)

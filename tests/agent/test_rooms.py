@@ -203,20 +203,22 @@ async def test_one_attempt_at_a_time_uses_a_directory_and_a_removal_goes_before_
     order: list[str] = []
 
     async def use(name: str, path: str) -> None:
-        async with rooms.use(path):
-            order.append(name)
+        await rooms.take(path)
+        order.append(name)
+        rooms.leave(path)
 
     async def remove(top: str) -> None:
         async with rooms.going(top):
             order.append("removal")
 
-    async with rooms.use("/r/j/t"):
-        tasks = [asyncio.create_task(use("same", "/r/j/t")), asyncio.create_task(use("other", "/r/j/t2"))]
-        await tasks[1]
-        assert order == ["other"]
-        tasks.append(asyncio.create_task(remove("/r/j")))
-        await asyncio.wait(tasks, timeout=0)
-        tasks += [asyncio.create_task(use("later", "/r/j/t")), asyncio.create_task(use("neighbour", "/r/jj/t"))]
-        await tasks[-1]
+    await rooms.take("/r/j/t")
+    tasks = [asyncio.create_task(use("same", "/r/j/t")), asyncio.create_task(use("other", "/r/j/t2"))]
+    await tasks[1]
+    assert order == ["other"]
+    tasks.append(asyncio.create_task(remove("/r/j")))
+    await asyncio.wait(tasks, timeout=0)
+    tasks += [asyncio.create_task(use("later", "/r/j/t")), asyncio.create_task(use("neighbour", "/r/jj/t"))]
+    await tasks[-1]
+    rooms.leave("/r/j/t")
     await asyncio.gather(*tasks)
     assert order == ["other", "neighbour", "removal", "same", "later"] or order == ["other", "neighbour", "removal", "later", "same"]

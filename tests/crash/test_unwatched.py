@@ -102,6 +102,11 @@ def test_a_run_that_its_spawner_ended_is_no_requeue(own_server: Server, batch: B
     assert (info.requeue_count, info.retry_count) == (0, 0)
 
 
+def noted(server: Server) -> int:
+    """Bytes of the ends that the nodes keep in mind."""
+    return sum(file.stat().st_size for file in server.directory.glob("nodes/*/root/volatile/ends/*"))
+
+
 @pytest.mark.parametrize("code", [0, 3])
 def test_an_end_that_the_server_never_heard_of_is_settled_by_the_next_agent(
     own_server: Server, batch: BatchClient, notes: Path, code: int
@@ -109,7 +114,7 @@ def test_an_end_that_the_server_never_heard_of_is_settled_by_the_next_agent(
     add(batch, notes, f"while [ ! -e {notes}/go ]; do sleep 0.05; done; exit {code}")
     own_server.kill()
     (notes / "go").touch()
-    wait_for(lambda: [*own_server.directory.glob("nodes/*/root/volatile/ends/*")], "the end to be noted")
+    wait_for(lambda: noted(own_server), "the end to be noted")
     kill_with_spawners(own_server)
     own_server.start()
 
@@ -120,4 +125,4 @@ def test_an_end_that_the_server_never_heard_of_is_settled_by_the_next_agent(
     info = wait_for(done, "the task to be completed").execution_info
     assert info is not None
     assert (info.exit_code, info.requeue_count, info.retry_count, len(runs(notes))) == (code, 0, 0, 1)
-    wait_for(lambda: not [*own_server.directory.glob("nodes/*/root/volatile/ends/*")], "the note to be removed")
+    wait_for(lambda: not noted(own_server), "the note to be removed")

@@ -63,7 +63,7 @@ def report(world: World, agent: Agent) -> Callable[[Tx], object]:
     [(task, run), *_] = world.rows("SELECT pk, run FROM task WHERE state = 'running' ORDER BY id LIKE 'y%', pk")
     agent.number += 1
     said = Sync(session=agent.session, number=agent.number, has=[*agent.has], ended=[ended(f"{task}.{run}")])
-    return lambda tx: nodes.hear_and_refill(tx, agent.node_pk, said, SETTING, world.now)
+    return lambda tx: nodes.hear(tx, agent.node_pk, said, SETTING, world.now, refill=True)
 
 
 @pytest.mark.parametrize("equal", [False, True], ids=["different", "equal"])
@@ -102,3 +102,13 @@ def test_an_addition_costs_the_same_however_many_jobs_wait(world: World, nodes_:
         counted.append(steps(world, add))
     few, many = counted
     assert many <= 1.3 * few + 300, f"{few} steps beside {FEW} jobs, {many} beside {MANY}"
+
+
+def test_a_report_whose_room_is_filled_at_once_wakes_no_scheduler(world: World) -> None:
+    agent = full(world, 0)
+    waiting(world, range(2), equal=False, slots=1)
+    unit = report(world, agent)
+    world.topics.clear()
+    world.run(unit)
+    assert (world.topics["pool:pool"], world.topics["demand:pool"]) == (0, 1)
+    assert world.rows("SELECT count(*) FROM task WHERE state = 'running' AND job_pk > 2") == [(1,)]

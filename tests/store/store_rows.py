@@ -23,13 +23,12 @@ def add_job(tx: Tx, /, job_id: str, **more: Any) -> int:
 def add_tasks(tx: Tx, job_pk: int, *names: str, slots: int = 1) -> int:
     """Add ready tasks, counted and logged; key of the first."""
     first = tx.reserve("task", len(names))
+    flags = {"wants_token": 0, "manager": 0, "exclusive": 0, "dedicated_only": 0}
     rows = [
-        {"pk": pk, "job_pk": job_pk, "id": name, "number": None, "ready": 1, "unmet": 0, "slots": slots, "max_retries": 0,
-         "conditions": None, "now": NOW, "manager": 0, "exclusive": 0, "dedicated_only": 0, "wants_token": 0, "affinity": None,
-         "retention": None}
+        tasks.NewTask(pk, job_pk, name, None, 1, 0, slots, 0, None, NOW, None, affinity=None, **flags)
         for pk, name in enumerate(names, first)
-    ]  # fmt: skip
-    tasks.add(tx, rows, [{"pk": row["pk"], "body": b"{}"} for row in rows])
+    ]
+    tasks.add(tx, rows, [(row.pk, b"{}") for row in rows])
     tx.count(job_pk, active=len(names), ready=len(names), active_slots=slots * len(names))
     tx.log(NOW, "task", first, "added", until=first + len(names) - 1, new="active")
     return first

@@ -123,7 +123,8 @@ def connection() -> Iterator[sqlite3.Connection]:
 
 
 def plan(connection: sqlite3.Connection, sql: str) -> list[str]:
-    params = dict.fromkeys(re.findall(r":(\w+)", sql), 1)
+    numbered = [int(number) for number in re.findall(r"\?(\d+)", sql)]
+    params = [1] * max(numbered) if numbered else dict.fromkeys(re.findall(r":(\w+)", sql), 1)
     return [detail for *_, detail in connection.execute(f"EXPLAIN QUERY PLAN {sql}", params)]
 
 

@@ -2,7 +2,8 @@
 
 One long poll waits for orders. As soon as something is to be reported, a sync without waiting goes out on a second
 connection; the server lets the older poll go with 204. While such a report is under way, further ends wait for its
-answer, so that a busy node sends many ends at a time. Errors of the connection end no attempt; a lost session does.
+answer, and `Pace` may give them a moment, so that a busy node sends many ends at a time. Errors of the connection end
+no attempt; a lost session does.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
+import uvloop
 
 from batchyard.agent.accounts import claims
 from batchyard.agent.accounts.logins import Logins, LoginService
@@ -40,6 +42,7 @@ from batchyard.agent.run import remains
 from batchyard.agent.run.runner import Attempt, Node
 from batchyard.agent.state import State
 from batchyard.agent.talk.link import Broken, Link
+from batchyard.agent.talk.pace import Pace
 from batchyard.agent.talk.replies import Replies
 from batchyard.agent.transfer.logs import ServiceLogs
 from batchyard.disk import logs
@@ -129,6 +132,7 @@ class Agent:
         self._chores: set[asyncio.Task[None]] = set()
         self._polls: dict[asyncio.Task[bool], None] = {}
         self._news = asyncio.Event()
+        self._pace = Pace(self._state.running, found.facts.cores)
         self._node: Node | None = None
         self._accountants = ThreadPoolExecutor(1, _TRANSFER)
         self._directories = Directories()
@@ -190,11 +194,14 @@ class Agent:
             await self._exchange(joining)
             self._unwatched = False
             return
+        await self._pace.wait()
         if not self._state.has_news():
             await self._wait()
         if self._state.has_news():
             await asyncio.sleep(0)  # take along what ends in the same turn of the loop
             self._news.clear()
+            if self._state.ended:
+                self._pace.report()
             await self._exchange(self._state.say(clock=_clock()))
 
     async def _wait(self) -> None:
@@ -336,6 +343,7 @@ class Agent:
             if self._state.note_end(ended):
                 self._ends.note(ended)
                 self._news.set()
+                self._pace.ended()
 
     async def _say_goodbye(self) -> None:
         """End all attempts and say so, for them to be made elsewhere at once; nothing to say without a session."""
@@ -465,7 +473,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = AgentSettings(**vars(parser.parse_args(argv)))
     logs.begin()
     try:
-        asyncio.run(run(settings))
+        uvloop.run(run(settings))
     except OSError as error:
         log.error("the agent cannot start", reason=str(error))
         return 1

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 SCHEDULER = "pool:"
 """Prefix: tasks of the pool with this id key may start."""
+DEMAND = "demand:"
+"""Prefix: tasks of the pool with this id key ended or started, and its scheduler has seen to that."""
 NODE = "node:"
 """Prefix: the node with this key has something to hear."""
 CAPACITY = "capacity"
@@ -19,6 +21,11 @@ UPKEEP = "upkeep"
 def pool(pool_key: str) -> str:
     """Topic of a pool's scheduler."""
     return SCHEDULER + pool_key
+
+
+def demand(pool_key: str) -> str:
+    """Topic of a pool's pending work."""
+    return DEMAND + pool_key
 
 
 def node(node_pk: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -60,6 +60,27 @@ class TaskRow(msgspec.Struct):
     kernel_us: int
     wall_us: int
     holds: int
+
+
+class NewTask(NamedTuple):
+    """A task to insert, in the order of `_ADD`. Flags are integers: for each boolean the driver would look for an adapter."""
+
+    pk: int
+    job_pk: int
+    id: str
+    number: int | None
+    ready: int
+    unmet: int
+    slots: int
+    max_retries: int | None
+    conditions: bytes | None
+    created: int
+    retention: int | None
+    wants_token: int
+    affinity: str | None
+    manager: int
+    exclusive: int
+    dedicated_only: int
 
 
 class TaskLine(msgspec.Struct, gc=False):
@@ -158,12 +179,11 @@ _ORDER = Statement(
 _BODY = Statement("SELECT body FROM task_body WHERE pk = :pk", bytes)
 _IDS_TAKEN = Statement("SELECT 1 FROM task WHERE job_pk = :job_pk AND lower(id) = :key", int)
 _ADD = Change(
-    "INSERT INTO task (pk, job_pk, id, number, state, ready, unmet, slots, max_retries, conditions, created, modified, state_time,"
-    " manager, exclusive, dedicated_only, wants_token, affinity, retention)"
-    " VALUES (:pk, :job_pk, :id, :number, 'active', :ready, :unmet, :slots, :max_retries, :conditions, :now, :now, :now,"
-    " :manager, :exclusive, :dedicated_only, :wants_token, :affinity, :retention)"
+    "INSERT INTO task (pk, job_pk, id, number, ready, unmet, slots, max_retries, conditions, created, modified, state_time, retention,"
+    " wants_token, affinity, manager, exclusive, dedicated_only, state)"
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10, ?10, ?11, ?12, ?13, ?14, ?15, ?16, 'active')"
 )
-_ADD_BODY = Change("INSERT INTO task_body (pk, body) VALUES (:pk, :body)")
+_ADD_BODY = Change("INSERT INTO task_body (pk, body) VALUES (?1, ?2)")
 _SET_BODY = Change("UPDATE task_body SET body = :body WHERE pk = :pk")
 _START = Change(
     "UPDATE task SET state = :state, version = version + 1, ready = 0, holds = 0, run = run + 1, node_pk = :node_pk, held = :held,"
@@ -296,8 +316,8 @@ def order(reader: Reader, pk: int) -> OrderRow:
     return found
 
 
-def add(tx: Tx, rows: Sequence[Params], bodies: Sequence[Params]) -> None:
-    """Insert tasks in state active. Raises Taken when the job has one of that id."""
+def add(tx: Tx, rows: Sequence[NewTask], bodies: Sequence[tuple[int, bytes]]) -> None:
+    """Insert tasks in state active, and the JSON of each. Raises Taken when the job has one of that id."""
     try:
         tx.change_many(_ADD, rows)
     except sqlite3.IntegrityError as error:

@@ -46,7 +46,7 @@ class Tx(Reader):
         """Run a change; how many rows it reached."""
         return self._connection.execute(change.sql, params).rowcount
 
-    def change_many(self, change: Change, rows: Iterable[Params]) -> int:
+    def change_many(self, change: Change, rows: Iterable[Params | tuple[Any, ...]]) -> int:
         """Run a change for every row of parameters; how many rows it reached in all."""
         return self._connection.executemany(change.sql, rows).rowcount
 

@@ -12,7 +12,8 @@ import os
 import secrets
 import stat
 from collections.abc import Collection
-from dataclasses import dataclass
+
+import msgspec
 
 from batchyard.agent.places import beneath
 from batchyard.agent.places.users import User
@@ -24,8 +25,7 @@ _LEVELS = 100
 """How deep a task's directory changes its owner; each level holds two descriptors."""
 
 
-@dataclass(slots=True, frozen=True)
-class TaskPlace:
+class TaskPlace(msgspec.Struct, frozen=True):
     """Where a task lives on the node."""
 
     job_id: str

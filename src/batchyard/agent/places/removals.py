@@ -28,23 +28,23 @@ class Directories:
         self._used: set[str] = set()
         self._going: set[str] = set()
         self._changed = asyncio.Event()
+        self._waiting = 0
 
-    @contextlib.asynccontextmanager
-    async def use(self, path: str) -> AsyncIterator[None]:
-        """Hold a directory; waits for the attempt that does and for removals that were asked for before."""
-        while path in self._used or any(_is_below(path, top) for top in self._going):
-            await self._changed.wait()
+    async def take(self, path: str) -> None:
+        """Hold a directory until `leave`; waits for the attempt that does and for removals that were asked for before."""
+        while path in self._used or (self._going and any(_is_below(path, top) for top in self._going)):
+            await self._change()
         self._used.add(path)
-        try:
-            yield
-        finally:
-            self._used.discard(path)
-            self._tell()
+
+    def leave(self, path: str) -> None:
+        """Let others hold a directory."""
+        self._used.discard(path)
+        self._tell()
 
     async def quiet(self, top: str) -> None:
         """Return once no attempt holds a directory below."""
         while any(_is_below(path, top) for path in self._used):
-            await self._changed.wait()
+            await self._change()
 
     @contextlib.asynccontextmanager
     async def going(self, top: str) -> AsyncIterator[None]:
@@ -52,15 +52,23 @@ class Directories:
         self._going.add(top)
         try:
             while any(_is_below(path, top) for path in self._used):
-                await self._changed.wait()
+                await self._change()
             yield
         finally:
             self._going.discard(top)
             self._tell()
 
+    async def _change(self) -> None:
+        self._waiting += 1
+        try:
+            await self._changed.wait()
+        finally:
+            self._waiting -= 1
+
     def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        if self._waiting:
+            self._changed.set()
+            self._changed = asyncio.Event()
 
 
 def _is_below(path: str, top: str) -> bool:

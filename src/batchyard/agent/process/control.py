@@ -10,19 +10,16 @@ processes always stands in the group of the next attempt already, and moves on a
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
+
+from batchyard.agent.process.cgroups import PREFIX, Cgroup2, Cgroups, Freezer, read, remove, send, write
 
 MARK = "AZ_BATCH_TASK_DIR"
 """Variable that tells an orphan's attempt when there are no cgroups; one directory never has two attempts at once."""
-
-PREFIX = "batchyard-"
-"""How the groups of this program are named."""
-_FREEZE_S = 0.05
 
 
 class Group(Protocol):
@@ -40,10 +37,11 @@ class Control(Protocol):
 
     name: str
 
-    def take(self, mark: str) -> Group:
-        """New group that holds what the caller spawns until it advances; nobody may kill it before. Raises OSError.
+    def take(self, mark: str, *, tame: bool = False) -> Group:
+        """Empty group that holds what the caller spawns until it advances; nobody may kill it before. Raises OSError.
 
-        `mark` is the value of MARK in the attempt's environment.
+        `mark` is the value of MARK in the attempt's environment; `tame` says that what is spawned may not write to the group's
+        files, so that a later attempt may have it too.
         """
 
     def advance(self) -> None:
@@ -54,145 +52,6 @@ class Control(Protocol):
 
     def sweep(self) -> None:
         """Kill what an earlier life left behind and forget it."""
-
-
-def write(path: str, data: bytes) -> None:
-    """Write to a control file. Raises OSError."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, data)
-    finally:
-        os.close(fd)
-
-
-class _CgroupGroup:
-    """Made by the caller, who stands in it from then on. Raises OSError, and is not there then."""
-
-    def __init__(self, path: str, end: Callable[[str], None]) -> None:
-        self.path, self._end = path, end
-        os.mkdir(path)
-        try:
-            write(path + "/cgroup.procs", b"0")
-        except OSError:
-            os.rmdir(path)
-            raise
-
-    def kill(self, main: int | None) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._end(self.path)
-
-    def gone(self) -> bool:
-        return _remove(self.path)
-
-
-def _each(paths: list[str]) -> bool:
-    removed = [_remove(path) for path in paths]
-    return all(removed)
-
-
-def _remove(path: str) -> bool:
-    """Remove an empty cgroup and those below it; False when a process is left."""
-    try:
-        os.rmdir(path)
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        below = [entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)]
-        return bool(below) and _each(below) and _remove(path)
-    return True
-
-
-class _Cgroups:
-    """What both generations of cgroups share; `base` holds one directory per attempt."""
-
-    name = ""
-
-    def __init__(self, base: str, home: str) -> None:
-        self.base, self.home = base, home
-        self._home_fd = -1
-        self._made = 0
-        self._next: _CgroupGroup | None = None
-        """The empty group that the caller stands in."""
-
-    def take(self, mark: str) -> Group:
-        group, self._next = self._next or self._new(), None
-        return group
-
-    def advance(self) -> None:
-        try:
-            self._next = self._new()
-        except OSError:
-            self.leave()  # the next attempt tries again, and tells why it fails
-
-    def leave(self) -> None:
-        if self._home_fd >= 0:
-            os.write(self._home_fd, b"0")
-        if self._next is not None:
-            self._next.gone()
-            self._next = None
-
-    def _new(self) -> _CgroupGroup:
-        if self._home_fd < 0:
-            os.makedirs(self.base, exist_ok=True)
-            self._home_fd = os.open(self.home + "/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
-        self._made += 1
-        return _CgroupGroup(f"{self.base}/{self._made}", self.end)
-
-    def sweep(self) -> None:
-        deadline = time.monotonic() + 5
-        while os.path.isdir(self.base):
-            self.end(self.base)
-            if _remove(self.base) or time.monotonic() > deadline:
-                break
-            time.sleep(0.005)
-        above = os.path.dirname(self.base)
-        if os.path.basename(above).startswith(PREFIX):
-            with contextlib.suppress(OSError):
-                os.rmdir(above)  # it stays while another spawner of the node uses it
-
-    def end(self, path: str) -> None:
-        """Kill every process in and below a cgroup. Raises OSError."""
-        raise NotImplementedError
-
-
-class Cgroup2(_Cgroups):
-    """`cgroup.kill`: one write, atomic against forks; works in a hybrid mount without any controller."""
-
-    name = "cgroup2"
-
-    def end(self, path: str) -> None:
-        write(path + "/cgroup.kill", b"1")
-
-
-class Freezer(_Cgroups):
-    """The v1 freezer: what is frozen cannot fork, so a list of it is complete."""
-
-    name = "freezer"
-
-    def end(self, path: str) -> None:
-        write(path + "/freezer.state", b"FROZEN")
-        try:
-            deadline = time.monotonic() + _FREEZE_S
-            while read(path + "/freezer.state").strip() != b"FROZEN" and time.monotonic() < deadline:
-                time.sleep(0.0005)
-            for directory, _, _ in os.walk(path):
-                for pid in read(directory + "/cgroup.procs").split():
-                    _signal(int(pid), signal.SIGKILL)
-        finally:
-            write(path + "/freezer.state", b"THAWED")
-
-
-def read(path: str) -> bytes:
-    """Content of a control file or one of /proc. Raises OSError."""
-    with open(path, "rb") as file:
-        return file.read()
-
-
-def _signal(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, number)
 
 
 class Session:
@@ -207,7 +66,7 @@ class Session:
         self.groups: set[_SessionGroup] = set()
         self._children = f"/proc/self/task/{os.getpid()}/children"
 
-    def take(self, mark: str) -> _SessionGroup:
+    def take(self, mark: str, *, tame: bool = False) -> _SessionGroup:
         group = _SessionGroup(self, mark)
         self.groups.add(group)
         return group
@@ -247,10 +106,10 @@ class _SessionGroup:
         stopped: set[int] = set()
         while found := self._members() - stopped:
             for pid in found:
-                _signal(pid, signal.SIGSTOP)
+                send(pid, signal.SIGSTOP)
             stopped |= found
         for pid in stopped:
-            _signal(pid, signal.SIGKILL)
+            send(pid, signal.SIGKILL)
 
     def gone(self) -> bool:
         self.main = None
@@ -284,7 +143,7 @@ def hunt(variables: Collection[str]) -> None:
     for _ in range(20):
         found = [pid for pid in processes() if pid != os.getpid() and not wanted.isdisjoint(_environment(pid))]
         for pid in found:
-            _signal(pid, signal.SIGKILL)
+            send(pid, signal.SIGKILL)
         if not found:
             return
         time.sleep(0.005)
@@ -351,7 +210,7 @@ def probe(tag: str, only: str = "") -> tuple[str, str, str]:
     return Session.name, "", ""
 
 
-def works(kind: type[_Cgroups], base: str, home: str) -> bool:
+def works(kind: type[Cgroups], base: str, home: str) -> bool:
     """Try a way of ending everything: make a group, go in and out, remove it."""
     control = kind(base, home)
     try:
@@ -361,7 +220,7 @@ def works(kind: type[_Cgroups], base: str, home: str) -> bool:
         finally:
             control.leave()
         group.kill(None)
-        return group.gone() and _remove(base)
+        return group.gone() and remove(base)
     except OSError:
         return False
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from batchyard.agent.process import control
+from batchyard.agent.process import cgroups, control
 from batchyard.model.sync import NodeSetup
 
 log = structlog.get_logger()
@@ -82,24 +82,24 @@ class Limits:
 
 def _hold_memory(place: Place, wanted: int) -> None:
     if place.version == 2:
-        control.write(place.directory + "/memory.max", b"%d" % wanted if wanted else b"max")
+        cgroups.write(place.directory + "/memory.max", b"%d" % wanted if wanted else b"max")
         with contextlib.suppress(OSError):  # without swap there is no such file
-            control.write(place.directory + "/memory.swap.max", b"0" if wanted else b"max")
+            cgroups.write(place.directory + "/memory.swap.max", b"0" if wanted else b"max")
         return
     value = b"%d" % wanted if wanted else b"-1"
     with contextlib.suppress(OSError):  # memory and swap together, never less than memory alone
-        control.write(place.directory + "/memory.memsw.limit_in_bytes", b"-1")
-    control.write(place.directory + "/memory.limit_in_bytes", value)
+        cgroups.write(place.directory + "/memory.memsw.limit_in_bytes", b"-1")
+    cgroups.write(place.directory + "/memory.limit_in_bytes", value)
     with contextlib.suppress(OSError):
-        control.write(place.directory + "/memory.memsw.limit_in_bytes", value)
+        cgroups.write(place.directory + "/memory.memsw.limit_in_bytes", value)
 
 
 def _hold_cores(place: Place, wanted: int) -> None:
     if place.version == 2:
-        control.write(place.directory + "/cpu.max", b"%s %d" % (b"%d" % (wanted * _PERIOD_US) if wanted else b"max", _PERIOD_US))
+        cgroups.write(place.directory + "/cpu.max", b"%s %d" % (b"%d" % (wanted * _PERIOD_US) if wanted else b"max", _PERIOD_US))
         return
-    control.write(place.directory + "/cpu.cfs_period_us", b"%d" % _PERIOD_US)
-    control.write(place.directory + "/cpu.cfs_quota_us", b"%d" % (wanted * _PERIOD_US if wanted else -1))
+    cgroups.write(place.directory + "/cpu.cfs_period_us", b"%d" % _PERIOD_US)
+    cgroups.write(place.directory + "/cpu.cfs_quota_us", b"%d" % (wanted * _PERIOD_US if wanted else -1))
 
 
 def probe(tag: str, place: tuple[str, str, str]) -> tuple[Limits, tuple[str, str, str]]:
@@ -107,14 +107,14 @@ def probe(tag: str, place: tuple[str, str, str]) -> tuple[Limits, tuple[str, str
 
     `place` is where everything can be ended, `tag` names the groups of this node.
     """
-    bases = [place[1]] if place[0] == control.Cgroup2.name else []
+    bases = [place[1]] if place[0] == cgroups.Cgroup2.name else []
     if bases:  # a cgroup with processes in it passes no controller on, but the hierarchy's root does
-        bases += [base for mount in control.mounts(place[0]) if (base := f"{mount}/{control.PREFIX}{tag}") != place[1]]
+        bases += [base for mount in control.mounts(place[0]) if (base := f"{mount}/{cgroups.PREFIX}{tag}") != place[1]]
     tried = {base: found for base in bases if (found := _version_2(base)) and _can_end(base, place)}
     best = max(tried, key=lambda base: len(tried[base]), default=place[1])
     found = dict(tried.get(best, {}))
     for controller in set(WHAT) - found.keys():
-        places = [Place(controller, 1, f"{home}/{control.PREFIX}{tag}") for home in control.places(controller)]
+        places = [Place(controller, 1, f"{home}/{cgroups.PREFIX}{tag}") for home in control.places(controller)]
         found |= {each.controller: each for each in places if _works(each)}
     obstacles = [
         f"Tasks are not held to the node's {what}: there is no {controller} cgroup that the agent may write to; "
@@ -131,9 +131,9 @@ def _version_2(base: str) -> dict[str, Place]:
     found = {}
     for controller in WHAT:
         with contextlib.suppress(OSError):
-            if controller in control.read(parent + "/cgroup.controllers").decode().split():
-                if controller not in control.read(parent + "/cgroup.subtree_control").decode().split():
-                    control.write(parent + "/cgroup.subtree_control", f"+{controller}".encode())
+            if controller in cgroups.read(parent + "/cgroup.controllers").decode().split():
+                if controller not in cgroups.read(parent + "/cgroup.subtree_control").decode().split():
+                    cgroups.write(parent + "/cgroup.subtree_control", f"+{controller}".encode())
                 place = Place(controller, 2, base)
                 if _works(place):
                     found[controller] = place
@@ -141,7 +141,7 @@ def _version_2(base: str) -> dict[str, Place]:
 
 
 def _can_end(base: str, place: tuple[str, str, str]) -> bool:
-    return base == place[1] or control.works(control.Cgroup2, base, place[2])
+    return base == place[1] or control.works(cgroups.Cgroup2, base, place[2])
 
 
 def _works(place: Place) -> bool:

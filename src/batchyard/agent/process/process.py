@@ -14,8 +14,9 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import cast
 
+import msgspec
 import structlog
 
 from batchyard.agent.process import control, spawner
@@ -33,8 +34,7 @@ _NOTICE_AFTER_S = 1.0
 """How long after its start a command gets the notice that came before: it needs the time to be ready for the signal."""
 
 
-@dataclass(slots=True, frozen=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """What to start: the first of `argv` is looked up on the environment's PATH; `uid` -1 keeps the agent's user."""
 
     argv: list[str]
@@ -48,8 +48,7 @@ class Command:
     """None for the group with the user's number."""
 
 
-@dataclass(slots=True, frozen=True)
-class Exit:
+class Exit(msgspec.Struct, frozen=True):
     """How a command ended; times in microseconds since 1970."""
 
     code: int
@@ -104,8 +103,7 @@ class _Spawner(asyncio.Protocol):
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=ours)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is of no class of asyncio's
 
     def data_received(self, data: bytes) -> None:
         self.unanswered = 0

@@ -35,12 +35,15 @@ from collections.abc import Sequence
 if __name__ == "__main__":
     sys.path.append(os.path.abspath(f"{__file__}/../../../.."))
 
-from batchyard.agent.process.control import MARK, Control, Group, Session, enter, leave, make, write
+from batchyard.agent.process.cgroups import write
+from batchyard.agent.process.control import MARK, Control, Group, Session, enter, leave, make
 
 Start = tuple[str, int, list[str], dict[str, str], str, str, str, int, int, float]
 
 _RESET = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _TRUNCATED = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NOCTTY
+_PIECE = 1 << 16
+"""Bytes that are read at a time: for a larger buffer the C library asks the kernel each time, which takes ten times as long."""
 _PATIENCE_S = 5.0
 """How long an end is held back while a killed process does not go away (uninterruptible I/O)."""
 _LONGEST_WAIT_MS = 86_400_000.0
@@ -123,7 +126,7 @@ class Spawner:
 
     def _receive(self) -> bool:
         try:
-            data = os.read(self._fd, 1 << 18)
+            data = os.read(self._fd, _PIECE)
         except ConnectionResetError:
             return False
         buffer = self._buffer
@@ -171,7 +174,7 @@ class Spawner:
     def _start(self, message: Start) -> None:
         _, key, argv, environment, directory, stdout, stderr, uid, gid, limit_s = message
         try:
-            group = self._control.take(environment.get(MARK, ""))
+            group = self._control.take(environment.get(MARK, ""), tame=self._root and uid > 0)
         except OSError as error:
             self._tell("failed", key, True, f"no process group: {error.strerror}", False)
             return
@@ -184,6 +187,8 @@ class Spawner:
             with contextlib.suppress(OSError):
                 group.gone()
             return
+        with contextlib.suppress(OSError):  # it may be over already
+            write(f"/proc/{run.pid}/oom_score_adj", _FIRST_TO_GO)
         self._by_key[key] = self._by_pid[run.pid] = run
         if key in self._noticed:
             self._noticed.discard(key)
@@ -213,9 +218,6 @@ class Spawner:
             except (OSError, ValueError, NotFound) as error:
                 complain(logs, f"batchyard: {argv[0] + ': ' if argv[0] else ''}{_text(error)}\n")
                 raise
-            self._become_itself()
-            with contextlib.suppress(OSError):  # it may be over already
-                write(f"/proc/{pid}/oom_score_adj", _FIRST_TO_GO)
             if isinstance(self._control, Session):
                 run.group.started(pid)  # type: ignore[attr-defined]
             return pid

@@ -1,6 +1,6 @@
 """What an agent leaves to the next one on its root, should it be ended without a word: ends that the server may not know, and a watch.
 
-An end is written before it is reported and removed when the server has taken it in. It counts for the same node (its
+An end is written down before it is reported, and struck out when the server has taken it in. It counts for the same node (its
 token) and the same run of the machine only: elsewhere attempts of the same names are others, and what a machine that
 went down had on its way to the disk is lost.
 
@@ -15,7 +15,8 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import msgspec
 import structlog
@@ -27,72 +28,137 @@ log = structlog.get_logger()
 
 _PATIENCE_S = 10.0
 """How long a spawner whose agent is gone may take; its own patience with what does not go away is half of it."""
+_LARGEST = 64 << 10
+"""Bytes after which a file of notes is written anew with those that still count, unless these are half of it."""
 _BOOT = "/proc/sys/kernel/random/boot_id"
 
 
-class _Note(msgspec.Struct):
-    """An end, and whose it is."""
+class _Note(msgspec.Struct, omit_defaults=True):
+    """An end, or attempts whose ends the server has taken in; and whose they are."""
 
     whose: str
-    ended: Ended
+    ended: Ended | None = None
+    taken: list[str] = []
+
+
+_note = msgspec.json.Decoder(_Note)
+_encoder = msgspec.json.Encoder()
 
 
 class Ends:
-    """Ends that the server may not know; `token` is the node's."""
+    """Ends that the server may not know; `token` is the node's.
+
+    Each life of an agent appends to a file of its own, because making and removing a file costs ten times as much as a line.
+    """
 
     def __init__(self, layout: Layout, token: str) -> None:
         self._directory = layout.volatile + "/ends"
         self._whose = hashlib.sha256(f"{token} {_boot()}".encode()).hexdigest()
-        self._noted: set[str] = set()
+        self._lines: dict[str, bytes] = {}
+        """By attempt what is to be known until it is taken in."""
+        self._files: list[str] = []
+        self._fd, self._size, self._most = -1, 0, 0
+        """The last one of the files."""
 
     def earlier(self) -> dict[str, Ended]:
         """What earlier agents of the node did not get told; all else that is there is removed. Raises OSError."""
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
         found: dict[str, Ended] = {}
-        for name in os.listdir(self._directory):
-            note = self._read(name)
-            if note is not None and note.whose == self._whose and note.ended.attempt == name:
-                found[name] = note.ended
-                self._noted.add(name)
-            else:
-                self._remove(name)
+        self._files = sorted(os.listdir(self._directory), key=_age)
+        for note in (note for name in self._files for note in self._read(name) if note.whose == self._whose):
+            if note.ended is not None:
+                found[note.ended.attempt] = note.ended
+            for attempt in note.taken:
+                found.pop(attempt, None)
+        self._lines = {attempt: self._line(ended=end) for attempt, end in found.items()}
+        if not found:
+            self._clear()
         return found
 
-    def _read(self, name: str) -> _Note | None:
-        try:
-            with open(f"{self._directory}/{name}", "rb") as file:
-                return msgspec.json.decode(file.read(), type=_Note)
-        except (OSError, msgspec.DecodeError):
-            return None
+    def _read(self, name: str) -> Iterator[_Note]:
+        """The notes of a file, but for those that cannot be read, such as a last one that was cut off."""
+        lines: list[bytes] = []
+        with contextlib.suppress(OSError), open(f"{self._directory}/{name}", "rb") as file:
+            lines = file.read().split(b"\n")
+        for line in lines:
+            with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+                yield _note.decode(line)
+
+    def _line(self, **said: Any) -> bytes:
+        return _encoder.encode(_Note(self._whose, **said)) + b"\n"
 
     def note(self, ended: Ended) -> None:
         """Write down how an attempt ended. Where that cannot be done, a crash of the agent costs another run."""
+        line = self._lines[ended.attempt] = self._line(ended=ended)
+        if self._fd < 0 or self._size > self._most:
+            self._begin()
+        else:
+            self._append(line)
+
+    def _begin(self) -> None:
+        """Go on in a new file with what still counts; the earlier ones go once it is there."""
+        old, number = self._files, 1 + max(map(_age, self._files), default=0)
         try:
-            fd = os.open(f"{self._directory}/{ended.attempt}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            fd = os.open(f"{self._directory}/{number}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError:
             return
-        self._noted.add(ended.attempt)
-        try:
-            os.write(fd, msgspec.json.encode(_Note(self._whose, ended)))
-        except OSError:
-            self.forget([ended.attempt])
-        finally:
-            os.close(fd)
+        self._close()
+        self._fd, self._files = fd, [*old, str(number)]
+        if self._append(b"".join(self._lines.values())):
+            for name in old:
+                self._remove(name)
+            self._files = [str(number)]
+        self._most = max(_LARGEST, 2 * self._size)
+
+    def _append(self, lines: bytes) -> bool:
+        """Write whole lines or none; whether they are there."""
+        with contextlib.suppress(OSError):
+            if os.pwrite(self._fd, lines, self._size) == len(lines):
+                self._size += len(lines)
+                return True
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, self._size)  # the disk is full; half a line would spoil the next one
+        return False
 
     def forget(self, attempts: Iterable[str]) -> None:
         """The server has taken these ends in."""
-        for attempt in attempts:
-            if attempt in self._noted:
-                self._noted.discard(attempt)
-                self._remove(attempt)
+        taken = [attempt for attempt in attempts if self._lines.pop(attempt, None) is not None]
+        if not taken:
+            return
+        if not self._lines:
+            self._clear()
+        elif self._fd >= 0:
+            self._append(self._line(taken=taken))
 
     def forget_all(self) -> None:
         """The session that they belong to is over."""
-        self.forget(list(self._noted))
+        self.forget(list(self._lines))
+
+    def _clear(self) -> None:
+        """Nothing counts any more; the file that is written is kept for the next end."""
+        own = self._files[-1:] if self._fd >= 0 else []
+        if own:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)
+            self._size = 0
+        for name in self._files:
+            if name not in own:
+                self._remove(name)
+        self._files = own
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._size = -1, 0
 
     def _remove(self, name: str) -> None:
         with contextlib.suppress(OSError):
             os.unlink(f"{self._directory}/{name}")
+
+
+def _age(name: str) -> int:
+    """Files are read in this order; agents of older releases had one for each attempt, with the attempt's name."""
+    return int(name) if name.isascii() and name.isdigit() else 0
 
 
 def _boot() -> str:

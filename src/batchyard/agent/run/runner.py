@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -39,6 +40,7 @@ from batchyard.model.times import duration
 log = structlog.get_logger()
 
 _KEYS = itertools.count(1)
+_UNLIMITED = contextlib.nullcontext()
 
 
 class Work(msgspec.Struct, rename="camel"):
@@ -155,10 +157,13 @@ class Attempt:
             raise Failed("preprocessing", failure("CommandLaunchFailed", str(error), SERVER)) from error
         if self._order.after_others:
             await self._node.directories.quiet(os.path.dirname(place.directory))
-        async with self._node.directories.use(place.directory):
+        await self._node.directories.take(place.directory)
+        try:
             if self._stop.is_set():
                 raise Cancelled
             await self._in_directory(work, place)
+        finally:
+            self._node.directories.leave(place.directory)
 
     async def _in_directory(self, work: Work, place: TaskPlace) -> None:
         users, former = self._node.users, layout.former_user(place)
@@ -181,7 +186,8 @@ class Attempt:
             users.give_back(user)
 
     async def _in_stages(self, work: Work, place: TaskPlace, user: User) -> None:
-        async with self._held_to_disk(place):
+        limit = self._node.setup.task_disk_bytes
+        async with self._held_to_disk(place, limit) if limit else _UNLIMITED:
             await self._stage_in(work, place, user)
             common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
             own = work.environment_settings or []
@@ -216,18 +222,16 @@ class Attempt:
             raise Cancelled
 
     @contextlib.asynccontextmanager
-    async def _held_to_disk(self, place: TaskPlace) -> AsyncIterator[None]:
-        """End what goes on inside once the task's directory takes more than the node's tasks may. Raises Failed."""
-        limit = self._node.setup.task_disk_bytes
-        watching = asyncio.create_task(self._watch_disk(place, limit)) if limit else None
+    async def _held_to_disk(self, place: TaskPlace, limit: int) -> AsyncIterator[None]:
+        """End what goes on inside once the task's directory takes more than `limit` bytes. Raises Failed."""
+        watching = asyncio.create_task(self._watch_disk(place, limit))
         try:
             yield
         except (Cancelled, Failed):
             if self._stop.is_set() or not self._too_much:
                 raise
         finally:
-            if watching is not None:
-                watching.cancel()
+            watching.cancel()
         if self._too_much and not self._stop.is_set():
             text = f"The task's directory is too large: {self._too_much}"
             raise Failed(self._stage, failure("DiskFull", text, USER, LimitBytes=str(limit)))
@@ -256,7 +260,7 @@ class Attempt:
     async def _command(self, work: Work, place: TaskPlace, user: User, variables: dict[str, str]) -> Exit:
         argv, refused = _program(work)
         limit = work.constraints.max_wall_clock_time if work.constraints else None
-        limit_us = duration(limit) if limit else None
+        limit_us = _limit_us(limit) if limit else None
         logs = place.directory + "/stdout.txt", place.directory + "/stderr.txt"
         seconds = None if limit_us is None else limit_us / 1e6
         try:
@@ -272,6 +276,12 @@ class Attempt:
             raise _not_launched("CommandProgramNotFound", "The specified command program is not found", work, str(error)) from error
         except SpawnerLost as error:
             raise Failed("run", failure(UNKNOWN, f"How the task ended is not known: {error}", SERVER)) from error
+
+
+@lru_cache(maxsize=64)
+def _limit_us(text: str) -> int | None:
+    """Remembered, because most tasks have the same limit and reading one takes longer than all else about it."""
+    return duration(text)
 
 
 def _program(work: Work) -> tuple[list[str], Failed | None]:

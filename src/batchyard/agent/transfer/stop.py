@@ -25,7 +25,9 @@ class Stop:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._set = threading.Event()
+        self._set = False
+        self._woken: threading.Event | None = None
+        """What threads wait for, once one does."""
         self._parts: list[Stop] = []
 
     def part(self) -> Stop:
@@ -33,24 +35,26 @@ class Stop:
         one = Stop()
         with self._lock:
             self._parts.append(one)
-            if self._set.is_set():
+            if self._set:
                 one.set()
         return one
 
     def set(self) -> None:
         """Stop; may be repeated."""
         with self._lock:
-            self._set.set()
+            self._set = True
+            if self._woken is not None:
+                self._woken.set()
             for part in self._parts:
                 part.set()
 
     def is_set(self) -> bool:
         """True once stopped."""
-        return self._set.is_set()
+        return self._set
 
     def check(self) -> None:
         """Raises Cancelled once stopped."""
-        if self._set.is_set():
+        if self._set:
             raise Cancelled
 
     @contextlib.contextmanager
@@ -69,6 +73,12 @@ class Stop:
             except Unreachable as error:
                 if not error.passing or (error.timed_out and tries >= storage.SLOW_TRIES):
                     raise
-            self._set.wait(pause_s)
+            self._wait(pause_s)
         self.check()
         return call()
+
+    def _wait(self, seconds: float) -> None:
+        with self._lock:
+            self.check()
+            woken = self._woken = self._woken or threading.Event()
+        woken.wait(seconds)

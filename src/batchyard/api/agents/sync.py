@@ -78,7 +78,7 @@ class Agents:
         topic = wakes.node(node_pk)
         services.wakes.at_once(topic)  # the older poll of this node gives way, this one must not wake itself
         with services.wakes.listen(topic) as event:
-            answer = await services.db.run(nodes.hear_and_refill, node_pk, sync, self._setting, services.clock.now())
+            answer = await services.db.run(nodes.hear, node_pk, sync, self._setting, services.clock.now(), refill=True)
             if answer is None:
                 return _json(Orders(session=sync.session, number=sync.number, fenced=True))
             if answer.setup is not None:
@@ -95,7 +95,7 @@ class Agents:
                     return _json(Orders(session=sync.session, number=sync.number, fenced=True))
         (self._warned.discard if answer.notice_s is None else self._warned.add)(node_pk)
         answer.files = services.relay.waiting(node_pk)
-        if services.linked_storage is not None:
+        if services.linked_storage is not None and answer.orders:
             linked_storage.open_to_node(answer.orders, services.linked_storage, str(request.base_url), services.clock.now())
         self._told[node_pk] = set(sync.has) - set(answer.wanted)
         return _json(answer)

@@ -14,12 +14,13 @@ from batchyard.cli.checks.finding import Finding, Place, note, ok, root
 def cgroups(_: Place) -> Iterator[Finding]:
     """How everything that a task started is ended, as the agent will find it."""
     from batchyard.agent.process import control
+    from batchyard.agent.process.cgroups import Cgroup2, Freezer
 
     name, base, _home = control.probe(f"doctor-{os.getpid()}")
     where = os.path.dirname(base)
-    if name == control.Cgroup2.name:
+    if name == Cgroup2.name:
         yield ok("cgroups", f"all that a task started is ended by cgroup v2 (in {where})")
-    elif name == control.Freezer.name:
+    elif name == Freezer.name:
         yield ok("cgroups", f"all that a task started is ended by the cgroup v1 freezer (in {where})")
     else:
         yield note(

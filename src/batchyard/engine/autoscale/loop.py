@@ -102,8 +102,9 @@ def _rested(pool: PoolView, now: int) -> bool:
 def listening(reader: Reader, now: int) -> set[str]:
     """Topics of the pools that a change of pending work would have evaluated at once."""
     return {
-        wakes.pool(pool.id.lower())
+        topic
         for pool in pool_rows.scaled(reader)
+        for topic in (wakes.pool(pool.id.lower()), wakes.demand(pool.id.lower()))
         if pool.state == PoolState.ACTIVE and pool.allocation_state == AllocationState.STEADY and _rested(pool, now)
     }
 

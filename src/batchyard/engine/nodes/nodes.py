@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Mapping
+from functools import lru_cache
 
 import msgspec
 
@@ -56,6 +57,7 @@ class Occupied(Exception):
     """An agent on another root directory or machine is this node, and has spoken lately."""
 
 
+@lru_cache(maxsize=1024)
 def token(key: bytes, node_pk: int) -> str:
     """What a node shows as its own: `{key of the node}.{HMAC}`; the same at every launch, so none has to be stored."""
     return f"{node_pk}.{hmac.new(key, f'node {node_pk}'.encode(), hashlib.sha256).hexdigest()}"
@@ -84,8 +86,11 @@ def job_of_token(reader: Reader, key: bytes, shown: str) -> str | None:
     return job_rows.get(reader, task.job_pk).id
 
 
-def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int) -> Orders | None:
-    """Take in what an agent says; what it should run, None when the session is over. Raises NotThisNode or Occupied."""
+def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int, *, refill: bool = False) -> Orders | None:
+    """Take in what an agent says; what it should run, None when the session is over. Raises NotThisNode or Occupied.
+
+    `refill` fills the room that ended attempts leave in the same commit, so that the answer brings the next orders.
+    """
     node = node_rows.get(tx, node_pk)
     if node is None or node.state in _GONE or (sync.session == 0 and node.state in CHANGING):
         raise NotThisNode
@@ -108,17 +113,18 @@ def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int) -> Orders
         return Orders(session=sync.session, number=sync.number)
     if sync.problems is not None or sync.clock is not None:
         health.hear(tx, node.pk, sync, now)
+    if refill and sync.ended:
+        _refill(tx, node.pk, now)
     return orders(tx, node, sync, setting.key)
 
 
-def hear_and_refill(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int) -> Orders | None:
-    """`hear`, and fill the room that ended attempts leave in the same commit, so that the answer brings the next orders."""
-    answer = hear(tx, node_pk, sync, setting, now)
-    node = node_rows.view_of(tx, node_pk) if sync.ended and not sync.leaving else None
-    if answer is None or answer.setup is not None or node is None:
-        return answer
-    scheduler.run_once(tx, node.pool_id.lower(), now)
-    return orders(tx, node, sync, setting.key)
+def _refill(tx: Tx, node_pk: int, now: int) -> None:
+    node = node_rows.view_of(tx, node_pk)
+    if node is not None:
+        key = node.pool_id.lower()
+        tx.wakes.discard(wakes.pool(key))  # what the ends would wake is done here
+        scheduler.run_once(tx, key, now)
+        tx.wake(wakes.demand(key))
 
 
 def _is_occupied(node: NodeRow, root: str, setting: Setting, now: int) -> bool:

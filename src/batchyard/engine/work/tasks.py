@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -25,10 +26,13 @@ from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
 from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import JobRow
-from batchyard.store.tasks import TaskRow
+from batchyard.store.tasks import NewTask, TaskRow
 from batchyard.store.tx import Taken, Tx
 
 _decoder = msgspec.json.Decoder(TaskCreateContent)
+_encoder = msgspec.json.Encoder()
+_retention_us = lru_cache(maxsize=1024)(times.duration)
+"""Of a duration as the service writes it, which is short."""
 
 Outcome = tuple[str, int | BatchError]
 """Id of a task and the time of its addition, or why it was refused."""
@@ -86,28 +90,28 @@ def _insert_all(tx: Tx, job: JobRow, tasks: list[TaskCreateContent], now: int, m
     if not tasks:
         return
     first = tx.reserve("task", len(tasks))
-    rows: list[dict[str, Any]] = []
-    bodies: list[dict[str, Any]] = []
+    rows: list[NewTask] = []
+    bodies: list[tuple[int, bytes]] = []
     edges: list[dict[str, Any]] = []
     ranges: list[dict[str, Any]] = []
     for pk, task in enumerate(tasks, first):
         unmet = wait_for(tx, job, pk, task.depends_on, edges, ranges) if task.depends_on else 0
         slots, constraints = task.required_slots or 1, task.constraints
         assert constraints is not None
-        rows.append({
-            "pk": pk, "job_pk": job.pk, "id": task.id, "number": ids.number_of(task.id) if job.uses_dependencies else None,
-            "ready": unmet == 0, "unmet": unmet, "slots": slots, "max_retries": constraints.max_task_retry_count,
-            "conditions": msgspec.json.encode(task.exit_conditions) if task.exit_conditions else None, "now": now,
-            "retention": times.duration(constraints.retention_time or task_checks.RETENTION), "wants_token": wants_token(task),
-            "affinity": task.affinity_info.affinity_id.removeprefix(ids.NODE_AFFINITY_PREFIX).lower() if task.affinity_info else None,
-            "manager": manager is not None, "exclusive": manager is not None and manager.run_exclusive is not False,
-            "dedicated_only": manager is not None and manager.allow_low_priority_node is False,
-        })  # fmt: skip
-        bodies.append({"pk": pk, "body": msgspec.json.encode(task)})
+        rows.append(NewTask(
+            pk, job.pk, task.id, ids.number_of(task.id) if job.uses_dependencies else None, int(unmet == 0), unmet, slots,
+            constraints.max_task_retry_count,
+            msgspec.json.encode(task.exit_conditions) if task.exit_conditions else None, now,
+            _retention_us(constraints.retention_time or task_checks.RETENTION), int(wants_token(task)),
+            task.affinity_info.affinity_id.removeprefix(ids.NODE_AFFINITY_PREFIX).lower() if task.affinity_info else None,
+            manager=int(manager is not None), exclusive=int(manager is not None and manager.run_exclusive is not False),
+            dedicated_only=int(manager is not None and manager.allow_low_priority_node is False),
+        ))  # fmt: skip
+        bodies.append((pk, _encoder.encode(task)))
     task_rows.add(tx, rows, bodies)
     task_rows.add_dependencies(tx, edges, ranges)
-    slots = sum(row["slots"] for row in rows)
-    tx.count(job.pk, active=len(rows), active_slots=slots, ready=sum(row["ready"] for row in rows))
+    slots = sum(row.slots for row in rows)
+    tx.count(job.pk, active=len(rows), active_slots=slots, ready=sum(row.ready for row in rows))
     tx.log(now, "task", first, "added", until=first + len(rows) - 1, new=TaskState.ACTIVE)
 
 
