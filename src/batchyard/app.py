@@ -83,8 +83,9 @@ async def _serve(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, end)
     lease = Lease(db, clock, EMBEDDED)
-    await lease.renew()
-    await provider.sweep({node.id for node in await db.read(node_rows.every)})
+    with refusals.starting(config.directory):
+        await lease.renew()
+        await provider.sweep({node.id for node in await db.read(node_rows.every)})
     capacity = Capacity(db, {LOCAL: provider}, clock, services.node_key, int(config.node_join_s * 1e6), offer)
     upkeep = Upkeep(db, clock, services.node_silence_us)
     loops = background(services, lease, capacity, upkeep, store, room, on_demand=config.autoscale_on_demand)

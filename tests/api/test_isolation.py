@@ -131,7 +131,8 @@ def test_a_tasks_token_makes_nobody_an_administrator(place: Yard) -> None:
     holder = task("holder", "echo $AZ_BATCH_AUTHENTICATION_TOKEN; sleep 300", authenticationTokenSettings={"access": ["job"]})
     job_id = place.job(holder)
     place.reached(job_id, "holder", "running")
-    token = wait_for(lambda: printed(place, job_id, "holder").strip(), "the token")
+    path = f"/jobs/{job_id}/tasks/holder/files/stdout.txt"
+    token = wait_for(lambda: place.raw("GET", path).body if place.raw("GET", path).status == 200 else b"", "the token").decode().strip()
     headers = {"authorization": f"Bearer {token}"}
     for identity in ({"username": "boss"}, {"autoUser": {"elevationLevel": "admin"}}):
         refused = place.raw("POST", f"/jobs/{job_id}/tasks", task("more", userIdentity=identity), headers=headers)

@@ -72,6 +72,40 @@ def test_a_container_that_is_not_there_fails_the_task_alone(yard: Yard, batch: B
     assert "sig" not in str(failure)
 
 
+def test_a_tasks_token_opens_only_what_its_own_task_or_its_job_names(yard: Yard, raw: Raw, server: Server, container: str) -> None:
+    """Of containers and of prefixes in them; what other tasks and other jobs name stays theirs."""
+    service = BlobServiceClient.from_connection_string(server.storage_connection_string)
+    private = unique("private")
+    service.create_container(private).upload_blob("secret.txt", b"secret")
+    part = {"autoStorageContainerName": container, "blobPrefix": "in/"}
+    holder = task(
+        "holder", "echo $AZ_BATCH_AUTHENTICATION_TOKEN; sleep 300", authenticationTokenSettings={"access": ["job"]}, resourceFiles=[part]
+    )
+    of_job = {"id": "prepare", "commandLine": "true", "resourceFiles": [{"autoStorageContainerName": container, "blobPrefix": "other"}]}
+    job_id = yard.job(holder, task("sibling", "true", resourceFiles=[{"autoStorageContainerName": private}]), jobPreparationTask=of_job)
+    yard.reached(job_id, "holder", "running")
+    url = f"/jobs/{job_id}/tasks/holder/files/stdout.txt"
+    shown = wait_for(lambda: raw("GET", url).body.decode().strip() if raw("GET", url).status == 200 else None, "the token")
+    headers = {"authorization": f"Bearer {shown}"}
+    for name, prefix in ((private, ""), (container, ""), (container, "i"), (container, "xin/"), (container.upper(), "in/")):
+        thief = task("thief", "cat secret.txt", resourceFiles=[part, {"autoStorageContainerName": name, "blobPrefix": prefix}])
+        refused = raw("POST", f"/jobs/{job_id}/tasks", thief, headers=headers)
+        refused.assert_error(403, "Forbidden")
+        assert "autoStorageContainerName" in refused.body.decode()
+        [result] = raw("POST", f"/jobs/{job_id}/addtaskcollection", {"value": [thief]}, headers=headers).json["value"]
+        assert (result["status"], result["error"]["code"]) == ("clienterror", "Forbidden")
+    raw("GET", f"/jobs/{job_id}/tasks/thief").assert_error(404, "TaskNotFound")
+    own = [
+        part,
+        {"autoStorageContainerName": container, "blobPrefix": "in/deep/"},
+        {"autoStorageContainerName": container, "blobPrefix": "other"},
+    ]
+    assert raw("POST", f"/jobs/{job_id}/tasks", task("fine", "cat in/a.txt other.txt", resourceFiles=own), headers=headers).status == 201
+    assert yard.reached(job_id, "fine")["executionInfo"]["result"] == "success"
+    raw("POST", f"/jobs/{job_id}/terminate")
+    service.delete_container(private)
+
+
 def test_what_a_node_is_told_opens_that_container_for_reading_for_a_day() -> None:
     body: Json = {
         "id": "t", "commandLine": "true",

@@ -169,6 +169,23 @@ def test_a_connection_that_closes_under_a_response_is_told_to_the_request_and_le
     assert [record.message for record in caplog.records] == []
 
 
+def test_far_beyond_the_bound_every_connection_is_told_why(own_server: Server) -> None:
+    """Many more at once than get the time to hang up; nobody is left without the 503, and the first are served."""
+    found = daemon.running(own_server.directory)
+    assert found is not None
+    host, port = str(urlsplit(own_server.endpoint).hostname), urlsplit(own_server.endpoint).port
+    assert port is not None
+    _, hard = resource.prlimit(found.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(found.pid, resource.RLIMIT_NOFILE, (200, hard))
+    with contextlib.ExitStack() as opened:
+        held = [opened.enter_context(socket.create_connection((host, port), timeout=30)) for _ in range(300)]
+        told = [connection.recv(200) for connection in held[-200:]]
+        assert [answer[:12] for answer in told] == [b"HTTP/1.1 503"] * len(told)
+        held[0].sendall(f"GET {HEALTH_PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert held[0].recv(200).startswith(b"HTTP/1.1 200")
+    assert "Traceback" not in own_server.log()
+
+
 def test_at_the_bound_of_descriptors_new_connections_get_503_and_the_others_are_served(own_server: Server) -> None:
     found = daemon.running(own_server.directory)
     assert found is not None

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 
 from batchyard.cli import daemon
 from batchyard.server import account_file
+from batchyard.store import migrate
 from batchyard.store.soundness import damage
 
 
@@ -65,6 +68,44 @@ def remove(path: Path) -> None:
     path.unlink()
 
 
+def replace_by_file(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    path.touch()
+
+
+def make_directory(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+def begin_anew(path: Path) -> None:
+    """A sound SQLite file that nobody has put anything into."""
+    _instead(path, "CREATE TABLE x (a)", "DROP TABLE x")
+
+
+def put_another_programs_in_its_place(path: Path) -> None:
+    _instead(path, "CREATE TABLE job (id TEXT)", "CREATE TABLE songs (title TEXT)", "PRAGMA user_version = 7")
+
+
+def drop_a_table(path: Path) -> None:
+    _change(path, "DROP TABLE node" if path.name == "batchyard.db" else "DROP TABLE segments")
+
+
+def drop_a_column(path: Path) -> None:
+    _change(path, "ALTER TABLE node DROP COLUMN slots_used" if path.name == "batchyard.db" else "ALTER TABLE blobs DROP COLUMN length")
+
+
+def _instead(path: Path, *sql: str) -> None:
+    path.unlink()
+    _change(path, *sql)
+
+
+def _change(path: Path, *sql: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in sql:
+            connection.execute(statement)
+
+
 DAMAGES = [
     *(("serve", name, harm) for name in ("account.json", "batchyard.db", "blobs/catalogue.db") for harm in (cut, empty, remove)),
     ("serve", "account.json", replace_by_directory),
@@ -72,6 +113,13 @@ DAMAGES = [
     ("serve", "batchyard.db", scribble),
     ("serve", "server.lock", replace_by_directory),
     ("serve", "blobs/lock", replace_by_directory),
+    *(
+        ("serve", name, harm)
+        for name in ("batchyard.db", "blobs/catalogue.db")
+        for harm in (begin_anew, put_another_programs_in_its_place, drop_a_table, drop_a_column)
+    ),
+    *(("serve", name, replace_by_file) for name in ("nodes", "blobs", "blobs/data")),
+    *(("serve", name, make_directory) for name in ("server.json", "reserve")),
     ("up", "account.json", cut),
     ("up", "batchyard.db", empty),
 ]
@@ -161,6 +209,16 @@ def test_a_first_start_that_a_crash_cut_short_is_finished_by_the_next(directory:
 
 def test_a_log_that_is_not_moved_yet_is_no_damage(directory: Path) -> None:
     database = directory / "batchyard.db"
-    assert damage(database) is None
+    assert damage(database, migrate.build) is None
     database.with_name("batchyard.db-wal").write_bytes(b"")
-    assert damage(database) is None
+    assert damage(database, migrate.build) is None
+
+
+def test_the_database_of_every_release_is_known_as_one(tmp_path: Path) -> None:
+    for version, _ in migrate.migrations():
+        path = tmp_path / f"{version}.db"
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            migrate.build(connection, version)
+        assert damage(path, migrate.build) is None
+    _change(path, f"PRAGMA user_version = {version + 1}")
+    assert damage(path, migrate.build) is None, "a newer one is refused as such, by what opens it"

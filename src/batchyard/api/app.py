@@ -108,22 +108,22 @@ class Api:
         wire.common_headers(response, identifier, headers)
         return response
 
-    async def _caller(self, signed: Signed, now: int) -> str | None:
-        """None for whoever signs with an account key; for a task's token the only job that it is good for."""
+    async def _caller(self, signed: Signed, now: int) -> tuple[str | None, int]:
+        """(None, 0) for whoever signs with an account key; for a task's token the only job that it is good for, and the task's key."""
         scheme, _, token = signed.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             auth.verify(self._services.account, signed, now)
-            return None
-        job_id = await self._services.db.read(job_of_token, self._services.node_key, token.strip())
-        if job_id is None:
+            return None, 0
+        caller = await self._services.db.read(job_of_token, self._services.node_key, token.strip())
+        if caller is None:
             raise BatchError("InvalidAuthenticationInfo", AuthenticationErrorDetail="The token is not that of a running task.")
-        return job_id
+        return caller
 
     async def _operate(self, request: Request, scope: Scope, headers: Mapping[str, str], base: str, identifier: str, now: int) -> Response:
         raw_path = scope["raw_path"].decode("latin-1").partition("?")[0]
         raw_query = scope["query_string"].decode("latin-1")
         signed = Signed(scope["method"], raw_path, raw_query, headers)
-        job_id = await self._caller(signed, now)
+        job_id, by_task = await self._caller(signed, now)
         query = read_query(raw_query)
         version = _known_version(query.get("api-version"))
         op, ids = operations.match(scope["method"], raw_path, version)
@@ -133,7 +133,7 @@ class Api:
         if op.adds and (reason := self._services.room()) is not None:
             raise BatchError("ServerBusy", Reason=reason)
         body = await _read(request, headers)
-        call = Call(self._services, signed, base, ids, query, body, now, identifier, by_task=job_id is not None)
+        call = Call(self._services, signed, base, ids, query, body, now, identifier, by_task)
         return await _in_version(version, op, call)
 
 

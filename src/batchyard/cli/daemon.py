@@ -239,5 +239,6 @@ def stop(directory: Path) -> Stopped:
             list(at_once.map(lambda agent: processes.end(agent[0], agent[1], PATIENCE_S / 4), left))
     except PermissionError:
         raise Problem(f"the server of {directory} belongs to another user; only that user or root can end it") from None
-    (directory / "server.json").unlink(missing_ok=True)
+    with contextlib.suppress(IsADirectoryError):  # somebody else's: what starts a server says so
+        (directory / "server.json").unlink(missing_ok=True)
     return Stopped(server, willing, len(left))

@@ -73,10 +73,18 @@ def let_shrink(connection: sqlite3.Connection, path: Path) -> bool:
 
 
 def shrink(connection: sqlite3.Connection, pages: int) -> int:
-    """Give up to `pages` free pages of the file back to the disk; how many, fewer when there are no more to give."""
-    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    """Give up to `pages` free pages of the file back to the disk; how many, fewer when there are no more, none where it cannot shrink."""
+    (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone()
+    free = _free_pages(connection)
     (whole,) = connection.execute("PRAGMA page_count").fetchone()
-    given = max(0, min(pages, int(free) - max(_SLACK_PAGES, int(whole) // _SLACK_PART)))
-    for _ in range(given):
+    steps = min(pages, free - max(_SLACK_PAGES, int(whole) // _SLACK_PART))
+    if mode != _INCREMENTAL or steps <= 0:
+        return 0
+    for _ in range(steps):
         connection.execute("PRAGMA incremental_vacuum(1)")  # Python takes the first step of it alone, whatever the number
-    return given
+    return free - _free_pages(connection)
+
+
+def _free_pages(connection: sqlite3.Connection) -> int:
+    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+    return int(free)

@@ -122,8 +122,3 @@ def duration_text(us: int | None) -> str:
     if not days and not clock:
         return "PT0S"
     return "P" + f"{days}D" * bool(days) + ("T" + clock if clock else "")
-
-
-def canonical_duration(text: str) -> str:
-    """The same duration as the service would write it. Raises ValueError."""
-    return duration_text(duration(text))

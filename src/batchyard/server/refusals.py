@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 from batchyard.config import Config
@@ -31,6 +33,17 @@ def no_room(error: BaseException) -> bool:
     if isinstance(error, StoreUnavailable):
         return error.__cause__ is not None and no_room(error.__cause__)
     return sqlite.full(error) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
+
+
+@contextlib.contextmanager
+def starting(directory: Path) -> Iterator[None]:
+    """What fails before a server answers is said in one sentence. Raises Refused; an error of a full disk is left to who knows of those."""
+    try:
+        yield
+    except (OSError, sqlite3.Error, StoreUnavailable) as error:
+        if no_room(error):
+            raise
+        raise Refused(f"a server cannot start with what {directory} holds ({error})") from error
 
 
 def refuse_exposure(config: Config) -> None:

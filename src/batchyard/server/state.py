@@ -8,16 +8,21 @@ from pathlib import Path
 
 import msgspec
 
+from batchyard.blobs.store import catalogue
 from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.engine.wakes import Wakes
 from batchyard.server import account_file
 from batchyard.server.account_file import AccountFile
 from batchyard.server.refusals import Refused
+from batchyard.store import migrate
 from batchyard.store.db import Database
 from batchyard.store.migrate import NewerSchema
 from batchyard.store.soundness import damage
 
 DATABASE, BLOBS, CATALOGUE = "batchyard.db", "blobs", "catalogue.db"
+_DIRECTORIES = ("nodes", BLOBS, f"{BLOBS}/data")
+_FILES = ("server.json", "reserve", account_file.UNFINISHED)
+"""What a server makes when it is missing, and cannot where something else has the name."""
 
 
 def open_account(directory: Path) -> AccountFile:
@@ -42,10 +47,10 @@ def open_account(directory: Path) -> AccountFile:
 def open_state(directory: Path, hub: Wakes) -> tuple[AccountFile, Database, LocalBlobStore]:
     """All that the directory holds, whole or not at all. Raises Refused."""
     try:
+        _refuse_misplaced(directory)
         account = open_account(directory)
-        for path in (directory / DATABASE, directory / BLOBS / CATALOGUE):
-            if (directory / account_file.NAME).exists() and (wrong := damage(path)):
-                raise Refused(f"{path} is damaged ({wrong}): put a copy of it back")
+        if (directory / account_file.NAME).exists():
+            _refuse_damage(directory)
         db = _open_database(directory / DATABASE, hub)
         try:
             store = LocalBlobStore(directory / BLOBS)
@@ -59,6 +64,22 @@ def open_state(directory: Path, hub: Wakes) -> tuple[AccountFile, Database, Loca
     except (OSError, sqlite3.Error, RuntimeError) as error:
         raise Refused(f"what {directory} holds cannot be opened ({error})") from None
     return account, db, store
+
+
+def _refuse_misplaced(directory: Path) -> None:
+    """Raises Refused for a file where a directory is needed, or the other way round, whose use would fail later."""
+    for names, kind, is_kind in ((_DIRECTORIES, "directory", Path.is_dir), (_FILES, "file", Path.is_file)):
+        for path in (directory / name for name in names):
+            if path.exists() and not is_kind(path):
+                raise Refused(f"{path} is no {kind}, and a server needs one there: take it away")
+
+
+def _refuse_damage(directory: Path) -> None:
+    """What belongs to an account holds what its server left there, and is not filled anew. Raises Refused, OSError, sqlite3.Error."""
+    database = damage(directory / DATABASE, lambda model, version: migrate.build(model, max(version, 1)))
+    for name, wrong in ((DATABASE, database), (f"{BLOBS}/{CATALOGUE}", damage(directory / BLOBS / CATALOGUE, catalogue.build))):
+        if wrong:
+            raise Refused(f"{directory / name} is damaged ({wrong}): put a copy of it back")
 
 
 def _keep_private(database: Path) -> Path:

@@ -27,4 +27,16 @@ def migrate(connection: sqlite3.Connection) -> None:
         raise NewerSchema(f"schema {at}, this release knows {known[-1][0]}")
     for number, sql in known:
         if number > at:
-            connection.executescript(f"BEGIN;\n{Template(sql).substitute(_SQLITE)}\nPRAGMA user_version = {number};\nCOMMIT;")
+            _apply(connection, number, sql)
+
+
+def build(connection: sqlite3.Connection, version: int) -> None:
+    """Make in an empty database what one of that version holds; nothing for that of a newer release, which is not known here."""
+    known = migrations()
+    for number, sql in known:
+        if number <= version <= known[-1][0]:
+            _apply(connection, number, sql)
+
+
+def _apply(connection: sqlite3.Connection, number: int, sql: str) -> None:
+    connection.executescript(f"BEGIN;\n{Template(sql).substitute(_SQLITE)}\nPRAGMA user_version = {number};\nCOMMIT;")

@@ -12,6 +12,7 @@ from batchyard.api.batch import selection, task_views
 from batchyard.api.wire import wire
 from batchyard.api.wire.call import Call, decode
 from batchyard.engine import lookup
+from batchyard.engine.nodes import linked_storage
 from batchyard.engine.pools import pools
 from batchyard.engine.work import tasks
 from batchyard.model.errors import BatchError, invalid_property
@@ -34,18 +35,39 @@ MOST_PER_COLLECTION = 100
 
 async def add(call: Call) -> Response:
     """POST /jobs/{jobId}/tasks"""
-    [(name, outcome)] = await call.db.run(_add, call.ids["job_id"], [_wanted(call.body, call)], call.now, by_task=call.by_task)
+    wanted = _wanted(call.body, call)
+    async with call.services.single_turns.turn(call.ids["job_id"].lower(), 1, len(call.body)):
+        [(name, outcome)] = await call.db.run(_add, call.ids["job_id"], [wanted], call.now, by_task=call.by_task)
     if isinstance(outcome, BatchError):
         raise outcome
     return wire.nothing(201, modified=outcome, resource=call.url("jobs", call.ids["job_id"], "tasks", name), location=True)
 
 
-def _add(tx: Tx, job_id: str, wanted: Sequence[TaskCreateContent], now: int, *, by_task: bool) -> list[tasks.Outcome]:
-    """Add tasks, but for a task's token none that names an administrator of the pool that the job has as they are added."""
-    kept_from = pools.administrators_of(tx, job_id) if by_task else frozenset()
-    barred = [task for task in wanted if task.user_identity is not None and task.user_identity.username in kept_from]
-    outcomes = tasks.add(tx, job_id, [task for task in wanted if task not in barred], now)
-    return [*((task.id, _too_much()) for task in barred), *outcomes]
+def _add(tx: Tx, job_id: str, wanted: Sequence[TaskCreateContent], now: int, *, by_task: int) -> list[tasks.Outcome]:
+    """Add tasks, but for a task's token none that asks for more than its task may have."""
+    if not by_task:
+        return tasks.add(tx, job_id, wanted, now)
+    allowed, barred = _allowed(tx, job_id, wanted, by_task)
+    return [*barred, *tasks.add(tx, job_id, allowed, now)]
+
+
+def _allowed(
+    reader: Reader, job_id: str, wanted: Sequence[TaskCreateContent], by_task: int
+) -> tuple[list[TaskCreateContent], list[tasks.Outcome]]:
+    """Tasks that a task's token may add, and why not the others: they name an administrator, or storage that is not the job's."""
+    kept_from = pools.administrators_of(reader, job_id)
+    parts = linked_storage.parts_for_task(reader, lookup.job(reader, job_id), by_task)
+    allowed: list[TaskCreateContent] = []
+    barred: list[tasks.Outcome] = []
+    for task in wanted:
+        try:
+            if task.user_identity is not None and task.user_identity.username in kept_from:
+                raise _too_much()
+            linked_storage.check_parts(task, parts)
+            allowed.append(task)
+        except BatchError as error:
+            barred.append((task.id, error))
+    return allowed, barred
 
 
 def _wanted(body: bytes | msgspec.Raw, call: Call) -> TaskCreateContent:
@@ -72,7 +94,7 @@ async def add_collection(call: Call) -> Response:
     sent = call.decode(TaskAddCollection).value
     if not 1 <= len(sent) <= MOST_PER_COLLECTION:
         raise invalid_property("value", len(sent), f"A collection holds 1 to {MOST_PER_COLLECTION} tasks")
-    async with call.services.turns.turn(call.ids["job_id"].lower(), len(sent)):
+    async with call.services.turns.turn(call.ids["job_id"].lower(), len(sent), len(call.body)):
         return wire.listing(call.base, "taskaddresult", await _add_each(call, sent), None)
 
 

@@ -66,6 +66,9 @@ class Services(msgspec.Struct, frozen=True):
     room: Callable[[], str | None] = lambda: None
     """Why no new work is taken at the moment, None when it is."""
     turns: Turns = msgspec.field(default_factory=Turns)
+    """Of collections of tasks."""
+    single_turns: Turns = msgspec.field(default_factory=Turns)
+    """Of tasks that are added one by one, which wait for no collection."""
 
 
 class Call(msgspec.Struct):
@@ -82,8 +85,8 @@ class Call(msgspec.Struct):
     body: bytes
     now: int
     request_id: str
-    by_task: bool = False
-    """True when a task's token was shown and not an account key."""
+    by_task: int = 0
+    """Key of the task whose token was shown, 0 when it was an account key."""
 
     @property
     def db(self) -> Database:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -23,8 +23,8 @@ REFUSED_BODY_S = 30.0
 """How long a client may go on sending a body after the answer to it."""
 _LINGER_S = 2.0
 """How long a refused client may take to read why and to hang up; hanging up on bytes that it still sends would lose the answer."""
-_MOST_LINGERING, _MOST_AFTER = 32, 4 << 20
-"""How many refused clients get that time at once, and how many bytes each may still send."""
+_MOST_AFTER = 4 << 20
+"""How many bytes a refused client may still send."""
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -32,7 +32,17 @@ _TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\ncontent-leng
 def most_connections() -> int:
     """Connections that may be open at once; a quarter of the descriptors, at least 128, stays for files, databases and agents."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(descriptors - max(descriptors // 4, 128), 16)
+    return max(descriptors - _kept(descriptors), 16)
+
+
+def most_lingering() -> int:
+    """Refused clients that get the time to read why at once; the other half of what is kept is never theirs."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _kept(descriptors) // 2
+
+
+def _kept(descriptors: int) -> int:
+    return max(descriptors // 4, 128)
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -40,7 +50,8 @@ class BoundedHttp(HttpToolsProtocol):
 
     head_s = HEAD_S
     refused_body_s = REFUSED_BODY_S
-    _lingering = 0
+    _lingering: ClassVar[dict[BoundedHttp, None]] = {}
+    """Refused connections, the oldest first."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -65,8 +76,7 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request that runs, which uvicorn only does when it is also the one that came last."""
         self._cancel_deadline()
-        if self._refused:
-            BoundedHttp._lingering -= 1
+        self._lingering.pop(self, None)
         self.pipeline.clear()
         running = self._running
         if running is not None and not running.response_complete:
@@ -159,13 +169,17 @@ class BoundedHttp(HttpToolsProtocol):
             self._deadline = None
 
     def _refuse(self, answer: bytes) -> None:
-        """Say why, then take in nothing but the client's hanging up."""
+        """Say why, then take in nothing but the client's hanging up; whoever was refused first has had the most time to read."""
         self._refused = True
-        BoundedHttp._lingering += 1
         self._unset_keepalive_if_required()
-        if self.transport.is_closing() or self._under_way() or BoundedHttp._lingering > _MOST_LINGERING:
+        if self.transport.is_closing() or self._under_way():
             self.transport.abort()
             return
+        self._lingering[self] = None
+        if len(self._lingering) > most_lingering():
+            oldest = next(iter(self._lingering))
+            del self._lingering[oldest]
+            oldest.transport.close()  # what is written goes out before
         self.transport.write(answer)
         self.transport.write_eof()
         self.flow.resume_reading()

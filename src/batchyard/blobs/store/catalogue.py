@@ -45,6 +45,11 @@ CREATE INDEX IF NOT EXISTS containers_deleted ON containers (id) WHERE name IS N
 """
 
 
+def build(connection: sqlite3.Connection, _version: int = 0) -> None:
+    """Make what is missing of the catalogue's tables, which are the same in all releases."""
+    connection.executescript(_SCHEMA)
+
+
 class _Unit(Generic[T]):
     """One unit of work and what became of it."""
 
@@ -122,7 +127,7 @@ class Catalogue:
             connection.execute("PRAGMA synchronous = FULL")
             if new:
                 _let_shrink(connection, self._path)
-                connection.executescript(_SCHEMA)
+                build(connection)
             connection.execute("PRAGMA temp_store = memory")
         except BaseException:
             sqlite.close(connection)

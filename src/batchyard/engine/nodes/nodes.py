@@ -71,8 +71,8 @@ def identify(key: bytes, shown: str) -> int:
     return int(node)
 
 
-def job_of_token(reader: Reader, key: bytes, shown: str) -> str | None:
-    """Id of the job that a task's token is good for; None when it is wrong or the run is over."""
+def job_of_token(reader: Reader, key: bytes, shown: str) -> tuple[str, int] | None:
+    """Id of the job that a task's token is good for, and the task's key; None when it is wrong or the run is over."""
     kind, _, rest = shown.partition(".")
     pk, _, rest = rest.partition(".")
     run, _, _ = rest.partition(".")
@@ -83,7 +83,7 @@ def job_of_token(reader: Reader, key: bytes, shown: str) -> str | None:
     task = task_rows.get(reader, int(pk))
     if task is None or task.run != int(run) or task.state != TaskState.RUNNING or not task.wants_token:
         return None
-    return job_rows.get(reader, task.job_pk).id
+    return job_rows.get(reader, task.job_pk).id, task.pk
 
 
 def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int, *, refill: bool = False) -> Orders | None:
