@@ -26,16 +26,18 @@ ENTRY = f"<Latest>{base64.b64encode(bytes(8)).decode()}</Latest>"
 LARGE = 1_000_000
 """Just below the largest body that the Batch operations take."""
 
+METADATA = [{"name": f"n{n}", "value": "x" * 1_000} for n in range(900)]
+THERE = {"id": "there", "poolInfo": {"poolId": "x"}, "metadata": METADATA}
 TASKS = json.dumps({"value": [{"id": f"t{n}", "commandLine": "x" * 9_000, "nope": 1} for n in range(100)]}).encode()
 BODIES: dict[str, tuple[str, bytes, int]] = {
     "block list too long": ("blocks", f"<BlockList>{ENTRY * 60_000}</BlockList>".encode(), 400),
-    "block list with an odd entry": ("blocks", f"<BlockList>{ENTRY * 2_000}<Oldest>AAAA</Oldest></BlockList>".encode(), 400),
-    "block list of unknown blocks": ("blocks", f"<BlockList>{ENTRY * 2_000}</BlockList>".encode(), 400),
-    "block list cut short": ("blocks", f"<BlockList>{ENTRY * 2_000}".encode(), 400),
+    "block list with an odd entry": ("blocks", f"<BlockList>{ENTRY * 18_000}<Oldest>AAAA</Oldest></BlockList>".encode(), 400),
+    "block list of unknown blocks": ("blocks", f"<BlockList>{ENTRY * 18_000}</BlockList>".encode(), 400),
+    "block list cut short": ("blocks", f"<BlockList>{ENTRY * 18_000}".encode(), 400),
     "pool with an odd property": ("/pools", json.dumps({"id": "p", "nope": "x" * LARGE}).encode(), 400),
     "pool of an unknown size": ("/pools", json.dumps({"id": "p", "vmSize": "x" * LARGE}).encode(), 400),
     "tasks for no job": ("/jobs/none/addtaskcollection", TASKS, 404),
-    "job that is there": ("/jobs", json.dumps({"id": "there", "poolInfo": {"poolId": "x"}, "displayName": "x" * 1000}).encode(), 409),
+    "job that is there": ("/jobs", json.dumps(THERE).encode(), 409),
     "body that is no JSON": ("/jobs", b"[" * LARGE, 400),
 }
 
@@ -75,6 +77,7 @@ def of_batch(server: Server, path: str, body: bytes) -> Callable[[http.client.HT
 
 @pytest.mark.slow
 def test_a_thousand_refused_large_requests_leave_nothing_behind(own_server: Server) -> None:
+    assert min(len(body) for _, body, _ in BODIES.values()) > LARGE // 2
     kinds = [
         (of_storage(own_server, body) if where == "blocks" else of_batch(own_server, where, body), status)
         for where, body, status in BODIES.values()
