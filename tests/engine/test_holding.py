@@ -10,6 +10,7 @@ from engine_world import Agent, World, ended
 from explain_asks import first
 
 from batchyard.model.explain import Code
+from batchyard.store.reader import Change
 
 PATIENCE_S = 10
 
@@ -74,6 +75,52 @@ def test_within_one_job(world: World) -> None:
 
 
 OLDEST = "SELECT pk, run, node_pk FROM task WHERE state = 'running' ORDER BY started, pk LIMIT 1"
+
+
+@pytest.mark.parametrize(("order", "expected"), [("none", {"a": 10, "b": 10}), ("creationtime", {"a": 0, "b": 20})])
+def test_while_a_node_is_held_for_one_of_a_job_its_equals_get_their_turns(world: World, order: str, expected: dict[str, int]) -> None:
+    policy = {"nodeFillType": "spread", "jobDefaultOrder": order}
+    held, other = world.working_pool(nodes=2, slots=4, taskSchedulingPolicy=policy)
+    for job_id in ("long", "b", "a"):
+        world.job(job_id)
+    world.add(*(f"l{number}" for number in range(8)), job_id="long")
+    world.schedule()
+    world.add({"id": "large", "requiredSlots": 4}, job_id="a")
+    world.advance(PATIENCE_S)
+    on = "SELECT pk, run FROM task WHERE state = 'running' AND node_pk = {} ORDER BY started, pk LIMIT 1"
+    for node in [held] + [other] * 20:
+        if node is other:
+            world.add(*(f"s{world.now}-{nth}" for nth in range(2)), job_id="a")
+            world.add(*(f"s{world.now}-{nth}" for nth in range(2)), job_id="b")
+        [(pk, run)] = world.rows(on.format(node.node_pk))
+        node.sync()
+        node.sync(ended(f"{pk}.{run}"))
+        world.schedule()
+        world.advance(1)
+    assert world.rows("SELECT id FROM task WHERE holds = 1") == [("large",)]
+    assert {name: world.counts(name).running + world.counts(name).completed for name in "ab"} == expected
+
+
+def test_who_can_be_placed_nowhere_any_more_goes_before_nobody(world: World) -> None:
+    """Its mark ends with the first turn that finds no node which could be held."""
+    world.working_pool(nodes=0, slots=4, targetLowPriorityNodes=1)
+    world.job("job", jobManagerTask={"id": "manager", "commandLine": "true", "allowLowPriorityNode": False})
+    world.run(lambda tx: tx.change(Change("UPDATE task SET holds = 1")))
+    world.schedule()
+    assert world.rows("SELECT holds, state FROM task") == [(0, "active")]
+
+
+def test_a_share_of_a_pool_is_held_against_lower_priorities(world: World) -> None:
+    world.working_pool(nodes=8, slots=2, taskSchedulingPolicy={"nodeFillType": "spread"})
+    world.job("small")
+    world.add(*(f"f{number}" for number in range(8)), job_id="small")
+    world.schedule()
+    world.job("large", priority=100)
+    world.add(*({"id": f"l{number}", "requiredSlots": 2} for number in range(8)), job_id="large")
+    world.add(*(f"s{number}" for number in range(8)), job_id="small")
+    assert world.schedule() == 6
+    waiting = [first(world, f"l{number}", "large").code for number in range(8)]
+    assert waiting == [Code.NODE_HELD] * 2 + [Code.NOT_ENOUGH_FREE] * 6
 
 
 def test_explain_says_what_is_held_for_whom(world: World) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchyard.rules.placement import MOST_PASSED, Queue, Room, Waiting, place, soonest
+from batchyard.rules.placement import MOST_HELD, MOST_PASSED, Queue, Room, Rooms, Waiting, most_held, place
 
 SLOTS = 4
 
@@ -50,27 +50,86 @@ CASES: dict[str, tuple[list[Queue], list[Room], list[tuple[int, int]], dict[int,
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_case(case: tuple[list[Queue], list[Room], list[tuple[int, int]], dict[int, int]]) -> None:
     queues, nodes, expected, holds = deepcopy(case)
-    assert [(task.key, node) for task, node, _ in place(queues, nodes, pack=False)] == expected
+    assert [(task.key, node) for task, node, _ in place(queues, Rooms(nodes), pack=False)] == expected
     assert held(nodes) == holds
 
 
 def test_a_closed_or_unfit_node_is_not_held() -> None:
     nodes = [Room(1, 3, SLOTS), Room(2, 2, SLOTS, dedicated=False), Room(3, 1, SLOTS)]
-    assert [room.node for room in soonest(Waiting(1, 4, dedicated_only=True), nodes, frozenset({1}))] == [3]
+    assert Rooms(nodes).soonest(Waiting(1, 4, dedicated_only=True), frozenset({1})) is nodes[2]
 
 
 def test_an_exclusive_task_holds_the_node_that_is_nearly_empty() -> None:
     nodes = rooms(2, 3)
     manager = Queue(0, 0, [[Waiting(1, 1, exclusive=True, ahead=True)], [Waiting(2, 1), Waiting(3, 1), Waiting(4, 1)]])
-    assert [(task.key, node) for task, node, _ in place([manager], nodes, pack=True)] == [(2, 1), (3, 1)]
+    assert [(task.key, node) for task, node, _ in place([manager], Rooms(nodes), pack=True)] == [(2, 1), (3, 1)]
     assert held(nodes) == {2: 1}
 
 
 def test_patience_ends_when_many_are_passed_over() -> None:
     nodes = rooms(3)
     crowd = [job(number, 4, patient=True) for number in range(1, MOST_PASSED + 2)]
-    assert list(place([*crowd, job(99, 1)], nodes, pack=False)) == []
+    assert list(place([*crowd, job(99, 1)], Rooms(nodes), pack=False)) == []
     assert held(nodes) == {1: 100 * (MOST_PASSED + 1)}
+
+
+@pytest.mark.parametrize("oldest", [False, True])
+@pytest.mark.parametrize("whole", [False, True], ids=["large", "manager"])
+def test_who_goes_before_its_equals_takes_no_other_of_its_job_along(oldest: bool, whole: bool) -> None:
+    """Held for again, or a manager that is restarted: what else its job has waits for its turn, behind that of an older or smaller job."""
+    nodes = rooms(2, 1, 1, 1, 1)
+    urgent = Waiting(100, 1 if whole else 4, exclusive=whole, ahead=True, first=True, job=1)
+    lines = [[urgent], [Waiting(101 + nth, 1, job=1) for nth in range(9)]]
+    queues = [Queue(0, 3, lines, age=2, first=True), Queue(0, 3, [[Waiting(200 + nth, 1, job=2) for nth in range(9)]], age=1)]
+    started = [task.job for task, _, _ in place(queues, Rooms(nodes), pack=False, oldest_first=oldest)]
+    assert held(nodes) == {1: 100}
+    assert started == ([2] * 4 if oldest else [2, 1, 2, 1])
+
+
+def test_a_task_goes_before_its_equals_as_soon_as_it_has_room() -> None:
+    lines = [[Waiting(100, 4, ahead=True, first=True, job=1)], [Waiting(101, 1, job=1)]]
+    queues = [Queue(0, 3, lines, age=2, first=True), Queue(0, 0, [[Waiting(200, 1, job=2)]], age=1)]
+    assert [task.key for task, _, _ in place(queues, Rooms(rooms(4, 2)), pack=False)] == [100, 200, 101]
+
+
+@pytest.mark.parametrize(("nodes", "most"), [(0, 1), (1, 1), (7, 1), (8, 2), (100, 25), (10_000, MOST_HELD)])
+def test_a_share_of_the_nodes_is_held(nodes: int, most: int) -> None:
+    assert most_held(nodes) == most
+
+
+def test_no_more_nodes_are_held_than_may_be() -> None:
+    nodes = rooms(1, 2, 2, 1)
+    started = [(task.key, node) for task, node, _ in place([job(1, 4, 4, 4, priority=1), job(2, *[1] * 9)], Rooms(nodes, 2), pack=True)]
+    assert held(nodes) == {2: 100, 3: 101}
+    assert started == [(200, 1), (201, 4)]
+
+
+def test_a_more_important_one_holds_first() -> None:
+    nodes = rooms(1, 1)
+    assert list(place([job(1, 4, priority=2), job(2, 4, priority=1)], Rooms(nodes, 1), pack=True)) == []
+    assert held(nodes) == {1: 100}
+
+
+class Looked(Room):
+    """A node that counts how often it is looked at."""
+
+    def need(self, task: Waiting) -> int:
+        looks.append(self.node)
+        return super().need(task)
+
+
+looks: list[int] = []
+
+
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("many", [20, 400])
+def test_a_start_and_a_hold_cost_the_same_however_many_nodes_there_are(many: int, pack: bool) -> None:
+    looks.clear()
+    nodes = [Looked(node, 3, SLOTS) for node in range(many)]
+    queues = [job(1, *[4] * many, priority=1), job(2, *[1] * 4 * many)]
+    started = list(place(queues, Rooms(nodes, many // 4), pack=pack))
+    assert (len(held(nodes)), len(started)) == (many // 4, 3 * (many - many // 4))
+    assert len(looks) <= 5 * many
 
 
 def test_queues_are_read_only_as_far_as_there_is_room() -> None:
@@ -81,7 +140,7 @@ def test_queues_are_read_only_as_far_as_there_is_room() -> None:
             read.append(number)
             yield job(number, 1, priority=-number)
 
-    assert len(list(place(queues(), rooms(2, 1), pack=False))) == 3  # type: ignore[arg-type]
+    assert len(list(place(queues(), Rooms(rooms(2, 1)), pack=False))) == 3  # type: ignore[arg-type]
     assert len(read) <= 5
 
 
@@ -104,7 +163,7 @@ def situations(draw: st.DrawFn) -> tuple[list[Queue], list[Room], bool, bool]:
 def test_nothing_starts_on_a_node_that_is_held_and_no_node_is_overfull(situation: tuple[list[Queue], list[Room], bool, bool]) -> None:
     queues, nodes, pack, oldest = situation
     by_key = {room.node: room for room in nodes}
-    for _, node, _ in place(queues, nodes, pack=pack, oldest_first=oldest):
+    for _, node, _ in place(queues, Rooms(nodes), pack=pack, oldest_first=oldest):
         assert by_key[node].held is None
     assert all(0 <= room.free <= SLOTS for room in nodes)
     tasks = [room.held.key for room in nodes if room.held is not None]
@@ -116,7 +175,7 @@ def test_what_waits_has_a_reason(situation: tuple[list[Queue], list[Room], bool,
     """Nothing that fits on a node which nobody holds waits, and what started before a more important one left that a node."""
     queues, nodes, pack, oldest = situation
     waiting = {task.key: (queue, task) for queue in queues for line in queue.lines for task in line}
-    started = [waiting.pop(task.key)[0] for task, _, _ in place(deepcopy(queues), nodes, pack=pack, oldest_first=oldest)]
+    started = [waiting.pop(task.key)[0] for task, _, _ in place(deepcopy(queues), Rooms(nodes), pack=pack, oldest_first=oldest)]
     holds = held(nodes)
     jobs = {task.job: queue for queue, task in waiting.values()}
     spent = {number: sum(waiting[key][1].job == number for key in holds.values() if key in waiting) for number in jobs}
@@ -155,7 +214,7 @@ def test_a_large_task_waits_for_a_bounded_time_beside_a_stream_of_small_ones(
         lines = [[task for task in small if task.slots == size] for size in (1, 2, 3)]
         others = Queue(0, len(running), lines)
         queues = [large, others] if ahead or kept or running else [others, large]
-        placed = list(place(queues, nodes, pack=pack))
+        placed = list(place(queues, Rooms(nodes), pack=pack))
         if any(task.key == 1 for task, _, _ in placed):
             assert tick <= patience + SLOTS * longest
             return

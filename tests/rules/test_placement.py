@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchyard.rules.placement import Queue, Room, Waiting, place
+from batchyard.rules.placement import Queue, Room, Rooms, Waiting, place
 
 
 def rooms(*free: int) -> list[Room]:
@@ -58,13 +58,13 @@ CASES: dict[str, tuple[list[Queue], list[Room], bool, list[tuple[int, int]]]] = 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_case(case: tuple[list[Queue], list[Room], bool, list[tuple[int, int]]]) -> None:
     queues, nodes, pack, expected = deepcopy(case)
-    assert [(task.key, node) for task, node, _ in place(in_turn(queues), nodes, pack=pack)] == expected
+    assert [(task.key, node) for task, node, _ in place(in_turn(queues), Rooms(nodes), pack=pack)] == expected
 
 
 @pytest.mark.parametrize("pack", [True, False])
 def test_the_preferred_node_wins_while_it_has_room(pack: bool) -> None:
     tasks = [Waiting(1, 1, prefers=2), Waiting(2, 1, prefers=2), Waiting(3, 1, prefers=9)]
-    placed = [(task.key, node) for task, node, _ in place([Queue(0, 0, by_size(tasks))], rooms(3, 1, 2), pack=pack)]
+    placed = [(task.key, node) for task, node, _ in place([Queue(0, 0, by_size(tasks))], Rooms(rooms(3, 1, 2)), pack=pack)]
     assert placed[0] == (1, 2)
     assert {node for _, node in placed[1:]} <= {1, 3}
     assert len(placed) == 3
@@ -95,7 +95,7 @@ def job_of(key: int) -> int:
 def test_no_node_gets_more_than_it_has_and_no_task_two_nodes(situation: tuple[list[Queue], list[Room], bool]) -> None:
     queues, nodes, pack = situation
     free = {room.node: room.free for room in nodes}
-    placed = list(place(in_turn(queues), nodes, pack=pack))
+    placed = list(place(in_turn(queues), Rooms(nodes), pack=pack))
     assert len({task.key for task, _, _ in placed}) == len(placed)
     for task, node, _ in placed:
         free[node] -= task.slots
@@ -106,7 +106,7 @@ def test_no_node_gets_more_than_it_has_and_no_task_two_nodes(situation: tuple[li
 @given(situations())
 def test_nothing_that_fits_is_left_waiting_and_no_job_exceeds_its_limit(situation: tuple[list[Queue], list[Room], bool]) -> None:
     queues, nodes, pack = situation
-    placed = {task.key for task, _, _ in place(in_turn(queues), nodes, pack=pack)}
+    placed = {task.key for task, _, _ in place(in_turn(queues), Rooms(nodes), pack=pack)}
     largest = max((room.free for room in nodes), default=0)
     for queue in queues:
         started = sum(task.key in placed for task in tasks_of(queue))
@@ -121,7 +121,7 @@ def test_a_task_starts_only_when_nothing_of_a_higher_priority_fits(situation: tu
     free = {room.node: room.free for room in nodes}
     waiting = {task.key: (task, queue) for queue in queues for task in tasks_of(queue)}
     started = dict.fromkeys(range(len(queues)), 0)
-    for task, node, _ in list(place(in_turn(queues), nodes, pack=pack)):
+    for task, node, _ in list(place(in_turn(queues), Rooms(nodes), pack=pack)):
         priority = waiting.pop(task.key)[1].priority
         for key, (other, queue) in waiting.items():
             allowed = queue.may_start is None or started[job_of(key)] < queue.may_start
@@ -134,7 +134,7 @@ def test_a_task_starts_only_when_nothing_of_a_higher_priority_fits(situation: tu
 def test_equal_jobs_end_up_even(situation: tuple[list[Queue], list[Room], bool]) -> None:
     queues, nodes, pack = situation
     started = dict.fromkeys(range(len(queues)), 0)
-    for task, _, _ in place(in_turn(queues), nodes, pack=pack):
+    for task, _, _ in place(in_turn(queues), Rooms(nodes), pack=pack):
         started[job_of(task.key)] += 1
     for number, queue in enumerate(queues):
         hungry = started[number] < len(tasks_of(queue)) and (queue.may_start is None or started[number] < queue.may_start)
@@ -147,9 +147,9 @@ def test_equal_jobs_end_up_even(situation: tuple[list[Queue], list[Room], bool])
 def test_spread_keeps_nodes_even_and_pack_opens_one_at_a_time(free: list[int], tasks: int) -> None:
     queue = job(1, *[1] * tasks)
     spread = rooms(*free)
-    list(place([queue], spread, pack=False))
+    list(place([queue], Rooms(spread), pack=False))
     touched = [room.free for room, before in zip(spread, free, strict=True) if room.free < before]
     assert not touched or max(room.free for room in spread) <= min(touched) + 1
     packed = rooms(*free)
-    list(place([queue], packed, pack=True))
+    list(place([queue], Rooms(packed), pack=True))
     assert sum(0 < room.free < before for room, before in zip(packed, free, strict=True)) <= 1

@@ -2,12 +2,13 @@
 
 A task that finds no room is waited for: the node that will soonest have enough is held, and nothing else starts there. Against jobs
 of lower priority every such task holds a node at once; among equals only the first in turn does, once its patience is at an end, and
-it goes before them until it has started.
+it goes before them until it has started. Only it does: its job takes its turns as any other. No more than a share of the nodes is held.
 """
 
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import msgspec
@@ -16,6 +17,8 @@ PATIENCE_US = 10_000_000
 """So long since it was added a task that finds no room lets its equals pass on all nodes."""
 MOST_PASSED = 20
 """Lines of one priority that are passed over before a node is held whatever their patience."""
+HELD_SHARE, MOST_HELD = 4, 64
+"""One of so many nodes of a pool may be held, and no more than so many: each round finds anew which."""
 
 
 class Waiting(msgspec.Struct):
@@ -30,9 +33,13 @@ class Waiting(msgspec.Struct):
     dedicated_only: bool = False
     ahead: bool = False
     """Goes before all others of its job: its manager, or one that a node is held for."""
+    first: bool = False
+    """Goes before equal jobs too: one that a node is held for against them, or a manager that is restarted (contract 3.5)."""
     patient: bool = False
     """Waits for less than `PATIENCE_US`: its equals may still pass it."""
     job: int = 0
+    passed: bool = False
+    """Set when it had its turn in vain: no room, and no node was held for it then."""
 
 
 class Room(msgspec.Struct):
@@ -69,30 +76,113 @@ class Queue(msgspec.Struct):
     """How many more maxParallelTasks permits; None for no limit."""
     closed: frozenset[int] = frozenset()
     """Nodes that the job cannot use, because its preparation task failed there."""
+    age: int = 0
+    """Lower for a job that was added earlier: it goes first among those that run as many."""
     first: bool = False
-    """Its first task goes before those of equal jobs: one that a node is held for, or a manager that is restarted (contract 3.5)."""
+    """Some task of it may go before equal jobs."""
     late: bool = False
     """None of its tasks finds room now; it comes behind its equals, only to hold nodes against jobs of lower priority."""
+    served: bool = False
+    """Set when a task of it starts, or a node is held for one."""
+    barred: bool = False
+    """Set when a task of it had its turn in vain not for want of room but because it may not run where there is some."""
 
 
-def place(queues: Iterable[Queue], rooms: Sequence[Room], *, pack: bool, oldest_first: bool = False) -> Iterator[tuple[Waiting, int, int]]:
+def most_held(nodes: int) -> int:
+    """How many of a pool's nodes may be held at a time, one at least."""
+    return min(MOST_HELD, max(1, nodes // HELD_SHARE))
+
+
+class Rooms:
+    """The nodes with room, those that nobody holds in the order of what is free: a step costs the same however many there are."""
+
+    def __init__(self, rooms: Sequence[Room], most: int | None = None) -> None:
+        """`most`: how many may be held."""
+        self.all, self._left = rooms, len(rooms) if most is None else most
+        self._order = sorted((-room.free, room.node, nth) for nth, room in enumerate(rooms))
+        self._nth = {room.node: nth for nth, room in enumerate(rooms)}
+        self._least = min((room.slots for room in rooms), default=0)
+        self.holds = 0
+        """How many are held."""
+
+    @property
+    def free(self) -> int:
+        """The most slots that are free on one node."""
+        return -self._order[0][0] if self._order else 0
+
+    @property
+    def may_hold(self) -> bool:
+        """True while the share that may be held is not used up and there is a node left."""
+        return self._left > 0 and bool(self._order)
+
+    def take(self, room: Room, slots: int) -> None:
+        """Use up slots of a node."""
+        self._remove(room)
+        room.free -= slots
+        insort(self._order, (-room.free, room.node, self._nth[room.node]))
+
+    def hold(self, room: Room, task: Waiting, *, kept: bool) -> None:
+        """Let nothing else start on a node."""
+        self._remove(room)
+        room.held, room.kept = task, kept
+        self.holds += 1
+        self._left -= 1
+
+    def _remove(self, room: Room) -> None:
+        del self._order[bisect_left(self._order, (-room.free, room.node))]
+
+    def room_for(self, task: Waiting, closed: Collection[int], *, pack: bool) -> Room | None:
+        """Room for the task: the preferred node, else the fullest (pack) or emptiest (spread) that fits."""
+        if task.prefers in self._nth:
+            room = self.all[self._nth[task.prefers]]
+            if room.held is None and room.free >= room.need(task) and room.takes(task, closed):
+                return room
+        needed = self._least if task.exclusive else task.slots
+        fitting = (room for room in self._by_free(needed, pack=pack) if room.free >= room.need(task) and room.takes(task, closed))
+        return next(fitting, None)
+
+    def _by_free(self, needed: int, *, pack: bool) -> Iterator[Room]:
+        """Nodes with so many free slots, the fullest or the emptiest first."""
+        end = bisect_left(self._order, (1 - needed,))
+        while end:
+            start = bisect_left(self._order, (self._order[end - 1][0],)) if pack else 0
+            yield from (self.all[self._order[at][2]] for at in range(start, end))
+            end = start
+
+    def soonest(self, task: Waiting, closed: Collection[int]) -> Room | None:
+        """The node that nobody holds and that will soonest have enough for a task: what has the most free slots.
+
+        When running tasks end is not known, so what is missing is all there is to go by. A node that is held gains room and
+        loses none, so the choice changes only for a node that has more.
+        """
+        able = (self.all[nth] for _, _, nth in self._order if self._suits(self.all[nth], task, closed))
+        best = next(able, None)
+        if best is not None and task.prefers in self._nth:
+            preferred = self.all[self._nth[task.prefers]]
+            if preferred.held is None and preferred.free == best.free and self._suits(preferred, task, closed):
+                return preferred
+        return best
+
+    def _suits(self, room: Room, task: Waiting, closed: Collection[int]) -> bool:
+        return room.slots >= room.need(task) and room.takes(task, closed)
+
+    def bars(self, task: Waiting, closed: Collection[int]) -> bool:
+        """True when a task that finds no room would find some, now or soon, if it might run everywhere."""
+        enough = self.free >= (self._least if task.exclusive else task.slots)
+        return bool(self._order) and (enough or self.soonest(task, closed) is None)
+
+
+def place(queues: Iterable[Queue], rooms: Rooms, *, pack: bool, oldest_first: bool = False) -> Iterator[tuple[Waiting, int, int]]:
     """Yield (task, node, slots held) in the order of starts; uses up `rooms`, and notes there which nodes are held for whom.
 
-    `queues` come by priority, equal ones in the order of their turns (`late` ones last), and are read only as far as there is room.
-    Jobs of equal priority take turns by how much they already run, so none starves the other; with `oldest_first` each is
-    served until nothing of it finds room.
+    `queues` come by priority, equal ones in the order of their turns (`first` ones first, `late` ones last), and are read only as far
+    as there is room. Jobs of equal priority take turns by how much they already run, so none starves the other; with `oldest_first`
+    each is served until nothing of it finds room.
     """
     return _Round(queues, rooms, pack, oldest_first).starts()
 
 
-def soonest(task: Waiting, rooms: Iterable[Room], closed: Collection[int]) -> list[Room]:
-    """Nodes that nobody holds and that can become roomy enough for a task, the soonest first: what has the most free slots.
-
-    When running tasks end is not known, so what is missing is all there is to go by. A node that is held gains room and
-    loses none, so the choice changes only for a node that has more.
-    """
-    able = [room for room in rooms if room.held is None and room.slots >= room.need(task) and room.takes(task, closed)]
-    return sorted(able, key=lambda room: (-room.free, room.node != task.prefers, room.node))
+_Key = tuple[int, bool, bool, int, int, int]
 
 
 class _Turn:
@@ -119,10 +209,16 @@ class _Turn:
         if task is not None:
             heapq.heappush(self.lines, (not task.ahead, task.key, task, line))
 
-    def take(self) -> None:
-        """Count a task that starts, or that a node is held for."""
-        self.running += 1
+    def take(self, *, held: bool = False) -> None:
+        """Count a task that starts, or that a node is held for: that takes no turn from the others of its job before it runs."""
+        self.queue.served = True
+        self.running += not held
         self.left = None if self.left is None else self.left - 1
+
+    @property
+    def first(self) -> bool:
+        """True when what comes next may go before equal jobs; before it was opened, as its queue says."""
+        return bool(self.lines) and self.lines[0][2].first if self._opened else self.queue.first
 
     @property
     def full(self) -> bool:
@@ -133,9 +229,9 @@ class _Turn:
 class _Round:
     """One round of placement."""
 
-    def __init__(self, queues: Iterable[Queue], rooms: Sequence[Room], pack: bool, oldest_first: bool) -> None:
+    def __init__(self, queues: Iterable[Queue], rooms: Rooms, pack: bool, oldest_first: bool) -> None:
         self._queues, self._rooms, self._pack, self._oldest_first = iter(queues), rooms, pack, oldest_first
-        self._order: list[tuple[tuple[int, bool, bool, int, int], _Turn]] = []
+        self._order: list[tuple[_Key, _Turn]] = []
         self._ahead: _Turn | None = None
         self._number = 0
         self._passed: list[tuple[_Turn, Waiting, Iterator[Waiting]]] = []
@@ -146,30 +242,29 @@ class _Round:
     def starts(self) -> Iterator[tuple[Waiting, int, int]]:
         """Yield (task, node, slots held)."""
         level: tuple[int, bool] | None = None
-        largest = self._largest()
-        while largest > 0 and (turn := self._next()) is not None:
+        while self._rooms.free > 0 and (turn := self._next()) is not None:
             if level != (turn.queue.priority, turn.queue.late):
                 self._hold_for_passed()
                 self._holds = self._holds and level is not None and level[0] == turn.queue.priority
                 level = (turn.queue.priority, turn.queue.late)
+                if not self._rooms.free:
+                    return
+            first = turn.first
             turn.open()
-            while turn.lines and not turn.full:
+            # A turn before its equals is for the tasks that go before them; whatever else the job has waits for its own.
+            while turn.lines and not turn.full and turn.first >= first:
                 _, _, task, line = heapq.heappop(turn.lines)
-                room = self._room_for(task, turn.queue.closed) if task.slots <= largest or task.exclusive else None
-                if room is None:
-                    self._pass_over(turn, task, line)
-                    continue
-                held = room.need(task)
-                room.free -= held
-                yield task, room.node, held
-                turn.take()
-                turn.follow(line)
+                room = self._rooms.room_for(task, turn.queue.closed, pack=self._pack)
+                if room is not None:
+                    held = room.need(task)
+                    self._rooms.take(room, held)
+                    yield task, room.node, held
+                    turn.take()
+                    turn.follow(line)
+                    break
+                self._pass_over(turn, task, line)
+            if turn.lines and not turn.full:
                 self._again(turn)
-                break
-            largest = self._largest()
-
-    def _largest(self) -> int:
-        return max((room.free for room in self._rooms if room.held is None), default=0)
 
     def _read(self) -> _Turn | None:
         if self._ahead is None and (queue := next(self._queues, None)) is not None:
@@ -179,19 +274,22 @@ class _Round:
 
     def _next(self) -> _Turn | None:
         """Whose turn it is: no more queues are read than it takes to know."""
-        while (ahead := self._read()) is not None and (not self._order or self._key(ahead, ahead.queue.first) < self._order[0][0]):
-            self._again(ahead, first=ahead.queue.first)
+        while (ahead := self._read()) is not None and (not self._order or self._key(ahead) < self._order[0][0]):
+            self._again(ahead)
             self._ahead = None
         return heapq.heappop(self._order)[1] if self._order else None
 
-    def _again(self, turn: _Turn, *, first: bool = False) -> None:
-        heapq.heappush(self._order, (self._key(turn, first), turn))
+    def _again(self, turn: _Turn) -> None:
+        heapq.heappush(self._order, (self._key(turn), turn))
 
-    def _key(self, turn: _Turn, first: bool) -> tuple[int, bool, bool, int, int]:
-        return -turn.queue.priority, turn.queue.late, not first, 0 if self._oldest_first else turn.running, turn.number
+    def _key(self, turn: _Turn) -> _Key:
+        queue, running = turn.queue, 0 if self._oldest_first else turn.running
+        return -queue.priority, queue.late, not turn.first, running, queue.age, turn.number
 
     def _pass_over(self, turn: _Turn, task: Waiting, line: Iterator[Waiting]) -> None:
         """A task finds no room: the first of its priority holds a node, the others once no equal one is left to start."""
+        task.passed = True
+        turn.queue.barred |= self._rooms.bars(task, turn.queue.closed)
         if turn.queue.late:
             if self._hold(turn, task):
                 turn.follow(line)
@@ -204,12 +302,12 @@ class _Round:
             self._passed.append((turn, passed, line))
 
     def _hold(self, turn: _Turn, task: Waiting, *, kept: bool = False) -> bool:
-        rooms = soonest(task, self._rooms, turn.queue.closed)
-        if not rooms:
+        room = self._rooms.soonest(task, turn.queue.closed) if self._rooms.may_hold else None
+        if room is None:
             return False
-        rooms[0].held, rooms[0].kept = task, kept
+        self._rooms.hold(room, task, kept=kept)
         self._holds = True
-        turn.take()
+        turn.take(held=True)
         return True
 
     def _hold_for_passed(self) -> None:
@@ -219,15 +317,3 @@ class _Round:
             while task is not None and not turn.full and self._hold(turn, task):
                 task = next(line, None)
         self._passed.clear()
-
-    def _room_for(self, task: Waiting, closed: Collection[int]) -> Room | None:
-        """Room for the task: the preferred node, else the fullest (pack) or emptiest (spread) that fits."""
-        best: Room | None = None
-        for room in self._rooms:
-            if room.held is not None or room.free < room.need(task) or not room.takes(task, closed):
-                continue
-            if room.node == task.prefers:
-                return room
-            if best is None or (room.free < best.free if self._pack else room.free > best.free):
-                best = room
-        return best

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -78,8 +78,16 @@ class JobDemand(msgspec.Struct):
     running: int
     ready: int
     smallest: int
+    """No task of it that may start needs fewer slots; 0 while nobody has looked, `BARRED` when it may not run where there is room."""
     prepares: int
+    restarted: int
+    """True where its manager may have run before and wait to run again."""
+    looked: int
+    """When it was last found to be barred."""
 
+
+BARRED = -1
+"""For the slots of the smallest task of a job that may not run where there is room, whatever it needs."""
 
 ABOVE_ALL = 2**31
 """A priority that is higher than all."""
@@ -112,20 +120,31 @@ _COPIED = {"state": "open", "pool_key": "pool_key", "priority": "priority", "max
 """What counters know of their job, so that one index finds who comes next: columns of `job` and what they are called there."""
 # The terms of the partial indexes, letter by letter.
 _MAY_START = "pool_key = :pool_key AND ready > 0 AND open = 1 AND (max_parallel < 0 OR running < max_parallel)"
-_DEMAND = "job_counts.job_pk, priority, max_parallel, running, job_counts.ready, smallest, prepares"
-_HIGHEST = Statement(f"SELECT priority FROM job_counts WHERE {_MAY_START} AND priority < :below ORDER BY priority DESC LIMIT 1", int)
-_OF_LEVEL = f"{_MAY_START} AND priority = :priority AND smallest BETWEEN :low AND :high"
+_DEMAND = "job_counts.job_pk, priority, max_parallel, running, job_counts.ready, smallest, prepares, restarted, looked"
+# One step through an index for each size that occurs.
+_EACH_SIZE = (
+    "WITH RECURSIVE size (slots) AS ("
+    f"SELECT min(smallest) FROM job_counts WHERE {_MAY_START} AND smallest >= :low UNION ALL"
+    f" SELECT (SELECT min(smallest) FROM job_counts WHERE {_MAY_START} AND smallest > size.slots) FROM size WHERE size.slots < :high)"
+)
+_SIZES = Statement(f"{_EACH_SIZE} SELECT slots FROM size WHERE slots <= :high", int)
+_HIGHEST = Statement(
+    f"{_EACH_SIZE} SELECT max(priority) FROM (SELECT (SELECT priority FROM job_counts WHERE {_MAY_START} AND smallest = size.slots"
+    " AND priority < :below ORDER BY priority DESC LIMIT 1) AS priority FROM size WHERE slots <= :high) AS highest"
+    " HAVING max(priority) IS NOT NULL",
+    int,
+)
+_OF_SIZE = f"{_MAY_START} AND priority = :priority AND smallest = :size"
 _IN_TURN = Statement(
-    f"SELECT {_DEMAND} FROM job_counts WHERE {_OF_LEVEL} AND (running, job_pk) > (:running, :job_pk) ORDER BY running, job_pk LIMIT :n",
+    f"SELECT {_DEMAND} FROM job_counts WHERE {_OF_SIZE} AND (running, job_pk) > (:running, :job_pk) ORDER BY running, job_pk LIMIT :n",
     JobDemand,
 )
-_BY_AGE = Statement(f"SELECT {_DEMAND} FROM job_counts WHERE {_OF_LEVEL} AND job_pk > :job_pk ORDER BY job_pk LIMIT :n", JobDemand)
+_BY_AGE = Statement(f"SELECT {_DEMAND} FROM job_counts WHERE {_OF_SIZE} AND job_pk > :job_pk ORDER BY job_pk LIMIT :n", JobDemand)
+_BARRED = Statement(f"SELECT {_DEMAND} FROM job_counts WHERE {_MAY_START} AND smallest = -1 ORDER BY looked LIMIT :n", JobDemand)
 _RESTARTED = Statement(
-    f"SELECT {_DEMAND} FROM task CROSS JOIN job_counts ON job_counts.job_pk = task.job_pk"
-    " WHERE manager = 1 AND task.ready = 1 AND run > 0 AND pool_key = :pool_key AND job_counts.ready > 0 AND open = 1"
-    " AND (max_parallel < 0 OR running < max_parallel) ORDER BY priority DESC, running, job_counts.job_pk",
-    JobDemand,
+    f"SELECT {_DEMAND} FROM job_counts WHERE {_MAY_START} AND restarted = 1 ORDER BY priority DESC, running, job_pk LIMIT :n", JobDemand
 )
+_SET_RESTARTED = Change("UPDATE job_counts SET restarted = :restarted WHERE job_pk = :job_pk")
 _HOLDING = Statement(
     f"SELECT DISTINCT {_DEMAND} FROM task CROSS JOIN job_counts ON job_counts.job_pk = task.job_pk"
     " WHERE holds = 1 AND task.ready = 1 AND pool_key = :pool_key AND job_counts.ready > 0 AND open = 1"
@@ -138,11 +157,12 @@ _LOWEST_YIELDING = Statement(
 )
 _WAITING = Statement(f"SELECT {_DEMAND} FROM job_counts WHERE job_pk = :job_pk AND ready > 0", JobDemand)
 _ABLE = Statement(
-    f"SELECT {_DEMAND} FROM job_counts WHERE {_MAY_START} AND priority > :low AND priority <= :high AND smallest <= :most"
+    f"SELECT {_DEMAND} FROM job_counts WHERE {_MAY_START} AND priority > :low AND priority <= :high AND smallest = :size"
     " ORDER BY priority DESC, running, job_pk LIMIT :n",
     JobDemand,
 )
-_SET_SMALLEST = Change("UPDATE job_counts SET smallest = :smallest WHERE job_pk = :job_pk")
+_SET_SMALLEST = Change("UPDATE job_counts SET smallest = :smallest, looked = :now WHERE job_pk = :job_pk")
+_FORGET_SMALLEST = Change("UPDATE job_counts SET smallest = 0 WHERE job_pk IN (SELECT pk FROM job WHERE pool_key = :pool_key)")
 _POOLS_WITH_DEMAND = Statement(
     "SELECT DISTINCT pool_key FROM job_counts WHERE ready > 0 AND open = 1 AND (max_parallel < 0 OR running < max_parallel)", str
 )
@@ -206,28 +226,38 @@ def counts(reader: Reader, job_pk: int) -> JobCounts:
     return found
 
 
-def highest(reader: Reader, pool_key: str, below: int = ABOVE_ALL) -> int | None:
-    """The highest priority below another, of which a job of the pool has a task that may start."""
-    return reader.first(_HIGHEST, pool_key=pool_key, below=below)
+def sizes(reader: Reader, pool_key: str, low: int, high: int) -> list[int]:
+    """What the smallest tasks of jobs of a pool that may start need, each number within bounds once."""
+    return reader.all(_SIZES, pool_key=pool_key, low=low, high=high)
+
+
+def highest(reader: Reader, pool_key: str, below: int = ABOVE_ALL, within: tuple[int, int] = (BARRED, ALL)) -> int | None:
+    """The highest priority below another, of which a job of the pool has a task that may start and its `smallest` lies within bounds."""
+    low, high = within
+    return reader.first(_HIGHEST, pool_key=pool_key, below=below, low=low, high=high)
 
 
 def in_turn(
-    reader: Reader, pool_key: str, priority: int, sizes: tuple[int, int], behind: JobDemand | None, n: int, *, oldest_first: bool
+    reader: Reader, pool_key: str, priority: int, size: int, behind: JobDemand | None, n: int, *, oldest_first: bool
 ) -> list[JobDemand]:
     """The next `n` jobs of a priority that have a task that may start, in the order of their turns, `behind` the last one seen.
 
-    Only those whose `smallest` lies within `sizes`. Costs a step through an index for each job, whatever its number of tasks.
+    Only those whose `smallest` is `size`. Costs a step through an index for each job, whatever else waits.
     """
     running, job_pk = (-1, 0) if behind is None else (behind.running, behind.pk)
-    low, high = sizes
     if oldest_first:
-        return reader.all(_BY_AGE, pool_key=pool_key, priority=priority, low=low, high=high, job_pk=job_pk, n=n)
-    return reader.all(_IN_TURN, pool_key=pool_key, priority=priority, low=low, high=high, running=running, job_pk=job_pk, n=n)
+        return reader.all(_BY_AGE, pool_key=pool_key, priority=priority, size=size, job_pk=job_pk, n=n)
+    return reader.all(_IN_TURN, pool_key=pool_key, priority=priority, size=size, running=running, job_pk=job_pk, n=n)
 
 
-def restarted(reader: Reader, pool_key: str) -> list[JobDemand]:
-    """Jobs of a pool whose manager ran before and waits to run again, highest priority first."""
-    return reader.all(_RESTARTED, pool_key=pool_key)
+def barred(reader: Reader, pool_key: str, n: int) -> list[JobDemand]:
+    """The `n` jobs that may not run where there is room and that were not looked at for longest."""
+    return reader.all(_BARRED, pool_key=pool_key, n=n)
+
+
+def restarted(reader: Reader, pool_key: str, n: int) -> list[JobDemand]:
+    """The first `n` jobs of a pool whose manager may have run before and wait to run again, highest priority first."""
+    return reader.all(_RESTARTED, pool_key=pool_key, n=n)
 
 
 def holding(reader: Reader, pool_key: str) -> list[JobDemand]:
@@ -262,6 +292,8 @@ def move(tx: Tx, job: JobRow, **changes: Any) -> None:
     """Change a job that nobody changed since it was read."""
     tx.guarded("job", job.pk, job.version, **changes)
     copied = _copied(changes)
+    if "pool_key" in copied:
+        copied["smallest"] = 0  # what was noted is of other nodes
     if copied:
         tx.change(Change(_copy_sql(tuple(copied))), job_pk=job.pk, **copied)
 
@@ -290,12 +322,24 @@ def able(reader: Reader, pool_key: str, priorities: tuple[int, int | None], most
     `priorities`: above the first, up to the second. The most important come first.
     """
     low, high = priorities
-    return reader.all(_ABLE, pool_key=pool_key, low=low, high=ABOVE_ALL if high is None else high, most=most, n=n)
+    bounds = {"pool_key": pool_key, "low": low, "high": ABOVE_ALL if high is None else high, "n": n}
+    found = [job for size in sizes(reader, pool_key, BARRED, most) for job in reader.all(_ABLE, size=size, **bounds)]
+    return sorted(found, key=lambda job: (-job.priority, job.running, job.pk))[:n]
 
 
-def note_smallest(tx: Tx, found: Mapping[int, int]) -> None:
-    """Note by job how many slots the smallest of its ready tasks needs at least."""
-    tx.change_many(_SET_SMALLEST, [{"job_pk": pk, "smallest": smallest} for pk, smallest in found.items()])
+def note_smallest(tx: Tx, found: Mapping[int, int], now: int) -> None:
+    """Note by job how many slots the smallest of its ready tasks needs at least, or that it is `BARRED`."""
+    tx.change_many(_SET_SMALLEST, [{"job_pk": pk, "smallest": smallest, "now": now} for pk, smallest in found.items()])
+
+
+def forget_smallest(tx: Tx, pool_key: str) -> None:
+    """Have all jobs of a pool looked at again, whose nodes are to be others than they were."""
+    tx.change(_FORGET_SMALLEST, pool_key=pool_key)
+
+
+def note_restarted(tx: Tx, pks: Iterable[int], *, restarted: bool) -> None:
+    """Note whether managers of jobs may have run before and wait to run again."""
+    tx.change_many(_SET_RESTARTED, [{"job_pk": pk, "restarted": restarted} for pk in pks])
 
 
 def delete(tx: Tx, pk: int) -> None:

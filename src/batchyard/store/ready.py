@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -30,8 +30,8 @@ class ReadyTask(msgspec.Struct):
 
 _COLUMNS = "SELECT pk, slots, exclusive, dedicated_only, affinity, manager = 1 AND run > 0, manager, state_time, holds FROM task"
 _OF_SIZE = Statement(f"{_COLUMNS} WHERE job_pk = :job_pk AND ready = 1 AND slots = :slots AND pk > :after ORDER BY pk LIMIT :n", ReadyTask)
-_HOLDING = Statement(f"{_COLUMNS} WHERE job_pk = :job_pk AND holds = 1 AND ready = 1 AND +slots <= :largest", ReadyTask)
-_HOLD = Change("UPDATE task SET holds = 1 WHERE pk = :pk AND holds = 0")
+_HOLDING = Statement(f"{_COLUMNS} WHERE job_pk = :job_pk AND holds = 1 AND ready = 1", ReadyTask)
+_HOLD = Change("UPDATE task SET holds = :holds WHERE pk = :pk AND holds <> :holds")
 _MANAGER = Statement(
     f"{_COLUMNS} WHERE job_pk = :job_pk AND manager = 1 AND ready = 1 AND (+slots <= :largest OR exclusive = 1)", ReadyTask
 )
@@ -64,9 +64,9 @@ def managers(reader: Reader, job_pk: int, largest: int) -> list[ReadyTask]:
     return reader.all(_MANAGER, job_pk=job_pk, largest=largest)
 
 
-def holding(reader: Reader, job_pk: int, largest: int) -> list[ReadyTask]:
-    """Tasks of a job for which nodes are held against their equals, and that need at most `largest` slots."""
-    return reader.all(_HOLDING, job_pk=job_pk, largest=largest)
+def holding(reader: Reader, job_pk: int) -> list[ReadyTask]:
+    """Tasks of a job for which nodes are held against their equals, whatever they need."""
+    return reader.all(_HOLDING, job_pk=job_pk)
 
 
 def of_size(reader: Reader, job_pk: int, slots: int, after: int, n: int) -> list[ReadyTask]:
@@ -79,10 +79,18 @@ def sizes(reader: Reader, job_pk: int, largest: int = ALL) -> list[int]:
     return reader.all(_SIZES, job_pk=job_pk, largest=largest)
 
 
+def least(reader: Reader, job_pk: int, managers: Sequence[ReadyTask], sizes: Sequence[int], whole: int) -> int | None:
+    """What the smallest task of a job needs, of `sizes` and `managers` as they were read; a manager may need a `whole` node."""
+    # The size of one that takes a node whole stands among the others, and nothing else may have it.
+    alone = {one.slots for one in managers if one.exclusive and all(task.manager for task in of_size(reader, job_pk, one.slots, 0, 2))}
+    needs = [size for size in sizes if size not in alone][:1] + [whole if one.exclusive else one.slots for one in managers]
+    return min(needs, default=None)
+
+
 def _by_key(task: ReadyTask) -> int:
     return task.pk
 
 
-def hold(tx: Tx, keys: Iterable[int]) -> None:
-    """Note that a node is held for tasks, against their equals too, until they start."""
-    tx.change_many(_HOLD, [{"pk": pk} for pk in keys])
+def hold(tx: Tx, keys: Iterable[int], lost: Iterable[int]) -> None:
+    """Note that a node is held for tasks against their equals too, until they start; for those of `lost` none is any more."""
+    tx.change_many(_HOLD, [{"pk": pk, "holds": 1} for pk in keys] + [{"pk": pk, "holds": 0} for pk in lost])

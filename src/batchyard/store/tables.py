@@ -45,7 +45,8 @@ job_counts = _table(
     "job_counts", key="job_pk",
     job_pk=int, ready=int, active=int, running=int, completed=int, succeeded=int, failed=int, active_slots=int, running_slots=int,
     completed_slots=int, succeeded_slots=int, failed_slots=int, retries=int, user_us=int, kernel_us=int, wall_us=int, smallest=int,
-    pool_key=str, priority=int, max_parallel=int, open=bool, preemptible=bool, prepares=bool,
+    pool_key=str, priority=int, max_parallel=int, open=bool, preemptible=bool, prepares=bool, looked=int,
+    restarted=bool,
 )  # fmt: skip
 task = _table(
     "task",

@@ -20,6 +20,7 @@ from batchyard.model.words import ElevationLevel, JobDefaultOrder, NodeDeallocat
 from batchyard.rules import transitions
 from batchyard.rules.offer import AZURE, Offer
 from batchyard.rules.transitions import AllocationHappened, PoolHappened
+from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
 from batchyard.store.nodes import NodeRow
@@ -59,6 +60,7 @@ def add(
         created=now, modified=now, target_dedicated=dedicated, target_low_priority=low_priority,
         resize_timeout=timeout, **_columns(pool),
     )  # fmt: skip
+    job_rows.forget_smallest(tx, pool.id.lower())  # jobs may wait for it, of an earlier one
     tx.log(now, "pool", pk, "added", new=PoolState.ACTIVE)
     if scaling is not None:
         autoscale_runs.begin(tx, find(tx, pool.id), scaling, now)
@@ -119,6 +121,8 @@ def _store(
         setattr(pool, name, value)
     pool_checks.check_changed(pool, set(changes), offer)
     pool_rows.move(tx, row, modified=max(now, row.modified + 1), **_columns(pool))
+    if pool.task_slots_per_node != row.slots_per_node:
+        job_rows.forget_smallest(tx, row.id.lower())
     tx.log(now, "pool", row.pk, happened)
     return find(tx, row.id)
 

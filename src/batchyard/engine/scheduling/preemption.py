@@ -15,7 +15,7 @@ from batchyard.rules.transitions import TaskHappened
 from batchyard.store import jobs as job_rows
 from batchyard.store import ready
 from batchyard.store import tasks as task_rows
-from batchyard.store.jobs import JobDemand
+from batchyard.store.jobs import BARRED, JobDemand
 from batchyard.store.pools import PoolView
 from batchyard.store.ready import ReadyTask
 from batchyard.store.tasks import ALL as ANY_SIZE
@@ -24,6 +24,9 @@ from batchyard.store.tx import Tx
 
 MOST_ABLE = 100
 """Jobs of a pool that are looked at, which a look can be in vain for only if nodes are closed to them or they want dedicated ones."""
+
+MOST_RESTARTED = 8
+"""Jobs whose managers are to run again that are looked at."""
 
 
 class _Pusher(msgspec.Struct, frozen=True):
@@ -55,7 +58,7 @@ def make_room(tx: Tx, pool: PoolView, rooms: Sequence[Room], now: int) -> bool:
     key = pool.id.lower()
     highest = job_rows.highest(tx, key)
     lowest = job_rows.lowest_yielding(tx, key)
-    restarted = job_rows.restarted(tx, key)
+    restarted = job_rows.restarted(tx, key, MOST_RESTARTED)
     if highest is None or not (restarted or (lowest is not None and lowest < highest)):
         return False
     return _Push(tx, pool, rooms, restarted, highest).push(now)
@@ -81,7 +84,7 @@ class _Push:
                 _push_off(self._tx, victim, now)
             if pushed := bool(chosen):
                 break
-        job_rows.note_smallest(self._tx, self._smallest)
+        job_rows.note_smallest(self._tx, self._smallest, now)
         return pushed
 
     def _pushers(self) -> Iterator[_Pusher]:
@@ -115,8 +118,9 @@ class _Push:
         """The first tasks of a job that may start, one of each size up to `most`."""
         sizes = ready.sizes(self._tx, job.pk, most)
         managers = ready.managers(self._tx, job.pk, most)
-        if not sizes and not managers:
-            self._smallest[job.pk] = most + 1
+        smallest = ready.least(self._tx, job.pk, managers, sizes, self._pool.slots_per_node) or most + 1
+        if smallest > most and job.smallest != BARRED:
+            self._smallest[job.pk] = smallest
         found = [task for slots in sizes for task in ready.of_size(self._tx, job.pk, slots, 0, 2) if not task.manager]
         firsts = {task.slots: task for task in sorted(found, key=lambda task: -task.pk)}
         return managers + sorted(firsts.values(), key=lambda task: task.pk)

@@ -4,17 +4,25 @@ start, not on what waits. The scheduler and explanations read the same."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from heapq import merge
 
 from batchyard.engine.settling import special_tasks
-from batchyard.rules.placement import PATIENCE_US, Queue, Room, Waiting, place
+from batchyard.rules.placement import PATIENCE_US, Queue, Room, Rooms, Waiting, most_held, place
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store import ready
-from batchyard.store.jobs import JobDemand
+from batchyard.store.jobs import BARRED, JobDemand
 from batchyard.store.pools import PoolView
 from batchyard.store.reader import Reader
 from batchyard.store.ready import ReadyTask
+from batchyard.store.tasks import ALL as ANY_SIZE
 
+MOST_BARRED, BARRED_US = 8, 30_000_000
+"""Jobs that may not run where there was room and are looked at in one round, and how long none of them waits for a look."""
+MOST_NEW = 32
+"""Jobs that are looked at in vain for the first time since something of them became ready, in one round; further ones in the next."""
+MOST_RESTARTED = 4
+"""Jobs whose managers are to run again and that go before their equals in one round; further ones have their turns."""
 _MOST_JOBS, _MOST_TASKS = 64, 256
 """Rows of one look; the first look takes one, each further one twice as many."""
 
@@ -26,73 +34,140 @@ class Queues:
         self._reader, self._pool, self._key, self._now = reader, pool, pool.id.lower(), now
         nodes = node_rows.free(reader, self._key)
         self.rooms = [Room(node.pk, node.free, node.slots, bool(node.dedicated)) for node in nodes]
+        self._rooms = Rooms(self.rooms, most_held(pool.current_dedicated + pool.current_low_priority))
         self.names = {node.pk: node.id for node in nodes}
         self._by_name = {node.id.lower(): node.pk for node in nodes}
         self._largest = max((room.slots for room in self.rooms), default=0)
+        self._sizes: list[int] = []
+        self._barred: list[JobDemand] = []
+        self._new: list[Queue] = []
+        """Those of jobs that nobody had looked at, until something of them starts."""
         self.jobs: dict[int, JobDemand] = {}
         """Those that were looked at."""
-        self.smallest: dict[int, int] = {}
-        """What the smallest task needs of jobs that had been looked at in vain."""
+        self._queues_of: dict[int, Queue] = {}
+        self._smallest: dict[int, int] = {}
+        """What the smallest task needs of jobs that had their turn."""
+        self._marked: list[Waiting] = []
+        """Tasks that a node was held for before, of jobs that had their turn."""
+        self.not_restarted: list[int] = []
+        """Jobs of which no manager waits to run again, other than was thought."""
 
     def starts(self) -> Iterator[tuple[Waiting, int, int]]:
         """What starts where, as `placement.place` says."""
-        return place(self._queues(), self.rooms, pack=bool(self._pool.pack), oldest_first=bool(self._pool.oldest_first))
+        return place(self._queues(), self._rooms, pack=bool(self._pool.pack), oldest_first=bool(self._pool.oldest_first))
 
     def kept(self) -> list[int]:
         """Keys of the tasks that a node is held for against their equals."""
         return [room.held.key for room in self.rooms if room.held is not None and room.kept]
 
-    def _queues(self) -> Iterator[Queue]:
-        first = job_rows.restarted(self._reader, self._key) + job_rows.holding(self._reader, self._key)
-        priority = job_rows.highest(self._reader, self._key)
-        while priority is not None:
-            below = job_rows.highest(self._reader, self._key, priority)
-            yield from self._of_priority(priority, [job for job in first if job.priority == priority], last=below is None)
-            priority = below
+    def lost(self) -> list[int]:
+        """Keys of the tasks that a node was held for, and that had their turn without any."""
+        held = {room.held.key for room in self.rooms if room.held is not None}
+        return [task.key for task in self._marked if task.passed and task.key not in held]
 
-    def _of_priority(self, priority: int, first: list[JobDemand], *, last: bool) -> Iterator[Queue]:
+    def smallest(self) -> dict[int, int]:
+        """What to note of jobs that had their turn: what their smallest task needs if that is too much, or that they are barred."""
+        found: dict[int, int] = {}
+        for pk, smallest in self._smallest.items():
+            queue, before = self._queues_of[pk], self.jobs[pk].smallest
+            if queue.barred and not queue.served:
+                found[pk] = BARRED
+            elif before == BARRED or (not queue.served and smallest > before):
+                found[pk] = smallest
+        return found
+
+    @property
+    def unseen(self) -> bool:
+        """True when more jobs are due for a look: new ones, or such that may not run where there was room."""
+        if not self._may_look and self._rooms.free:
+            return True
+        looked = len(self._barred) == MOST_BARRED and all(job.pk in self._smallest for job in self._barred)
+        return looked and self._barred[-1].looked < self._now - BARRED_US
+
+    @property
+    def _may_look(self) -> bool:
+        """False once enough new jobs were looked at in vain."""
+        self._new = [queue for queue in self._new if not queue.served]
+        return len(self._new) < MOST_NEW
+
+    def _queues(self) -> Iterator[Queue]:
+        restarted = job_rows.restarted(self._reader, self._key, MOST_RESTARTED)
+        first = restarted + job_rows.holding(self._reader, self._key)
+        self._barred = job_rows.barred(self._reader, self._key, MOST_BARRED)
+        self._sizes = job_rows.sizes(self._reader, self._key, 0, self._largest)
+        priority = self._highest(first)
+        while priority is not None:
+            yield from self._of_priority(priority, [job for job in first if job.priority == priority])
+            priority = self._highest(first, priority)
+
+    def _highest(self, first: list[JobDemand], below: int = job_rows.ABOVE_ALL) -> int | None:
+        """The next priority of which something may start or be waited for."""
+        most = self._largest if self._rooms.may_hold else self._rooms.free
+        found = job_rows.highest(self._reader, self._key, below, (0 if self._may_look else 1, most))
+        others = [job.priority for job in first + self._barred if job.priority < below]
+        return max(others + ([] if found is None else [found]), default=None)
+
+    def _of_priority(self, priority: int, first: list[JobDemand]) -> Iterator[Queue]:
         for job in first:
             if job.pk not in self.jobs:
                 yield self._queue(job, first=True)
-        held = self._held()
-        for job in self._in_turn(priority, lambda: (0, self._largest if self._held() == held else self._free())):
+        before = self._rooms.holds
+
+        def may_start(size: int) -> bool:
+            """Or be the first of its priority for which a node is held."""
+            return size <= (self._largest if self._rooms.holds == before and self._rooms.may_hold else self._rooms.free)
+
+        for job in self._in_turn(priority, may_start):
             yield self._queue(job)
-        if not last and self._free() < self._largest:
-            for job in self._in_turn(priority, lambda: (self._free() + 1, self._largest)):
+        if self._rooms.may_hold and self._highest([], priority) is not None:
+            for job in self._in_turn(priority, lambda size: self._rooms.free < size and self._rooms.may_hold):
                 yield self._queue(job, late=True)
 
-    def _in_turn(self, priority: int, sizes: Callable[[], tuple[int, int]]) -> Iterator[JobDemand]:
-        """Jobs of a priority in turn that were not yet looked at, of the sizes that count by then."""
+    def _in_turn(self, priority: int, wanted: Callable[[int], bool]) -> Iterator[JobDemand]:
+        """Jobs of a priority in turn that were not yet looked at, of the sizes that are wanted by then."""
+        sizes = [self._of_size(priority, size, wanted) for size in self._sizes if wanted(size)]
+        barred = sorted((job for job in self._barred if job.priority == priority), key=self._turn)
+        for job in merge(barred, *sizes, key=self._turn):
+            if job.pk not in self.jobs and wanted(job.smallest):
+                yield job
+
+    def _of_size(self, priority: int, size: int, wanted: Callable[[int], bool]) -> Iterator[JobDemand]:
         behind: JobDemand | None = None
         n = 1
-        while True:
-            found = job_rows.in_turn(self._reader, self._key, priority, sizes(), behind, n, oldest_first=bool(self._pool.oldest_first))
-            yield from (job for job in found if job.pk not in self.jobs)
+        while wanted(size) and (size > 0 or self._may_look):
+            found = job_rows.in_turn(self._reader, self._key, priority, size, behind, n, oldest_first=bool(self._pool.oldest_first))
+            for job in found:
+                if size == 0 and not self._may_look:
+                    return
+                yield job
             if len(found) < n:
                 return
             behind, n = found[-1], min(2 * n, _MOST_JOBS)
 
-    def _held(self) -> int:
-        return sum(room.held is not None for room in self.rooms)
-
-    def _free(self) -> int:
-        return max((room.free for room in self.rooms if room.held is None), default=0)
+    def _turn(self, job: JobDemand) -> tuple[int, int]:
+        return 0 if self._pool.oldest_first else job.running, job.pk
 
     def _queue(self, job: JobDemand, *, first: bool = False, late: bool = False) -> Queue:
         self.jobs[job.pk] = job
         closed = special_tasks.closed(self._reader, job.pk) if job.prepares else frozenset[int]()
         may_start = None if job.max_parallel < 0 else job.max_parallel - job.running
-        return Queue(job.priority, job.running, self._lines(job), may_start, closed, first, late)
+        queue = Queue(job.priority, job.running, self._lines(job), may_start, closed, job.pk, first, late)
+        self._queues_of[job.pk] = queue
+        self._new += [queue] if job.smallest == 0 else []
+        return queue
 
     def _lines(self, job: JobDemand) -> Iterator[Iterable[Waiting]]:
-        managers = ready.managers(self._reader, job.pk, self._largest)
-        holding = ready.holding(self._reader, job.pk, self._largest)
+        managers = ready.managers(self._reader, job.pk, ANY_SIZE)
+        if job.restarted and not any(task.restarted for task in managers):
+            self.not_restarted.append(job.pk)
+        managers = [task for task in managers if task.exclusive or task.slots <= self._largest]
         sizes = ready.sizes(self._reader, job.pk, self._largest)
-        smallest = sizes[0] if sizes else self._largest + 1
-        if not managers and smallest > max(job.smallest, self._free()):
-            self.smallest[job.pk] = smallest
-        yield [self._waiting(job, task) for task in managers]
-        yield [self._waiting(job, task) for task in holding if not task.manager]
+        self._smallest[job.pk] = ready.least(self._reader, job.pk, managers, sizes, self._largest) or self._largest + 1
+        marked = ready.holding(self._reader, job.pk)
+        for task in {task.pk: task for task in managers + marked}.values():
+            waiting = self._waiting(job, task)
+            self._marked += [waiting] * task.holds
+            yield [waiting]
         for slots in sizes:
             yield self._line(job, slots)
 
@@ -110,5 +185,5 @@ class Queues:
         prefers = None if task.affinity is None else self._by_name.get(task.affinity)
         return Waiting(
             task.pk, task.slots, prefers, bool(task.exclusive), bool(task.dedicated_only), bool(task.manager or task.holds),
-            not task.holds and self._now - task.since < PATIENCE_US, job.pk,
+            bool(task.restarted or task.holds), not task.holds and self._now - task.since < PATIENCE_US, job.pk,
         )  # fmt: skip

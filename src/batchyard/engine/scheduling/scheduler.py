@@ -31,9 +31,10 @@ def run_once(tx: Tx, pool_key: str, now: int) -> int:
     placed = list(round_.starts())
     if placed:
         _start(tx, placed, round_.jobs, pool.id, now)
-    ready.hold(tx, round_.kept())
-    job_rows.note_smallest(tx, round_.smallest)
-    if preemption.make_room(tx, pool, round_.rooms, now):
+    ready.hold(tx, round_.kept(), round_.lost())
+    job_rows.note_smallest(tx, round_.smallest(), now)
+    job_rows.note_restarted(tx, round_.not_restarted, restarted=False)
+    if preemption.make_room(tx, pool, round_.rooms, now) or round_.unseen:
         tx.wake(wakes.pool(pool_key))
     return len(placed)
 

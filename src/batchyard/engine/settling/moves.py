@@ -6,6 +6,7 @@ from batchyard.engine import wakes
 from batchyard.model.states import JobState, NodeState, SchedulingState
 from batchyard.rules import transitions
 from batchyard.rules.transitions import NodeHappened, TaskHappened
+from batchyard.store import jobs as job_rows
 from batchyard.store import leftovers
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
@@ -25,6 +26,8 @@ def requeue(tx: Tx, job: JobRow, task: TaskRow, happened: TaskHappened, now: int
         tx, task, state=state, ready=1, state_time=now, previous_state=task.state, previous_time=task.state_time, ended=None, **changes
     )
     tx.count(task.job_pk, ready=1, active=1, running=-1, active_slots=task.slots, running_slots=-task.slots)
+    if task.manager:
+        job_rows.note_restarted(tx, [task.job_pk], restarted=True)
     tx.log(now, "task", task.pk, happened, old=task.state, new=state, cause=cause)
     stir(tx, job)
 

@@ -21,6 +21,7 @@ from batchyard.model.states import TaskResult, TaskState
 from batchyard.model.task import TaskConstraints, TaskCreateContent
 from batchyard.rules import places, transitions
 from batchyard.rules.transitions import TaskHappened
+from batchyard.store import jobs as job_rows
 from batchyard.store import leftovers
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
@@ -162,6 +163,8 @@ def reactivate(tx: Tx, job_id: str, task_id: str, now: int) -> TaskRow:
         job.pk, ready=ready, active=1, completed=-1, failed=-1,
         active_slots=task.slots, completed_slots=-task.slots, failed_slots=-task.slots,
     )  # fmt: skip
+    if task.manager:
+        job_rows.note_restarted(tx, [job.pk], restarted=True)
     tx.log(now, "task", task.pk, TaskHappened.REACTIVATED, old=task.state, new=state)
     tx.wake(wakes.pool(job.pool_key))
     return task_rows.get(tx, task.pk) or task
