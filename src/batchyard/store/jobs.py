@@ -13,7 +13,7 @@ from batchyard.rules.odata import Filter
 from batchyard.store.filters import ALL, Page, by_key, condition, reach
 from batchyard.store.filters import page as page_of
 from batchyard.store.reader import Change, Reader, Statement, columns
-from batchyard.store.tx import Tx
+from batchyard.store.tx import Tx, Versioned
 
 
 class JobRow(msgspec.Struct):
@@ -96,6 +96,7 @@ FILTERED_BY = {
     "executionInfo/poolId": "pool_key",
 }
 _COLUMNS = columns(JobRow)
+ROWS = Versioned("job", JobRow, returning=_COLUMNS)
 _BY_ID = Statement(f"SELECT {_COLUMNS} FROM job WHERE lower(id) = :key", JobRow)
 _BY_PK = Statement(f"SELECT {_COLUMNS} FROM job WHERE pk = :pk", JobRow)
 _PAGE = Statement(f"SELECT {_COLUMNS} FROM job WHERE pk > :after ORDER BY pk LIMIT :n", JobRow)
@@ -258,12 +259,24 @@ def add(tx: Tx, **values: Any) -> int:
     return pk
 
 
-def move(tx: Tx, job: JobRow, **changes: Any) -> None:
-    """Change a job that nobody changed since it was read."""
-    tx.guarded("job", job.pk, job.version, **changes)
+def move(tx: Tx, job: JobRow, **changes: Any) -> JobRow:
+    """Change a job, but for its state, that nobody changed since it was read; the job as it is then."""
+    fresh = tx.move(ROWS, job, changes)
+    _tell_counters(tx, job.pk, changes)
+    return fresh
+
+
+def set_state(tx: Tx, job: JobRow, **changes: Any) -> JobRow:
+    """The same with its state, for `engine.changes` alone."""
+    fresh = tx.set_state(ROWS, job, changes)
+    _tell_counters(tx, job.pk, changes)
+    return fresh
+
+
+def _tell_counters(tx: Tx, pk: int, changes: Mapping[str, Any]) -> None:
     copied = _copied(changes)
     if copied:
-        tx.change(Change(_copy_sql(tuple(copied))), job_pk=job.pk, **copied)
+        tx.change(Change(_copy_sql(tuple(copied))), job_pk=pk, **copied)
 
 
 def _copied(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,12 @@ import asyncio
 import structlog
 
 from batchyard.engine import wakes
+from batchyard.engine.changes.jobs import change_job
 from batchyard.engine.clock import Clock
 from batchyard.engine.nodes import nodes as node_cases
 from batchyard.engine.settling import special_tasks
 from batchyard.engine.settling.ends import TASK_ENDED_BY_USER, complete
-from batchyard.engine.settling.job_ends import change, end_job, end_when_complete
+from batchyard.engine.settling.job_ends import end_job, end_when_complete
 from batchyard.engine.settling.moves import give_back, requeue
 from batchyard.engine.work.tasks import clear_up, job_directory, remove
 from batchyard.model.states import ErrorCategory, JobState
@@ -122,8 +123,7 @@ def remove_expired(tx: Tx, now: int) -> int:
     """Have nodes remove the directories of tasks whose retention time is over; how many."""
     expired = task_rows.expired(tx, now, TASKS_PER_UNIT)
     for task in expired:
-        task_rows.move(tx, task, expires=None)
-        clear_up(tx, job_rows.get(tx, task.job_pk), task)
+        clear_up(tx, job_rows.get(tx, task.job_pk), task_rows.move(tx, task, expires=None))
     return len(expired)
 
 
@@ -146,8 +146,7 @@ def advance_jobs(tx: Tx, now: int) -> bool:
 def _advance(tx: Tx, job: JobRow, now: int) -> bool:
     """End what runs, then complete or remove the job."""
     if job.state == JobState.ENABLING:
-        change(tx, job, JobHappened.ENABLED, now)
-        end_when_complete(tx, job.pk, now)
+        end_when_complete(tx, change_job(tx, job, JobHappened.ENABLED, now), now)
         tx.wake(wakes.pool(job.pool_key))
         return False
     running = task_rows.running_of_job(tx, job.pk, TASKS_PER_UNIT)
@@ -165,11 +164,11 @@ def _advance(tx: Tx, job: JobRow, now: int) -> bool:
 def _conclude(tx: Tx, job: JobRow, now: int) -> bool:
     """Bring a job in which nothing runs to the state that it is on its way to."""
     if job.state == JobState.DISABLING:
-        change(tx, job, JobHappened.DISABLED, now)
+        change_job(tx, job, JobHappened.DISABLED, now)
     elif special_tasks.release(tx, job, now):
         return False
     elif job.state == JobState.TERMINATING:
-        change(tx, job, JobHappened.ENDED, now, ended=now)
+        change_job(tx, job, JobHappened.ENDED, now, ended=now)
     else:
         return _remove(tx, job, now)
     return False
