@@ -100,7 +100,10 @@ ROWS = Versioned("job", JobRow, returning=_COLUMNS)
 _BY_ID = Statement(f"SELECT {_COLUMNS} FROM job WHERE lower(id) = :key", JobRow)
 _BY_PK = Statement(f"SELECT {_COLUMNS} FROM job WHERE pk = :pk", JobRow)
 _PAGE = Statement(f"SELECT {_COLUMNS} FROM job WHERE pk > :after ORDER BY pk LIMIT :n", JobRow)
-_CHANGING = Statement(f"SELECT {_COLUMNS} FROM job WHERE state IN ('disabling', 'enabling', 'terminating', 'deleting') ORDER BY pk", JobRow)
+_CHANGING = Statement(
+    f"SELECT {_COLUMNS} FROM job WHERE pk > :after AND state IN ('disabling', 'enabling', 'terminating', 'deleting') ORDER BY pk LIMIT :n",
+    JobRow,
+)
 _OVERDUE = Statement(f"SELECT {_COLUMNS} FROM job WHERE deadline <= :now ORDER BY deadline LIMIT :n", JobRow)
 _OLDER = Statement("SELECT pk FROM job WHERE created <= :before AND state NOT IN ('completed', 'deleting')", int)
 _ACTIVE = Statement("SELECT count(*) FROM (SELECT 1 FROM job WHERE state NOT IN ('completed', 'deleting') LIMIT :n) AS active", int)
@@ -185,9 +188,9 @@ def filtered(reader: Reader, found: Filter | None, after: int, most: int) -> Pag
     return page_of(rows, most, by_key, until)
 
 
-def changing(reader: Reader) -> list[JobRow]:
-    """Jobs on their way to another state."""
-    return reader.all(_CHANGING)
+def changing(reader: Reader, after: int, n: int) -> list[JobRow]:
+    """The next `n` jobs behind key `after` that are on their way to another state."""
+    return reader.all(_CHANGING, after=after, n=n)
 
 
 def overdue(reader: Reader, now: int, n: int) -> list[JobRow]:
