@@ -154,11 +154,14 @@ class Tx(Reader):
         return sqlite.shrink(self._connection, pages)
 
     def flush(self) -> None:
-        """Write gathered counts and events."""
+        """Write gathered counts and events. Raises Conflict when a job ran more tasks than it may, whatever was seen before."""
         for job_pk, deltas in self._counts.items():
             changed = {name: delta for name, delta in deltas.items() if delta}
+            starts = changed.get("running", 0) > 0
             if changed or job_pk in self._grown:
-                self._connection.execute(_count_sql(tuple(changed), job_pk in self._grown), {**changed, "job_pk": job_pk})
+                sql = _count_sql(tuple(changed), job_pk in self._grown, starts)
+                if self._connection.execute(sql, {**changed, "job_pk": job_pk}).rowcount != 1 and starts:
+                    raise Conflict(f"job {job_pk} may not run so many tasks any more")
         if self._events:
             self._connection.executemany(_LOG.sql, self._events)
         self._counts.clear()
@@ -181,7 +184,8 @@ def guarded_sql(table: str, names: tuple[str, ...], returning: str | None) -> st
 
 
 @lru_cache
-def _count_sql(names: tuple[str, ...], grown: bool) -> str:
-    """What became ready may be smaller than all that was there."""
+def _count_sql(names: tuple[str, ...], grown: bool, starts: bool) -> str:
+    """What became ready may be smaller than all that was there; tasks start only while the job is open and may run so many."""
     changes = [f"{n} = {n} + :{n}" for n in names] + ["smallest = 0"] * grown
-    return f"UPDATE job_counts SET {', '.join(changes)} WHERE job_pk = :job_pk"
+    guard = " AND open = 1 AND (max_parallel < 0 OR running + :running <= max_parallel)" if starts else ""
+    return f"UPDATE job_counts SET {', '.join(changes)} WHERE job_pk = :job_pk{guard}"

@@ -179,25 +179,25 @@ def present_orders(reader: Reader, node_pk: int, sync: Sync, key: bytes) -> Orde
     return orders(reader, node, sync, key) if node.session == sync.session else None
 
 
-def gone(tx: Tx, node_pk: int, now: int) -> bool:
+def gone(tx: Tx, node_pk: int, now: int) -> NodeRow | None:
     """The node's agent has ended: whoever speaks in its name is fenced off, and its tasks wait a short while for the next agent.
 
-    That one may know how they ended, and ends those that run on with nobody watching. True when the node is to be started
-    again. It keeps its handle, for whatever it left has to be released one day.
+    That one may know how they ended, and ends those that run on with nobody watching. The node, when it is to be started again.
+    It keeps its handle, for whatever it left has to be released one day.
     """
     node = node_rows.get(tx, node_pk)
     if node is not None and node.state in CHANGING:
         _fence(tx, node, now)
-        return False
+        return None
     if node is None or not transitions.NODE.allows(node.state, NodeHappened.LOST):
-        return False
+        return None
     if node.state == NodeState.STARTING:
-        return True
+        return node
     if node.action is not None:  # no agent may come: the node is to leave, or to lose its machine
         node = lose(tx, node, now)
-    change_node(tx, node, NodeHappened.LOST, now, session=node.session + 1, last_seen=None, blocked=0)
+    node = change_node(tx, node, NodeHappened.LOST, now, session=node.session + 1, last_seen=None, blocked=0)
     tx.wake(wakes.CAPACITY)
-    return True
+    return node
 
 
 def not_back(tx: Tx, node_pk: int, now: int) -> None:

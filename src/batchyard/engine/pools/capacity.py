@@ -356,15 +356,15 @@ def lost(tx: Tx, node_pk: int, life: tuple[int, int], reason: str, node_key: byt
         _note_failure(tx, node, reason or _ENDED, now)
     if node.state == NodeState.UNUSABLE and not due:
         return Loss()
-    again = node_cases.gone(tx, node_pk, now)
-    pool, now_row = pool_rows.get(tx, node.pool_pk), node_rows.get(tx, node_pk)
-    if not again or pool is None or now_row is None:
+    fresh = node_cases.gone(tx, node_pk, now)
+    pool = pool_rows.get(tx, node.pool_pk)
+    if fresh is None or pool is None:
         return Loss()
     if node.state == NodeState.UNUSABLE:
-        node_rows.move(tx, now_row, errors=None)
+        fresh = node_rows.move(tx, fresh, errors=None)
     if not due:
         return Loss(news=news, wait_us=_tried(node) + delay_us(node.launches) - now)
-    return Loss(_order(pool, now_row, node_key), news)
+    return Loss(_order(pool, fresh, node_key), news)
 
 
 def launched(tx: Tx, node_pk: int, handle: Handle, now: int) -> bool:

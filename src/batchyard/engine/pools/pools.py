@@ -53,8 +53,10 @@ def add(
     assert pool.resize_timeout is not None
     dedicated, low_priority = pool.target_dedicated_nodes or 0, pool.target_low_priority_nodes or 0
     timeout = times.duration(pool.resize_timeout)
-    pool.target_dedicated_nodes = pool.target_low_priority_nodes = pool.resize_timeout = None  # each resize changes them
-    pool.auto_scale_formula = pool.auto_scale_evaluation_interval = None
+    pool = msgspec.structs.replace(  # what each resize changes; the unit may run again, so what it was given stays as it is
+        pool, target_dedicated_nodes=None, target_low_priority_nodes=None, resize_timeout=None,
+        auto_scale_formula=None, auto_scale_evaluation_interval=None,
+    )  # fmt: skip
     pk = pool_rows.add(
         tx, id=pool.id, state=PoolState.ACTIVE, state_time=now, allocation_state=AllocationState.RESIZING, allocation_time=now,
         created=now, modified=now, target_dedicated=dedicated, target_low_priority=low_priority,
