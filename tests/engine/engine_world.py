@@ -76,11 +76,11 @@ _NO_CHANGE = {
     "service log not uploaded",
 }  # fmt: skip
 """Events that change no state, or that of the allocation, which has none of its own in the log."""
-_EVERY_WRITE_COUNTS = Change(
-    "CREATE TEMP TRIGGER every_write_counts AFTER UPDATE ON main.task WHEN new.version <> old.version + 1"
-    " BEGIN SELECT raise(ABORT, 'a write to a task that its version does not show'); END"
+_EVERY_WRITE_COUNTS = (
+    "CREATE TEMP TRIGGER every_write_to_{0}_counts AFTER UPDATE ON main.{0} WHEN new.version <> old.version + 1"
+    " BEGIN SELECT raise(ABORT, 'a write to a {0} that its version does not show'); END"
 )
-"""What is known of a task that is still at its version is all that there is: `store.tx` relies on it."""
+"""What is known of a row that is still at its version is all that there is: `store.tx` relies on it."""
 _AWAY = (NodeState.LEAVING_POOL, NodeState.PREEMPTED, NodeState.DEALLOCATED)
 _AT_WORK = (NodeState.IDLE, NodeState.RUNNING, NodeState.OFFLINE, NodeState.START_TASK_FAILED)
 
@@ -194,7 +194,8 @@ class World:
 
     def _open(self) -> None:
         self.db = Database(self.path, self.topics.update)
-        self.db.call(lambda tx: tx.change(_EVERY_WRITE_COUNTS))
+        for table in ("task", "node", "job", "pool", "special_task"):
+            self.db.call(lambda tx, table=table: tx.change(Change(_EVERY_WRITE_COUNTS.format(table))))
         self.open_loops()
 
     def open_loops(self) -> None:

@@ -361,7 +361,7 @@ def test_counters_equal_rows_after_any_units(steps: list[tuple[int, str, int]]) 
                     new = STATES[(STATES.index(state) + 1) % 3]
                     task = tasks.get(tx, pk)
                     assert task is not None
-                    tasks.set_state(tx, task, state=new)
+                    tasks.set_state(tx, task, {"state": new})
                     tx.count(keys[job], **{state: -1, new: 1}, **{f"{state}_slots": -taken, f"{new}_slots": taken})
             if what == "fail":
                 raise Broken

@@ -96,7 +96,7 @@ FILTERED_BY = {
     "executionInfo/poolId": "pool_key",
 }
 _COLUMNS = columns(JobRow)
-ROWS = Versioned("job", JobRow, returning=_COLUMNS)
+ROWS = Versioned("job", JobRow)
 _BY_ID = Statement(f"SELECT {_COLUMNS} FROM job WHERE lower(id) = :key", JobRow)
 _BY_PK = Statement(f"SELECT {_COLUMNS} FROM job WHERE pk = :pk", JobRow)
 _PAGE = Statement(f"SELECT {_COLUMNS} FROM job WHERE pk > :after ORDER BY pk LIMIT :n", JobRow)
@@ -269,7 +269,7 @@ def move(tx: Tx, job: JobRow, **changes: Any) -> JobRow:
     return fresh
 
 
-def set_state(tx: Tx, job: JobRow, **changes: Any) -> JobRow:
+def set_state(tx: Tx, job: JobRow, changes: Mapping[str, Any]) -> JobRow:
     """The same with its state, for `engine.changes` alone."""
     fresh = tx.set_state(ROWS, job, changes)
     _tell_counters(tx, job.pk, changes)

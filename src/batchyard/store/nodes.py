@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -120,7 +120,7 @@ def _number_and_path(pk: int, directory: str) -> tuple[int, str]:
 
 
 _COLUMNS = columns(NodeRow)
-ROWS = Versioned("node", NodeRow, returning=_COLUMNS)
+ROWS = Versioned("node", NodeRow)
 _VIEW = (
     f"SELECT {columns(NodeRow, 'node.')}, pool.id, pool.body, begun.state, begun.started, begun.ended, begun.exit_code, begun.result,"
     " begun.failure, begun.retries, begun.last_retry FROM node JOIN pool ON pool.pk = node.pool_pk"
@@ -157,7 +157,7 @@ _FREE = Statement(
     " AND node.slots > node.slots_used ORDER BY node.pk",
     FreeNode,
 )
-_SEEN = Change("UPDATE node SET last_seen = :now WHERE pk = :pk")
+_SEEN = Change("UPDATE node SET last_seen = :now, version = version + 1 WHERE pk = :pk")
 _OCCUPY = Statement(
     "UPDATE node SET slots_used = slots_used + :slots, tasks_running = tasks_running + :tasks,"
     " recent = substr(:recent || recent, 1, 200), version = version + 1 WHERE pk = :pk AND slots_used + :slots <= slots"
@@ -292,7 +292,7 @@ def move(tx: Tx, node: NodeRow, **changes: Any) -> NodeRow:
     return tx.move(ROWS, node, changes)
 
 
-def set_state(tx: Tx, node: NodeRow, **changes: Any) -> NodeRow:
+def set_state(tx: Tx, node: NodeRow, changes: Mapping[str, Any]) -> NodeRow:
     """The same with its state, for `engine.changes` alone."""
     return tx.set_state(ROWS, node, changes)
 

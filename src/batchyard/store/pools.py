@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -149,7 +150,7 @@ def move(tx: Tx, pool: PoolRow, **changes: Any) -> PoolView:
     return tx.move(ROWS, pool, changes)
 
 
-def set_state(tx: Tx, pool: PoolRow, **changes: Any) -> PoolView:
+def set_state(tx: Tx, pool: PoolRow, changes: Mapping[str, Any]) -> PoolView:
     """The same with its states, for `engine.changes` alone."""
     return tx.set_state(ROWS, pool, changes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
@@ -58,7 +59,7 @@ class SpecialOrder(msgspec.Struct):
 
 
 _COLUMNS = columns(SpecialTaskRow)
-ROWS = Versioned("special_task", SpecialTaskRow, returning=_COLUMNS)
+ROWS = Versioned("special_task", SpecialTaskRow)
 _BY_PK = Statement(f"SELECT {_COLUMNS} FROM special_task WHERE pk = :pk", SpecialTaskRow)
 _FIND = Statement(f"SELECT {_COLUMNS} FROM special_task WHERE job_pk = :job_pk AND kind = :kind AND node_pk = :node_pk", SpecialTaskRow)
 _OF_JOB = Statement(f"SELECT {_COLUMNS} FROM special_task WHERE job_pk = :job_pk AND kind = :kind ORDER BY node_pk", SpecialTaskRow)
@@ -171,7 +172,7 @@ def move(tx: Tx, row: SpecialTaskRow, **changes: Any) -> SpecialTaskRow:
     return tx.move(ROWS, row, changes)
 
 
-def set_state(tx: Tx, row: SpecialTaskRow, **changes: Any) -> SpecialTaskRow:
+def set_state(tx: Tx, row: SpecialTaskRow, changes: Mapping[str, Any]) -> SpecialTaskRow:
     """The same with its state, for `engine.changes` alone."""
     return tx.set_state(ROWS, row, changes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -316,7 +316,7 @@ def move(tx: Tx, task: TaskRow, **changes: Any) -> TaskRow:
     return tx.move(ROWS, task, changes)
 
 
-def set_state(tx: Tx, task: TaskRow, **changes: Any) -> TaskRow:
+def set_state(tx: Tx, task: TaskRow, changes: Mapping[str, Any]) -> TaskRow:
     """The same with its state, for `engine.changes` alone."""
     return tx.set_state(ROWS, task, changes)
 

@@ -53,8 +53,8 @@ class Versioned(Generic[W]):
     """A table whose rows carry the version that guards each change, and what a row of it becomes.
 
     `states` are the columns that no ordinary change may touch: `engine.changes` alone does, by `set_state` (decision D19).
-    Without `returning` every write there is counts the version: then the guard proves the rest of the row, and what it has become
-    need not be read, which would cost as much as the change itself.
+    Every write there is counts the version: so the guard proves the rest of the row, and what it has become need not be read, which
+    would cost as much as the change itself. `returning` is for rows that show more than their own columns.
     """
 
     __slots__ = ("returning", "row", "states", "table")

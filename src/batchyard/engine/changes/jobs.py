@@ -13,6 +13,7 @@ from batchyard.store.tx import Tx
 def change_job(tx: Tx, job: JobRow, happened: JobHappened, now: int, *, cause: str | None = None, **columns: Any) -> JobRow:
     """Move a job to the state that follows; the job as it is then. Raises IllegalChange, Conflict."""
     state = JOB.after(job.state, happened)
-    fresh = job_rows.set_state(tx, job, state=state, state_time=now, previous_state=job.state, previous_time=job.state_time, **columns)
+    columns |= {"state": state, "state_time": now, "previous_state": job.state, "previous_time": job.state_time}
+    fresh = job_rows.set_state(tx, job, columns)
     tx.log(now, "job", job.pk, happened, old=job.state, new=state, cause=cause)
     return fresh

@@ -15,6 +15,6 @@ def change_special_task(
 ) -> SpecialTaskRow:
     """Move a special task to the state that follows; the task as it is then. Raises IllegalChange, Conflict."""
     state = SPECIAL_TASK.after(row.state, happened)
-    fresh = rows.set_state(tx, row, state=state, **columns)
+    fresh = rows.set_state(tx, row, columns | {"state": state})
     tx.log(now, row.kind, row.pk, happened, old=row.state, new=state, cause=cause)
     return fresh

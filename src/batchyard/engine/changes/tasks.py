@@ -33,16 +33,14 @@ class Start(msgspec.Struct, frozen=True):
 def change_task(tx: Tx, task: TaskRow, happened: TaskHappened, now: int, *, cause: str | None = None, **columns: Any) -> TaskRow:
     """Move a task to the state that follows; the task as it is then. Raises IllegalChange, Conflict."""
     state = TASK.after(task.state, happened)
-    fresh = task_rows.set_state(
-        tx,
-        task,
-        state=state,
-        ready=int(state is TaskState.ACTIVE and task.unmet == 0),
-        state_time=now,
-        previous_state=task.state,
-        previous_time=task.state_time,
-        **columns,
-    )
+    columns |= {
+        "state": state,
+        "ready": int(state is TaskState.ACTIVE and task.unmet == 0),
+        "state_time": now,
+        "previous_state": task.state,
+        "previous_time": task.state_time,
+    }
+    fresh = task_rows.set_state(tx, task, columns)
     _count(tx, task, fresh.ready - task.ready, _changed(task.state, task.result, fresh.state, fresh.result))
     tx.log(now, "task", task.pk, happened, old=task.state, new=state, cause=cause)
     return fresh
