@@ -36,7 +36,7 @@ from batchyard.model.words import DisableJobOption
 from batchyard.providers.base import Handle, NodeOrder, NodeProvider, Seen
 from batchyard.rules.offer import Offer
 from batchyard.rules.sizes import SizeRule, Sizes
-from batchyard.rules.transitions import TABLES
+from batchyard.rules.transitions import SPECIAL_TASK, TABLES, Table
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
@@ -45,7 +45,7 @@ from batchyard.store.db import MEMORY, Database
 from batchyard.store.jobs import JobCounts, JobRow
 from batchyard.store.nodes import NodeRow
 from batchyard.store.pools import PoolView
-from batchyard.store.reader import Statement
+from batchyard.store.reader import Change, Statement
 from batchyard.store.special_tasks import SpecialTaskRow
 from batchyard.store.tasks import TaskRow
 from batchyard.store.tx import Tx
@@ -76,8 +76,18 @@ _NO_CHANGE = {
     "service log not uploaded",
 }  # fmt: skip
 """Events that change no state, or that of the allocation, which has none of its own in the log."""
+_EVERY_WRITE_COUNTS = (
+    "CREATE TEMP TRIGGER every_write_to_{0}_counts AFTER UPDATE ON main.{0} WHEN new.version <> old.version + 1"
+    " BEGIN SELECT raise(ABORT, 'a write to a {0} that its version does not show'); END"
+)
+"""What is known of a row that is still at its version is all that there is: `store.tx` relies on it."""
 _AWAY = (NodeState.LEAVING_POOL, NodeState.PREEMPTED, NodeState.DEALLOCATED)
 _AT_WORK = (NodeState.IDLE, NodeState.RUNNING, NodeState.OFFLINE, NodeState.START_TASK_FAILED)
+
+
+def _edges(table: Table[Any, Any]) -> set[tuple[str, str, str]]:
+    """The legal changes as the log has them."""
+    return {(old.value, happened.value, new.value) for (old, happened), new in table.changes.items()}
 
 
 def _coming_back(node: NodeRow) -> bool:
@@ -184,6 +194,8 @@ class World:
 
     def _open(self) -> None:
         self.db = Database(self.path, self.topics.update)
+        for table in ("task", "node", "job", "pool", "special_task"):
+            self.db.call(lambda tx, table=table: tx.change(Change(_EVERY_WRITE_COUNTS.format(table))))
         self.open_loops()
 
     def open_loops(self) -> None:
@@ -494,9 +506,9 @@ class World:
     def _check_events(self) -> None:
         """The log of every row leads, edge by legal edge, to the state that the row is in."""
         for table in TABLES:
-            if table.name == "allocation":
+            if table.name in ("allocation", "special task"):
                 continue
-            legal = {(old.value, happened.value, new.value) for (old, happened), new in table.changes.items()}
+            legal = _edges(table)
             for pk, state in self.rows(f"SELECT pk, state FROM {table.name}"):
                 at: str | None = None
                 for happened, old, new in self.events(table.name, pk):
@@ -507,6 +519,14 @@ class World:
                     assert known, f"{table.name} {pk}: {old} {happened} {new}"
                     at = new
                 assert at == state, f"{table.name} {pk} is {state}, its events say {at}"
+        for pk, kind, state in self.rows("SELECT pk, kind, state FROM special_task"):
+            at = None
+            for happened, old, new in self.events(kind, pk):
+                assert old == at, f"{kind} task {pk}: {happened} from {old}, was {at}"
+                known = new is None or at is None or (old, happened, new) in _edges(SPECIAL_TASK)
+                assert known, f"{kind} task {pk}: {old} {happened} {new}"
+                at = new or at
+            assert at == state, f"{kind} task {pk} is {state}, its events say {at}"
 
     def _check_waiting(self) -> None:
         """`unmet` is the number of rows that say so; `ready` is active with nothing unmet."""

@@ -20,6 +20,8 @@ from batchyard.model.errors import BatchError
 from batchyard.model.pool import AutoScaleRun, PoolEvaluateAutoScale
 from batchyard.providers.base import Handle, NoCapacity, NodeOrder
 from batchyard.store import autoscale as rows
+from batchyard.store import nodes as node_rows
+from batchyard.store import pools as pool_rows
 from batchyard.store.pools import PoolView
 
 PENDING = "$TargetDedicatedNodes=min(4,$PendingTasks.GetSample(1));$NodeDeallocationOption=taskcompletion;"
@@ -243,7 +245,7 @@ class TestSamples:
             agent.end(*(attempt for attempt in agent.has if attempt == world.attempt("f")), **EXIT_1)
         world.add("a", {"id": "b", "dependsOn": {"taskIds": ["a"]}}, {"id": "big", "requiredSlots": 4})
         node = world.node(agents[2].node_pk)
-        world.run(lambda tx: tx.guarded("node", node.pk, node.version, scheduling_state="disabled"))
+        world.run(lambda tx: node_rows.move(tx, node, scheduling_state="disabled"))
         seen = world.run(rows.present, pool_of(world), 0)
         assert (seen.active_tasks, seen.running_tasks, seen.pending_tasks) == (2, 1, 3)
         assert (seen.succeeded_tasks, seen.failed_tasks) == (1, 1)
@@ -335,7 +337,7 @@ class TestEvaluations:
             world.scaled_pool(PENDING, name)
         settle(world)
         first = pool_of(world)
-        world.run(lambda tx: tx.guarded("pool", first.pk, first.version, autoscale_formula="not a formula"))
+        world.run(lambda tx: pool_rows.move(tx, first, autoscale_formula="not a formula"))
         world.job(pool_id="second")
         world.add("a")
         world.advance(15 * MINUTE)

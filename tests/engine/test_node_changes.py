@@ -424,7 +424,7 @@ NODE_ERRORS = {
 def test_every_state_has_its_answer(node_state: NodeState) -> None:
     world = World()
     [agent] = world.working_pool()
-    world.run(node_rows.move, world.node(agent.node_pk), state=node_state)
+    world.run(node_rows.set_state, world.node(agent.node_pk), {"state": node_state})
     expected = NODE_ERRORS.get(node_state, "OperationInvalidForCurrentState")
     for use in USES.values():
         with pytest.raises(BatchError, match=expected):

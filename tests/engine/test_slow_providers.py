@@ -11,9 +11,10 @@ import pytest
 from engine_world import JOIN_US, SECOND_US, Agent, Steady, World
 from failing_providers import AnswersLate, Blind, FailsToLaunch, HoldsOn, LosesNodes, NoRoom, SlowProvider
 
+from batchyard.engine.changes.nodes import change_node
 from batchyard.engine.errands import Errands, delay_us
 from batchyard.engine.pools.capacity import LAUNCHES_AT_ONCE, Capacity
-from batchyard.rules.transitions import NODE, NodeHappened
+from batchyard.rules.transitions import NodeHappened
 from batchyard.store import nodes as node_rows
 
 JOIN_S = JOIN_US // SECOND_US
@@ -306,9 +307,7 @@ def test_a_preempted_node_that_comes_back_to_no_room_waits_and_is_not_forgotten(
     def taken_away(tx: Any) -> None:
         for happened in (NodeHappened.PREEMPTED, NodeHappened.CAPACITY_RETURNED):
             node = only_node_row(tx)
-            state = NODE.after(node.state, happened)
-            node_rows.move(tx, node, state=state, handle=None)
-            tx.log(world.now, "node", node.pk, happened, old=node.state, new=state)
+            change_node(tx, node, happened, world.now, handle=None)
 
     world.run(taken_away)
     provider.machines.clear()

@@ -6,11 +6,12 @@ import pytest
 from engine_world import SILENCE_US, START, Agent, World
 
 from batchyard.engine.pools.autoscale_runs import put_sample
-from batchyard.engine.upkeep.upkeep import EVENTS_KEPT_US, TASKS_PER_UNIT, Upkeep, end_old_tasks, give_up
+from batchyard.engine.upkeep.upkeep import EVENTS_KEPT_US, TASKS_PER_UNIT, Upkeep, advance_jobs, end_old_tasks, give_up
 from batchyard.model.autoscale import Sample
 from batchyard.store import nodes as node_rows
 from batchyard.store.db import StoreUnavailable
 from batchyard.store.reader import Statement
+from batchyard.store.tx import Tx
 
 SILENCE_S = SILENCE_US / 1e6
 
@@ -78,6 +79,51 @@ def test_the_servers_own_absence_is_no_silence_of_its_nodes(lasting: World) -> N
     assert agent.join().session > 1
 
 
+def test_what_one_unit_touches_is_bounded_however_many_jobs_end_at_once(world: World) -> None:
+    jobs = [f"job-{n:02}" for n in range(12)]
+    for job_id in jobs:
+        world.job(job_id)
+        world.add(*(f"t{n}" for n in range(130)), job_id=job_id)
+        world.delete_job(job_id)
+
+    def left() -> int:
+        return int(world.rows("SELECT count(*) FROM task")[0][0])
+
+    def one_pass() -> list[int]:
+        units: list[int] = []
+        behind: int | None = 0
+        while behind is not None:
+            before = left()
+            touched, behind = world.run(advance_jobs, world.now, behind)
+            assert before - left() == touched
+            units.append(touched)
+        return units
+
+    assert one_pass() == [TASKS_PER_UNIT, TASKS_PER_UNIT, TASKS_PER_UNIT, 0], "every job has its turn"
+    assert one_pass() == [3 * 20], "what was left of those that the bound cut off"
+    assert one_pass() == [0]
+    assert world.rows("SELECT id FROM job") == []
+
+
+def test_a_large_job_does_not_hold_up_the_jobs_behind_it(world: World) -> None:
+    world.job("large")
+    world.add(*(f"t{n}" for n in range(TASKS_PER_UNIT + 100)), job_id="large")
+    world.job("small")
+    for job_id in ("large", "small"):
+        world.delete_job(job_id)
+    touched, behind = world.run(advance_jobs, world.now)
+    assert (touched, behind) == (TASKS_PER_UNIT, world.job_row("large").pk)  # type: ignore[union-attr]
+    assert world.run(advance_jobs, world.now, behind) == (0, None)
+    assert world.rows("SELECT id FROM job") == [("large",)]
+    world.upkeep()
+    assert world.rows("SELECT id FROM job") == []
+
+
+def fill_the_disk(tx: Tx) -> None:
+    tx.first(Statement("PRAGMA max_page_count = 1", int))  # as many as there are by now
+    tx.insert("autoscale_run", pool_pk=1, body=bytes(1 << 20))
+
+
 def test_time_in_which_nothing_could_be_written_down_is_no_silence(world: World) -> None:
     """On a full disk agents speak and nobody can note it: their tasks must not run twice for that."""
     [agent] = world.working_pool()
@@ -87,7 +133,8 @@ def test_time_in_which_nothing_could_be_written_down_is_no_silence(world: World)
     for _ in range(30):
         world.advance(5)
         with pytest.raises(StoreUnavailable):
-            world.run(lambda tx: tx.first(Statement("SELECT full FROM disk", int)))
+            world.run(fill_the_disk)
+        world.run(lambda tx: tx.first(Statement("PRAGMA max_page_count = 4294967294", int)))
         world.upkeep()
     assert (world.node(agent.node_pk).state, world.state("a")) == ("running", "running")
     for _ in range(5):

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from batchyard.model.states import AllocationState, JobState, NodeState, PoolState, TaskState, Word
+from batchyard.model.states import AllocationState, JobState, NodeState, PoolState, SpecialTaskState, TaskState, Word
 from batchyard.rules import transitions
 from batchyard.rules.transitions import (
     ALLOCATION,
     JOB,
     NODE,
     POOL,
+    SPECIAL_TASK,
     TABLES,
     TASK,
     AllocationHappened,
@@ -24,6 +25,7 @@ from batchyard.rules.transitions import (
     JobHappened,
     NodeHappened,
     PoolHappened,
+    SpecialTaskHappened,
     Table,
     TaskHappened,
 )
@@ -45,6 +47,10 @@ EDGES = {
         enabling: enabled > active, terminate requested > terminating, delete requested > deleting
         terminating: ended > completed, delete requested > deleting
         completed: delete requested > deleting
+    """,
+    "special task": """
+        running: ended > completed, started > running
+        completed: started > running
     """,
     "task": """
         active: assigned > preparing, started > running, terminated > completed
@@ -93,6 +99,7 @@ KINDS: list[tuple[Table[Any, Any], type[Word], type[StrEnum], Word]] = [
     (POOL, PoolState, PoolHappened, PoolState.ACTIVE),
     (ALLOCATION, AllocationState, AllocationHappened, AllocationState.RESIZING),
     (JOB, JobState, JobHappened, JobState.ACTIVE),
+    (SPECIAL_TASK, SpecialTaskState, SpecialTaskHappened, SpecialTaskState.RUNNING),
     (TASK, TaskState, TaskHappened, TaskState.ACTIVE),
     (NODE, NodeState, NodeHappened, NodeState.CREATING),
 ]

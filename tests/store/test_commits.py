@@ -105,6 +105,81 @@ def test_a_unit_that_raises_is_undone_alone(db: Database) -> None:
     assert "broken" not in woken
 
 
+def lose_the_transaction(tx: Tx, job_id: str) -> None:
+    add_job(tx, job_id)
+    tx._connection.execute("ROLLBACK")
+
+
+def no_such_table(tx: Tx) -> None:
+    add_job(tx, "undone")
+    tx.first(Statement("SELECT 1 FROM nowhere", int))
+
+
+def test_a_unit_that_breaks_the_transaction_fails_alone(db: Database) -> None:
+    before = db.failures
+    with held(db):
+        good = [db.submit(add_job, f"job-{n}") for n in range(100)]
+        bad = [db.submit(lose_the_transaction, f"bad-{n}") for n in range(3)]
+        good += [db.submit(add_job, f"job-{n}") for n in range(100, 200)]
+        own = db.submit(no_such_table)
+    for future in bad:
+        with pytest.raises(StoreUnavailable):
+            result(future)
+    with pytest.raises(sqlite3.OperationalError, match="nowhere"):
+        result(own)
+    assert len({result(future) for future in good}) == 200
+    assert job_ids(db) == [f"job-{n}" for n in range(200)]
+    assert db.failures == before + 3
+
+
+def test_when_many_units_break_the_transaction_it_is_not_theirs_to_mend_and_all_fail_at_once(db: Database) -> None:
+    seen = statements(db)
+    with held(db):
+        seen.clear()
+        bad = [db.submit(lose_the_transaction, f"bad-{n}") for n in range(50)]
+        good = db.submit(add_job, "good")
+    for future in (*bad, good):
+        with pytest.raises(StoreUnavailable):
+            result(future)
+    assert seen.count("BEGIN IMMEDIATE") <= 5
+    assert result(db.submit(add_job, "later")) == 1
+
+
+def test_a_unit_that_is_run_again_does_not_see_what_it_did_before(db: Database) -> None:
+    """The second add was refused for one that was undone with the first run."""
+    lost: list[int] = []
+
+    def fails_once(tx: Tx) -> int:
+        pk = add_job(tx, "job")
+        if not lost:
+            lost.append(pk)
+            raise Conflict
+        return pk
+
+    with held(db):
+        first, second = db.submit(fails_once), db.submit(add_job, "other")
+    assert {result(first), result(second)} == {1, 2}
+    assert sorted(job_ids(db)) == ["job", "other"]
+
+
+def test_closing_finishes_what_is_run_again(tmp_path: Path) -> None:
+    db = Database(tmp_path / "batchyard.db")
+    tries: list[int] = []
+
+    def unit(tx: Tx) -> int:
+        tries.append(1)
+        if len(tries) < 4:
+            raise Conflict
+        return add_job(tx, "job")
+
+    with held(db):
+        waiting = db.submit(unit)
+        closing = threading.Thread(target=db.close)
+        closing.start()
+    assert result(waiting) == 1
+    closing.join(SECONDS)
+
+
 def test_a_mark_is_undone_without_its_unit(memory: Database) -> None:
     def unit(tx: Tx) -> None:
         add_job(tx, "kept")
@@ -238,20 +313,33 @@ def test_a_key_is_never_given_twice(tmp_path: Path) -> None:
 def test_leases(memory: Database) -> None:
     second = 1_000_000
 
-    def acquire(holder: str, at: int) -> bool:
-        return memory.call(leases.acquire, "loops", holder, at, 10)
+    def acquire(holder: str, at: int, fence: int = 0) -> int | None:
+        return memory.call(leases.acquire, "loops", holder, at, 10, fence)
 
-    assert acquire("a", NOW)
-    assert not acquire("b", NOW + 9 * second)
-    assert acquire("a", NOW + 9 * second), "renewed"
-    assert not acquire("b", NOW + 18 * second)
-    assert acquire("b", NOW + 19 * second), "it ran out"
-    assert not acquire("a", NOW + 20 * second)
-    memory.call(leases.release, "loops", "a")
-    assert not acquire("a", NOW + 20 * second), "who does not hold it cannot release it"
-    memory.call(leases.release, "loops", "b")
-    assert acquire("a", NOW + 20 * second)
-    assert memory.call(leases.acquire, "other", "c", NOW, 10)
+    def holds(fence: int) -> bool:
+        try:
+            memory.call(leases.check, "loops", fence)
+        except leases.LeaseLost:
+            return False
+        return True
+
+    assert acquire("a", NOW) == 1
+    assert acquire("b", NOW + 9 * second) is None
+    assert acquire("a", NOW + 9 * second, 1) == 1, "renewed"
+    assert acquire("b", NOW + 18 * second) is None
+    assert holds(1)
+    assert acquire("b", NOW + 19 * second) == 2, "it ran out"
+    assert (holds(1), holds(2)) == (False, True)
+    assert acquire("a", NOW + 20 * second, 1) is None
+    memory.call(leases.release, "loops", "a", 1)
+    assert acquire("a", NOW + 20 * second, 1) is None, "who does not hold it cannot release it"
+    assert acquire("b", NOW + 20 * second) == 3, "started anew it goes on at once"
+    assert acquire("b", NOW + 21 * second, 2) is None, "and what it was before is fenced off"
+    memory.call(leases.release, "loops", "b", 2)
+    assert acquire("a", NOW + 22 * second, 1) is None
+    memory.call(leases.release, "loops", "b", 3)
+    assert acquire("a", NOW + 22 * second, 1) == 4, "no fence is given twice"
+    assert memory.call(leases.acquire, "other", "c", NOW, 10) == 1
 
 
 STATES = ("active", "running", "completed")
@@ -271,7 +359,9 @@ def test_counters_equal_rows_after_any_units(steps: list[tuple[int, str, int]]) 
                 rows = tx.all(Statement("SELECT pk, state, slots FROM task WHERE job_pk = :pk", lambda *row: row), pk=keys[job])
                 for pk, state, taken in rows[::slots]:
                     new = STATES[(STATES.index(state) + 1) % 3]
-                    tx.guarded("task", pk, numbers(tx, "SELECT version FROM task WHERE pk = :pk", pk=pk)[0], state=new)
+                    task = tasks.get(tx, pk)
+                    assert task is not None
+                    tasks.set_state(tx, task, {"state": new})
                     tx.count(keys[job], **{state: -1, new: 1}, **{f"{state}_slots": -taken, f"{new}_slots": taken})
             if what == "fail":
                 raise Broken

@@ -110,7 +110,7 @@ def statements() -> Iterator[tuple[str, str]]:
             if isinstance(value, Statement | Change) and isinstance(module, ModuleType):
                 yield f"{module.__name__.rpartition('.')[2]}.{name}", value.sql
     for table in ("task", "job", "node", "pool"):
-        yield f"guarded {table}", guarded_sql(table, ("state", "state_time"))
+        yield f"guarded {table}", guarded_sql(table, ("state", "state_time"), "pk")
 
 
 STATEMENTS = dict(statements())

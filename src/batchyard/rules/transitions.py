@@ -11,7 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from batchyard.model.states import AllocationState, JobState, NodeState, PoolState, TaskState, Word
+from batchyard.model.states import AllocationState, JobState, NodeState, PoolState, SpecialTaskState, TaskState, Word
 
 S = TypeVar("S", bound=Word)
 H = TypeVar("H", bound=StrEnum)
@@ -74,6 +74,23 @@ TASK = Table(
         (_R, TaskHappened.NODE_LOST): _A,
         (_R, TaskHappened.TERMINATED): _C,
         (_C, TaskHappened.REACTIVATED): _A,
+    },
+)
+
+
+class SpecialTaskHappened(StrEnum):
+    """What can happen to a start, job preparation or job release task."""
+
+    STARTED = "started"  # from its first run, whatever came of earlier ones
+    ENDED = "ended"
+
+
+SPECIAL_TASK = Table(
+    "special task",
+    {
+        (SpecialTaskState.RUNNING, SpecialTaskHappened.ENDED): SpecialTaskState.COMPLETED,
+        (SpecialTaskState.RUNNING, SpecialTaskHappened.STARTED): SpecialTaskState.RUNNING,
+        (SpecialTaskState.COMPLETED, SpecialTaskHappened.STARTED): SpecialTaskState.RUNNING,
     },
 )
 
@@ -215,4 +232,4 @@ NODE = Table(
     },
 )
 
-TABLES = (POOL, ALLOCATION, NODE, JOB, TASK)
+TABLES = (POOL, ALLOCATION, NODE, JOB, TASK, SPECIAL_TASK)

@@ -5,6 +5,9 @@ after the commit (decision D14). A unit that raises is undone alone. Units are p
 
 Whatever happens, every unit's future is done in the end and the thread lives on: a failed commit (a full disk) is undone,
 a connection in an unknown state is opened anew, and the next commit finds the store as the last acknowledged one left it.
+
+So units may run more than once, and change nothing but what the transaction holds: one that lost a race (Conflict, IllegalChange)
+is run again in a later commit, a few times; when one breaks the transaction of all, the others are committed without it.
 """
 
 from __future__ import annotations
@@ -14,17 +17,19 @@ import contextlib
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import structlog
 
 from batchyard.disk import sqlite
+from batchyard.rules.transitions import IllegalChange
 from batchyard.store.migrate import migrate
 from batchyard.store.reader import Reader
-from batchyard.store.tx import Tx
+from batchyard.store.tx import Conflict, Tx
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,6 +37,10 @@ log = structlog.get_logger()
 
 MEMORY = Path(":memory:")
 _UNITS_PER_COMMIT = 500
+_TRIES = 5
+"""How often a unit is run that loses a race each time."""
+_MOST_ASIDE = 3
+"""Units of a commit that are tried apart from the others; when more break it, it is not theirs to mend."""
 _READERS = 3
 _CHECKPOINT_BYTES = 4_000_000
 _WRITER_CACHE_KIB = 65_536
@@ -47,6 +56,8 @@ _PRAGMAS = (
 )
 
 Wakes = Callable[[Iterable[str]], None]
+GUARD: ContextVar[Callable[[Tx], None] | None] = ContextVar("guard", default=None)
+"""What every unit that is queued in this context begins with, in its own transaction; it raises when the unit must not run."""
 
 
 class StoreUnavailable(Exception):
@@ -56,14 +67,20 @@ class StoreUnavailable(Exception):
 class _Waiting:
     """A unit on its way to the writer, and where its outcome goes."""
 
-    __slots__ = ("args", "error", "future", "kwargs", "result", "unit", "wakes")
+    __slots__ = ("args", "error", "future", "guard", "kwargs", "result", "tries", "unit", "wakes")
 
     def __init__(self, unit: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.unit, self.args, self.kwargs = unit, args, kwargs
+        self.guard = GUARD.get()
         self.future: Future[Any] = Future()
+        self.tries = 0
         self.result: Any = None
         self.error: BaseException | None = None
         self.wakes: Iterable[str] = ()
+
+    def lost_a_race(self) -> bool:
+        """True when the unit is to be run once more, because what it saw was no longer so."""
+        return isinstance(self.error, Conflict | IllegalChange) and self.tries < _TRIES
 
 
 class Database:
@@ -209,10 +226,14 @@ class Database:
 
     def _write(self) -> None:
         last = False
-        while not last:
-            batch, last = self._take()
+        again: list[_Waiting] = []
+        while again or not last:
+            if again:
+                batch, again = again, []
+            else:
+                batch, last = self._take()
             if batch:
-                self._commit(batch)
+                again = self._commit(batch)
 
     def _take(self) -> tuple[list[_Waiting], bool]:
         """What waits, at most a commit's fill, and whether that is the last."""
@@ -227,36 +248,66 @@ class Database:
         # Whom nobody waits for any more is left out; the others can no longer be cancelled.
         return [each for each in batch if each.future.set_running_or_notify_cancel()], waiting is None
 
-    def _commit(self, batch: list[_Waiting]) -> None:
-        """Run units in one transaction and tell everybody how it went; raises nothing, not even where a log call would."""
+    def _commit(self, batch: list[_Waiting]) -> list[_Waiting]:
+        """Run units in one transaction and tell everybody how it went; raises nothing, not even where a log call would.
+
+        Those that are to be run again are told nothing yet.
+        """
         failed = self._run(batch)
         topics = {topic for waiting in batch for topic in waiting.wakes}
         if topics:
             with contextlib.suppress(Exception):
                 self._tell(topics)
+        again = [waiting for waiting in batch if waiting.lost_a_race()]
         for waiting in batch:
+            if waiting.lost_a_race():
+                continue
             if waiting.error is not None:
                 waiting.future.set_exception(waiting.error)
             else:
                 waiting.future.set_result(waiting.result)
         with contextlib.suppress(Exception):
             self._note(failed, len(batch))
+        return again
 
     def _run(self, batch: list[_Waiting]) -> BaseException | None:
-        """Commit, or undo all; what went wrong. Whatever that is, a writer that ended of it would leave everybody waiting."""
+        """Commit, or undo; what went wrong. A unit that breaks the transaction is set aside and has one of its own after the others'."""
+        rest: list[_Waiting] = batch
+        aside: list[_Waiting] = []
+        culprit, failed = self._run_together(rest)
+        while culprit is not None and len(rest) > 1 and len(aside) < _MOST_ASIDE:
+            aside.append(culprit)
+            rest = [waiting for waiting in rest if waiting is not culprit]
+            culprit, failed = self._run_together(rest)
+        if failed is not None:
+            return self._refuse([*rest, *aside], failed)
+        for waiting in aside:
+            _, alone = self._run_together([waiting])
+            failed = failed if alone is None else self._refuse([waiting], alone)
+        return failed
+
+    def _run_together(self, units: Sequence[_Waiting]) -> tuple[_Waiting | None, BaseException | None]:
+        """Commit, or undo all; what went wrong, and in which unit. Whatever it is, a writer that ended of it would leave all waiting."""
+        current: _Waiting | None = None
         try:
             connection = self._ready()
             connection.execute("BEGIN IMMEDIATE")
-            for waiting in batch:
-                self._run_unit(connection, waiting)
+            for current in units:
+                self._run_unit(connection, current)
+            current = None
             connection.execute("COMMIT")
         except BaseException as error:
             self._undo(error)
-            for waiting in batch:
-                waiting.error = waiting.error or _unavailable(error)
-                waiting.wakes = ()
-            return error
-        return None
+            return current, error
+        return None, None
+
+    def _refuse(self, units: Iterable[_Waiting], error: BaseException) -> BaseException:
+        """Nothing of these is stored, whatever they did."""
+        self.failures += 1
+        for waiting in units:
+            waiting.error = waiting.error or _unavailable(error)
+            waiting.wakes = ()
+        return error
 
     def _ready(self) -> sqlite3.Connection:
         """The writer's connection, opened anew when the last one was given up. Raises sqlite3.Error."""
@@ -266,7 +317,6 @@ class Database:
 
     def _undo(self, error: BaseException) -> None:
         """Undo a failed commit; a connection that may hold something else than what is on disk is given up."""
-        self.failures += 1
         connection = self._connection
         if connection is not None and not sqlite.undone(connection, error) and self._path != MEMORY:
             self._connection = None
@@ -290,15 +340,20 @@ class Database:
     def _run_unit(self, connection: sqlite3.Connection, waiting: _Waiting) -> None:
         connection.execute("SAVEPOINT unit")
         tx = Tx(connection)
+        waiting.tries += 1
+        waiting.error, waiting.wakes = None, ()
         try:
+            if waiting.guard is not None:
+                waiting.guard(tx)
             waiting.result = waiting.unit(tx, *waiting.args, **waiting.kwargs)
             tx.flush()
             waiting.wakes = tx.wakes
-        except sqlite3.OperationalError:
-            raise  # disk full and the like: the whole transaction is in doubt
         except Exception as error:
-            connection.execute("ROLLBACK TO unit")
-            waiting.error = error
+            if sqlite.passing(error):
+                raise  # disk full and the like: the whole transaction is in doubt
+            if connection.in_transaction:
+                connection.execute("ROLLBACK TO unit")
+                waiting.error = error
         if not connection.in_transaction:
             # SQLite undid all of it. What follows would be in a transaction of its own, which nobody commits for all.
             raise sqlite3.OperationalError("the transaction is gone")

@@ -13,7 +13,7 @@ from batchyard.rules.odata import Filter
 from batchyard.store.filters import ALL, Page, by_key, condition, reach
 from batchyard.store.filters import page as page_of
 from batchyard.store.reader import Change, Reader, Statement, columns
-from batchyard.store.tx import Tx
+from batchyard.store.tx import Tx, Versioned
 
 
 class JobRow(msgspec.Struct):
@@ -104,10 +104,14 @@ FILTERED_BY = {
     "executionInfo/poolId": "pool_key",
 }
 _COLUMNS = columns(JobRow)
+ROWS = Versioned("job", JobRow)
 _BY_ID = Statement(f"SELECT {_COLUMNS} FROM job WHERE lower(id) = :key", JobRow)
 _BY_PK = Statement(f"SELECT {_COLUMNS} FROM job WHERE pk = :pk", JobRow)
 _PAGE = Statement(f"SELECT {_COLUMNS} FROM job WHERE pk > :after ORDER BY pk LIMIT :n", JobRow)
-_CHANGING = Statement(f"SELECT {_COLUMNS} FROM job WHERE state IN ('disabling', 'enabling', 'terminating', 'deleting') ORDER BY pk", JobRow)
+_CHANGING = Statement(
+    f"SELECT {_COLUMNS} FROM job WHERE pk > :after AND state IN ('disabling', 'enabling', 'terminating', 'deleting') ORDER BY pk LIMIT :n",
+    JobRow,
+)
 _OVERDUE = Statement(f"SELECT {_COLUMNS} FROM job WHERE deadline <= :now ORDER BY deadline LIMIT :n", JobRow)
 _OLDER = Statement("SELECT pk FROM job WHERE created <= :before AND state NOT IN ('completed', 'deleting')", int)
 _ACTIVE = Statement("SELECT count(*) FROM (SELECT 1 FROM job WHERE state NOT IN ('completed', 'deleting') LIMIT :n) AS active", int)
@@ -204,9 +208,9 @@ def filtered(reader: Reader, found: Filter | None, after: int, most: int) -> Pag
     return page_of(rows, most, by_key, until)
 
 
-def changing(reader: Reader) -> list[JobRow]:
-    """Jobs on their way to another state."""
-    return reader.all(_CHANGING)
+def changing(reader: Reader, after: int, n: int) -> list[JobRow]:
+    """The next `n` jobs behind key `after` that are on their way to another state."""
+    return reader.all(_CHANGING, after=after, n=n)
 
 
 def overdue(reader: Reader, now: int, n: int) -> list[JobRow]:
@@ -288,14 +292,26 @@ def add(tx: Tx, **values: Any) -> int:
     return pk
 
 
-def move(tx: Tx, job: JobRow, **changes: Any) -> None:
-    """Change a job that nobody changed since it was read."""
-    tx.guarded("job", job.pk, job.version, **changes)
+def move(tx: Tx, job: JobRow, **changes: Any) -> JobRow:
+    """Change a job, but for its state, that nobody changed since it was read; the job as it is then."""
+    fresh = tx.move(ROWS, job, changes)
+    _tell_counters(tx, job.pk, changes)
+    return fresh
+
+
+def set_state(tx: Tx, job: JobRow, changes: Mapping[str, Any]) -> JobRow:
+    """The same with its state, for `engine.changes` alone."""
+    fresh = tx.set_state(ROWS, job, changes)
+    _tell_counters(tx, job.pk, changes)
+    return fresh
+
+
+def _tell_counters(tx: Tx, pk: int, changes: Mapping[str, Any]) -> None:
     copied = _copied(changes)
     if "pool_key" in copied:
         copied["smallest"] = 0  # what was noted is of other nodes
     if copied:
-        tx.change(Change(_copy_sql(tuple(copied))), job_pk=job.pk, **copied)
+        tx.change(Change(_copy_sql(tuple(copied))), job_pk=pk, **copied)
 
 
 def _copied(values: Mapping[str, Any]) -> dict[str, Any]:

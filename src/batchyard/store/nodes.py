@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from batchyard.store import leftovers
 from batchyard.store.filters import Page, by_key, condition
 from batchyard.store.filters import page as page_of
 from batchyard.store.reader import Change, Params, Reader, Statement, columns
-from batchyard.store.tx import Tx
+from batchyard.store.tx import Conflict, Tx, Versioned
 
 
 class NodeRow(msgspec.Struct):
@@ -120,6 +120,7 @@ def _number_and_path(pk: int, directory: str) -> tuple[int, str]:
 
 
 _COLUMNS = columns(NodeRow)
+ROWS = Versioned("node", NodeRow)
 _VIEW = (
     f"SELECT {columns(NodeRow, 'node.')}, pool.id, pool.body, begun.state, begun.started, begun.ended, begun.exit_code, begun.result,"
     " begun.failure, begun.retries, begun.last_retry FROM node JOIN pool ON pool.pk = node.pool_pk"
@@ -156,11 +157,17 @@ _FREE = Statement(
     " AND node.slots > node.slots_used ORDER BY node.pk",
     FreeNode,
 )
-_SEEN = Change("UPDATE node SET last_seen = :now WHERE pk = :pk")
+_SEEN = Change("UPDATE node SET last_seen = :now, version = version + 1 WHERE pk = :pk")
 _OCCUPY = Statement(
-    "UPDATE node SET slots_used = slots_used + :slots, tasks_running = tasks_running + :tasks, tasks_run = tasks_run + :run,"
-    " tasks_succeeded = tasks_succeeded + :succeeded, recent = substr(:recent || recent, 1, 200), version = version + 1"
-    " WHERE pk = :pk RETURNING " + _COLUMNS,
+    "UPDATE node SET slots_used = slots_used + :slots, tasks_running = tasks_running + :tasks,"
+    " recent = substr(:recent || recent, 1, 200), version = version + 1 WHERE pk = :pk AND slots_used + :slots <= slots"
+    " AND state IN ('idle', 'running') AND scheduling_state = 'enabled' AND action IS NULL RETURNING " + _COLUMNS,
+    NodeRow,
+)
+_RELEASE = Statement(
+    "UPDATE node SET slots_used = slots_used - :slots, tasks_running = tasks_running - :tasks, tasks_run = tasks_run + :run,"
+    " tasks_succeeded = tasks_succeeded + :succeeded, version = version + 1"
+    " WHERE pk = :pk AND slots_used >= :slots AND tasks_running >= :tasks RETURNING " + _COLUMNS,
     NodeRow,
 )
 _DELETE = Change("DELETE FROM node WHERE pk = :pk")
@@ -280,9 +287,14 @@ def add(tx: Tx, **values: Any) -> int:
     return tx.insert("node", **values)
 
 
-def move(tx: Tx, node: NodeRow, **changes: Any) -> None:
-    """Change a node that nobody changed since it was read."""
-    tx.guarded("node", node.pk, node.version, **changes)
+def move(tx: Tx, node: NodeRow, **changes: Any) -> NodeRow:
+    """Change a node, but for its state, that nobody changed since it was read; the node as it is then."""
+    return tx.move(ROWS, node, changes)
+
+
+def set_state(tx: Tx, node: NodeRow, changes: Mapping[str, Any]) -> NodeRow:
+    """The same with its state, for `engine.changes` alone."""
+    return tx.set_state(ROWS, node, changes)
 
 
 def seen(tx: Tx, pk: int, now: int) -> None:
@@ -290,12 +302,23 @@ def seen(tx: Tx, pk: int, now: int) -> None:
     tx.change(_SEEN, pk=pk, now=now)
 
 
-def occupy(tx: Tx, pk: int, *, slots: int, tasks: int, run: int = 0, succeeded: int = 0, recent: str = "") -> NodeRow | None:
-    """Change what a node is busy with by these differences; None when the node is gone.
+def occupy(tx: Tx, pk: int, *, slots: int, tasks: int, recent: str) -> NodeRow:
+    """Let tasks have slots of a node; the node then. Raises Conflict when it takes no tasks or has no such room, whatever was seen before.
 
-    `recent` are the keys of tasks that start there, newest first, each followed by a comma.
+    `recent` are the keys of the tasks, newest first, each followed by a comma.
     """
-    return tx.first(_OCCUPY, pk=pk, slots=slots, tasks=tasks, run=run, succeeded=succeeded, recent=recent)
+    node = tx.first(_OCCUPY, pk=pk, slots=slots, tasks=tasks, recent=recent)
+    if node is None:
+        raise Conflict(f"node {pk} has no room for {slots} slots any more")
+    return node
+
+
+def release(tx: Tx, pk: int, *, slots: int, tasks: int, run: int, succeeded: int) -> NodeRow | None:
+    """Take back what tasks had of a node, `run` of them to their end; None when the node is gone. Raises Conflict when they had less."""
+    node = tx.first(_RELEASE, pk=pk, slots=slots, tasks=tasks, run=run, succeeded=succeeded)
+    if node is None and get(tx, pk) is not None:
+        raise Conflict(f"node {pk} has fewer than {slots} slots or {tasks} tasks to give back")
+    return node
 
 
 def counts(reader: Reader, after: int, n: int) -> list[NodeCount]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -10,7 +11,7 @@ from batchyard.model.states import AllocationState, PoolState
 from batchyard.rules.odata import Filter, matches
 from batchyard.store.filters import Page, by_key, sift
 from batchyard.store.reader import Change, Reader, Statement, columns
-from batchyard.store.tx import Tx
+from batchyard.store.tx import Tx, Versioned
 
 
 class PoolRow(msgspec.Struct):
@@ -64,12 +65,14 @@ class _Asked(msgspec.Struct, rename="camel"):
 _asked = msgspec.json.Decoder(_Asked)
 _LOOKED_AT = 2_000
 """Pools that a page by `$filter` looks at."""
-_VIEW = (
-    f"SELECT {columns(PoolRow)}, (SELECT count(*) FROM node WHERE node.pool_pk = pool.pk AND dedicated = 1),"
-    " (SELECT count(*) FROM node WHERE node.pool_pk = pool.pk AND dedicated = 0) FROM pool"
+_VIEWED = (
+    f"{columns(PoolRow, 'pool.')}, (SELECT count(*) FROM node WHERE node.pool_pk = pool.pk AND dedicated = 1),"
+    " (SELECT count(*) FROM node WHERE node.pool_pk = pool.pk AND dedicated = 0)"
 )
+ROWS = Versioned("pool", PoolView, returning=_VIEWED, states=("state", "allocation_state"))
+_VIEW = f"SELECT {_VIEWED} FROM pool"
 _BY_ID = Statement(f"{_VIEW} WHERE lower(id) = :key", PoolView)
-_BY_PK = Statement(f"{_VIEW} WHERE pk = :pk", PoolView)
+_BY_PK = Statement(f"{_VIEW} WHERE pool.pk = :pk", PoolView)
 _PAGE = Statement(f"{_VIEW} WHERE pk > :after ORDER BY pk LIMIT :n", PoolView)
 _ALL = Statement(f"{_VIEW} ORDER BY pk", PoolView)
 _COUNT = Statement("SELECT count(*) FROM pool", int)
@@ -142,9 +145,14 @@ def add(tx: Tx, **values: Any) -> int:
     return tx.insert("pool", **values)
 
 
-def move(tx: Tx, pool: PoolRow, **changes: Any) -> None:
-    """Change a pool that nobody changed since it was read."""
-    tx.guarded("pool", pool.pk, pool.version, **changes)
+def move(tx: Tx, pool: PoolRow, **changes: Any) -> PoolView:
+    """Change a pool, but for its states, that nobody changed since it was read; the pool as it is then."""
+    return tx.move(ROWS, pool, changes)
+
+
+def set_state(tx: Tx, pool: PoolRow, changes: Mapping[str, Any]) -> PoolView:
+    """The same with its states, for `engine.changes` alone."""
+    return tx.set_state(ROWS, pool, changes)
 
 
 def delete(tx: Tx, pk: int) -> None:

@@ -31,7 +31,7 @@ class ReadyTask(msgspec.Struct):
 _COLUMNS = "SELECT pk, slots, exclusive, dedicated_only, affinity, manager = 1 AND run > 0, manager, state_time, holds FROM task"
 _OF_SIZE = Statement(f"{_COLUMNS} WHERE job_pk = :job_pk AND ready = 1 AND slots = :slots AND pk > :after ORDER BY pk LIMIT :n", ReadyTask)
 _HOLDING = Statement(f"{_COLUMNS} WHERE job_pk = :job_pk AND holds = 1 AND ready = 1", ReadyTask)
-_HOLD = Change("UPDATE task SET holds = :holds WHERE pk = :pk AND holds <> :holds")
+_HOLD = Change("UPDATE task SET holds = :holds, version = version + 1 WHERE pk = :pk AND holds <> :holds")
 _MANAGER = Statement(
     f"{_COLUMNS} WHERE job_pk = :job_pk AND manager = 1 AND ready = 1 AND (+slots <= :largest OR exclusive = 1)", ReadyTask
 )

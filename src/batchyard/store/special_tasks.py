@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
@@ -11,7 +12,7 @@ from batchyard.model.states import SpecialTaskState, TaskResult
 from batchyard.rules.odata import Filter, matches
 from batchyard.store.filters import Page, sift
 from batchyard.store.reader import Change, Reader, Statement, columns
-from batchyard.store.tx import Tx
+from batchyard.store.tx import Tx, Versioned
 
 PREPARATION = "preparation"
 RELEASE = "release"
@@ -58,6 +59,7 @@ class SpecialOrder(msgspec.Struct):
 
 
 _COLUMNS = columns(SpecialTaskRow)
+ROWS = Versioned("special_task", SpecialTaskRow)
 _BY_PK = Statement(f"SELECT {_COLUMNS} FROM special_task WHERE pk = :pk", SpecialTaskRow)
 _FIND = Statement(f"SELECT {_COLUMNS} FROM special_task WHERE job_pk = :job_pk AND kind = :kind AND node_pk = :node_pk", SpecialTaskRow)
 _OF_JOB = Statement(f"SELECT {_COLUMNS} FROM special_task WHERE job_pk = :job_pk AND kind = :kind ORDER BY node_pk", SpecialTaskRow)
@@ -165,9 +167,14 @@ def add(tx: Tx, **values: Any) -> int:
     return tx.insert("special_task", pk=tx.reserve("special_task", 1), state=SpecialTaskState.RUNNING, **values)
 
 
-def move(tx: Tx, row: SpecialTaskRow, **changes: Any) -> None:
-    """Change a special task that nobody changed since it was read."""
-    tx.guarded("special_task", row.pk, row.version, **changes)
+def move(tx: Tx, row: SpecialTaskRow, **changes: Any) -> SpecialTaskRow:
+    """Change a special task, but for its state, that nobody changed since it was read; the task as it is then."""
+    return tx.move(ROWS, row, changes)
+
+
+def set_state(tx: Tx, row: SpecialTaskRow, changes: Mapping[str, Any]) -> SpecialTaskRow:
+    """The same with its state, for `engine.changes` alone."""
+    return tx.set_state(ROWS, row, changes)
 
 
 def delete(tx: Tx, pk: int) -> None:

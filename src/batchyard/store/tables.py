@@ -16,7 +16,7 @@ def _table(name: str, /, *, key: str | None = "pk", **columns: type) -> Table:
 
 
 sequence = _table("sequence", key="name", name=str, next=int)
-lease = _table("lease", key="name", name=str, holder=str, until=int)
+lease = _table("lease", key="name", name=str, holder=str, until=int, fence=int)
 pool = _table(
     "pool",
     pk=int, id=str, state=str, version=int, state_time=int, allocation_state=str, allocation_time=int, created=int, modified=int,

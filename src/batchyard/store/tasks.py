@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from batchyard.model.states import TaskResult, TaskState
 from batchyard.store.reader import Change, Params, Reader, Statement, columns
-from batchyard.store.tx import Taken, Tx
+from batchyard.store.tx import Taken, Tx, Versioned
 
 ALL = 2**62
 """A limit that limits nothing."""
@@ -155,6 +155,7 @@ def select(row: type[TaskLine]) -> str:
     return f"SELECT {names} FROM task {joined}"
 
 
+ROWS = Versioned("task", TaskRow)
 _BY_ID = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE job_pk = :job_pk AND lower(id) = :key", TaskRow)
 _BY_PK = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE pk = :pk", TaskRow)
 _VIEW_BY_ID = Statement(f"{select(TaskView)} WHERE task.job_pk = :job_pk AND lower(task.id) = :key", TaskView)
@@ -330,9 +331,14 @@ def start(tx: Tx, rows: Sequence[Params]) -> int:
     return tx.change_many(_START, rows)
 
 
-def move(tx: Tx, task: TaskRow, **changes: Any) -> None:
-    """Change a task that nobody changed since it was read."""
-    tx.guarded("task", task.pk, task.version, **changes)
+def move(tx: Tx, task: TaskRow, **changes: Any) -> TaskRow:
+    """Change a task, but for its state, that nobody changed since it was read; the task as it is then."""
+    return tx.move(ROWS, task, changes)
+
+
+def set_state(tx: Tx, task: TaskRow, changes: Mapping[str, Any]) -> TaskRow:
+    """The same with its state, for `engine.changes` alone."""
+    return tx.set_state(ROWS, task, changes)
 
 
 def set_body(tx: Tx, pk: int, text: bytes) -> None:
@@ -374,7 +380,7 @@ _REOPEN_RANGES = Change(
 )
 _TAKE_RANGES = Statement("DELETE FROM dependency_range WHERE job_pk = :job_pk AND low <= :number AND remaining = 0 RETURNING child", int)
 _MEET: Statement[int] = Statement(
-    "UPDATE task SET unmet = unmet - :met, ready = CASE WHEN unmet = :met AND state = 'active' THEN 1 ELSE ready END"
+    "UPDATE task SET version = version + 1, unmet = unmet - :met, ready = CASE WHEN unmet = :met AND state = 'active' THEN 1 ELSE ready END"
     " WHERE pk = :pk RETURNING ready",
     int,
 )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from msgspec.structs import replace
 
 from batchyard.disk import sqlite
 from batchyard.store.reader import Change, Params, Reader, Statement
@@ -23,11 +25,42 @@ _LOG = Change(
 
 
 class Conflict(Exception):
-    """A guarded change met another version of the row; the unit is undone and may be run again."""
+    """What a unit saw is no longer so; the unit is undone and run again from its beginning."""
 
 
 class Taken(Exception):
     """A row of that name is there already."""
+
+
+class Row(Protocol):
+    """What guarded changes have to know of a row."""
+
+    @property
+    def pk(self) -> int:
+        """Its key."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """How often it was changed."""
+        ...
+
+
+W = TypeVar("W", bound=Row)
+
+
+class Versioned(Generic[W]):
+    """A table whose rows carry the version that guards each change, and what a row of it becomes.
+
+    `states` are the columns that no ordinary change may touch: `engine.changes` alone does, by `set_state` (decision D19).
+    Every write there is counts the version: so the guard proves the rest of the row, and what it has become need not be read, which
+    would cost as much as the change itself. `returning` is for rows that show more than their own columns.
+    """
+
+    __slots__ = ("returning", "row", "states", "table")
+
+    def __init__(self, table: str, row: Callable[..., W], *, returning: str | None = None, states: Iterable[str] = ("state",)) -> None:
+        self.table, self.row, self.returning, self.states = table, row, returning, frozenset(states)
 
 
 class Tx(Reader):
@@ -55,10 +88,23 @@ class Tx(Reader):
         (pk,) = self._connection.execute(insert_sql(table, tuple(values)), values).fetchone()
         return int(pk)
 
-    def guarded(self, table: str, pk: int, seen: int, **values: Any) -> None:
-        """Change a row that still has the version `seen`, or Conflict."""
-        if self._connection.execute(guarded_sql(table, tuple(values)), {**values, "pk": pk, "seen": seen}).rowcount != 1:
-            raise Conflict(f"{table} {pk} is no longer at version {seen}")
+    def move(self, rows: Versioned[W], seen: Row, values: Mapping[str, Any]) -> W:
+        """Change a row that is still as it was seen, all but its state; the row as it is then. Raises Conflict."""
+        if not rows.states.isdisjoint(values):
+            raise TypeError(f"a state of {rows.table} changes by engine.changes alone")
+        return self.set_state(rows, seen, values)
+
+    def set_state(self, rows: Versioned[W], seen: Row, values: Mapping[str, Any]) -> W:
+        """The same with the state, which is for `engine.changes` alone."""
+        sql = guarded_sql(rows.table, tuple(values), rows.returning)
+        done = self._connection.execute(sql, {**values, "pk": seen.pk, "seen": seen.version})
+        if rows.returning is None:
+            if done.rowcount == 1:
+                known: W = replace(cast("Any", seen), version=seen.version + 1, **values)
+                return known
+        elif (fresh := done.fetchone()) is not None:
+            return rows.row(*fresh)
+        raise Conflict(f"{rows.table} {seen.pk} is no longer at version {seen.version}")
 
     def mark(self, name: str) -> None:
         """A point to come back to within the unit."""
@@ -108,11 +154,14 @@ class Tx(Reader):
         return sqlite.shrink(self._connection, pages)
 
     def flush(self) -> None:
-        """Write gathered counts and events."""
+        """Write gathered counts and events. Raises Conflict when a job ran more tasks than it may, whatever was seen before."""
         for job_pk, deltas in self._counts.items():
             changed = {name: delta for name, delta in deltas.items() if delta}
+            starts = changed.get("running", 0) > 0
             if changed or job_pk in self._grown:
-                self._connection.execute(_count_sql(tuple(changed), job_pk in self._grown), {**changed, "job_pk": job_pk})
+                sql = _count_sql(tuple(changed), job_pk in self._grown, starts)
+                if self._connection.execute(sql, {**changed, "job_pk": job_pk}).rowcount != 1 and starts:
+                    raise Conflict(f"job {job_pk} may not run so many tasks any more")
         if self._events:
             self._connection.executemany(_LOG.sql, self._events)
         self._counts.clear()
@@ -126,14 +175,17 @@ def insert_sql(table: str, names: tuple[str, ...]) -> str:
     return f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(':' + name for name in names)}) RETURNING pk"
 
 
-@lru_cache
-def guarded_sql(table: str, names: tuple[str, ...]) -> str:
+@lru_cache(maxsize=512)
+def guarded_sql(table: str, names: tuple[str, ...], returning: str | None) -> str:
     """UPDATE of these columns, guarded by the version that was seen."""
-    return f"UPDATE {table} SET {', '.join(f'{n} = :{n}' for n in names)}, version = version + 1 WHERE pk = :pk AND version = :seen"
+    changes = ", ".join(f"{n} = :{n}" for n in names)
+    answer = "" if returning is None else f" RETURNING {returning}"
+    return f"UPDATE {table} SET {changes}, version = version + 1 WHERE pk = :pk AND version = :seen{answer}"
 
 
 @lru_cache
-def _count_sql(names: tuple[str, ...], grown: bool) -> str:
-    """What became ready may be smaller than all that was there."""
+def _count_sql(names: tuple[str, ...], grown: bool, starts: bool) -> str:
+    """What became ready may be smaller than all that was there; tasks start only while the job is open and may run so many."""
     changes = [f"{n} = {n} + :{n}" for n in names] + ["smallest = 0"] * grown
-    return f"UPDATE job_counts SET {', '.join(changes)} WHERE job_pk = :job_pk"
+    guard = " AND open = 1 AND (max_parallel < 0 OR running + :running <= max_parallel)" if starts else ""
+    return f"UPDATE job_counts SET {', '.join(changes)} WHERE job_pk = :job_pk{guard}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import urllib.parse
+from collections import OrderedDict
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -18,27 +19,43 @@ from batchyard.model.sync import FILE_HEADER, FileHead, Orders, Sync
 from batchyard.store.db import StoreUnavailable
 
 LONGEST_WAIT_S = 30.0
+LOOK_EVERY_S = 5.0
+"""A poll that waits looks by itself so often: a wake-up that was lost, or went to another server, costs no more."""
 LARGEST_SYNC = 16 << 20
 """A node with 256 slots says some ten thousand bytes; failures with long details may add to that."""
 _SUPERSEDED = Response(status_code=204)
 _encoder = msgspec.json.Encoder()
 
 
+class _Talk(msgspec.Struct):
+    """What is remembered of a node between its polls."""
+
+    at: float = 0.0
+    """When it polled last, by the loop's clock."""
+    newest: int = 0
+    """Number of its newest poll."""
+    waiting: int = 0
+    """Polls that are not answered yet."""
+    told: frozenset[str] = frozenset()
+    """Attempts that it holds and was told to end."""
+    warned: bool = False
+    """It was told that its machine goes."""
+
+
 class Agents:
-    """Answers agents; remembers only which poll of a node is the newest and which ends it was told of."""
+    """Answers agents; remembers of a node only how the talk with it goes, and that no longer than it may be silent."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._setting = Setting(services.account.name, services.node_key, services.node_silence_us, services.clock.now())
-        self._newest: dict[int, int] = {}
-        self._told: dict[int, set[str]] = {}
-        self._warned: set[int] = set()
+        self._talks: OrderedDict[int, _Talk] = OrderedDict()
+        """By node, who spoke last at the end."""
         self._closing = False
 
     def close(self) -> None:
         """Answer every poll that waits; later ones do not wait."""
         self._closing = True
-        self._services.wakes([wakes.node(node_pk) for node_pk in self._newest])
+        self._services.wakes([wakes.node(node_pk) for node_pk in self._talks])
 
     async def __call__(self, request: Request) -> Response:
         """Dispatch `/agent/sync` and `/agent/files/{id}`."""
@@ -74,7 +91,29 @@ class Agents:
         services = self._services
         if sync.clock is not None:
             sync.clock += services.clock.ahead  # a clock that tests moved is no skew
-        order = self._newest[node_pk] = self._newest.get(node_pk, 0) + 1
+        talk = self._begin(node_pk)
+        try:
+            return await self._poll(request, node_pk, sync, talk)
+        except NotThisNode:
+            self._talks.pop(node_pk, None)
+            raise
+        finally:
+            talk.waiting -= 1
+
+    def _begin(self, node_pk: int) -> _Talk:
+        """Go on with what is known of a node; of those that were silent for too long nothing is known any more."""
+        now = asyncio.get_running_loop().time()
+        talk = self._talks.setdefault(node_pk, _Talk())
+        self._talks.move_to_end(node_pk)
+        talk.at, talk.newest, talk.waiting = now, talk.newest + 1, talk.waiting + 1
+        forgotten = now - self._setting.silence_us / 1e6 - LONGEST_WAIT_S
+        while (oldest := next(iter(self._talks.items())))[1].at < forgotten and not oldest[1].waiting:
+            del self._talks[oldest[0]]
+        return talk
+
+    async def _poll(self, request: Request, node_pk: int, sync: Sync, talk: _Talk) -> Response:
+        """Take in what an agent says, and answer as soon as there is news for it. Raises NotThisNode."""
+        services, order = self._services, talk.newest
         topic = wakes.node(node_pk)
         services.wakes.at_once(topic)  # the older poll of this node gives way, this one must not wake itself
         with services.wakes.listen(topic) as event:
@@ -84,23 +123,23 @@ class Agents:
             if answer.setup is not None:
                 answer.setup.account_url = str(request.base_url).rstrip("/")
             deadline = asyncio.get_running_loop().time() + min(sync.wait_s, LONGEST_WAIT_S)
-            while sync.wait_s > 0 and not self._has_news(answer, sync, node_pk):
-                if self._closing or not await _woken(event, deadline):
+            while sync.wait_s > 0 and not self._has_news(answer, sync, node_pk, talk):
+                if self._closing or not await _waited(event, deadline):
                     break
-                if self._newest[node_pk] != order:
+                if talk.newest != order:
                     return _SUPERSEDED
                 event.clear()
                 answer = await services.db.read(nodes.present_orders, node_pk, sync, services.node_key)
                 if answer is None:
                     return _json(Orders(session=sync.session, number=sync.number, fenced=True))
-        (self._warned.discard if answer.notice_s is None else self._warned.add)(node_pk)
+        talk.warned = answer.notice_s is not None
         answer.files = services.relay.waiting(node_pk)
         if services.linked_storage is not None and answer.orders:
             linked_storage.open_to_node(answer.orders, services.linked_storage, str(request.base_url), services.clock.now())
-        self._told[node_pk] = set(sync.has) - set(answer.wanted)
+        talk.told = frozenset(sync.has) - frozenset(answer.wanted)
         return _json(answer)
 
-    def _has_news(self, answer: Orders, sync: Sync, node_pk: int) -> bool:
+    def _has_news(self, answer: Orders, sync: Sync, node_pk: int, talk: _Talk) -> bool:
         """True when the agent has to hear this now: a report acknowledged, something to start, end, remove or read.
 
         What it was told to end and still holds is no news: a process that does not die must not make the poll spin.
@@ -111,8 +150,8 @@ class Agents:
             or sync.removed
             or answer.orders
             or answer.removals
-            or (answer.notice_s is not None and node_pk not in self._warned)
-            or set(sync.has) - set(answer.wanted) - self._told.get(node_pk, set())
+            or (answer.notice_s is not None and not talk.warned)
+            or set(sync.has) - set(answer.wanted) - talk.told
             or self._services.relay.waiting(node_pk)
         )
 
@@ -126,13 +165,14 @@ class Agents:
         return Response(status_code=204)
 
 
-async def _woken(event: asyncio.Event, deadline: float) -> bool:
-    """Wait for the event; False when the deadline came first."""
+async def _waited(event: asyncio.Event, deadline: float) -> bool:
+    """Wait for the event, or for the time to look without one; False when the deadline came first."""
+    look = asyncio.get_running_loop().time() + LOOK_EVERY_S
     try:
-        async with asyncio.timeout_at(deadline):
+        async with asyncio.timeout_at(min(look, deadline)):
             await event.wait()
     except TimeoutError:
-        return False
+        return look < deadline
     return True
 
 

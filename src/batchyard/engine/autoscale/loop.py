@@ -114,5 +114,5 @@ def conclude(tx: Tx, seen: PoolView, found: runs.Evaluation, cause: str, now: in
     pool = pool_rows.get(tx, seen.pk)
     if pool is None or pool.version != seen.version or pool.autoscale_interval is None:
         return
-    runs.keep(tx, pool, found, cause, autoscale_next=now + pool.autoscale_interval)
-    settings.follow(tx, pool, found, now)
+    kept = runs.keep(tx, pool, found, cause, autoscale_next=now + pool.autoscale_interval)
+    settings.follow(tx, kept, found, now)

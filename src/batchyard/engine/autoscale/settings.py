@@ -43,7 +43,7 @@ def enable(tx: Tx, pool: PoolView, wanted: PoolEnableAutoScale, shortest_us: int
     modified = max(now, pool.modified + 1)
     found = runs.evaluate(tx, pool, formula, modified)
     changes = {} if found.resizes else {"modified": modified}  # a resize does so itself
-    runs.keep(
+    pool = runs.keep(
         tx, pool, found, "enabled", autoscale_formula=formula, autoscale_interval=interval_us, autoscale_next=now + interval_us,
         autoscale_enabled=now, body=_with(pool, True), **changes,
     )  # fmt: skip
@@ -53,7 +53,6 @@ def enable(tx: Tx, pool: PoolView, wanted: PoolEnableAutoScale, shortest_us: int
 
 def follow(tx: Tx, pool: PoolView, found: runs.Evaluation, now: int) -> PoolView:
     """Resize the pool as the formula decided, if it has to change."""
-    pool = pools.find(tx, pool.id)
     if not found.resizes:
         return pool
     size = PoolResize(
@@ -68,12 +67,12 @@ def disable(tx: Tx, pool: PoolView, now: int) -> PoolView:
     """Leave the pool at its targets, to be resized by hand; nothing happens where autoscale is off."""
     if pool.autoscale_formula is None:
         return pool
-    pool_rows.move(
+    fresh = pool_rows.move(
         tx, pool, autoscale_formula=None, autoscale_interval=None, autoscale_next=None, autoscale_run=None, autoscale_pending=None,
         body=_with(pool, False), modified=max(now, pool.modified + 1),
     )  # fmt: skip
     tx.log(now, "pool", pool.pk, "autoscale disabled")
-    return pools.find(tx, pool.id)
+    return fresh
 
 
 def _with(pool: PoolView, enabled: bool) -> bytes:

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import msgspec
 
+from batchyard.engine.changes.nodes import change_node
 from batchyard.engine.settling.moves import back_to_work
 from batchyard.model.common import NameValuePair
 from batchyard.model.node import ComputeNodeError
 from batchyard.model.states import NodeState
 from batchyard.model.sync import NodeNews, NodeProblem, Sync
-from batchyard.rules import transitions
 from batchyard.rules.transitions import NodeHappened
 from batchyard.store import events
 from batchyard.store import nodes as node_rows
@@ -31,22 +31,20 @@ _WORKING = (NodeState.IDLE, NodeState.RUNNING, NodeState.OFFLINE)
 _errors = msgspec.json.Decoder(list[ComputeNodeError])
 
 
-def hear(tx: Tx, node_pk: int, sync: Sync, now: int) -> None:
-    """Take in the problems that an agent names and what its clock says; writes only what changed."""
+def hear(tx: Tx, node: NodeRow, sync: Sync, now: int) -> NodeRow:
+    """Take in the problems that an agent names and what its clock says; writes only what changed. The node then."""
     skewed = sync.clock is not None and abs(sync.clock - now) > MOST_SKEW_US
-    node = node_rows.get(tx, node_pk)
-    if node is None or (sync.problems is None and node.errors is None and not skewed):
-        return
+    if sync.problems is None and node.errors is None and not skewed:
+        return node
     known = [] if node.errors is None else _errors.decode(node.errors)
     errors = [error for error in known if error.code != CLOCK_SKEW] if sync.problems is None else [_error(each) for each in sync.problems]
     if skewed:
         before = [error for error in known if error.code == CLOCK_SKEW]
         errors += before or [_skew((sync.clock or 0) - now)]
     if errors != known:
-        node_rows.move(tx, node, errors=msgspec.json.encode(errors) if errors else None)
+        node = node_rows.move(tx, node, errors=msgspec.json.encode(errors) if errors else None)
         tx.log(now, "node", node.pk, "errors", cause=", ".join(error.code or "" for error in errors) or "none")
-    if sync.problems is not None:
-        _weigh(tx, node.pk, sync.problems, now)
+    return node if sync.problems is None else _weigh(tx, node, sync.problems, now)
 
 
 def note_news(tx: Tx, node_pk: int, news: Sequence[NodeNews], now: int) -> None:
@@ -70,21 +68,13 @@ def _skew(us: int) -> ComputeNodeError:
     return ComputeNodeError(code=CLOCK_SKEW, message=message)
 
 
-def _weigh(tx: Tx, node_pk: int, problems: list[NodeProblem], now: int) -> None:
-    """Take a node out of service, or back into it."""
-    node = node_rows.get(tx, node_pk)
-    assert node is not None, f"node {node_pk} vanished while its agent spoke"
+def _weigh(tx: Tx, node: NodeRow, problems: list[NodeProblem], now: int) -> NodeRow:
+    """Take a node out of service, or back into it; the node then."""
     blocking = any(problem.blocking for problem in problems)
     if bool(node.blocked) != blocking:
-        node_rows.move(tx, node, blocked=int(blocking))
-        node = node_rows.get(tx, node_pk) or node
+        node = node_rows.move(tx, node, blocked=int(blocking))
     if blocking and node.state in _WORKING:
-        _move(tx, node, NodeHappened.BROKEN, now)
-    elif not blocking and node.state == NodeState.UNUSABLE:
-        back_to_work(tx, node, NodeHappened.HEALED, now)
-
-
-def _move(tx: Tx, node: NodeRow, happened: NodeHappened, now: int) -> None:
-    state = transitions.NODE.after(node.state, happened)
-    node_rows.move(tx, node, state=state, state_time=now)
-    tx.log(now, "node", node.pk, happened, old=node.state, new=state)
+        return change_node(tx, node, NodeHappened.BROKEN, now)
+    if not blocking and node.state == NodeState.UNUSABLE:
+        return back_to_work(tx, node, NodeHappened.HEALED, now)
+    return node

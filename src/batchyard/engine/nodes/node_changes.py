@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
 from batchyard.engine import wakes
+from batchyard.engine.changes.nodes import change_node
 from batchyard.engine.settling import special_tasks
 from batchyard.engine.settling.ends import lose, vacate
 from batchyard.model.errors import BatchError
@@ -81,13 +83,8 @@ def _begin(tx: Tx, node: NodeRow, action: Action, happened: NodeHappened, option
     _require_staying(node)
     option = option or NodeDeallocationOption.REQUEUE
     if option not in _KEEPS_TASKS:
-        vacate(tx, node, now, terminate=option == NodeDeallocationOption.TERMINATE)
-        node = node_rows.get(tx, node.pk) or node
-    state = transitions.NODE.after(node.state, happened)
-    node_rows.move(
-        tx, node, state=state, state_time=now, action=action, action_option=option, action_since=now, action_after=None
-    )  # fmt: skip
-    tx.log(now, "node", node.pk, happened, old=node.state, new=state, cause=option)
+        node = vacate(tx, node, now, terminate=option == NodeDeallocationOption.TERMINATE)
+    change_node(tx, node, happened, now, cause=option, action=action, action_option=option, action_since=now, action_after=None)
     tx.wake(wakes.node(node.pk))
     tx.wake(wakes.CAPACITY)
 
@@ -116,10 +113,8 @@ def start(tx: Tx, node: NodeRow, now: int) -> None:
     """Get a machine for a deallocated node again. Raises OperationInvalidForCurrentState."""
     if not transitions.NODE.allows(node.state, NodeHappened.START_REQUESTED):
         raise BatchError("OperationInvalidForCurrentState")
-    state = transitions.NODE.after(node.state, NodeHappened.START_REQUESTED)
-    node_rows.move(tx, node, state=state, state_time=now, launches=0, launch_error=None)
+    change_node(tx, node, NodeHappened.START_REQUESTED, now, launches=0, launch_error=None)
     usage.resume(tx, node.pk, now)
-    tx.log(now, "node", node.pk, NodeHappened.START_REQUESTED, old=node.state, new=state)
     tx.wake(wakes.CAPACITY)
 
 
@@ -127,26 +122,21 @@ def disable_scheduling(tx: Tx, node: NodeRow, option: NodeDisableSchedulingOptio
     """Keep new tasks off a node. Raises NodeAlreadyInTargetSchedulingState, OperationInvalidForCurrentState."""
     _require_scheduling(node, SchedulingState.ENABLED)
     if option is not NodeDisableSchedulingOption.TASK_COMPLETION:
-        vacate(tx, node, now, terminate=option is NodeDisableSchedulingOption.TERMINATE)
-        node = node_rows.get(tx, node.pk) or node
-    state = node.state
-    if not node.tasks_running and transitions.NODE.allows(state, NodeHappened.WENT_OFFLINE):
-        state = transitions.NODE.after(state, NodeHappened.WENT_OFFLINE)
-        tx.log(now, "node", node.pk, NodeHappened.WENT_OFFLINE, old=node.state, new=state)
-    changes = {} if state == node.state else {"state": state, "state_time": now}
-    node_rows.move(tx, node, scheduling_state=SchedulingState.DISABLED, **changes)
+        node = vacate(tx, node, now, terminate=option is NodeDisableSchedulingOption.TERMINATE)
+    if not node.tasks_running and transitions.NODE.allows(node.state, NodeHappened.WENT_OFFLINE):
+        change_node(tx, node, NodeHappened.WENT_OFFLINE, now, scheduling_state=SchedulingState.DISABLED)
+    else:
+        node_rows.move(tx, node, scheduling_state=SchedulingState.DISABLED)
     tx.wake(wakes.node(node.pk))
 
 
 def enable_scheduling(tx: Tx, node: NodeRow, now: int) -> None:
     """Let a node take tasks again. Raises NodeAlreadyInTargetSchedulingState, OperationInvalidForCurrentState."""
     _require_scheduling(node, SchedulingState.DISABLED)
-    changes: dict[str, object] = {}
     if transitions.NODE.allows(node.state, NodeHappened.SCHEDULING_ENABLED):
-        state = transitions.NODE.after(node.state, NodeHappened.SCHEDULING_ENABLED)
-        changes = {"state": state, "state_time": now}
-        tx.log(now, "node", node.pk, NodeHappened.SCHEDULING_ENABLED, old=node.state, new=state)
-    node_rows.move(tx, node, scheduling_state=SchedulingState.ENABLED, **changes)
+        change_node(tx, node, NodeHappened.SCHEDULING_ENABLED, now, scheduling_state=SchedulingState.ENABLED)
+    else:
+        node_rows.move(tx, node, scheduling_state=SchedulingState.ENABLED)
     pool = pool_rows.get(tx, node.pool_pk)
     assert pool is not None, f"node {node.pk} has no pool"
     tx.wake(wakes.pool(pool.id.lower()))
@@ -181,21 +171,18 @@ def preempted(tx: Tx, node_pk: int, now: int, life: tuple[int, int] | None = Non
         return False
     if life is not None and (node.session, node.launches) != life:
         return False
-    lose(tx, node, now, blame=False)
-    node = node_rows.get(tx, node_pk) or node
-    state = transitions.NODE.after(node.state, NodeHappened.PREEMPTED)
-    node_rows.move(
-        tx, node, state=state, state_time=now, session=node.session + 1, launches=0, last_seen=None, errors=None, blocked=0,
+    node = lose(tx, node, now, blame=False)
+    change_node(
+        tx, node, NodeHappened.PREEMPTED, now, session=node.session + 1, launches=0, last_seen=None, errors=None, blocked=0,
         **_done(node) | ({} if node.action == Action.REMOVE else {"action_after": now + PREEMPTED_PAUSE_US}),
     )  # fmt: skip
     usage.end(tx, node, now)
-    tx.log(now, "node", node_pk, NodeHappened.PREEMPTED, old=node.state, new=state)
     tx.wake(wakes.node(node_pk))
     tx.wake(wakes.CAPACITY)
     return True
 
 
-def _done(node: NodeRow) -> dict[str, object]:
+def _done(node: NodeRow) -> dict[str, Any]:
     """An action that was carried out is forgotten; a removal that was asked for meanwhile is still to come, with nothing to retain."""
     if node.action == Action.REMOVE:
         return {"action_option": NodeDeallocationOption.REQUEUE}
@@ -232,9 +219,8 @@ def stopped(tx: Tx, node_pks: Iterable[int], now: int) -> None:
 
 def _stopped(tx: Tx, node: NodeRow, now: int) -> None:
     """A reboot keeps the handle, so that the watch finds the machine gone and launches it again; the others give it back."""
-    lose(tx, node, now, blame=False)
-    node = node_rows.get(tx, node.pk) or node
-    changes: dict[str, object] = {}
+    node = lose(tx, node, now, blame=False)
+    changes: dict[str, Any] = {}
     if node.state == NodeState.REBOOTING:
         special_tasks.rebooted(tx, node)
     else:
@@ -242,12 +228,10 @@ def _stopped(tx: Tx, node: NodeRow, now: int) -> None:
         node_rows.forget_removals(tx, node.pk)
         changes = {"handle": None}
     happened = NodeHappened.DEALLOCATED if node.state == NodeState.DEALLOCATING else NodeHappened.RESTARTED
-    state = transitions.NODE.after(node.state, happened)
-    node_rows.move(
-        tx, node, state=state, state_time=now, session=node.session + 1, launches=0, launch_error=None, last_seen=None, errors=None,
+    after = change_node(
+        tx, node, happened, now, session=node.session + 1, launches=0, launch_error=None, last_seen=None, errors=None,
         blocked=0, **_done(node), **changes,
     )  # fmt: skip
-    if state == NodeState.DEALLOCATED:
+    if after.state == NodeState.DEALLOCATED:
         usage.end(tx, node, now)
-    tx.log(now, "node", node.pk, happened, old=node.state, new=state)
     tx.wake(wakes.node(node.pk))

@@ -10,6 +10,7 @@ from functools import lru_cache
 import msgspec
 
 from batchyard.engine import wakes
+from batchyard.engine.changes.nodes import change_node
 from batchyard.engine.nodes import health
 from batchyard.engine.nodes.node_changes import CHANGING
 from batchyard.engine.nodes.orders import orders, task_token
@@ -111,8 +112,8 @@ def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int, *, refill
     if sync.leaving:
         _unheard(tx, node.pk, NodeHappened.AGENT_STOPPED, now)
         return Orders(session=sync.session, number=sync.number)
-    if sync.problems is not None or sync.clock is not None:
-        health.hear(tx, node.pk, sync, now)
+    if (sync.problems is not None or sync.clock is not None) and (fresh := node_rows.get(tx, node.pk)) is not None:
+        health.hear(tx, fresh, sync, now)
     if refill and sync.ended:
         _refill(tx, node.pk, now)
     return orders(tx, node, sync, setting.key)
@@ -137,28 +138,21 @@ def _is_occupied(node: NodeRow, root: str, setting: Setting, now: int) -> bool:
 def _join(tx: Tx, node: NodeRow, sync: Sync, setting: Setting, now: int) -> Orders:
     """Begin a session: of what an earlier agent of the node ran, ends that it noted count, the rest runs again, and the start task too."""
     report(tx, node, sync.ended, now)
-    lose(tx, node_rows.get(tx, node.pk) or node, now, unwatched=sync.unwatched)
-    node = node_rows.get(tx, node.pk) or node
+    node = lose(tx, node_rows.get(tx, node.pk) or node, now, unwatched=sync.unwatched)
     pool = pool_rows.get(tx, node.pool_pk)
     assert pool is not None, f"node {node.pk} has no pool"
     body = _pool_body.decode(pool.body)
-    state = node.state
-    if transitions.NODE.allows(state, NodeHappened.LOST):
-        state = transitions.NODE.after(state, NodeHappened.LOST)
-    if state != node.state:
-        tx.log(now, "node", node.pk, NodeHappened.LOST, old=node.state, new=state)
-    session = node.session + 1
-    node_rows.move(
-        tx, node, session=session, state=state, booted=now, last_seen=now, launches=0, launch_error=None, errors=None, blocked=0,
+    if node.state != NodeState.STARTING and transitions.NODE.allows(node.state, NodeHappened.LOST):
+        node = change_node(tx, node, NodeHappened.LOST, now)
+    node = node_rows.move(
+        tx, node, session=node.session + 1, booted=now, last_seen=now, launches=0, launch_error=None, errors=None, blocked=0,
         root=sync.root, facts=None if sync.facts is None else msgspec.json.encode(sync.facts),
         start_task=None if body.start_task is None else msgspec.json.encode(body.start_task),
     )  # fmt: skip
     happened = start_tasks.begin(tx, node, body.start_task, pool.id, now)
-    node = node_rows.get(tx, node.pk) or node
-    back_to_work(tx, node, happened, now)
-    health.hear(tx, node.pk, sync, now)
-    answer = orders(tx, node_rows.get(tx, node.pk) or node, sync, setting.key)
-    return msgspec.structs.replace(answer, session=session, setup=_setup(node, pool.id, body, setting))
+    node = health.hear(tx, back_to_work(tx, node, happened, now), sync, now)
+    answer = orders(tx, node, sync, setting.key)
+    return msgspec.structs.replace(answer, session=node.session, setup=_setup(node, pool.id, body, setting))
 
 
 def _setup(node: NodeRow, pool_id: str, body: PoolCreateContent, setting: Setting) -> NodeSetup:
@@ -191,28 +185,25 @@ def present_orders(reader: Reader, node_pk: int, sync: Sync, key: bytes) -> Orde
     return orders(reader, node, sync, key) if node.session == sync.session else None
 
 
-def gone(tx: Tx, node_pk: int, now: int) -> bool:
+def gone(tx: Tx, node_pk: int, now: int) -> NodeRow | None:
     """The node's agent has ended: whoever speaks in its name is fenced off, and its tasks wait a short while for the next agent.
 
-    That one may know how they ended, and ends those that run on with nobody watching. True when the node is to be started
-    again. It keeps its handle, for whatever it left has to be released one day.
+    That one may know how they ended, and ends those that run on with nobody watching. The node, when it is to be started again.
+    It keeps its handle, for whatever it left has to be released one day.
     """
     node = node_rows.get(tx, node_pk)
     if node is not None and node.state in CHANGING:
         _fence(tx, node, now)
-        return False
+        return None
     if node is None or not transitions.NODE.allows(node.state, NodeHappened.LOST):
-        return False
+        return None
     if node.state == NodeState.STARTING:
-        return True
+        return node
     if node.action is not None:  # no agent may come: the node is to leave, or to lose its machine
-        lose(tx, node, now)
-        node = node_rows.get(tx, node_pk) or node
-    state = transitions.NODE.after(node.state, NodeHappened.LOST)
-    node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1, last_seen=None, blocked=0)
-    tx.log(now, "node", node_pk, NodeHappened.LOST, old=node.state, new=state)
+        node = lose(tx, node, now)
+    node = change_node(tx, node, NodeHappened.LOST, now, session=node.session + 1, last_seen=None, blocked=0)
     tx.wake(wakes.CAPACITY)
-    return True
+    return node
 
 
 def not_back(tx: Tx, node_pk: int, now: int) -> None:
@@ -239,11 +230,8 @@ def _unheard(tx: Tx, node_pk: int, happened: NodeHappened, now: int) -> None:
         return
     if node is None or not transitions.NODE.allows(node.state, happened):
         return
-    lose(tx, node, now, blame=blame)
-    node = node_rows.get(tx, node_pk) or node
-    state = transitions.NODE.after(node.state, happened)
-    node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1)
-    tx.log(now, "node", node_pk, happened, old=node.state, new=state)
+    node = lose(tx, node, now, blame=blame)
+    change_node(tx, node, happened, now, session=node.session + 1)
     tx.wake(wakes.CAPACITY)
 
 
@@ -263,7 +251,6 @@ def _fence(tx: Tx, node: NodeRow, now: int, *, blame: bool = True) -> None:
     """The node takes no tasks and is about to stop: what it still ran is made elsewhere."""
     if node.last_seen is None and not node.tasks_running:
         return  # it was fenced off before
-    lose(tx, node, now, blame=blame)
-    node = node_rows.get(tx, node.pk) or node
+    node = lose(tx, node, now, blame=blame)
     node_rows.move(tx, node, session=node.session + 1, last_seen=None)
     tx.wake(wakes.CAPACITY)

@@ -92,12 +92,13 @@ def begin(tx: Tx, pool: PoolView, scaling: Scaling, now: int) -> None:
     )  # fmt: skip
 
 
-def keep(tx: Tx, pool: PoolView, found: Evaluation, cause: str, **changes: object) -> None:
-    """Write down an evaluation, its sample, and what else changes with it."""
-    pool_rows.move(tx, pool, autoscale_run=msgspec.json.encode(found.run), autoscale_pending=found.pending, **changes)
+def keep(tx: Tx, pool: PoolView, found: Evaluation, cause: str, **changes: object) -> PoolView:
+    """Write down an evaluation, its sample, and what else changes with it; the pool then."""
+    fresh = pool_rows.move(tx, pool, autoscale_run=msgspec.json.encode(found.run), autoscale_pending=found.pending, **changes)
     put_sample(tx, pool.pk, found.samples[-1])
     rows.add_run(tx, pool.pk, msgspec.json.encode(_trace(pool, found, cause)), RUNS_KEPT)
     tx.log(found.at, "pool", pool.pk, "autoscale evaluated", cause=cause if found.outcome.failure is None else found.outcome.failure.code)
+    return fresh
 
 
 def put_sample(tx: Tx, pool_pk: int, sample: Sample) -> None:

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from batchyard.engine import wakes
+from batchyard.engine.changes.nodes import change_node
 from batchyard.engine.clock import Clock
 from batchyard.engine.errands import Errands, delay_us
 from batchyard.engine.nodes import node_changes
@@ -355,15 +356,15 @@ def lost(tx: Tx, node_pk: int, life: tuple[int, int], reason: str, node_key: byt
         _note_failure(tx, node, reason or _ENDED, now)
     if node.state == NodeState.UNUSABLE and not due:
         return Loss()
-    again = node_cases.gone(tx, node_pk, now)
-    pool, now_row = pool_rows.get(tx, node.pool_pk), node_rows.get(tx, node_pk)
-    if not again or pool is None or now_row is None:
+    fresh = node_cases.gone(tx, node_pk, now)
+    pool = pool_rows.get(tx, node.pool_pk)
+    if fresh is None or pool is None:
         return Loss()
     if node.state == NodeState.UNUSABLE:
-        node_rows.move(tx, now_row, errors=None)
+        fresh = node_rows.move(tx, fresh, errors=None)
     if not due:
         return Loss(news=news, wait_us=_tried(node) + delay_us(node.launches) - now)
-    return Loss(_order(pool, now_row, node_key), news)
+    return Loss(_order(pool, fresh, node_key), news)
 
 
 def launched(tx: Tx, node_pk: int, handle: Handle, now: int) -> bool:
@@ -371,13 +372,10 @@ def launched(tx: Tx, node_pk: int, handle: Handle, now: int) -> bool:
     node = node_rows.get(tx, node_pk)
     if node is None:
         return False
-    state = node.state
+    fresh = node_rows.move(tx, node, handle=handle, tried=now, launches=node.launches + 1, launch_error=None)
     for happened in (NodeHappened.CAPACITY_RETURNED, NodeHappened.LAUNCHED):
-        if transitions.NODE.allows(state, happened):
-            before, state = state, transitions.NODE.after(state, happened)
-            tx.log(now, "node", node_pk, happened, old=before, new=state)
-    since = node.state_time if state == node.state else now
-    node_rows.move(tx, node, handle=handle, state=state, state_time=since, tried=now, launches=node.launches + 1, launch_error=None)
+        if transitions.NODE.allows(fresh.state, happened):
+            fresh = change_node(tx, fresh, happened, now)
     if node.state == NodeState.PREEMPTED:
         usage.resume(tx, node_pk, now)
     tx.wake(wakes.CAPACITY)
@@ -418,10 +416,9 @@ def not_joined(tx: Tx, node_pks: Iterable[int], waited_us: int, now: int) -> Non
         if node is None or node.state != NodeState.STARTING:
             continue
         message = f"The node was launched and its agent did not speak to the server within {waited_us // 1_000_000} s"
-        state = transitions.NODE.after(node.state, NodeHappened.BROKEN)
         errors = msgspec.json.encode([ComputeNodeError(code="NodeNotReady", message=message)])
-        node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1, errors=errors, launch_error=message)
-        tx.log(now, "node", node_pk, NodeHappened.BROKEN, old=node.state, new=state, cause=message)
+        session = node.session + 1
+        change_node(tx, node, NodeHappened.BROKEN, now, cause=message, session=session, errors=errors, launch_error=message)
         log.warning("node not ready", node=node.id, reason=message, next_try_s=delay_us(node.launches) / 1e6)
 
 

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from batchyard.engine import lookup, wakes
+from batchyard.engine.changes.pools import change_pool, change_size
 from batchyard.engine.checks import autoscale as autoscale_checks
 from batchyard.engine.checks import pools as pool_checks
 from batchyard.engine.pools import autoscale_runs, resizing
@@ -53,8 +54,10 @@ def add(
     assert pool.resize_timeout is not None
     dedicated, low_priority = pool.target_dedicated_nodes or 0, pool.target_low_priority_nodes or 0
     timeout = times.duration(pool.resize_timeout)
-    pool.target_dedicated_nodes = pool.target_low_priority_nodes = pool.resize_timeout = None  # each resize changes them
-    pool.auto_scale_formula = pool.auto_scale_evaluation_interval = None
+    pool = msgspec.structs.replace(  # what each resize changes; the unit may run again, so what it was given stays as it is
+        pool, target_dedicated_nodes=None, target_low_priority_nodes=None, resize_timeout=None,
+        auto_scale_formula=None, auto_scale_evaluation_interval=None,
+    )  # fmt: skip
     pk = pool_rows.add(
         tx, id=pool.id, state=PoolState.ACTIVE, state_time=now, allocation_state=AllocationState.RESIZING, allocation_time=now,
         created=now, modified=now, target_dedicated=dedicated, target_low_priority=low_priority,
@@ -120,11 +123,11 @@ def _store(
     for name, value in changes.items():
         setattr(pool, name, value)
     pool_checks.check_changed(pool, set(changes), offer)
-    pool_rows.move(tx, row, modified=max(now, row.modified + 1), **_columns(pool))
+    fresh = pool_rows.move(tx, row, modified=max(now, row.modified + 1), **_columns(pool))
     if pool.task_slots_per_node != row.slots_per_node:
         job_rows.forget_smallest(tx, row.id.lower())
     tx.log(now, "pool", row.pk, happened)
-    return find(tx, row.id)
+    return fresh
 
 
 def resize(tx: Tx, pool: PoolView, resize: PoolResize, now: int, *, by_formula: bool = False) -> PoolView:
@@ -151,16 +154,14 @@ def _begin(
 ) -> PoolView:
     """Have the pool resize to these targets."""
     _may_resize(pool)
-    pool_rows.move(
-        tx, pool, allocation_state=transitions.ALLOCATION.after(pool.allocation_state, AllocationHappened.RESIZE_REQUESTED),
-        allocation_time=now, modified=max(now, pool.modified + 1), resize_errors=None,
+    cause = f"{pool.target_dedicated} -> {dedicated}, {pool.target_low_priority} -> {low_priority}"
+    fresh = change_size(
+        tx, pool, AllocationHappened.RESIZE_REQUESTED, now, cause=cause, modified=max(now, pool.modified + 1), resize_errors=None,
         deallocation_option=option or NodeDeallocationOption.REQUEUE, target_dedicated=dedicated, target_low_priority=low_priority,
         resize_timeout=times.duration(pool_checks.resize_timeout(timeout)),
     )  # fmt: skip
-    cause = f"{pool.target_dedicated} -> {dedicated}, {pool.target_low_priority} -> {low_priority}"
-    tx.log(now, "pool", pool.pk, AllocationHappened.RESIZE_REQUESTED, cause=cause)
     tx.wake(wakes.CAPACITY)
-    return find(tx, pool.id)
+    return fresh
 
 
 def stop_resize(tx: Tx, pool: PoolView, now: int) -> PoolView:
@@ -173,11 +174,9 @@ def stop_resize(tx: Tx, pool: PoolView, now: int) -> PoolView:
     if not transitions.ALLOCATION.allows(pool.allocation_state, AllocationHappened.STOP_REQUESTED):
         raise BatchError("OperationInvalidForCurrentState")
     if pool.allocation_state == AllocationState.RESIZING:
-        state = transitions.ALLOCATION.after(pool.allocation_state, AllocationHappened.STOP_REQUESTED)
-        pool_rows.move(tx, pool, allocation_state=state, allocation_time=now)
-        tx.log(now, "pool", pool.pk, AllocationHappened.STOP_REQUESTED)
+        pool = change_size(tx, pool, AllocationHappened.STOP_REQUESTED, now)
         tx.wake(wakes.CAPACITY)
-    return find(tx, pool.id)
+    return pool
 
 
 def remove_nodes(tx: Tx, pool: PoolView, remove: NodeRemove, now: int) -> PoolView:
@@ -206,9 +205,7 @@ def remove_nodes(tx: Tx, pool: PoolView, remove: NodeRemove, now: int) -> PoolVi
 
 def delete(tx: Tx, pool: PoolView, now: int) -> None:
     """Mark a pool for deletion; its tasks wait again, its nodes leave, then it is gone. Raises PoolBeingDeleted."""
-    state = transitions.POOL.after(pool.state, PoolHappened.DELETE_REQUESTED)
-    pool_rows.move(tx, pool, state=state, state_time=now)
-    tx.log(now, "pool", pool.pk, PoolHappened.DELETE_REQUESTED, old=pool.state, new=state)
+    change_pool(tx, pool, PoolHappened.DELETE_REQUESTED, now)
     tx.wake(wakes.CAPACITY)
 
 

@@ -12,12 +12,14 @@ from collections.abc import Iterator, Sequence, Set
 import msgspec
 
 from batchyard.engine import wakes
+from batchyard.engine.changes.nodes import change_node
+from batchyard.engine.changes.pools import change_size
 from batchyard.engine.settling.ends import vacate
 from batchyard.model.common import NameValuePair
 from batchyard.model.pool import PoolCreateContent, ResizeError
 from batchyard.model.states import AllocationState, NodeState, SchedulingState
 from batchyard.model.words import NodeDeallocationOption
-from batchyard.rules import images, transitions
+from batchyard.rules import images
 from batchyard.rules.offer import AZURE, Offer
 from batchyard.rules.sizes import Size
 from batchyard.rules.transitions import AllocationHappened, NodeHappened
@@ -151,8 +153,7 @@ def _take_off(tx: Tx, node: NodeRow, now: int) -> None:
         return
     if node.action_option == NodeDeallocationOption.RETAINED_DATA:
         if node.action_after is None:
-            node_rows.move(tx, node, action_after=task_rows.retained_until(tx, node.pk) or now)
-            node = node_rows.get(tx, node.pk) or node
+            node = node_rows.move(tx, node, action_after=task_rows.retained_until(tx, node.pk) or now)
         if now < (node.action_after or now):
             return
     leave(tx, node, now, terminate=node.action_option == NodeDeallocationOption.TERMINATE)
@@ -246,20 +247,15 @@ def leave(tx: Tx, node: NodeRow, now: int, *, terminate: bool = False) -> None:
     """Take the tasks off a node and have it released."""
     if node.state == NodeState.LEAVING_POOL:
         return
-    vacate(tx, node, now, terminate=terminate)
-    node = node_rows.get(tx, node.pk) or node
-    state = transitions.NODE.after(node.state, NodeHappened.REMOVE_REQUESTED)
-    node_rows.move(tx, node, state=state, state_time=now, session=node.session + 1)
+    node = vacate(tx, node, now, terminate=terminate)
+    node = change_node(tx, node, NodeHappened.REMOVE_REQUESTED, now, session=node.session + 1)
     usage.end(tx, node, now)
-    tx.log(now, "node", node.pk, NodeHappened.REMOVE_REQUESTED, old=node.state, new=state)
     tx.wake(wakes.node(node.pk))
     tx.wake(wakes.CAPACITY)
 
 
 def steady(tx: Tx, pool: PoolView, errors: Sequence[ResizeError], happened: AllocationHappened, now: int) -> None:
     """A resize has come to its end, with or without what was asked for."""
-    state = transitions.ALLOCATION.after(pool.allocation_state, happened)
     noted = msgspec.json.encode(errors) if errors else None
     cause = ", ".join(error.code or "" for error in errors) or None
-    pool_rows.move(tx, pool, allocation_state=state, allocation_time=now, resize_errors=noted)
-    tx.log(now, "pool", pool.pk, happened, old=pool.allocation_state, new=state, cause=cause)
+    change_size(tx, pool, happened, now, cause=cause, resize_errors=noted)

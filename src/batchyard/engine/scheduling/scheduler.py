@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from batchyard.engine import wakes
+from batchyard.engine.changes.nodes import change_node
+from batchyard.engine.changes.tasks import Start, start_tasks
 from batchyard.engine.scheduling import preemption
 from batchyard.engine.scheduling.queues import Queues
 from batchyard.engine.settling import special_tasks
-from batchyard.model.states import NodeState, PoolState, TaskState
-from batchyard.rules import transitions
+from batchyard.model.states import NodeState, PoolState
 from batchyard.rules.placement import Waiting
 from batchyard.rules.transitions import NodeHappened, TaskHappened
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
 from batchyard.store import ready
-from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import JobDemand
 from batchyard.store.tx import Conflict, Tx
 
@@ -41,34 +41,27 @@ def run_once(tx: Tx, pool_key: str, now: int) -> int:
 
 def _start(tx: Tx, placed: list[tuple[Waiting, int, int]], jobs: Mapping[int, JobDemand], pool_id: str, now: int) -> None:
     """Assign tasks to nodes, a new numbered run each."""
-    states = [_state_on(tx, jobs[task.job], node_pk, pool_id, now) for task, node_pk, _ in placed]
-    rows = [
-        {"pk": task.key, "node_pk": node, "state": state, "held": held, "started": now if state == TaskState.RUNNING else None, "now": now}
-        for (task, node, held), state in zip(placed, states, strict=True)
-    ]
-    if task_rows.start(tx, rows) != len(rows):
-        raise Conflict("a task was started twice")
+    starts = [
+        Start(task.key, task.job, node, task.slots, held, _happens_on(tx, jobs[task.job], node, pool_id, now))
+        for task, node, held in placed
+    ]  # fmt: skip
+    start_tasks(tx, starts, now)
     busy: dict[int, list[tuple[int, int]]] = {}
-    for (task, node, held), state in zip(placed, states, strict=True):
-        tx.count(jobs[task.job].pk, ready=-1, active=-1, running=1, active_slots=-task.slots, running_slots=task.slots)
-        happened = TaskHappened.STARTED if state == TaskState.RUNNING else TaskHappened.ASSIGNED
-        tx.log(now, "task", task.key, happened, old=TaskState.ACTIVE, new=state, cause=f"node {node}")
-        busy.setdefault(node, []).append((task.key, held))
+    for start in starts:
+        busy.setdefault(start.node_pk, []).append((start.pk, start.held))
     for node_pk, begun in busy.items():
         recent = "".join(f"{key}," for key, _ in reversed(begun))
         occupied = node_rows.occupy(tx, node_pk, slots=sum(held for _, held in begun), tasks=len(begun), recent=recent)
-        assert occupied is not None, f"node {node_pk} vanished while it was given tasks"
         if occupied.state == NodeState.IDLE:
-            node_state = transitions.NODE.after(occupied.state, NodeHappened.TASK_STARTED)
-            node_rows.move(tx, occupied, state=node_state, state_time=now)
-            tx.log(now, "node", node_pk, NodeHappened.TASK_STARTED, old=occupied.state, new=node_state)
+            change_node(tx, occupied, NodeHappened.TASK_STARTED, now)
         tx.wake(wakes.node(node_pk))
 
 
-def _state_on(tx: Tx, job: JobDemand, node_pk: int, pool_id: str, now: int) -> TaskState:
-    """Running, or preparing while the job's preparation task has yet to succeed on the node."""
+def _happens_on(tx: Tx, job: JobDemand, node_pk: int, pool_id: str, now: int) -> TaskHappened:
+    """What happens to a task of a job by being given to a node. Raises Conflict when the node is gone."""
     if not job.prepares:
-        return transitions.TASK.after(TaskState.ACTIVE, TaskHappened.STARTED)
+        return TaskHappened.STARTED
     node = node_rows.get(tx, node_pk)
-    assert node is not None, f"node {node_pk} vanished while it was given tasks"
+    if node is None:
+        raise Conflict(f"node {node_pk} is gone")
     return special_tasks.enter(tx, job.pk, node, pool_id, now)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from batchyard.engine.changes.tasks import change_task
 from batchyard.engine.settling import special_tasks
 from batchyard.engine.settling.job_ends import disable_job, end_job, end_when_complete
 from batchyard.engine.settling.moves import give_back, requeue, stir
@@ -157,31 +158,27 @@ def complete(
     node_told: bool = False,
     modified: int | None = None,
     used: Mapping[str, int] = NOTHING_USED,
-) -> None:
+) -> TaskRow:
     """Complete a task; `node_told` says that the node reported it and is freed by the caller."""
-    state = transitions.TASK.after(task.state, happened)
-    result = TaskResult.SUCCESS if failure is None else TaskResult.FAILURE
-    task_rows.move(
-        tx, task, state=state, ready=0, state_time=now, previous_state=task.state, previous_time=task.state_time, ended=now,
-        exit_code=exit_code, result=result, failure=None if failure is None else msgspec.json.encode(failure), satisfied=int(satisfies),
+    fresh = change_task(
+        tx, task, happened, now, cause=None if failure is None else failure.code, ended=now, exit_code=exit_code,
+        result=TaskResult.SUCCESS if failure is None else TaskResult.FAILURE,
+        failure=None if failure is None else msgspec.json.encode(failure), satisfied=int(satisfies),
         modified=task.modified if modified is None else modified,
         expires=None if not task.run or task.retention is None else now + task.retention,
         **{name: getattr(task, name) + us for name, us in used.items()},
     )  # fmt: skip
-    was = "active" if task.state == TaskState.ACTIVE else "running"
-    grew = "succeeded" if failure is None else "failed"
-    slots = {was + "_slots": -task.slots, "completed_slots": task.slots, grew + "_slots": task.slots}
-    tx.count(task.job_pk, ready=-task.ready, **{was: -1, "completed": 1, grew: 1}, **slots, **used)
-    tx.log(now, "task", task.pk, happened, old=task.state, new=state, cause=None if failure is None else failure.code)
+    tx.count(task.job_pk, **used)
     if not node_told and task.state in _RAN and task.node_pk is not None:
         give_back(tx, task.node_pk, slots=task.held, tasks=1, now=now, run=1)
     if satisfies and job.uses_dependencies:
-        tx.count(job.pk, ready=task_rows.release_dependants(tx, task))
+        tx.count(job.pk, ready=task_rows.release_dependants(tx, fresh))
     if task.manager and job.ends_with_manager:
         _end_with_manager(tx, job.pk, now)
     if job.ends_when_complete:
-        end_when_complete(tx, job.pk, now)
+        end_when_complete(tx, job_rows.get(tx, job.pk), now)
     stir(tx, job)
+    return fresh
 
 
 def _end_with_manager(tx: Tx, job_pk: int, now: int) -> None:
@@ -191,8 +188,8 @@ def _end_with_manager(tx: Tx, job_pk: int, now: int) -> None:
         end_job(tx, job, "JMComplete", now)
 
 
-def lose(tx: Tx, node: NodeRow, now: int, *, blame: bool = True, unwatched: bool = False) -> int:
-    """Take back every task of a node whose agent is gone; they run again elsewhere without touching their counters.
+def lose(tx: Tx, node: NodeRow, now: int, *, blame: bool = True, unwatched: bool = False) -> NodeRow:
+    """Take back every task of a node whose agent is gone; they run again elsewhere without touching their counters. The node then.
 
     `blame` counts it towards the losses that a task may have: it may have been the task that brought the node down.
     `unwatched` says that they may have run to an end that nobody saw: then it shows as a requeue that they run twice.
@@ -210,8 +207,11 @@ def _lost(tx: Tx, job: JobRow, task: TaskRow, now: int, *, blame: bool = True, u
         put_back(tx, job, task, TaskHappened.NODE_LOST, now, losses=task.losses + blame, **counted)
 
 
-def vacate(tx: Tx, node: NodeRow, now: int, *, terminate: bool) -> int:
-    """Take every task off a node that shall stop: terminated ones fail with TaskEnded, others wait again, counted (contract 2.2)."""
+def vacate(tx: Tx, node: NodeRow, now: int, *, terminate: bool) -> NodeRow:
+    """Take every task off a node that shall stop: terminated ones fail with TaskEnded, others wait again, counted (contract 2.2).
+
+    The node then.
+    """
 
     def take_off(job: JobRow, task: TaskRow) -> None:
         if terminate:
@@ -222,12 +222,15 @@ def vacate(tx: Tx, node: NodeRow, now: int, *, terminate: bool) -> int:
     return _clear(tx, node, now, take_off, final=terminate)
 
 
-def _clear(tx: Tx, node: NodeRow, now: int, take: Callable[[JobRow, TaskRow], None], *, final: bool = False) -> int:
-    """Take every task off a node and free its slots; how many tasks those were. `final` says that they are completed by that."""
+def _clear(tx: Tx, node: NodeRow, now: int, take: Callable[[JobRow, TaskRow], None], *, final: bool = False) -> NodeRow:
+    """Take every task off a node and free its slots; the node then. `final` says that the tasks are completed by that."""
     tasks = task_rows.on_node(tx, node.pk)
+    if not tasks:
+        return node
     for task in tasks:
         job = job_rows.get(tx, task.job_pk)
         take(job, task)
-    if tasks:
-        give_back(tx, node.pk, slots=sum(task.held for task in tasks), tasks=len(tasks), now=now, run=len(tasks) if final else 0)
-    return len(tasks)
+    run = len(tasks) if final else 0
+    fresh = give_back(tx, node.pk, slots=sum(task.held for task in tasks), tasks=len(tasks), now=now, run=run)
+    assert fresh is not None, f"node {node.pk} vanished while tasks were taken off it"
+    return fresh

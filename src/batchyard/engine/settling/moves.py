@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from batchyard.engine import wakes
+from batchyard.engine.changes.nodes import change_node
+from batchyard.engine.changes.tasks import change_task
 from batchyard.model.states import JobState, NodeState, SchedulingState
 from batchyard.rules import transitions
 from batchyard.rules.transitions import NodeHappened, TaskHappened
@@ -10,7 +12,6 @@ from batchyard.store import jobs as job_rows
 from batchyard.store import leftovers
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
-from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import JobRow
 from batchyard.store.nodes import NodeRow
 from batchyard.store.tasks import TaskRow
@@ -21,14 +22,9 @@ def requeue(tx: Tx, job: JobRow, task: TaskRow, happened: TaskHappened, now: int
     """Put a task that held a node back among those that wait; the caller frees the node, which keeps the task's directory."""
     if task.node_pk is not None:
         leftovers.add(tx, job_pk=task.job_pk, task_pk=task.pk, node_pk=task.node_pk)
-    state = transitions.TASK.after(task.state, happened)
-    task_rows.move(
-        tx, task, state=state, ready=1, state_time=now, previous_state=task.state, previous_time=task.state_time, ended=None, **changes
-    )
-    tx.count(task.job_pk, ready=1, active=1, running=-1, active_slots=task.slots, running_slots=-task.slots)
+    change_task(tx, task, happened, now, cause=cause, ended=None, **changes)
     if task.manager:
         job_rows.note_restarted(tx, [task.job_pk], restarted=True)
-    tx.log(now, "task", task.pk, happened, old=task.state, new=state, cause=cause)
     stir(tx, job)
 
 
@@ -37,35 +33,31 @@ def stir(tx: Tx, job: JobRow) -> None:
     tx.wake(wakes.UPKEEP if job.state == JobState.DISABLING else wakes.pool(job.pool_key))
 
 
-def back_to_work(tx: Tx, node: NodeRow, happened: NodeHappened, now: int) -> None:
+def back_to_work(tx: Tx, node: NodeRow, happened: NodeHappened, now: int) -> NodeRow:
     """Bring a node to where it takes tasks, running if it has some; offline when scheduling is disabled, unusable when it is blocked."""
-    state = transitions.NODE.after(node.state, happened)
-    tx.log(now, "node", node.pk, happened, old=node.state, new=state)
+    node = change_node(tx, node, happened, now)
     further = NodeHappened.TASK_STARTED if node.tasks_running else None
     if not node.tasks_running and node.scheduling_state == SchedulingState.DISABLED:
         further = NodeHappened.WENT_OFFLINE
-    if further is not None and transitions.NODE.allows(state, further):
-        before, state = state, transitions.NODE.after(state, further)
-        tx.log(now, "node", node.pk, further, old=before, new=state)
+    if further is not None and transitions.NODE.allows(node.state, further):
+        node = change_node(tx, node, further, now)
     if node.blocked:
-        before, state = state, transitions.NODE.after(state, NodeHappened.BROKEN)
-        tx.log(now, "node", node.pk, NodeHappened.BROKEN, old=before, new=state)
-    node_rows.move(tx, node, state=state, state_time=now)
+        node = change_node(tx, node, NodeHappened.BROKEN, now)
     pool = pool_rows.get(tx, node.pool_pk)
     assert pool is not None, f"node {node.pk} has no pool"
     tx.wake(wakes.pool(pool.id.lower()))
+    return node
 
 
-def give_back(tx: Tx, node_pk: int, *, slots: int, tasks: int, now: int, run: int = 0, succeeded: int = 0) -> None:
-    """Free what ended tasks held on a node; the node is told to end what it still runs."""
-    node = node_rows.occupy(tx, node_pk, slots=-slots, tasks=-tasks, run=run, succeeded=succeeded)
+def give_back(tx: Tx, node_pk: int, *, slots: int, tasks: int, now: int, run: int = 0, succeeded: int = 0) -> NodeRow | None:
+    """Free what ended tasks held on a node, which is told to end what it still runs; the node then, None when there is none any more."""
+    node = node_rows.release(tx, node_pk, slots=slots, tasks=tasks, run=run, succeeded=succeeded)
     if node is None:
-        return
+        return None
     if node.tasks_running == 0 and node.state == NodeState.RUNNING:
         happened = NodeHappened.TASKS_ENDED if node.scheduling_state == SchedulingState.ENABLED else NodeHappened.WENT_OFFLINE
-        state = transitions.NODE.after(node.state, happened)
-        node_rows.move(tx, node, state=state, state_time=now)
-        tx.log(now, "node", node_pk, happened, old=node.state, new=state)
+        node = change_node(tx, node, happened, now)
     if node.tasks_running == 0 and node.action is not None:
         tx.wake(wakes.CAPACITY)
     tx.wake(wakes.node(node_pk))
+    return node

@@ -8,12 +8,13 @@ from __future__ import annotations
 import msgspec
 
 from batchyard.engine import wakes
+from batchyard.engine.changes.special_tasks import change_special_task
 from batchyard.model.states import SpecialTaskState, TaskResult
 from batchyard.model.sync import Ended, Outcome
 from batchyard.model.task import TaskFailureInformation
 from batchyard.rules import outcomes
 from batchyard.rules.attempts import Run
-from batchyard.rules.transitions import TaskHappened
+from batchyard.rules.transitions import SpecialTaskHappened, TaskHappened
 from batchyard.store import special_tasks as rows
 from batchyard.store.nodes import NodeRow
 from batchyard.store.special_tasks import SpecialTaskRow
@@ -32,10 +33,11 @@ def current(tx: Tx, node: NodeRow, named: Run) -> SpecialTaskRow | None:
 
 
 def complete(tx: Tx, row: SpecialTaskRow, failure: TaskFailureInformation | None, exit_code: int | None, now: int) -> None:
+    """Complete a special task."""
     result = TaskResult.SUCCESS if failure is None else TaskResult.FAILURE
     text = None if failure is None else msgspec.json.encode(failure)
-    rows.move(tx, row, state=SpecialTaskState.COMPLETED, ended=now, exit_code=exit_code, result=result, failure=text)
-    tx.log(now, row.kind, row.pk, "ended", old=row.state, new=SpecialTaskState.COMPLETED, cause=failure.code if failure else None)
+    cause = failure.code if failure else None
+    change_special_task(tx, row, SpecialTaskHappened.ENDED, now, cause=cause, ended=now, exit_code=exit_code, result=result, failure=text)
 
 
 def run_again(tx: Tx, row: SpecialTaskRow, now: int) -> None:
@@ -51,11 +53,10 @@ def put_off(tx: Tx, row: SpecialTaskRow) -> None:
 
 def begin_anew(tx: Tx, row: SpecialTaskRow, now: int) -> None:
     """Begin from the first run, as if it had never run."""
-    rows.move(
-        tx, row, state=SpecialTaskState.RUNNING, run=row.run + 1, retries=0, started=now, ended=None, last_retry=None,
-        exit_code=None, result=None, failure=None, stale=0, losses=0,
+    change_special_task(
+        tx, row, SpecialTaskHappened.STARTED, now, cause=f"node {row.node_pk}", run=row.run + 1, retries=0, started=now, ended=None,
+        last_retry=None, exit_code=None, result=None, failure=None, stale=0, losses=0,
     )  # fmt: skip
-    tx.log(now, row.kind, row.pk, "started", old=row.state, new=SpecialTaskState.RUNNING, cause=f"node {row.node_pk}")
     tx.wake(wakes.node(row.node_pk))
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 import msgspec
 
 from batchyard.engine import wakes
+from batchyard.engine.changes.tasks import change_task
 from batchyard.engine.settling import start_tasks
 from batchyard.engine.settling.moves import give_back, requeue
 from batchyard.engine.settling.special_runs import INTERNAL_RETRIES, begin_anew, complete, current, put_off, run_again, settle
 from batchyard.model.job import JobCreateContent, JobPreparationTask, JobReleaseTask
-from batchyard.model.states import ErrorCategory, SpecialTaskState, TaskState
+from batchyard.model.states import ErrorCategory, SpecialTaskState
 from batchyard.model.sync import Ended, Outcome
 from batchyard.model.task import TaskConstraints, TaskCreateContent, TaskFailureInformation
-from batchyard.rules import outcomes, transitions
+from batchyard.rules import outcomes
 from batchyard.rules.attempts import Run
 from batchyard.rules.transitions import TaskHappened
 from batchyard.store import jobs as job_rows
@@ -44,8 +45,8 @@ def _preparation(job: JobRow) -> JobPreparationTask:
     return spec
 
 
-def enter(tx: Tx, job_pk: int, node: NodeRow, pool_id: str, now: int) -> TaskState:
-    """State in which a task of the job begins on a node: preparing until the preparation task has succeeded there."""
+def enter(tx: Tx, job_pk: int, node: NodeRow, pool_id: str, now: int) -> TaskHappened:
+    """What happens to a task of the job on a node: assigned until the preparation task has succeeded there, else it starts."""
     job = job_rows.get(tx, job_pk)
     waits = _preparation(job).wait_for_success is not False
     row = rows.find(tx, job_pk, PREPARATION, node.pk)
@@ -55,8 +56,7 @@ def enter(tx: Tx, job_pk: int, node: NodeRow, pool_id: str, now: int) -> TaskSta
     elif row.stale:
         begin_anew(tx, row, now)
     done = row is not None and not row.stale and row.state == SpecialTaskState.COMPLETED
-    happened = TaskHappened.ASSIGNED if waits and not done else TaskHappened.STARTED
-    return transitions.TASK.after(TaskState.ACTIVE, happened)
+    return TaskHappened.ASSIGNED if waits and not done else TaskHappened.STARTED
 
 
 def closed(tx: Reader, job_pk: int) -> frozenset[int]:
@@ -130,9 +130,7 @@ def _let_tasks_go(tx: Tx, job: JobRow, node: NodeRow, happened: TaskHappened, no
     cause = "JobPreparationTaskFailed" if happened is TaskHappened.PREPARATION_FAILED else None
     for task in tasks:
         if succeeded:
-            state = transitions.TASK.after(task.state, TaskHappened.PREPARED)
-            task_rows.move(tx, task, state=state, state_time=now, previous_state=task.state, previous_time=task.state_time, started=now)
-            tx.log(now, "task", task.pk, TaskHappened.PREPARED, old=task.state, new=state)
+            change_task(tx, task, TaskHappened.PREPARED, now, started=now)
         else:
             requeue(tx, job, task, happened, now, cause=cause)
     if tasks and not succeeded:

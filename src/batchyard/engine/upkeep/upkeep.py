@@ -7,11 +7,12 @@ import asyncio
 import structlog
 
 from batchyard.engine import wakes
+from batchyard.engine.changes.jobs import change_job
 from batchyard.engine.clock import Clock
 from batchyard.engine.nodes import nodes as node_cases
 from batchyard.engine.settling import special_tasks
 from batchyard.engine.settling.ends import TASK_ENDED_BY_USER, complete
-from batchyard.engine.settling.job_ends import change, end_job, end_when_complete
+from batchyard.engine.settling.job_ends import end_job, end_when_complete
 from batchyard.engine.settling.moves import give_back, requeue
 from batchyard.engine.work.tasks import clear_up, remove
 from batchyard.model.states import ErrorCategory, JobState
@@ -31,7 +32,8 @@ from batchyard.store.tx import Tx
 log = structlog.get_logger()
 
 TASKS_PER_UNIT = 500
-"""Bound on what one unit of work touches, so that a job of a million tasks does not hold up the others."""
+"""Bound on what one unit of work touches, so that a job of a million tasks, or a thousand jobs, do not hold up the others."""
+JOBS_PER_UNIT = 100
 EVENTS_KEPT_US = 30 * 86_400_000_000
 USAGE_KEPT_US = 90 * 86_400_000_000
 """How long it is known what pools used that are gone."""
@@ -68,13 +70,22 @@ class Upkeep:
         for job_pk in await self._db.read(job_rows.older_than, now - TASK_LIFETIME_US):
             while await self._db.run(end_old_tasks, job_pk, now) == TASKS_PER_UNIT:
                 pass
-        while await self._db.run(advance_jobs, self._clock.now()):
+        while await self._advance_all():
             pass
         while await self._db.run(job_rows.forget_events, now - EVENTS_KEPT_US, TASKS_PER_UNIT) == TASKS_PER_UNIT:
             pass
         while await self._db.run(usage.forget, now - USAGE_KEPT_US, TASKS_PER_UNIT) == TASKS_PER_UNIT:
             pass
         await self._give_space_back()
+
+    async def _advance_all(self) -> bool:
+        """Every ending job a step on, in units that are bounded however many jobs there are; True when some has further to go."""
+        further = False
+        behind: int | None = 0
+        while behind is not None:
+            touched, behind = await self._db.run(advance_jobs, self._clock.now(), behind)
+            further = further or touched > 0
+        return further
 
     async def _give_space_back(self) -> None:
         """What deleted rows left free at the end of the database goes back to the disk, a bounded part each round."""
@@ -123,8 +134,7 @@ def remove_expired(tx: Tx, now: int) -> int:
     """Have nodes remove the directories of tasks whose retention time is over; how many."""
     expired = task_rows.expired(tx, now, TASKS_PER_UNIT)
     for task in expired:
-        task_rows.move(tx, task, expires=None)
-        clear_up(tx, job_rows.get(tx, task.job_pk), task)
+        clear_up(tx, job_rows.get(tx, task.job_pk), task_rows.move(tx, task, expires=None))
     return len(expired)
 
 
@@ -139,54 +149,63 @@ def end_old_tasks(tx: Tx, job_pk: int, now: int) -> int:
     return len(old)
 
 
-def advance_jobs(tx: Tx, now: int) -> bool:
-    """Take every ending job a bounded step on; True when some has further to go."""
-    return sum(_advance(tx, job, now) for job in job_rows.changing(tx)) > 0
+def advance_jobs(tx: Tx, now: int, behind: int = 0) -> tuple[int, int | None]:
+    """Take ending jobs behind a key a step on, touching so many tasks at most in all.
+
+    How many tasks those were, 0 when none of the jobs has further to go; and the key of the last job, None when there are no more.
+    """
+    touched = done = 0
+    jobs = job_rows.changing(tx, behind, JOBS_PER_UNIT)
+    for job in jobs:
+        taken = _advance(tx, job, TASKS_PER_UNIT - done, now)
+        touched, done = touched + taken, done + max(1, taken)
+        if done >= TASKS_PER_UNIT:
+            return touched, job.pk
+    return touched, jobs[-1].pk if len(jobs) == JOBS_PER_UNIT else None
 
 
-def _advance(tx: Tx, job: JobRow, now: int) -> bool:
-    """End what runs, then complete or remove the job."""
+def _advance(tx: Tx, job: JobRow, n: int, now: int) -> int:
+    """End what runs, then complete or remove the job; how many tasks were touched, at most `n`, 0 when it has no further to go."""
     if job.state == JobState.ENABLING:
-        change(tx, job, JobHappened.ENABLED, now)
-        end_when_complete(tx, job.pk, now)
+        end_when_complete(tx, change_job(tx, job, JobHappened.ENABLED, now), now)
         tx.wake(wakes.pool(job.pool_key))
-        return False
-    running = task_rows.running_of_job(tx, job.pk, TASKS_PER_UNIT)
+        return 0
+    running = task_rows.running_of_job(tx, job.pk, n)
     if job.state == JobState.DISABLING and job.disable_option == DisableJobOption.WAIT and running:
-        return False
+        return 0
     for task in running:
         if job.state == JobState.DISABLING and job.disable_option == DisableJobOption.REQUEUE:
             requeue(tx, job, task, TaskHappened.REQUEUED, now, requeues=task.requeues + 1, last_requeue=now)
             give_back(tx, task.node_pk or 0, slots=task.held, tasks=1, now=now)
         else:
             complete(tx, job, task, TaskHappened.TERMINATED, TASK_ENDED_BY_USER, now)
-    return True if running else _conclude(tx, job, now)
+    return len(running) or _conclude(tx, job, n, now)
 
 
-def _conclude(tx: Tx, job: JobRow, now: int) -> bool:
-    """Bring a job in which nothing runs to the state that it is on its way to."""
+def _conclude(tx: Tx, job: JobRow, n: int, now: int) -> int:
+    """Bring a job in which nothing runs to the state that it is on its way to; how many tasks were removed for that."""
     if job.state == JobState.DISABLING:
-        change(tx, job, JobHappened.DISABLED, now)
+        change_job(tx, job, JobHappened.DISABLED, now)
     elif special_tasks.release(tx, job, now):
-        return False
+        return 0
     elif job.state == JobState.TERMINATING:
-        change(tx, job, JobHappened.ENDED, now, ended=now)
+        change_job(tx, job, JobHappened.ENDED, now, ended=now)
     else:
-        return _remove(tx, job, now)
-    return False
+        return _remove(tx, job, n, now)
+    return 0
 
 
-def _remove(tx: Tx, job: JobRow, now: int) -> bool:
-    """Remove a deleted job's tasks bit by bit, the job last."""
-    keys = task_rows.first_keys(tx, job.pk, TASKS_PER_UNIT)
+def _remove(tx: Tx, job: JobRow, n: int, now: int) -> int:
+    """Remove a deleted job's tasks bit by bit, the job last; how many tasks, at most `n`."""
+    keys = task_rows.first_keys(tx, job.pk, n)
     if keys:
         nodes = leftovers.take(tx, job.pk, keys[0], keys[-1]) | set(task_rows.nodes_of(tx, job.pk, keys[-1]))
         remove(tx, nodes, job_directory(job.id))
         task_rows.delete(tx, keys)
-        return True
+        return len(keys)
     nodes = leftovers.take(tx, job.pk, leftovers.SPECIAL, leftovers.SPECIAL) | set(special_rows.nodes_of(tx, job.pk))
     remove(tx, nodes, job_directory(job.id))
     special_rows.delete_of_job(tx, job.pk)
     job_rows.delete(tx, job.pk)
     tx.log(now, "job", job.pk, "gone", old=job.state)
-    return False
+    return 0

@@ -6,8 +6,9 @@ import msgspec
 from msgspec import UNSET
 
 from batchyard.engine import wakes
+from batchyard.engine.changes.jobs import change_job
 from batchyard.engine.checks import jobs as job_checks
-from batchyard.engine.settling.job_ends import change, disable_job, end_job, end_when_complete
+from batchyard.engine.settling.job_ends import disable_job, end_job, end_when_complete
 from batchyard.engine.work import tasks
 from batchyard.model import times
 from batchyard.model.errors import BatchError, invalid_property
@@ -45,8 +46,7 @@ def add(tx: Tx, job: JobCreateContent, now: int, quota: int | None = None) -> Jo
     if manager is not None:
         tasks.insert_manager(tx, row, manager, now)
         tx.wake(wakes.pool(row.pool_key))
-    end_when_complete(tx, pk, now)
-    return job_rows.get(tx, pk)
+    return end_when_complete(tx, row, now)
 
 
 def _columns(job: JobCreateContent, created: int) -> dict[str, object]:
@@ -97,11 +97,10 @@ def _store(tx: Tx, row: JobRow, before: JobCreateContent, job: JobCreateContent,
     ends = OnAllTasksComplete.TERMINATE_JOB
     if before.on_all_tasks_complete is ends and job.on_all_tasks_complete is not ends:
         raise invalid_property("onAllTasksComplete", job.on_all_tasks_complete, "terminatejob cannot be taken back")
-    job_rows.move(tx, row, modified=max(now, row.modified + 1), **_columns(job, row.created))
+    changed = job_rows.move(tx, row, modified=max(now, row.modified + 1), **_columns(job, row.created))
     tx.log(now, "job", row.pk, happened)
-    end_when_complete(tx, row.pk, now)
+    changed = end_when_complete(tx, changed, now)
     tx.wake(wakes.UPKEEP)
-    changed = job_rows.get(tx, row.pk)
     tx.wake(wakes.pool(changed.pool_key))
     return changed
 
@@ -118,23 +117,21 @@ def disable(tx: Tx, row: JobRow, option: DisableJobOption, now: int) -> JobRow:
     """Stop running a job's tasks; the option says what becomes of those that run. Raises OperationInvalidForCurrentState."""
     if not transitions.JOB.allows(row.state, JobHappened.DISABLE_REQUESTED):
         raise BatchError("OperationInvalidForCurrentState")
-    disable_job(tx, row, option, now, modified=max(now, row.modified + 1))
-    return job_rows.get(tx, row.pk)
+    return disable_job(tx, row, option, now, modified=max(now, row.modified + 1))
 
 
 def enable(tx: Tx, row: JobRow, now: int) -> JobRow:
     """Run a disabled job's tasks again. Raises OperationInvalidForCurrentState."""
     if not transitions.JOB.allows(row.state, JobHappened.ENABLE_REQUESTED):
         raise BatchError("OperationInvalidForCurrentState")
-    change(tx, row, JobHappened.ENABLE_REQUESTED, now, disable_option=None, modified=max(now, row.modified + 1))
+    fresh = change_job(tx, row, JobHappened.ENABLE_REQUESTED, now, disable_option=None, modified=max(now, row.modified + 1))
     tx.wake(wakes.UPKEEP)
-    return job_rows.get(tx, row.pk)
+    return fresh
 
 
 def terminate(tx: Tx, row: JobRow, reason: str | None, now: int, *, force: bool = False) -> JobRow:
     """End a job for a reason, `UserTerminate` when none is given; `force` does not wait for release tasks."""
-    end_job(tx, row, reason or USER_TERMINATE, now, modified=max(now, row.modified + 1), forced=force)
-    return job_rows.get(tx, row.pk)
+    return end_job(tx, row, reason or USER_TERMINATE, now, modified=max(now, row.modified + 1), forced=force)
 
 
 def delete(tx: Tx, row: JobRow, now: int, *, force: bool = False) -> None:
@@ -144,5 +141,5 @@ def delete(tx: Tx, row: JobRow, now: int, *, force: bool = False) -> None:
     # The release task runs only for a job that was still open, never a second time (contract 3.6).
     released = row.state == JobState.COMPLETED
     forced = int(force or released or bool(row.forced))
-    change(tx, row, JobHappened.DELETE_REQUESTED, now, deadline=None, forced=forced)
+    change_job(tx, row, JobHappened.DELETE_REQUESTED, now, deadline=None, forced=forced)
     tx.wake(wakes.UPKEEP)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from batchyard.engine import lookup, wakes
+from batchyard.engine.changes.tasks import change_task, count_out
 from batchyard.engine.checks import tasks as task_checks
 from batchyard.engine.settling.dependencies import wait_for
 from batchyard.engine.settling.ends import TASK_ENDED_BY_USER, complete
@@ -19,7 +20,7 @@ from batchyard.model.errors import BatchError
 from batchyard.model.job import JobManagerTask
 from batchyard.model.states import TaskResult, TaskState
 from batchyard.model.task import TaskConstraints, TaskCreateContent
-from batchyard.rules import places, transitions
+from batchyard.rules import places
 from batchyard.rules.transitions import TaskHappened
 from batchyard.store import jobs as job_rows
 from batchyard.store import leftovers
@@ -122,8 +123,7 @@ def terminate(tx: Tx, job_id: str, task_id: str, now: int) -> TaskRow:
     if task.state == TaskState.COMPLETED:
         raise BatchError("TaskCompleted")
     modified = max(now, task.modified + 1)
-    complete(tx, job, task, TaskHappened.TERMINATED, TASK_ENDED_BY_USER, now, modified=modified)
-    return task_rows.get(tx, task.pk) or task
+    return complete(tx, job, task, TaskHappened.TERMINATED, TASK_ENDED_BY_USER, now, modified=modified)
 
 
 def update(tx: Tx, job_id: str, task_id: str, given: TaskConstraints | None, now: int) -> TaskRow:
@@ -136,9 +136,9 @@ def update(tx: Tx, job_id: str, task_id: str, given: TaskConstraints | None, now
     retention = times.duration(constraints.retention_time or task_checks.RETENTION)
     modified = max(now, task.modified + 1)
     task_rows.set_body(tx, task.pk, msgspec.json.encode(body))
-    task_rows.move(tx, task, max_retries=constraints.max_task_retry_count, retention=retention, modified=modified)
+    fresh = task_rows.move(tx, task, max_retries=constraints.max_task_retry_count, retention=retention, modified=modified)
     tx.log(now, "task", task.pk, "updated")
-    return task_rows.get(tx, task.pk) or task
+    return fresh
 
 
 def reactivate(tx: Tx, job_id: str, task_id: str, now: int) -> TaskRow:
@@ -149,25 +149,18 @@ def reactivate(tx: Tx, job_id: str, task_id: str, now: int) -> TaskRow:
     if task.result == TaskResult.SUCCESS or task.exit_code == 0:
         raise BatchError("TaskSucceeded")
     lookup.open_job(tx, job_id)
-    state = transitions.TASK.after(task.state, TaskHappened.REACTIVATED)
     if task.node_pk is not None:
         leftovers.add(tx, job_pk=job.pk, task_pk=task.pk, node_pk=task.node_pk)
     task_rows.withdraw(tx, task)  # a failure may have satisfied; dependants that were let go stay so
-    ready = int(task.unmet == 0)
-    task_rows.move(
-        tx, task, state=state, ready=ready, state_time=now, previous_state=task.state, previous_time=task.state_time, satisfied=0,
-        retries=0, requeues=0, losses=0, last_retry=None, last_requeue=None, started=None, ended=None, exit_code=None, result=None,
-        failure=None, expires=None, node_pk=None, holds=0, modified=max(now, task.modified + 1),
-    )  # fmt: skip
-    tx.count(
-        job.pk, ready=ready, active=1, completed=-1, failed=-1,
-        active_slots=task.slots, completed_slots=-task.slots, failed_slots=-task.slots,
+    fresh = change_task(
+        tx, task, TaskHappened.REACTIVATED, now, satisfied=0, retries=0, requeues=0, losses=0, last_retry=None, last_requeue=None,
+        started=None, ended=None, exit_code=None, result=None, failure=None, expires=None, node_pk=None, holds=0,
+        modified=max(now, task.modified + 1),
     )  # fmt: skip
     if task.manager:
         job_rows.note_restarted(tx, [job.pk], restarted=True)
-    tx.log(now, "task", task.pk, TaskHappened.REACTIVATED, old=task.state, new=state)
     tx.wake(wakes.pool(job.pool_key))
-    return task_rows.get(tx, task.pk) or task
+    return fresh
 
 
 def delete(tx: Tx, job_id: str, task_id: str, now: int) -> None:
@@ -176,17 +169,12 @@ def delete(tx: Tx, job_id: str, task_id: str, now: int) -> None:
     if task.node_pk is not None and task.state in (TaskState.PREPARING, TaskState.RUNNING):
         give_back(tx, task.node_pk, slots=task.held, tasks=1, now=now)
     clear_up(tx, job, task)
-    was = {TaskState.ACTIVE: "active", TaskState.COMPLETED: "completed"}.get(task.state, "running")
-    deltas = {was: -1, was + "_slots": -task.slots}
-    if task.result is not None and task.state == TaskState.COMPLETED:
-        result = "succeeded" if task.result == TaskResult.SUCCESS else "failed"
-        deltas |= {result: -1, result + "_slots": -task.slots}
-    tx.count(job.pk, ready=-task.ready, **deltas)
+    count_out(tx, task)
     task_rows.withdraw(tx, task)
     task_rows.delete(tx, [task.pk])
     tx.log(now, "task", task.pk, "deleted", old=task.state)
     if job.ends_when_complete:
-        end_when_complete(tx, job.pk, now)
+        end_when_complete(tx, job, now)
     stir(tx, job)
 
 
