@@ -363,6 +363,15 @@ def test_a_sweep_removes_what_an_earlier_life_of_the_root_left(node_logins: Logi
 
 
 @needs_root
+def test_a_sweep_removes_accounts_whose_numbers_are_another_nodes_now(node_logins: Logins, root: Path, name: str) -> None:
+    """After the node's own range was found to be another's."""
+    node_logins.add(NodeUserCreate(name=name), now())
+    Logins(Layout(str(root)), True, of_logins(95_000)).sweep()
+    assert not exists(name)
+    assert not (root / "home" / name).exists()
+
+
+@needs_root
 def test_a_sweep_removes_accounts_of_nodes_whose_root_is_gone(place: Path, node_logins: Logins, name: str) -> None:
     layout = Layout(str(place / "released"))
     layout.make()
