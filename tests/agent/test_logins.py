@@ -442,6 +442,18 @@ async def test_nobody_logs_in_while_the_agent_is_away(server: Any, settings: Age
 
 
 @needs_root
+async def test_an_agent_that_is_told_to_stop_again_leaves_nothing_out(server: Any, settings: AgentSettings, root: Path, name: str) -> None:
+    agent = asyncio.create_task(run(settings))
+    assert (await ask(server, "add_user", name=name, expiryTime="2100-01-01T00:00:00Z")).error is None
+    os.kill(os.getpid(), signal.SIGTERM)
+    await server.until(lambda: server.syncs[-1].leaving)
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.wait_for(agent, 20)
+    assert int(shadow(name)[7]) == 1
+
+
+@needs_root
 async def test_an_agent_whose_node_is_gone_takes_its_accounts_along(server: Any, settings: AgentSettings, root: Path, name: str) -> None:
     agent = asyncio.create_task(run(settings))
     assert (await ask(server, "add_user", name=name)).error is None
