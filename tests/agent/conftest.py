@@ -35,7 +35,7 @@ from batchyard.agent.main import AgentSettings, run
 from batchyard.agent.process import control, spawner
 from batchyard.blobs.edge.server import application
 from batchyard.blobs.store.local import LocalBlobStore
-from batchyard.model.sync import Ended, FileEntry, FileHead, FileRequest, NodeFacts, NodeSetup, Order, Orders, Removal, Sync
+from batchyard.model.sync import Ended, FileEntry, FileHead, FileRequest, NodeFacts, NodeSetup, Order, Orders, Removal, Sync, gone
 
 TOKEN = "token of the node"
 
@@ -205,7 +205,8 @@ class FakeServer:
         said = msgspec.json.decode(await request.body(), type=Sync)
         if self.fail and self.fail[0] != 0:
             self.change()
-            return Response(status_code=self.fail.pop(0))
+            status = self.fail.pop(0)
+            return Response(gone(TOKEN) if status == 403 else b"", status_code=status)
         self.syncs.append(said)
         answer = Orders(session=said.session, number=said.number)
         if said.session == 0:

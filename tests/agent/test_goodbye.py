@@ -8,8 +8,10 @@ import os
 from typing import Any
 
 import pytest
+from starlette.responses import Response
 
 from batchyard.agent.main import AgentSettings, run
+from batchyard.model.sync import Orders, Sync
 
 SLEEPS = "/bin/sh -c 'echo $$ > {pipe}; exec sleep 1000'"
 
@@ -76,3 +78,38 @@ async def test_an_agent_whose_node_is_gone_has_nobody_to_say_it_to(server: Any, 
     assert running._task.done()
     assert not any(sync.leaving for sync in server.syncs)
     assert os.path.isdir(settings.root)
+
+
+async def test_what_the_server_could_not_take_in_is_said_again(server: Any, agent: Running, pipe: Any) -> None:
+    """A server whose disk is full, for instance, answers 503 for a moment."""
+    server.order("task", SLEEPS.format(pipe=pipe))
+    await pipe.line()
+    server.fail = [503, 500, 0]
+    await agent.stop()
+    assert (server.fail, [sync.leaving for sync in server.syncs[-2:]]) == ([], [True, True])
+    assert [end.stopped for end in server.ends.values()] == [True]
+
+
+async def test_an_agent_that_stops_while_it_joins_says_goodbye_too(
+    server: Any, settings: AgentSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has begun the session by then, and would wait for it to fall silent."""
+    joins, goes_on, answer = asyncio.Event(), asyncio.Event(), server.answer
+
+    async def late(said: Sync, told: Orders) -> Response:
+        if said.session == 0:
+            joins.set()
+            await goes_on.wait()
+        found: Response = await answer(said, told)
+        return found
+
+    monkeypatch.setattr(server, "answer", late)
+    server.order("task", "sleep 1000")
+    running = Running(settings)
+    await joins.wait()
+    stopping = asyncio.create_task(running.stop())
+    await asyncio.sleep(0)  # the agent has been told
+    goes_on.set()
+    await stopping
+    assert [(sync.session, sync.leaving) for sync in server.syncs] == [(0, False), (1, True)]
+    assert [(end.attempt, end.stopped) for end in server.syncs[-1].ended] == [("task", True)]

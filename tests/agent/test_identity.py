@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,30 @@ async def test_a_stranger_at_the_servers_old_address_does_not_end_the_agent(serv
         await agent
     stranger.close()
     await stranger.wait_closed()
+
+
+async def test_a_stranger_in_the_servers_place_ends_no_agent_and_nothing_that_it_runs(
+    server: Any, settings: AgentSettings, pipe: Any, place: Path
+) -> None:
+    """The server crashed, and until it is back another one answers at its address, which the stale server.json still names."""
+    settings.server_file = place / "server.json"
+    settings.server_file.write_text(json.dumps({"pid": 1, "started": 1, "url": server.url}))
+    agent = asyncio.create_task(run(settings))
+    server.order("task", f"sh -c 'echo x > {pipe}; read line < {place}/go'")
+    os.mkfifo(place / "go")
+    (place / "go").chmod(0o666)
+    await pipe.line()
+    server.fail = [401, 401, 404, 401]
+    server.order("another", "true")  # lets the poll go
+    await server.until(lambda: not server.fail)
+    await asyncio.to_thread((place / "go").write_text, "\n")
+    assert ((await server.end_of("task")).exit_code, server.session) == (0, 1)
+    agent.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await agent
+
+
+async def test_an_agent_whose_token_no_server_ever_knew_ends(server: Any, settings: AgentSettings) -> None:
+    Path(settings.token_file).write_text("another")
+    await asyncio.wait_for(run(settings), 20)
+    assert not server.syncs

@@ -363,6 +363,15 @@ def test_a_sweep_removes_what_an_earlier_life_of_the_root_left(node_logins: Logi
 
 
 @needs_root
+def test_a_sweep_removes_accounts_whose_numbers_are_another_nodes_now(node_logins: Logins, root: Path, name: str) -> None:
+    """After the node's own range was found to be another's."""
+    node_logins.add(NodeUserCreate(name=name), now())
+    Logins(Layout(str(root)), True, of_logins(95_000)).sweep()
+    assert not exists(name)
+    assert not (root / "home" / name).exists()
+
+
+@needs_root
 def test_a_sweep_removes_accounts_of_nodes_whose_root_is_gone(place: Path, node_logins: Logins, name: str) -> None:
     layout = Layout(str(place / "released"))
     layout.make()
@@ -430,6 +439,18 @@ async def test_nobody_logs_in_while_the_agent_is_away(server: Any, settings: Age
     assert int(shadow(name)[7]) == 47_482
     agent.cancel()
     await asyncio.wait({agent})
+
+
+@needs_root
+async def test_an_agent_that_is_told_to_stop_again_leaves_nothing_out(server: Any, settings: AgentSettings, root: Path, name: str) -> None:
+    agent = asyncio.create_task(run(settings))
+    assert (await ask(server, "add_user", name=name, expiryTime="2100-01-01T00:00:00Z")).error is None
+    os.kill(os.getpid(), signal.SIGTERM)
+    await server.until(lambda: server.syncs[-1].leaving)
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.wait_for(agent, 20)
+    assert int(shadow(name)[7]) == 1
 
 
 @needs_root

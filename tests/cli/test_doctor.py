@@ -21,6 +21,8 @@ from typing import Any, Protocol
 import pytest
 
 from batchyard.agent.accounts import accounts as agent_accounts
+from batchyard.agent.accounts import claims
+from batchyard.agent.places.users import BLOCKS_FROM
 from batchyard.cli import daemon
 from batchyard.cli.checks import isolation, machine, service, storage
 from batchyard.cli.checks.every import CHECKS, findings
@@ -199,9 +201,25 @@ def test_limits_hold_where_it_says(place: Place) -> None:
 
 def test_users_can_be_switched_to_as_it_says(place: Place) -> None:
     found = next(iter(isolation.users(Place(Path("/"), "127.0.0.1", 0))))
-    switch = f"{sys.executable} -c 'import os; os.setgid(70000); os.setuid(70000); print(os.getuid())'"
+    base = claims.free_range() or BLOCKS_FROM
+    switch = f"{sys.executable} -c 'import os; os.setgid({base}); os.setuid({base}); print(os.getuid())'"
     done = subprocess.run(["sh", "-c", switch], capture_output=True, text=True, check=False)
-    assert (found.level is OK) == (done.stdout == "70000\n")
+    assert (found.level is OK) == (done.stdout == f"{base}\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs tasks as other users")
+def test_the_users_are_those_that_the_next_node_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "last").write_text("199000")
+    monkeypatch.setattr(claims, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(claims, "MAPS", (str(tmp_path / "map"),))
+    for mapped, said in ((2**32 - 1, "from uid 200000 on for the next one"), (200_000, "from uid 70000 on for the next one")):
+        (tmp_path / "map").write_text(f"0 0 {mapped}")
+        assert said in next(iter(isolation.users(Place(Path("/"), "127.0.0.1", 0)))).finding
+    (tmp_path / "70000").write_text(json.dumps({"root": "/", "inode": os.stat("/").st_ino}))
+    (tmp_path / "map").write_text("0 0 71000")
+    found = next(iter(isolation.users(Place(Path("/"), "127.0.0.1", 0))))
+    assert (found.level, "another node would share them" in found.finding) == (NOTE, True)
+    assert found.mend
 
 
 def test_a_directory_that_tasks_may_not_enter(place: Place) -> None:

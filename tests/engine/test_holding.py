@@ -105,7 +105,7 @@ def test_who_can_be_placed_nowhere_any_more_goes_before_nobody(world: World) -> 
     """Its mark ends with the first turn that finds no node which could be held."""
     world.working_pool(nodes=0, slots=4, targetLowPriorityNodes=1)
     world.job("job", jobManagerTask={"id": "manager", "commandLine": "true", "allowLowPriorityNode": False})
-    world.run(lambda tx: tx.change(Change("UPDATE task SET holds = 1")))
+    world.run(lambda tx: tx.change(Change("UPDATE task SET holds = 1, version = version + 1")))
     world.schedule()
     assert world.rows("SELECT holds, state FROM task") == [(0, "active")]
 

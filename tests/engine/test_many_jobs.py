@@ -170,7 +170,7 @@ class TestNoRoomForReasonsOfTheirOwn:
         def jobs(numbers: range) -> None:
             for number in numbers:
                 world.job(f"m{number}", jobManagerTask={"id": "manager", "commandLine": "true"})
-            world.run(lambda tx: tx.change(Change("UPDATE task SET run = 1 WHERE manager = 1")))
+            world.run(lambda tx: tx.change(Change("UPDATE task SET run = 1, version = version + 1 WHERE manager = 1")))
             world.run(
                 lambda tx: tx.change(Change("UPDATE job_counts SET restarted = job_pk IN (SELECT job_pk FROM task WHERE manager = 1)"))
             )

@@ -13,6 +13,7 @@ from engine_world import Agent, Steady, World
 from batchyard.engine.nodes import node_changes, nodes
 from batchyard.engine.nodes.health import MOST_NEWS
 from batchyard.engine.nodes.node_changes import PREEMPTED_PAUSE_US
+from batchyard.engine.pools import capacity
 from batchyard.engine.settling.special_runs import INTERNAL_RETRIES
 from batchyard.model.errors import BatchError
 from batchyard.model.states import NodeState
@@ -477,6 +478,20 @@ class TestSilence:
         assert not world.provider.gone  # type: ignore[attr-defined]
         agent.join()
         assert state(world, agent) == "idle"
+
+    def test_one_that_said_goodbye_is_ended_only_when_it_does_not_go(self) -> None:
+        """What it does on its way out, locking its accounts for instance, must not be cut short."""
+        provider = Restarts()
+        world = World(provider=provider)
+        agent = busy(world)
+        agent.sync(leaving=True)
+        world.capacity(3)
+        assert (state(world, agent), provider.stopped) == ("unknown", [])
+        world.advance(capacity.LEAVING_US // 1_000_000)
+        world.capacity(2)
+        assert (state(world, agent), provider.stopped) == ("starting", [world.node(agent.node_pk).handle])
+        world.check()
+        world.close()
 
     def test_one_that_speaks_in_time_is_not_ended(self) -> None:
         provider = Restarts()

@@ -41,12 +41,13 @@ from batchyard.agent.process.process import Spawners
 from batchyard.agent.run import remains
 from batchyard.agent.run.runner import Attempt, Node
 from batchyard.agent.state import State
+from batchyard.agent.talk import farewell
 from batchyard.agent.talk.link import Broken, Link
 from batchyard.agent.talk.pace import Pace
 from batchyard.agent.talk.replies import Replies
 from batchyard.agent.transfer.logs import ServiceLogs
 from batchyard.disk import logs
-from batchyard.model.sync import SYNC_PATH, NodeNews, NodeProblem, NodeSetup, Orders, Removal, Sync
+from batchyard.model.sync import SYNC_PATH, NodeNews, NodeProblem, NodeSetup, Orders, Removal, Sync, gone
 
 if TYPE_CHECKING:
     import httpx
@@ -122,7 +123,7 @@ class Agent:
         self, settings: AgentSettings, layout: Layout, found: facts.Found, link: Link, token: str, *, unwatched: bool = False
     ) -> None:
         self._settings, self._layout, self._found, self._link = settings, layout, found, link
-        self._address = Address(settings.server, settings.server_file)
+        self._token, self._address = token, Address(settings.server, settings.server_file)
         self._threads = ThreadPoolExecutor(_THREADS, _TRANSFER)
         self._users = Users(found.uid_base, found.facts.switches_users)
         self._ends, self._unwatched = remains.Ends(layout, token), unwatched
@@ -134,6 +135,9 @@ class Agent:
         self._news = asyncio.Event()
         self._pace = Pace(self._state.running, found.facts.cores)
         self._node: Node | None = None
+        self._join: asyncio.Task[bool] | None = None
+        self.leaving = False
+        """True once nothing is left to do but to leave, which is not to be cancelled."""
         self._accountants = ThreadPoolExecutor(1, _TRANSFER)
         self._directories = Directories()
         self._remover = Remover(layout, self._directories, self._threads)
@@ -174,6 +178,7 @@ class Agent:
             self._state.forget()
             raise
         finally:
+            self.leaving = True
             upkeep.cancel()
             self._logs.stop()
             await self._say_goodbye()
@@ -191,7 +196,8 @@ class Agent:
         """One exchange: join, report, or wait for news. Raises NodeGone, Fenced, DecodeError or OSError."""
         if self._state.session == 0:
             joining = self._state.say(facts=self._found.facts, root=self._found.root, clock=_clock(), unwatched=self._unwatched)
-            await self._exchange(joining)
+            self._join = asyncio.create_task(self._exchange(joining))
+            await asyncio.shield(self._join)  # the server may have begun the session before an agent that stops hears of it
             self._unwatched = False
             return
         await self._pace.wait()
@@ -233,7 +239,9 @@ class Agent:
         if not poll.cancelled():
             poll.exception()  # whatever it was, the next sync meets it again
 
-    async def _drop(self, poll: asyncio.Task[bool]) -> None:
+    async def _drop(self, poll: asyncio.Task[bool], patience_s: float = 0.0) -> None:
+        if patience_s:
+            await asyncio.wait({poll}, timeout=patience_s)
         poll.cancel()
         with contextlib.suppress(asyncio.CancelledError, NodeGone, Fenced, msgspec.DecodeError, OSError):
             await poll
@@ -243,9 +251,11 @@ class Agent:
         """Send a sync and do what the answer says; False when it says nothing new."""
         answer = await self._link.post(SYNC_PATH, msgspec.json.encode(said), said.wait_s + _ANSWER_S)
         if answer.status in (401, 403):
-            if self._follow():
-                raise Broken("that was another server")
-            raise NodeGone(f"the server answered {answer.status}")
+            if answer.body == gone(self._token):
+                raise NodeGone("the server has no such node any more")
+            if self._node is not None or self._settings.server_file is not None:
+                raise Broken(f"another server answers there, with {answer.status}")  # ours may come back
+            raise NodeGone(f"the server does not know this token, it answered {answer.status}")
         if answer.status == 204:
             return False
         if answer.status != 200:
@@ -347,6 +357,8 @@ class Agent:
 
     async def _say_goodbye(self) -> None:
         """End all attempts and say so, for them to be made elsewhere at once; nothing to say without a session."""
+        if self._join is not None:
+            await self._drop(self._join, _GOODBYE_S)
         for poll in list(self._polls):
             await self._drop(poll)
         for attempt in self._attempts.values():
@@ -355,10 +367,7 @@ class Agent:
             return
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_FAREWELL_S)
-        try:
-            await self._link.post(SYNC_PATH, msgspec.json.encode(self._state.say(clock=_clock(), leaving=True)), _GOODBYE_S)
-        except OSError as error:
-            log.info("the server does not hear that the agent stops", reason=str(error) or type(error).__name__)
+        await farewell.bid(self._link, lambda: self._state.say(clock=_clock(), leaving=True), self._token, _GOODBYE_S)
 
     async def _start_over(self) -> None:
         self._state.forget()
@@ -424,9 +433,15 @@ async def _until_stopped(agent: Agent) -> None:
     """Run until the node is gone, or SIGTERM or SIGINT comes; all attempts have been ended then."""
     loop = asyncio.get_running_loop()
     work = asyncio.create_task(agent.run())
+
+    def stop() -> None:
+        """Whoever asks again does not cut short what is done on the way out."""
+        if not agent.leaving and not work.cancelling():
+            work.cancel()
+
     with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread: whoever embeds the agent cancels it
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, work.cancel)
+            loop.add_signal_handler(number, stop)
     try:
         await work
     except NodeGone as gone:

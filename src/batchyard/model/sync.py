@@ -20,6 +20,11 @@ FILE_HEADER = "x-batchyard-file"
 """Response head of a file request (JSON of FileHead) on the agent's POST to FILES_PATH."""
 
 
+def gone(token: str) -> bytes:
+    """What a server that knows a node's token answers, with 403, when the node is no more: a stranger at its address never says it."""
+    return f"node {token.partition('.')[0]} is gone".encode()
+
+
 class Message(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel"):
     """Base of what server and agent exchange: unknown members are ignored so that versions may differ."""
 

@@ -121,12 +121,12 @@ class Logins:
             accounts.prune_rules()
 
     def sweep(self) -> None:
-        """Remove accounts that this root does not know (any more), and those of nodes whose root is gone."""
+        """Remove accounts that this root does not know (any more) or has no numbers for, and those of nodes whose root is gone."""
         with self._lock:
             known = self._noted()
             for account in accounts.marked():
                 root = os.path.dirname(os.path.dirname(account.home))
-                forgotten = account.mark == self._mark and account.name not in known
+                forgotten = account.mark == self._mark and (account.name not in known or account.uid not in self._uids)
                 if forgotten or (account.mark == accounts.mark_of(root) and not os.path.exists(root)):
                     accounts.erase(account, self._deadline)
                     if forgotten:

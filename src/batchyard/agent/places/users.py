@@ -162,20 +162,25 @@ def _name(uid: int) -> str:
 
 
 def obstacle(root: str, uid: int) -> str | None:
-    """Why tasks cannot run as users from `uid` on, as a sentence with its mend; None when they can.
+    """Why tasks cannot run as users of the range from `uid` on, as a sentence with its mend; None when they can.
 
-    Tries it by becoming that user for a moment, so call it before there are other threads.
+    Tries it by becoming its last and its first for a moment, so call it before there are other threads.
     """
     if os.geteuid() != 0:
         return "Tasks share the agent's user and can read each other's files: start the agent as root to give them their own."
-    group = os.getegid()
+    group, last = os.getegid(), uid + BLOCK - 1
     try:
         os.setgroups([])
-        os.setegid(uid)
-        os.seteuid(uid)
+        for one in (last, uid):
+            os.seteuid(0)
+            os.setegid(one)
+            os.seteuid(one)
         return _closed(root)
     except OSError as error:
-        return f"Tasks run as root: becoming user {uid} failed ({error.strerror}); give the agent a range of users from {uid} on."
+        return (
+            f"Tasks run as root: becoming user {one} failed ({error.strerror}); "
+            f"give the agent's machine or container the users {uid} to {last}, or the agent others with `--uid-base`."
+        )
     finally:
         os.seteuid(0)
         os.setegid(group)

@@ -15,7 +15,7 @@ from batchyard.engine import wakes
 from batchyard.engine.nodes import linked_storage, nodes
 from batchyard.engine.nodes.nodes import NotThisNode, Occupied, Setting
 from batchyard.model.errors import BatchError
-from batchyard.model.sync import FILE_HEADER, FileHead, Orders, Sync
+from batchyard.model.sync import FILE_HEADER, FileHead, Orders, Sync, gone
 from batchyard.store.db import StoreUnavailable
 
 LONGEST_WAIT_S = 30.0
@@ -59,11 +59,13 @@ class Agents:
 
     async def __call__(self, request: Request) -> Response:
         """Dispatch `/agent/sync` and `/agent/files/{id}`."""
+        known = b""
         try:
             scheme, _, token = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer":
                 raise NotThisNode
             node_pk = nodes.identify(self._services.node_key, token.strip())
+            known = gone(token.strip())
             parts = request.scope["path"].strip("/").split("/")
             if request.method != "POST":
                 return Response(status_code=405)
@@ -72,7 +74,7 @@ class Agents:
             if len(parts) == 3 and parts[1] == "files":
                 return await self._file(request, node_pk, parts[2])
         except NotThisNode:
-            return Response(status_code=403)
+            return Response(known, status_code=403)
         except Occupied:
             return Response("another agent with this token is the node", status_code=409)
         except BatchError as error:

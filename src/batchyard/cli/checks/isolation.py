@@ -78,15 +78,24 @@ def held_to(controller: str, *names: str) -> str:
 
 
 def users(place: Place) -> Iterator[Finding]:
-    """Whether tasks run as users of their own."""
+    """Whether tasks run as users of their own: those of the range that the next node gets."""
     from batchyard.agent.accounts.accounts import marked
+    from batchyard.agent.accounts.claims import free_range
     from batchyard.agent.places.users import BLOCK, BLOCKS_FROM, obstacle
 
-    if reason := obstacle(str(place.existing), BLOCKS_FROM):
+    base = free_range()
+    if reason := obstacle(str(place.existing), BLOCKS_FROM if base is None else base):
         found, _, mend = reason.partition(": ")
         yield note("users", reason if not mend else found, mend[:1].upper() + mend[1:])
         return
-    yield ok("users", f"tasks run as users of their own, from uid {BLOCKS_FROM} on, {BLOCK} for each node")
+    if base is None:
+        yield note(
+            "users",
+            "all users that tasks may run as are other nodes': another node would share them",
+            f"Give this machine or container more users from {BLOCKS_FROM} on, or let nodes that are no longer needed go.",
+        )
+    else:
+        yield ok("users", f"tasks run as users of their own, {BLOCK} for each node, from uid {base} on for the next one")
     logins = {account.name for account in marked()}  # which no task gets
     others = [(entry.pw_name, entry.pw_uid) for entry in pwd.getpwall() if entry.pw_name not in logins]
     yield from taken(BLOCKS_FROM, others, _read("/etc/subuid"))

@@ -111,6 +111,7 @@ def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int, *, refill
         report(tx, node, sync.ended, now)
     if sync.leaving:
         _unheard(tx, node.pk, NodeHappened.AGENT_STOPPED, now)
+        node_rows.move(tx, node_rows.get(tx, node.pk) or node, last_seen=None)  # it is gone, or soon will be: that is no silence
         return Orders(session=sync.session, number=sync.number)
     if (sync.problems is not None or sync.clock is not None) and (fresh := node_rows.get(tx, node.pk)) is not None:
         health.hear(tx, fresh, sync, now)

@@ -44,6 +44,8 @@ log = structlog.get_logger()
 
 JOIN_US = 10 * 60_000_000
 """How long an agent may take from its launch to its first word."""
+LEAVING_US = 60_000_000
+"""How long an agent that said goodbye may take until its process is gone; it takes half a minute at the most, unless it hangs."""
 LAUNCHES_AT_ONCE = 100
 """Launches of one provider that are under way at once."""
 NODES_PER_CALL = 50
@@ -106,7 +108,7 @@ class Capacity:
         self._watch(plan, {pk for pk, _ in late})
         for name, some in self._batches(plan, late):
             self._errands.start("stop", [pk for pk, _ in some], partial(self._stop, name, some))
-        for name, some in self._batches(plan, [each for each in plan.watch if self._is_mute(plan.rows[each[0]])]):
+        for name, some in self._batches(plan, [each for each in plan.watch if self._is_mute(plan.rows[each[0]], now)]):
             lives = {pk: plan.rows[pk].session for pk, _ in some}
             self._errands.start("end mute", [*lives], partial(self._end_mute, name, some, lives))
         for name in sorted(self._unswept):
@@ -139,9 +141,14 @@ class Capacity:
         """True when the node was launched and its agent should have spoken by now."""
         return node.state == NodeState.STARTING and now - max(_tried(node), self._since) >= self._join_us
 
-    def _is_mute(self, node: NodeRow) -> bool:
-        """True when the node fell silent and its provider can start another agent in the place of one that hangs."""
-        return node.state == NodeState.UNKNOWN and node.provider in self._providers and self._providers[node.provider].restarts
+    def _is_mute(self, node: NodeRow, now: int) -> bool:
+        """True when the node fell silent and its provider can start another agent in the place of one that hangs.
+
+        One that said goodbye has time for what it does on its way out.
+        """
+        if node.state != NodeState.UNKNOWN or node.provider not in self._providers or not self._providers[node.provider].restarts:
+            return False
+        return node.last_seen is not None or now - node.state_time >= LEAVING_US
 
     def _provider(self, name: str) -> NodeProvider:
         """Raises NoSuchProvider."""
