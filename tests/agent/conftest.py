@@ -31,8 +31,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from storage_world import KEY, Container
 
-from batchyard.agent.main import AgentSettings, run
+from batchyard.agent.main import run
 from batchyard.agent.process import control, spawner
+from batchyard.agent.settings import AgentSettings
 from batchyard.blobs.edge.server import application
 from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.model.sync import Ended, FileEntry, FileHead, FileRequest, NodeFacts, NodeSetup, Order, Orders, Removal, Sync, gone

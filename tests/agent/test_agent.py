@@ -19,7 +19,8 @@ import msgspec
 import pytest
 
 import batchyard
-from batchyard.agent.main import AgentSettings, run
+from batchyard.agent.main import run
+from batchyard.agent.settings import AgentSettings
 from batchyard.agent.transfer import logs
 from batchyard.model.states import ErrorCategory
 from batchyard.model.sync import FileEntry, Removal

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from batchyard.agent.main import AgentSettings, run
+from batchyard.agent.main import run
+from batchyard.agent.settings import AgentSettings
 from batchyard.model.sync import Chaos, Sync
 
 

@@ -6,12 +6,16 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.conftest import SmallDisk
 
-from batchyard.agent.main import AgentSettings, run
+from batchyard.agent.main import run
+from batchyard.agent.places import layout
+from batchyard.agent.places.users import User
+from batchyard.agent.settings import AgentSettings
 from batchyard.model.sync import Removal
 
 MIB = 1 << 20
@@ -77,3 +81,15 @@ async def test_directories_are_removed_where_there_is_no_room_to_move_them(full_
     async with asyncio.timeout(20):
         while disk.free() < 8 * MIB:
             await asyncio.sleep(0.01)
+
+
+def test_a_start_task_that_runs_again_needs_no_room_to_begin_anew(small_disk: Callable[[int], SmallDisk]) -> None:
+    disk = small_disk(4_000_000)
+    rooms = layout.Layout(str(disk.path / "root"))
+    rooms.make()
+    place = rooms.start_task(fresh=True)
+    os.makedirs(f"{place.working}/deep")
+    Path(place.working, "deep", "what fills the disk").write_bytes(b"x" * 100_000)
+    disk.fill_inodes()
+    layout.open_to(place, User(-1, "agent"))
+    assert os.listdir(place.working) == []

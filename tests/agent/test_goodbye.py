@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from batchyard.agent.main import AgentSettings, run
+from batchyard.agent.main import run
+from batchyard.agent.settings import AgentSettings
 from batchyard.model.sync import Orders, Sync
 
 SLEEPS = "/bin/sh -c 'echo $$ > {pipe}; exec sleep 1000'"

@@ -19,7 +19,8 @@ from tests.conftest import wait_for
 
 from batchyard.agent.health import health
 from batchyard.agent.health.health import FAILED, FULL, NEARLY, RESERVED_BYTES, RESERVED_INODES, Disk, Probe
-from batchyard.agent.main import AgentSettings, run
+from batchyard.agent.main import run
+from batchyard.agent.settings import AgentSettings
 from batchyard.agent.state import State
 from batchyard.model.sync import NodeProblem, Orders
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from batchyard.agent.main import AgentSettings, run
+from batchyard.agent.main import run
 from batchyard.agent.places.identity import Address, of_root
 from batchyard.agent.places.layout import Layout
+from batchyard.agent.settings import AgentSettings
 
 
 def layout(place: Path, name: str = "root") -> Layout:

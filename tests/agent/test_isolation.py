@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batchyard.agent.main import AgentSettings
+from batchyard.agent.settings import AgentSettings
 from batchyard.model.sync import NodeAccount
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run tasks as other users")

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from batchyard.agent.main import AgentSettings, run
+from batchyard.agent.main import run
 from batchyard.agent.process import cgroups, control, limits
 from batchyard.agent.process.limits import Limits
 from batchyard.agent.process.process import Command, Spawners
+from batchyard.agent.settings import AgentSettings
 
 GROWS = "sh -c 'x=0123456789; while :; do x=$x$x; done'"
 SPINS = """sh -c 'timeout 1 sh -c "while :; do :; done" & timeout 1 sh -c "while :; do :; done"; wait'"""

@@ -22,10 +22,11 @@ import pytest
 
 from batchyard.agent.accounts import accounts, logins
 from batchyard.agent.accounts.logins import Logins, LoginService
-from batchyard.agent.main import AgentSettings, run
+from batchyard.agent.main import run
 from batchyard.agent.places.files import Refused
 from batchyard.agent.places.layout import Layout
 from batchyard.agent.places.users import of_logins
+from batchyard.agent.settings import AgentSettings
 from batchyard.model.node import NodeUserCreate, NodeUserUpdate
 from batchyard.model.sync import FileHead
 

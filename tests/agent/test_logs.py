@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from storage_world import Container
 
-from batchyard.agent.main import AgentSettings
+from batchyard.agent.settings import AgentSettings
 from batchyard.agent.transfer import logs
 from batchyard.model import times
 

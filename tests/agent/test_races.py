@@ -24,11 +24,11 @@ import pytest
 from storage_world import Container
 
 from batchyard.agent.accounts.logins import Logins
-from batchyard.agent.main import AgentSettings
 from batchyard.agent.places import beneath, files, layout, removals
 from batchyard.agent.places.files import Refused
 from batchyard.agent.places.layout import Layout, TaskPlace
 from batchyard.agent.places.users import User, of_logins
+from batchyard.agent.settings import AgentSettings
 from batchyard.agent.transfer.failures import Failed
 from batchyard.agent.transfer.staging import Staging
 from batchyard.agent.transfer.upload import Upload

@@ -21,9 +21,9 @@ import msgspec
 import pytest
 from storage_world import Container
 
-from batchyard.agent.main import AgentSettings
 from batchyard.agent.places import beneath
 from batchyard.agent.places.layout import TaskPlace
+from batchyard.agent.settings import AgentSettings
 from batchyard.agent.transfer import storage
 from batchyard.agent.transfer.failures import Failed
 from batchyard.agent.transfer.staging import Staging

@@ -27,6 +27,8 @@ READY_S = 30.0
 """How long a server may take until it answers, in seconds."""
 _REWRITTEN_PER_S = 10_000_000
 """Bytes of a database of an earlier release that are written anew at its first start, in a second, at the least."""
+_FIRST_FREE_PORT = 1024
+"""The system gives no lower one to whoever asks for any port, so no server of ours had it that way."""
 PATIENCE_S = 20.0
 """How long a server may take to end itself and its local nodes, in seconds."""
 _POLL_S = 0.02
@@ -79,9 +81,10 @@ def former_port(directory: Path) -> int:
     from urllib.parse import urlsplit
 
     try:
-        return urlsplit(str(json.loads((directory / "server.json").read_bytes())["url"])).port or 0
+        port = urlsplit(str(json.loads((directory / "server.json").read_bytes())["url"])).port or 0
     except (OSError, ValueError, KeyError, TypeError):
         return 0
+    return port if port >= _FIRST_FREE_PORT else 0
 
 
 def account(directory: Path) -> Account:

@@ -14,7 +14,9 @@ from batchyard.agent.places.layout import Layout
 
 
 def of_root(layout: Layout) -> str:
-    """The same in every life of an agent on this root directory, another for a copy of it and on another machine. Raises OSError.
+    """The same in every life of an agent on this root directory, another for a copy of it and on a machine of another name. Raises OSError.
+
+    A copy of a whole disk under the same host name is not told from it: give such machines names, or roots, of their own.
 
     To be called by who holds the root's lock, so that two agents never tell the same.
     """

@@ -7,6 +7,7 @@ server asks for files under the spelling that the order carried, so the two neve
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -17,6 +18,7 @@ import msgspec
 
 from batchyard.agent.places import beneath
 from batchyard.agent.places.users import User
+from batchyard.disk import trees
 from batchyard.model import ids
 from batchyard.rules import places
 
@@ -148,12 +150,26 @@ def _shut(fd: int) -> None:
 
 
 def _set_aside(fd: int, trash: str, names: Collection[str]) -> None:
-    """Move what is in a directory, which is shut if others could change it, to the trash."""
+    """Move what is in a directory, which is shut if others could change it, to the trash; remove it where the disk has no room for that."""
     aside = f"{trash}/{secrets.token_hex(8)}"
-    os.makedirs(aside, mode=0o700)
-    for name in names:
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(name, f"{aside}/{name}", src_dir_fd=fd)
+    try:
+        os.makedirs(aside, mode=0o700)
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(name, f"{aside}/{name}", src_dir_fd=fd)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        for name in names:  # it may be what fills the disk
+            with contextlib.suppress(FileNotFoundError):
+                _remove(fd, name)
+
+
+def _remove(fd: int, name: str) -> None:
+    if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+        trees.remove(name, fd)
+    else:
+        os.unlink(name, dir_fd=fd)
 
 
 def _working_directory(fd: int, mode: int) -> None:
