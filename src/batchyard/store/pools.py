@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from batchyard.model.pool import PoolCreateContent
 from batchyard.model.states import AllocationState, PoolState
 from batchyard.rules.odata import Filter, matches
 from batchyard.store.filters import Page, by_key, sift
@@ -80,6 +81,14 @@ _SCALED = Statement(f"{_VIEW} WHERE autoscale_next IS NOT NULL ORDER BY autoscal
 _DELETE = Change("DELETE FROM pool WHERE pk = :pk")
 _DELETE_SAMPLES = Change("DELETE FROM autoscale_sample WHERE pool_pk = :pk")
 _DELETE_RUNS = Change("DELETE FROM autoscale_run WHERE pool_pk = :pk")
+
+
+_content = msgspec.json.Decoder(PoolCreateContent)
+
+
+def content(body: bytes) -> PoolCreateContent:
+    """What a client said of a pool, out of the JSON of its row; the caller's own, to be changed as it likes."""
+    return _content.decode(body)
 
 
 def find(reader: Reader, pool_id: str) -> PoolView | None:

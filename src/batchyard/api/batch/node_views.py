@@ -30,6 +30,7 @@ from batchyard.model.sync import NodeFacts
 from batchyard.model.task import TaskExecutionInformation, TaskFailureInformation
 from batchyard.model.virtual_machine import VMExtension
 from batchyard.model.words import InboundEndpointProtocol, IPFamily, StatusLevel
+from batchyard.store import pools as pool_rows
 from batchyard.store.nodes import NodeView, RecentTask
 
 SSH_PORT = 22
@@ -46,13 +47,12 @@ OWN = VMExtension(
 _facts = msgspec.json.Decoder(NodeFacts)
 _errors = msgspec.json.Decoder(list[ComputeNodeError])
 _failure = msgspec.json.Decoder(TaskFailureInformation)
-_pool_body = msgspec.json.Decoder(PoolCreateContent)
 
 
 def node(row: NodeView, recent: Sequence[RecentTask], call: Call) -> bytes:
     """A compute node; `recent` are its last tasks."""
     known = facts(row)
-    body = _pool_body.decode(row.pool_body)
+    body = pool_rows.content(row.pool_body)
     machine = body.virtual_machine_configuration
     seen = Node(
         id=row.id,
@@ -109,7 +109,7 @@ def _ipv6(body: PoolCreateContent, machine: Machine | None) -> str | None:
 
 def login(row: NodeView, machine: Machine) -> RemoteLoginSettings:
     """Where SSH reaches the node."""
-    ipv6 = _ipv6(_pool_body.decode(row.pool_body), machine)
+    ipv6 = _ipv6(pool_rows.content(row.pool_body), machine)
     return RemoteLoginSettings(
         remote_login_ip_address=machine.ip_address,
         remote_login_port=SSH_PORT,
@@ -120,7 +120,7 @@ def login(row: NodeView, machine: Machine) -> RemoteLoginSettings:
 
 def extensions(row: NodeView) -> list[NodeVMExtension]:
     """The pool's extensions, which are kept and never installed, because the machine is its operator's; then the service's own."""
-    machine = _pool_body.decode(row.pool_body).virtual_machine_configuration
+    machine = pool_rows.content(row.pool_body).virtual_machine_configuration
     given = [_extension(each) for each in (machine.extensions if machine else None) or ()]
     if not given or any(each.vm_extension is not None and each.vm_extension.name.lower() == OWN.name.lower() for each in given):
         return given

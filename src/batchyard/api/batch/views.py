@@ -18,7 +18,7 @@ from batchyard.model.job import (
     JobReleaseTaskExecutionInformation,
     JobServed,
 )
-from batchyard.model.pool import AutoScaleRun, PoolCreateContent, PoolEnableAutoScale, PoolResize, PoolServed, ResizeError
+from batchyard.model.pool import AutoScaleRun, PoolEnableAutoScale, PoolResize, PoolServed, ResizeError
 from batchyard.model.states import NodeState
 from batchyard.model.sync import NodeFacts
 from batchyard.model.task import (
@@ -37,7 +37,6 @@ _failure = msgspec.json.Decoder(TaskFailureInformation)
 _resize_errors = msgspec.json.Decoder(list[ResizeError])
 _auto_scale_run = msgspec.json.Decoder(AutoScaleRun)
 _facts = msgspec.json.Decoder(NodeFacts)
-_pool_body = msgspec.json.Decoder(PoolCreateContent)
 
 
 def _time(us: int | None) -> str | None:

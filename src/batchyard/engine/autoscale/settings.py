@@ -10,7 +10,7 @@ from batchyard.engine.pools import pools
 from batchyard.model import times
 from batchyard.model.autoscale import AutoScaleReport, AutoScaleTrace
 from batchyard.model.errors import BatchError
-from batchyard.model.pool import AutoScaleRun, PoolCreateContent, PoolEnableAutoScale, PoolEvaluateAutoScale, PoolResize
+from batchyard.model.pool import AutoScaleRun, PoolEnableAutoScale, PoolEvaluateAutoScale, PoolResize
 from batchyard.model.states import PoolState
 from batchyard.model.words import NodeDeallocationOption
 from batchyard.rules import transitions
@@ -23,7 +23,6 @@ from batchyard.store.tx import Tx
 
 REST_US = 30 * 1_000_000
 """Autoscale is enabled on a pool no more often than this (contract 7.1)."""
-_body = msgspec.json.Decoder(PoolCreateContent)
 _trace = msgspec.json.Decoder(AutoScaleTrace)
 
 
@@ -76,7 +75,7 @@ def disable(tx: Tx, pool: PoolView, now: int) -> PoolView:
 
 
 def _with(pool: PoolView, enabled: bool) -> bytes:
-    body = _body.decode(pool.body)
+    body = pool_rows.content(pool.body)
     body.enable_auto_scale = enabled
     return msgspec.json.encode(body)
 

@@ -37,7 +37,6 @@ SILENCE_US = 60_000_000
 SEEN_EVERY_US = 1_000_000
 """How exactly it is known when a node spoke last: a poll that says nothing new then costs no write to the disk."""
 _GONE = (NodeState.LEAVING_POOL, NodeState.PREEMPTED, NodeState.DEALLOCATED)
-_pool_body = msgspec.json.Decoder(PoolCreateContent)
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -142,7 +141,7 @@ def _join(tx: Tx, node: NodeRow, sync: Sync, setting: Setting, now: int) -> Orde
     node = lose(tx, node_rows.get(tx, node.pk) or node, now, unwatched=sync.unwatched)
     pool = pool_rows.get(tx, node.pool_pk)
     assert pool is not None, f"node {node.pk} has no pool"
-    body = _pool_body.decode(pool.body)
+    body = pool_rows.content(pool.body)
     if node.state != NodeState.STARTING and transitions.NODE.allows(node.state, NodeHappened.LOST):
         node = change_node(tx, node, NodeHappened.LOST, now)
     node = node_rows.move(

@@ -25,7 +25,6 @@ from batchyard.engine.nodes.node_changes import Action
 from batchyard.engine.pools import resizing
 from batchyard.engine.settling import special_tasks
 from batchyard.model.node import ComputeNodeError
-from batchyard.model.pool import PoolCreateContent
 from batchyard.model.states import AllocationState, NodeState, PoolState
 from batchyard.providers.base import Handle, NoCapacity, NodeOrder, NodeProvider, Seen
 from batchyard.rules import transitions
@@ -59,7 +58,6 @@ CALL_S = 600.0
 _CLOSE_S = 5.0
 _TEXT = 500
 _ENDED = "its agent ended before it spoke to the server"
-_pool_body = msgspec.json.Decoder(PoolCreateContent)
 
 
 class Plan(msgspec.Struct):
@@ -339,7 +337,7 @@ def _tried(node: NodeRow) -> int:
 
 def _order(pool: PoolView, node: NodeRow, node_key: bytes) -> NodeOrder:
     token = node_cases.token(node_key, node.pk)
-    vm_size = _pool_body.decode(pool.body).vm_size
+    vm_size = pool_rows.content(pool.body).vm_size
     return NodeOrder(pool.id, node.id, token, vm_size, node.slots, bool(node.dedicated), node.cores, node.memory)
 
 

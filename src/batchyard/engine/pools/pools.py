@@ -37,7 +37,6 @@ _ALWAYS = frozenset(
     {"start_task", "certificate_references", "application_package_references", "metadata", "target_node_communication_mode"}
 )
 """What a PATCH may change whatever the pool holds; the rest only while it has no nodes (contract 1.7)."""
-_body = msgspec.json.Decoder(PoolCreateContent)
 
 
 def add(
@@ -84,7 +83,7 @@ def _columns(pool: PoolCreateContent) -> dict[str, object]:
 
 def patch(tx: Tx, row: PoolView, patch: PoolPatch, now: int, offer: Offer = AZURE) -> PoolView:
     """Replace each property that a PATCH names; null is as absent, an empty list clears. Raises OperationNotValidOnPool."""
-    pool = _body.decode(row.body)
+    pool = pool_rows.content(row.body)
     given = {name: getattr(patch, name) for name in patch.__struct_fields__}
     changes = {name: value for name, value in given.items() if value is not UNSET and value is not None}
     _need_empty(row, set(changes) - _ALWAYS)
@@ -94,7 +93,7 @@ def patch(tx: Tx, row: PoolView, patch: PoolPatch, now: int, offer: Offer = AZUR
 
 def update_properties(tx: Tx, row: PoolView, update: PoolUpdateProperties, now: int, offer: Offer = AZURE) -> PoolView:
     """Replace start task, packages and metadata: what is absent is removed (contract 1.7). Raises OperationNotValidOnPool."""
-    pool = _body.decode(row.body)
+    pool = pool_rows.content(row.body)
     changes = {name: getattr(update, name) for name in update.__struct_fields__}
     if update.target_node_communication_mode is None:
         del changes["target_node_communication_mode"]
@@ -220,7 +219,7 @@ def find(tx: Tx, pool_id: str) -> PoolView:
 def administrators_of(reader: Reader, job_id: str) -> frozenset[str]:
     """Users of a job's pool whose tasks run with admin elevation. Raises JobNotFound."""
     pool = pool_rows.find(reader, lookup.job(reader, job_id).pool_key)
-    accounts = None if pool is None else _body.decode(pool.body).user_accounts
+    accounts = None if pool is None else pool_rows.content(pool.body).user_accounts
     return frozenset(account.name for account in accounts or () if account.elevation_level is ElevationLevel.ADMIN)
 
 

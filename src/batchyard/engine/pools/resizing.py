@@ -16,7 +16,7 @@ from batchyard.engine.changes.nodes import change_node
 from batchyard.engine.changes.pools import change_size
 from batchyard.engine.settling.ends import vacate
 from batchyard.model.common import NameValuePair
-from batchyard.model.pool import PoolCreateContent, ResizeError
+from batchyard.model.pool import ResizeError
 from batchyard.model.states import AllocationState, NodeState, SchedulingState
 from batchyard.model.words import NodeDeallocationOption
 from batchyard.rules import images
@@ -43,7 +43,6 @@ _KINDS = {1: "dedicated", 0: "low-priority"}
 _NOT_ALLOCATED = "Desired number of {} nodes could not be allocated"
 _WAITING = (NodeDeallocationOption.TASK_COMPLETION, NodeDeallocationOption.RETAINED_DATA)
 _resize_errors = msgspec.json.Decoder(list[ResizeError])
-_body = msgspec.json.Decoder(PoolCreateContent)
 
 
 def empty(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int) -> None:
@@ -161,7 +160,7 @@ def _take_off(tx: Tx, node: NodeRow, now: int) -> None:
 
 def _grow(tx: Tx, pool: PoolView, dedicated: int, missing: int, now: int, offer: Offer) -> tuple[int, ResizeError | None]:
     """Add nodes as far as quotas allow; how many, and why no more come."""
-    body = _body.decode(pool.body)
+    body = pool_rows.content(pool.body)
     size = offer.sizes.find(body.vm_size)
     if size is None:
         return 0, _failed(dedicated, f"The account does not offer the size {body.vm_size} any more")
