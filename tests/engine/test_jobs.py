@@ -244,10 +244,9 @@ def test_what_a_client_asks_of_a_job_is_done_at_once(world: World, asked: str) -
     if asked == "enable":
         world.disable()
         world.upkeep()
+    use = {"disable": world.disable, "enable": world.enable, "terminate": world.end_job, "delete": world.delete_job, "patch": world.patch}
     world.topics.clear()
-    {"disable": world.disable, "enable": world.enable, "terminate": world.end_job, "delete": world.delete_job, "patch": world.patch}[
-        asked
-    ]()
+    use[asked]()
     assert world.topics[wakes.UPKEEP] >= 1
 
 
