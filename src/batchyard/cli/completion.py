@@ -102,7 +102,8 @@ def _names(what: str, last: str, given: Sequence[str]) -> Iterator[str]:
                 filter_ = f"startswith(id,{where.quoted(start)})" if start else ""
                 found = (f"{job}/{one['id']}" for one in batch.listed("jobs", job, "tasks", select_="id", filter_=filter_))
             else:
-                found = (one["id"] for one in batch.listed("pools" if what == "pools" else "jobs", select_="id"))
+                filter_ = f"startswith(id,{where.quoted(last)})" if last else ""
+                found = (one["id"] for one in batch.listed("pools" if what == "pools" else "jobs", select_="id", filter_=filter_))
             yield from islice(found, _MOST)
     except Problem:
         return
