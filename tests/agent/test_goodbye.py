@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 from typing import Any
 
 import pytest
 from starlette.responses import Response
 
 from batchyard.agent.main import run
+from batchyard.agent.run import runner
 from batchyard.agent.settings import AgentSettings
 from batchyard.model.sync import Orders, Sync
 
@@ -46,6 +48,19 @@ async def test_it_ends_what_it_runs_and_says_that_this_was_no_end(server: Any, a
     assert [(end.attempt, end.stopped, end.exit_code) for end in last.ended] == [("task", True, None)]
     assert not alive(pid)
     assert sum(sync.leaving for sync in server.syncs) == 1
+
+
+async def test_a_run_that_the_going_machine_ended_first_is_no_failure(
+    server: Any, agent: Running, pipe: Any, alive: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_LAST_TO_HEAR_S", 60.0)  # however busy this machine is
+    server.order("task", SLEEPS.format(pipe=pipe))
+    pid = int(await pipe.line())
+    os.kill(pid, signal.SIGTERM)
+    while alive(pid):
+        await asyncio.sleep(0)
+    await agent.stop()
+    assert [(end.attempt, end.stopped) for sync in server.syncs for end in sync.ended] == [("task", True)]
 
 
 async def test_an_attempt_that_is_being_staged_is_no_failure_either(server: Any, agent: Running, pipe: Any) -> None:

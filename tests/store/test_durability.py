@@ -152,7 +152,7 @@ def test_a_full_database_refuses_all_of_the_commit_and_goes_on_afterwards(db: Da
 
 
 FULL_DISK = """
-import sys, threading
+import os, sys, threading
 from pathlib import Path
 from batchyard.disk import logs
 from batchyard.store.db import Database, StoreUnavailable
@@ -175,6 +175,7 @@ for line in sys.stdin:
     assert any(thread.name == "store-write" for thread in threading.enumerate())
     sys.__stderr__.write("said\\n")
     sys.__stderr__.flush()
+os._exit(0)  # the writer may still have something to say, and the interpreter does not end well under that
 """
 
 

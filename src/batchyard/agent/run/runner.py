@@ -11,6 +11,7 @@ import contextlib
 import errno
 import itertools
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Executor
@@ -39,6 +40,9 @@ from batchyard.model.times import duration
 
 log = structlog.get_logger()
 
+_TOLD_TO_END = 128 + signal.SIGTERM
+_LAST_TO_HEAR_S = 0.5
+"""A machine that goes sends SIGTERM to everything, and the agent may hear last: so long is an end by one that was not its own held back."""
 _KEYS = itertools.count(1)
 _UNLIMITED = contextlib.nullcontext()
 
@@ -194,6 +198,8 @@ class Attempt:
             variables = environment.of_task(self._node.variables, place, user, work.user_identity, common, own, **self._extras())
             self._exit = done = await self._command(work, place, user, variables)
             self._stage = "run"
+        if done.code == _TOLD_TO_END and not (done.noticed or done.overdue or self._stop.is_set()):
+            await asyncio.sleep(_LAST_TO_HEAR_S)
         if self._stop.is_set() and (done.code != 0 or work.output_files):
             raise Cancelled
         try:
