@@ -59,6 +59,8 @@ async def test_a_run_that_the_going_machine_ended_first_is_no_failure(
     os.kill(pid, signal.SIGTERM)
     while alive(pid):
         await asyncio.sleep(0)
+    for _ in range(1000):  # mostly the agent has seen the end by then
+        await asyncio.sleep(0)
     await agent.stop()
     assert [(end.attempt, end.stopped) for sync in server.syncs for end in sync.ended] == [("task", True)]
 

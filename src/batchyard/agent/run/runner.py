@@ -199,7 +199,7 @@ class Attempt:
             self._exit = done = await self._command(work, place, user, variables)
             self._stage = "run"
         if done.code == _TOLD_TO_END and not (done.noticed or done.overdue or self._stop.is_set()):
-            await asyncio.sleep(_LAST_TO_HEAR_S)
+            await self._do(asyncio.sleep(_LAST_TO_HEAR_S))
         if self._stop.is_set() and (done.code != 0 or work.output_files):
             raise Cancelled
         try:
