@@ -212,9 +212,15 @@ def run(directory: Path, n: int) -> dict[str, float]:
     finally:
         db.close()
     return {
-        "tasks": len(graph.tasks), "edges": graph.edges, "add_cpu": cpu[1] - cpu[0], "run_cpu": cpu[2] - cpu[1],
-        "before_mb": memory[0], "added_mb": memory[1], "early_mb": early, "after_mb": memory[2],
-    }  # fmt: skip
+        "tasks": len(graph.tasks),
+        "edges": graph.edges,
+        "add_cpu": cpu[1] - cpu[0],
+        "run_cpu": cpu[2] - cpu[1],
+        "before_mb": memory[0],
+        "added_mb": memory[1],
+        "early_mb": early,
+        "after_mb": memory[2],
+    }
 
 
 def main() -> None:

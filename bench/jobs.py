@@ -32,8 +32,15 @@ def waiting(jobs: int, slots: int, *, run: bool) -> Iterator[Line]:
             f"unrelated POST, {name} {'run' if run else 'wait'}, {what}", f"{ours:.1f} ms", f"one job {theirs:.1f} ms", ours / theirs
         )
     if run:
-        yield Line(f"no-op tasks, {name}", f"{rate:,.0f}/s", f"one job {run_one:,.0f}/s", rate / run_one, rate / run_one, (0.7,),
-            cpu=f"server {cpu:.2f} ms/task, one job {cpu_one:.2f}")  # fmt: skip
+        yield Line(
+            f"no-op tasks, {name}",
+            f"{rate:,.0f}/s",
+            f"one job {run_one:,.0f}/s",
+            rate / run_one,
+            rate / run_one,
+            (0.7,),
+            cpu=f"server {cpu:.2f} ms/task, one job {cpu_one:.2f}",
+        )
 
 
 def _trial(jobs: int, requests: int, each: int, slots: int, *, run: bool) -> tuple[float, list[float], float, float]:
@@ -120,9 +127,16 @@ def beside(n: int) -> Iterator[Line]:
     for what, share, goals in (("median", 0.5, ()), ("p99", 0.99, (100.0,))):
         ours, alone = rounds.percentile(seen, share), rounds.percentile(quiet, share)
         yield Line(
-            f"small job beside {n:,} tasks that are added, {what}", f"{ours:.0f} ms", f"alone {alone:.0f} ms", ours / alone, ours, goals,
-            " ms", floor=False, cpu=f"of {len(seen)}; worst {max(seen):.0f} ms; meanwhile {rate:,.0f} tasks/s added",
-        )  # fmt: skip
+            f"small job beside {n:,} tasks that are added, {what}",
+            f"{ours:.0f} ms",
+            f"alone {alone:.0f} ms",
+            ours / alone,
+            ours,
+            goals,
+            " ms",
+            floor=False,
+            cpu=f"of {len(seen)}; worst {max(seen):.0f} ms; meanwhile {rate:,.0f} tasks/s added",
+        )
 
 
 def _small_job(server: Server, root: Path, name: str) -> float:

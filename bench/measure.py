@@ -76,9 +76,14 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--quick", action="store_true", help="two pairs of short rounds: under a minute, and rough")
     options.add_argument("--pairs", type=int, help="pairs of rounds")
-    options.add_argument("--only", nargs="+", choices=(*PARTS, *LONG_PARTS), default=PARTS, metavar="PART",
+    options.add_argument(
+        "--only",
+        nargs="+",
+        choices=(*PARTS, *LONG_PARTS),
+        default=PARTS,
+        metavar="PART",
         help=f"some of: {', '.join(PARTS)}; and only when they are named: {', '.join(LONG_PARTS)}",
-    )  # fmt: skip
+    )
     options.add_argument("--record", action="store_true", help="write the ratios of this run down as those that must not fall")
     chosen = options.parse_args()
     size = QUICK if chosen.quick else Size()

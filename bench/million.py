@@ -146,6 +146,11 @@ def _no_ops(full: rounds.Rounds, bare: rounds.Rounds) -> Line:
     rates = [statistics.median(each.rates) for each in (full, bare)]
     cpu = [statistics.median(each.server_cpu) * 1e3 for each in (full, bare)]
     return Line(
-        "no-op tasks while they are queued", f"{rates[0]:,.0f}/s", f"empty {rates[1]:,.0f}/s", ratio, ratio, (0.7,),
+        "no-op tasks while they are queued",
+        f"{rates[0]:,.0f}/s",
+        f"empty {rates[1]:,.0f}/s",
+        ratio,
+        ratio,
+        (0.7,),
         cpu=f"server {cpu[0]:.2f} ms/task, empty {cpu[1]:.2f}",
-    )  # fmt: skip
+    )

@@ -110,14 +110,37 @@ def of_nodes(seen: Mapping[str, float]) -> list[Line]:
     return [
         per_unit(f"a node of {n:,.0f} joins, CPU", "join", n),
         per_unit("a sync that says nothing new, CPU", "sync", seen["sync_syncs"], (6.0, 4.0)),
-        Line(f"idle server with {n:,.0f} nodes", f"{idle:.2f} % of a core", value=idle, goals=(5.0, 2.0), unit=" %", floor=False,
-            cpu=f"{seen['idle_syncs'] / seen['idle_s']:.0f} syncs/s"),
+        Line(
+            f"idle server with {n:,.0f} nodes",
+            f"{idle:.2f} % of a core",
+            value=idle,
+            goals=(5.0, 2.0),
+            unit=" %",
+            floor=False,
+            cpu=f"{seen['idle_syncs'] / seen['idle_s']:.0f} syncs/s",
+        ),
         per_unit(f"a task of {tasks:,.0f} is placed on {seen['slots']:,.0f} slots, CPU", "place", tasks, (40.0, 20.0)),
-        Line(f"{tasks:,.0f} tasks placed on {n:,.0f} nodes", f"{seen['place_s']:.2f} s", value=seen["place_s"], goals=(5.0, 2.0), unit=" s",
-            floor=False, cpu=f"the last fifth, as others end, {seen['refill_s']:.2f} s"),
-        Line(f"{seen['lost']:,.0f} nodes fall silent: their tasks wait again", f"{seen['requeue_s']:.1f} s", patience,
-            seen["requeue_s"] / seen["silence_s"], late, (6.0,), " s more", floor=False, cpu=rest),
-    ]  # fmt: skip
+        Line(
+            f"{tasks:,.0f} tasks placed on {n:,.0f} nodes",
+            f"{seen['place_s']:.2f} s",
+            value=seen["place_s"],
+            goals=(5.0, 2.0),
+            unit=" s",
+            floor=False,
+            cpu=f"the last fifth, as others end, {seen['refill_s']:.2f} s",
+        ),
+        Line(
+            f"{seen['lost']:,.0f} nodes fall silent: their tasks wait again",
+            f"{seen['requeue_s']:.1f} s",
+            patience,
+            seen["requeue_s"] / seen["silence_s"],
+            late,
+            (6.0,),
+            " s more",
+            floor=False,
+            cpu=rest,
+        ),
+    ]
 
 
 def text(lines: Sequence[Line]) -> str:

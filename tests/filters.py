@@ -15,9 +15,14 @@ from batchyard.rules.odata import Kind, Properties, Property
 Tree = tuple[Any, ...]
 """("and" | "or", tree, …), ("not", tree) or (operator, property, value)."""
 _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
-    "eq": operator.eq, "ne": operator.ne, "gt": operator.gt, "ge": operator.ge, "lt": operator.lt, "le": operator.le,
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "lt": operator.lt,
+    "le": operator.le,
     "startswith": str.startswith,
-}  # fmt: skip
+}
 EPOCH = 1_700_000_000_000_000
 VALUES: Mapping[Kind, Sequence[Any]] = {
     Kind.ID: ["t", "T1", "t10", "task-7", "a", "it's", ""],

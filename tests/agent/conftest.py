@@ -150,6 +150,8 @@ class FakeServer:
     answers: dict[str, tuple[FileHead, bytes]] = field(default_factory=dict)
     fail: list[int] = field(default_factory=list)
     """Statuses that the next syncs get; 0 breaks the connection, after the sync was taken in."""
+    gone: bool = False
+    """The node is gone: every sync is refused, as a poll that an agent has let go of may be the first one."""
     notice_s: float | None = None
     noticed: bool = False
     """True once an agent was told of the notice."""
@@ -204,10 +206,11 @@ class FakeServer:
         if request.headers["authorization"] != f"Bearer {TOKEN}":
             return Response(status_code=403)
         said = msgspec.json.decode(await request.body(), type=Sync)
+        if self.gone:
+            return Response(gone(TOKEN), status_code=403)
         if self.fail and self.fail[0] != 0:
             self.change()
-            status = self.fail.pop(0)
-            return Response(gone(TOKEN) if status == 403 else b"", status_code=status)
+            return Response(status_code=self.fail.pop(0))
         self.syncs.append(said)
         answer = Orders(session=said.session, number=said.number)
         if said.session == 0:

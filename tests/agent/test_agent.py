@@ -258,7 +258,7 @@ async def test_a_refused_agent_ends_everything_and_leaves(
     agent = asyncio.create_task(run(settings))
     server.order("task", f"sh -c 'echo $$ > {pipe}; sleep 1000'")
     pid = int(await pipe.line())
-    server.fail = [403]
+    server.gone = True
     server.order("another", "true")
     await asyncio.wait_for(agent, 20)
     assert not alive(pid)

@@ -458,7 +458,7 @@ async def test_an_agent_that_is_told_to_stop_again_leaves_nothing_out(server: An
 async def test_an_agent_whose_node_is_gone_takes_its_accounts_along(server: Any, settings: AgentSettings, root: Path, name: str) -> None:
     agent = asyncio.create_task(run(settings))
     assert (await ask(server, "add_user", name=name)).error is None
-    server.fail = [403]
+    server.gone = True
     server.order("wakes", "true")
     await asyncio.wait_for(agent, 20)
     assert not exists(name)

@@ -83,9 +83,12 @@ async def test_where_nothing_can_be_written_is_told_afterwards(node: Any, contai
     """How many files there are is said before they are sent; what became of them is said once, however often a sync repeats it."""
     signature = container.sas("rl").partition("?")[2]
     url = {
-        "root": f"{container.url}?{signature}", "host": "http://127.0.0.1:9/?sig=x", "missing": container.sas("w", "nobody"),
-        "forbidden": container.sas("r"), "nonsense": "nonsense?sig=x",
-    }[where]  # fmt: skip
+        "root": f"{container.url}?{signature}",
+        "host": "http://127.0.0.1:9/?sig=x",
+        "missing": container.sas("w", "nobody"),
+        "forbidden": container.sas("r"),
+        "nonsense": "nonsense?sig=x",
+    }[where]
     head, body = await ask(node, url, 0)
     assert (head.error, body) == (None, {"numberOfFilesUploaded": 1})
     [news] = await node.until(lambda: [news for sync in node.syncs for news in sync.news][:1])

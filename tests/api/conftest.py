@@ -374,9 +374,18 @@ class Still:
 
         def unit(tx: Tx) -> None:
             tx.insert(
-                "node", pool_pk=1, id=node_id, state=state, state_time=0, scheduling_state="enabled", dedicated=1, slots=4, slots_used=1,
-                tasks_running=1, allocated=0,
-            )  # fmt: skip
+                "node",
+                pool_pk=1,
+                id=node_id,
+                state=state,
+                state_time=0,
+                scheduling_state="enabled",
+                dedicated=1,
+                slots=4,
+                slots_used=1,
+                tasks_running=1,
+                allocated=0,
+            )
 
         await self.db.run(unit)
 

@@ -303,9 +303,12 @@ def node_changes():
     extension = models.VMExtension(name="monitor", publisher="p", type="t", settings={"a": "b"})
     machine = models.VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04", extensions=[extension])
     pool = models.PoolAddParameter(
-        id=pool_id, vm_size="standard_d2s_v3", virtual_machine_configuration=machine, target_dedicated_nodes=1,
+        id=pool_id,
+        vm_size="standard_d2s_v3",
+        virtual_machine_configuration=machine,
+        target_dedicated_nodes=1,
         start_task=models.StartTask(command_line="/bin/sh -c 'echo began'", wait_for_success=True),
-    )  # fmt: skip
+    )
     batch.pool.add(pool)
     idle = models.ComputeNodeState.idle
     until(lambda: [node.state for node in batch.compute_node.list(pool_id)] == [idle])

@@ -260,10 +260,21 @@ def test_the_refusal_says_what_was_signed_but_no_key() -> None:
 _text = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=20)
 _segment = st.text(st.characters(codec="utf-8"), min_size=1, max_size=10).map(lambda text: quote(text, safe=""))
 _pairs = st.lists(st.tuples(_segment, _segment | st.just("")), max_size=5)
-_header_names = st.sampled_from([
-    "content-encoding", "content-length", "content-md5", "content-type", "date", "if-match", "if-none-match", "if-modified-since", "range",
-    "ocp-range", "ocp-anything",
-])  # fmt: skip
+_header_names = st.sampled_from(
+    [
+        "content-encoding",
+        "content-length",
+        "content-md5",
+        "content-type",
+        "date",
+        "if-match",
+        "if-none-match",
+        "if-modified-since",
+        "range",
+        "ocp-range",
+        "ocp-anything",
+    ]
+)
 
 
 @given(

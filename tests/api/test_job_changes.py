@@ -79,9 +79,14 @@ class TestPut:
 
     def test_what_is_absent_falls_to_its_default(self, raw: Raw, yard: Yard) -> None:
         job_id = yard.job(
-            priority=7, maxParallelTasks=3, allowTaskPreemption=True, metadata=[{"name": "a", "value": "b"}],
-            constraints={"maxWallClockTime": "PT5H", "maxTaskRetryCount": 2}, displayName="stays", usesTaskDependencies=True,
-        )  # fmt: skip
+            priority=7,
+            maxParallelTasks=3,
+            allowTaskPreemption=True,
+            metadata=[{"name": "a", "value": "b"}],
+            constraints={"maxWallClockTime": "PT5H", "maxTaskRetryCount": 2},
+            displayName="stays",
+            usesTaskDependencies=True,
+        )
         answer = raw("PUT", f"/jobs/{job_id}", {"poolInfo": {"poolId": yard.pool_id}})
         assert (answer.status, answer.body) == (200, b"")
         job = yard.get(f"/jobs/{job_id}")
@@ -282,8 +287,12 @@ class TestOrder:
         other = yard.job(task("o", "sleep 300"), task("p", "sleep 300"), task("q", "sleep 300"))
         wait_for(lambda: yard.get(f"/jobs/{other}/taskcounts")["taskCounts"]["running"] == 2, "two of the other job to run")
         assert yard.get(f"/jobs/{job_id}/taskcounts")["taskCounts"] == {
-            "active": 2, "running": 2, "completed": 0, "succeeded": 0, "failed": 0,
-        }  # fmt: skip
+            "active": 2,
+            "running": 2,
+            "completed": 0,
+            "succeeded": 0,
+            "failed": 0,
+        }
         assert yard.raw("PATCH", f"/jobs/{job_id}", {"maxParallelTasks": 3}).status == 200
         assert yard.raw("POST", f"/jobs/{other}/terminate").status == 202
         wait_for(lambda: yard.get(f"/jobs/{job_id}/taskcounts")["taskCounts"]["running"] == 3, "a third to run")

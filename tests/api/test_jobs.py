@@ -283,10 +283,12 @@ def test_pages(raw: Raw, sdk: Sdk) -> None:
 
 def test_a_job_of_the_newer_sdk(sdk: Sdk, raw: Raw) -> None:
     job = models.BatchJobCreateOptions(
-        id=unique("job"), pool_info=models.BatchPoolInfo(pool_id="none"), uses_task_dependencies=True,
+        id=unique("job"),
+        pool_info=models.BatchPoolInfo(pool_id="none"),
+        uses_task_dependencies=True,
         common_environment_settings=[models.EnvironmentSetting(name="a", value="ü")],
         constraints=models.BatchJobConstraints(max_task_retry_count=-1),
-    )  # fmt: skip
+    )
     sdk.client.create_job(job)
     assert sdk.last.status == 201
     read = sdk.client.get_job(job.id)

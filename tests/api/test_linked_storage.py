@@ -48,9 +48,12 @@ def test_start_preparation_manager_and_release_tasks_read_it_too(raw: Raw, conta
     pool_id, job_id = unique("linked"), unique("linked")
     assert raw("POST", "/pools", pool_body(pool_id, targetDedicatedNodes=1, startTask=special)).status == 201
     job = {
-        "id": job_id, "poolInfo": {"poolId": pool_id}, "jobPreparationTask": special, "jobReleaseTask": special,
+        "id": job_id,
+        "poolInfo": {"poolId": pool_id},
+        "jobPreparationTask": special,
+        "jobReleaseTask": special,
         "jobManagerTask": {"id": "manager", "killJobOnCompletion": True, **special},
-    }  # fmt: skip
+    }
     assert raw("POST", "/jobs", job).status == 201
     wait_for(lambda: raw("GET", f"/jobs/{job_id}").json["state"] == "completed", "the job to be completed")
     assert raw("GET", f"/jobs/{job_id}/tasks/manager").json["executionInfo"]["result"] == "success"
@@ -108,9 +111,10 @@ def test_a_tasks_token_opens_only_what_its_own_task_or_its_job_names(yard: Yard,
 
 def test_what_a_node_is_told_opens_that_container_for_reading_for_a_day() -> None:
     body: Json = {
-        "id": "t", "commandLine": "true",
+        "id": "t",
+        "commandLine": "true",
         "resourceFiles": [{"autoStorageContainerName": "data", "filePath": "in"}, {"httpUrl": "http://x/y", "filePath": "y"}],
-    }  # fmt: skip
+    }
     plain: Json = {"id": "u", "commandLine": "echo autoStorageContainerName"}
     orders = [Order(attempt=f"{n}.1", job_id="j", task=msgspec.Raw(msgspec.json.encode(one))) for n, one in enumerate((body, plain))]
     open_to_node(orders, LinkedStorage("linked", "a2V5"), "https://yard.example/", 1_700_000_000_000_000)

@@ -282,11 +282,24 @@ async def test_nodes_by_their_start_task(still: Still) -> None:
     for job, kind, node, result, code in rows:
         await still.db.run(
             lambda tx, job, kind, node, result, code: tx.insert(
-                "special_task", job_pk=job, kind=kind, node_pk=node, node_id=f"n{node}", pool_id="p", state="completed", started=1_000_000,
-                ended=2_000_000, exit_code=code, result=result,
+                "special_task",
+                job_pk=job,
+                kind=kind,
+                node_pk=node,
+                node_id=f"n{node}",
+                pool_id="p",
+                state="completed",
+                started=1_000_000,
+                ended=2_000_000,
+                exit_code=code,
+                result=result,
             ),
-            job, kind, node, result, code,
-        )  # fmt: skip
+            job,
+            kind,
+            node,
+            result,
+            code,
+        )
 
     async def found(text: str) -> list[str]:
         body: Json = (await still("GET", "/pools/p/nodes", query=filtered(text, "$select=id"))).json()

@@ -110,8 +110,17 @@ def test_a_node_from_its_start_task_to_its_removal(server: Server, raw: Raw, sdk
     _restarts(gate, sdk)
     first, again = ["creating", "starting", "waitingforstarttask", "idle"], ["starting", "waitingforstarttask", "idle"]
     assert went_through(raw, pool_id, node_id) == [
-        *first, "running", "idle", "rebooting", *again, "reimaging", *again, "deallocating", "deallocated", *again,
-    ]  # fmt: skip
+        *first,
+        "running",
+        "idle",
+        "rebooting",
+        *again,
+        "reimaging",
+        *again,
+        "deallocating",
+        "deallocated",
+        *again,
+    ]
     batch.begin_resize_pool(pool_id, models.BatchPoolResizeOptions(target_dedicated_nodes=0), polling_interval=0).wait()
     with pytest.raises(ResourceNotFoundError):
         batch.get_node(pool_id, node_id)
@@ -253,8 +262,10 @@ async def test_where_a_node_is_before_its_agent_has_spoken(still: Still) -> None
     assert (ssh["name"], ssh["publicIPAddress"], ssh["publicFQDN"]) == ("SSHRule.0", "10.9.8.7", "here")
     login = (await still("GET", "/pools/p/nodes/n/remoteloginsettings")).json()
     assert {name: login.get(name) for name in ("remoteLoginIPAddress", "remoteLoginPort", "ipv6RemoteLoginIPAddress")} == {
-        "remoteLoginIPAddress": "10.9.8.7", "remoteLoginPort": 22, "ipv6RemoteLoginIPAddress": None,
-    }  # fmt: skip
+        "remoteLoginIPAddress": "10.9.8.7",
+        "remoteLoginPort": 22,
+        "ipv6RemoteLoginIPAddress": None,
+    }
     await still.put("node", provider="elsewhere")
     shown = (await still("GET", "/pools/p/nodes/n")).json()
     assert "ipAddress" not in shown, "who has the machine has not said"

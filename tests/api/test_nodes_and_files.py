@@ -117,8 +117,11 @@ class TestLists:
             assert "odata.nextLink" not in answer.json
             properties = items[1]["properties"]
             assert items[1] == {
-                "name": "stdout.txt", "url": f"{raw.endpoint}{files}/stdout.txt", "isDirectory": False, "properties": properties,
-            }  # fmt: skip
+                "name": "stdout.txt",
+                "url": f"{raw.endpoint}{files}/stdout.txt",
+                "isDirectory": False,
+                "properties": properties,
+            }
             assert set(properties) == {"lastModified", "contentLength", "contentType", "fileMode"}
             assert (properties["contentLength"], properties["contentType"]) == ("6", "application/octet-stream")
             assert properties["fileMode"].startswith("0o100")

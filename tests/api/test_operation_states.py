@@ -52,7 +52,7 @@ JOB: Mapping[tuple[str, str, str], tuple[Json | None, list[str]]] = {
     ("terminate", "POST", "/jobs/j/terminate"): (None, _OPEN + _CLOSED),
     ("delete", "DELETE", "/jobs/j"): (None, [OK] * 6 + ["JobBeingDeleted"]),
     ("add again", "POST", "/jobs"): ({"id": "J", "poolInfo": {"poolId": "p"}}, ["JobExists"] * 7),
-}  # fmt: skip
+}
 
 
 def test_every_state_of_a_job_is_looked_at() -> None:
@@ -141,10 +141,17 @@ async def test_pools_with_autoscale(still: Still, operation: tuple[str, str, str
 
 NODE_STATES = tuple(state for state in NodeState if state is not NodeState.UPGRADING_OS)
 _RESTARTS = {
-    "creating": "NodeBeingCreated", "starting": "NodeBeingStarted", "waitingforstarttask": "NodeBeingStarted",
-    "rebooting": "NodeBeingRebooted", "reimaging": "NodeBeingReimaged", "deallocating": _INVALID, "deallocated": _INVALID,
-    "unknown": "NodeStateUnusable", "preempted": "NodeStateUnusable", "leavingpool": _INVALID,
-}  # fmt: skip
+    "creating": "NodeBeingCreated",
+    "starting": "NodeBeingStarted",
+    "waitingforstarttask": "NodeBeingStarted",
+    "rebooting": "NodeBeingRebooted",
+    "reimaging": "NodeBeingReimaged",
+    "deallocating": _INVALID,
+    "deallocated": _INVALID,
+    "unknown": "NodeStateUnusable",
+    "preempted": "NodeStateUnusable",
+    "leavingpool": _INVALID,
+}
 _USERS = _RESTARTS | {"offline": _INVALID, "starttaskfailed": _INVALID, "unusable": "NodeStateUnusable"}
 _NO_SCHEDULING = dict.fromkeys(("deallocating", "deallocated", "preempted", "leavingpool", "unknown"), _INVALID)
 _SINCE = {"startTime": "2026-01-01T00:00:00Z", "containerUrl": "http://127.0.0.1:9/c?sig=x"}
@@ -160,15 +167,16 @@ NODE: Mapping[tuple[str, str, str], tuple[Json | None, Mapping[str, str]]] = {
         None,
         dict.fromkeys(NODE_STATES, "NodeAlreadyInTargetSchedulingState") | _NO_SCHEDULING,
     ),
-}  # fmt: skip
+}
 AGENT_ASKED: Mapping[tuple[str, str, str], tuple[Json | None, Mapping[str, str]]] = {
     ("add user", "POST", "/pools/p/nodes/n/users"): ({"name": "ada"}, _USERS),
     ("replace user", "PUT", "/pools/p/nodes/n/users/ada"): ({}, _USERS),
     ("delete user", "DELETE", "/pools/p/nodes/n/users/ada"): (None, _USERS),
     ("logs", "POST", "/pools/p/nodes/n/uploadbatchservicelogs"): (
-        _SINCE, {s: e for s, e in _RESTARTS.items() if s != "waitingforstarttask"},
+        _SINCE,
+        {s: e for s, e in _RESTARTS.items() if s != "waitingforstarttask"},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("state", NODE_STATES)
@@ -222,9 +230,16 @@ async def put_task(still: Still, state: str) -> None:
         return
     good = state == "succeeded"
     await still.put(
-        "task", state="completed", ready=0, node_pk=1, run=1, started=1, ended=2, exit_code=0 if good else 1,
+        "task",
+        state="completed",
+        ready=0,
+        node_pk=1,
+        run=1,
+        started=1,
+        ended=2,
+        exit_code=0 if good else 1,
         result="success" if good else "failure",
-    )  # fmt: skip
+    )
     grew = {"succeeded" if good else "failed": 1, "succeeded_slots" if good else "failed_slots": 1}
     await still.put("job_counts", ready=0, active=0, active_slots=0, completed=1, completed_slots=1, **grew)
 

@@ -116,16 +116,20 @@ def test_removals_that_are_refused(raw: Raw, yard: Yard, body: Json, code: str, 
 def test_windows_gets_the_services_allocation_error(batch: BatchClient, yard: Yard) -> None:
     image = models.BatchVmImageReference(publisher="microsoftwindowsserver", offer="windowsserver", sku="2022-datacenter", version="latest")
     windows = models.VirtualMachineConfiguration(
-        image_reference=image, node_agent_sku_id="batch.node.windows amd64",
+        image_reference=image,
+        node_agent_sku_id="batch.node.windows amd64",
         windows_configuration=models.WindowsConfiguration(enable_automatic_updates=False),
-    )  # fmt: skip
+    )
     pool_id = unique("pool")
     batch.create_pool(
         models.BatchPoolCreateOptions(
-            id=pool_id, vm_size="standard_d2s_v3", virtual_machine_configuration=windows, target_dedicated_nodes=1,
+            id=pool_id,
+            vm_size="standard_d2s_v3",
+            virtual_machine_configuration=windows,
+            target_dedicated_nodes=1,
             user_accounts=[models.UserAccount(name="ada", password="x")],
         )
-    )  # fmt: skip
+    )
     yard.steady(pool_id)
     pool = batch.get_pool(pool_id)
     [error] = pool.resize_errors or []
@@ -145,14 +149,22 @@ def test_a_pool_with_everything_comes_back_through_the_sdk(batch: BatchClient) -
     rich.extensions = [models.VMExtension(name="e", publisher="p", type="t", settings={"a": "b"})]
     batch.create_pool(
         models.BatchPoolCreateOptions(
-            id=pool_id, vm_size="standard_e4-2s_v5", virtual_machine_configuration=rich, target_low_priority_nodes=0,
+            id=pool_id,
+            vm_size="standard_e4-2s_v5",
+            virtual_machine_configuration=rich,
+            target_low_priority_nodes=0,
             start_task=models.BatchStartTask(command_line="true", max_task_retry_count=2, wait_for_success=False),
-            user_accounts=[models.UserAccount(name="ada", password="x", elevation_level="admin",
-                                              linux_user_configuration=models.LinuxUserConfiguration(uid=7, gid=8))],
-            network_configuration=models.NetworkConfiguration(subnet_id="/subscriptions/s"), enable_inter_node_communication=True,
-            upgrade_policy=models.UpgradePolicy(mode="manual"), task_slots_per_node=8,
+            user_accounts=[
+                models.UserAccount(
+                    name="ada", password="x", elevation_level="admin", linux_user_configuration=models.LinuxUserConfiguration(uid=7, gid=8)
+                )
+            ],
+            network_configuration=models.NetworkConfiguration(subnet_id="/subscriptions/s"),
+            enable_inter_node_communication=True,
+            upgrade_policy=models.UpgradePolicy(mode="manual"),
+            task_slots_per_node=8,
         )
-    )  # fmt: skip
+    )
     pool = batch.get_pool(pool_id)
     assert pool.start_task is not None
     assert (pool.start_task.max_task_retry_count, pool.start_task.wait_for_success) == (2, False)

@@ -349,11 +349,14 @@ def test_bad_query_options(raw: Raw, path: str, query: str, code: str, name: str
 
 def test_a_pool_of_the_newer_sdk(sdk: Sdk, raw: Raw) -> None:
     pool = models.BatchPoolCreateOptions(
-        id=unique("pool"), vm_size="standard_a1_v2", virtual_machine_configuration=machine(), target_dedicated_nodes=0,
+        id=unique("pool"),
+        vm_size="standard_a1_v2",
+        virtual_machine_configuration=machine(),
+        target_dedicated_nodes=0,
         task_slots_per_node=2,
         metadata=[models.BatchMetadataItem(name="a", value="b")],
         task_scheduling_policy=models.BatchTaskSchedulingPolicy(node_fill_type=models.BatchNodeFillType.PACK),
-    )  # fmt: skip
+    )
     sdk.client.create_pool(pool)
     assert sdk.last.status == 201
     read = sdk.client.get_pool(pool.id)

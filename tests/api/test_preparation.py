@@ -90,11 +90,12 @@ def test_both_nodes_in_pages_and_through_the_sdk(two: Yard, raw: Raw, sdk: Sdk) 
     two.jobs.append(job_id)
     sdk.client.create_job(
         models.BatchJobCreateOptions(
-            id=job_id, pool_info=models.BatchPoolInfo(pool_id=two.pool_id),
+            id=job_id,
+            pool_info=models.BatchPoolInfo(pool_id=two.pool_id),
             job_preparation_task=models.BatchJobPreparationTask(id="before", command_line="true"),
             job_release_task=models.BatchJobReleaseTask(id="after", command_line=sh("exit 4")),
         )
-    )  # fmt: skip
+    )
     two.add(job_id, task("a", "sleep 300"), task("b", "sleep 300"))
     for name in ("a", "b"):
         two.reached(job_id, name, "running")
@@ -201,7 +202,7 @@ _PREPARED = {"jobPreparationTask": {"commandLine": "true"}}
         ({"jobPreparationTask": {"id": "a", "commandLine": "true"}, "jobReleaseTask": {"id": "A", "commandLine": "true"}}, "id"),
         ({"jobManagerTask": {"id": "a b", "commandLine": "true"}}, "jobManagerTask.id"),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused(raw: Raw, change: Json, name: str) -> None:
     body = {"id": unique("job"), "poolInfo": {"poolId": "none"}, **change}
     raw("POST", "/jobs", body).assert_error(400, "InvalidPropertyValue", PropertyName=name)

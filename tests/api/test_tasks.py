@@ -235,8 +235,11 @@ class TestCollection:
         results = collection(raw, idle_job, sent)
         found = {item["taskId"]: item for item in results if item["status"] == "clienterror"}
         assert {name: item["error"]["code"] for name, item in found.items() if name} == {
-            "bad id": "InvalidPropertyValue", "typed": "InvalidRequestBody", "THERE": "TaskExists", "B": "TaskExists",
-        }  # fmt: skip
+            "bad id": "InvalidPropertyValue",
+            "typed": "InvalidRequestBody",
+            "THERE": "TaskExists",
+            "B": "TaskExists",
+        }
         for item in found.values():
             assert item["error"]["message"]["lang"] == "en-US"
             assert "\nRequestId:" in item["error"]["message"]["value"]
@@ -245,8 +248,12 @@ class TestCollection:
         assert set(added) == {"a", "b"}
         served = raw("GET", f"/jobs/{idle_job}/tasks/a").json
         assert added["a"] == {
-            "status": "success", "taskId": "a", "eTag": served["eTag"], "lastModified": served["lastModified"], "location": served["url"],
-        }  # fmt: skip
+            "status": "success",
+            "taskId": "a",
+            "eTag": served["eTag"],
+            "lastModified": served["lastModified"],
+            "location": served["url"],
+        }
         assert ids(raw, idle_job) == ["there", "a", "b"]
 
     def test_sent_again(self, raw: Raw, idle_job: str) -> None:

@@ -117,9 +117,14 @@ async def what_waits_is_bounded_whoever_sends_it(clients: Clients) -> None:
 
 @pytest.mark.parametrize(
     ("story", "most"),
-    [(lines_take_turns, 1), (weight_counts_and_each_is_let_in_whole, 10), (who_leaves_keeps_no_room, 1),
-     (who_is_let_in_while_leaving_keeps_no_room, 1), (what_waits_is_bounded_whoever_sends_it, 1)],
-)  # fmt: skip
+    [
+        (lines_take_turns, 1),
+        (weight_counts_and_each_is_let_in_whole, 10),
+        (who_leaves_keeps_no_room, 1),
+        (who_is_let_in_while_leaving_keeps_no_room, 1),
+        (what_waits_is_bounded_whoever_sends_it, 1),
+    ],
+)
 def test_turns(story: Callable[[Clients], Awaitable[None]], most: int) -> None:
     async def tell() -> None:
         await story(Clients(most))

@@ -120,10 +120,11 @@ class TestRefused:
             ({"networkConfiguration": ["publicIPs"]}, "InvalidRequestBody", "networkConfiguration"),
             (
                 {"networkConfiguration": {"publicIPs": [], "publicIPAddressConfiguration": {}}},
-                "InvalidPropertyValue", "networkConfiguration.publicIPs",
+                "InvalidPropertyValue",
+                "networkConfiguration.publicIPs",
             ),
         ],
-    )  # fmt: skip
+    )
     def test_pools(self, raw: Raw, more: Json, code: str, name: str) -> None:
         pool_id = unique("pool")
         answer = raw("POST", "/pools", pool_body(pool_id, **more), version="2019-08-01.10.0")

@@ -37,9 +37,12 @@ class Az(Protocol):
 def pool(az: Az, tmp_path: Path) -> Iterator[str]:
     """A pool with autoscale; `az batch pool create --auto-scale-formula` breaks in azure-cli itself, a file goes."""
     body = {
-        "id": "az-scaled", "vmSize": "standard_d2s_v3", "virtualMachineConfiguration": MACHINE, "enableAutoScale": True,
+        "id": "az-scaled",
+        "vmSize": "standard_d2s_v3",
+        "virtualMachineConfiguration": MACHINE,
+        "enableAutoScale": True,
         "autoScaleFormula": "$TargetDedicatedNodes=0;",
-    }  # fmt: skip
+    }
     (tmp_path / "pool.json").write_text(json.dumps(body))
     az("pool", "create", "--json-file", tmp_path / "pool.json")
     yield "az-scaled"
@@ -58,7 +61,14 @@ def test_evaluate_disable_enable(az: Az, pool: str) -> None:
     assert az("pool", "show", "--pool-id", pool)["enableAutoScale"] is False
     az.until("steady", "pool", "show", "--pool-id", pool, "--query", "allocationState")
     az(
-        "pool", "autoscale", "enable", "--pool-id", pool, "--auto-scale-formula", "$TargetDedicatedNodes=0;",
-        "--auto-scale-evaluation-interval", "PT10M",
-    )  # fmt: skip
+        "pool",
+        "autoscale",
+        "enable",
+        "--pool-id",
+        pool,
+        "--auto-scale-formula",
+        "$TargetDedicatedNodes=0;",
+        "--auto-scale-evaluation-interval",
+        "PT10M",
+    )
     assert az("pool", "show", "--pool-id", pool)["autoScaleEvaluationInterval"] == "PT10M"

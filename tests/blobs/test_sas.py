@@ -166,9 +166,15 @@ def test_blob_sas_opens_one_blob(endpoint: Any, container: ContainerClient, call
     for name in ("a b/ü+%", "other"):
         container.upload_blob(name, b"x")
     token = generate_blob_sas(
-        endpoint.account, container.container_name, "a b/ü+%", account_key=endpoint.key, permission="racwd", expiry=soon(),
-        content_type="text/fancy", content_disposition="attachment; filename=a",
-    )  # fmt: skip
+        endpoint.account,
+        container.container_name,
+        "a b/ü+%",
+        account_key=endpoint.key,
+        permission="racwd",
+        expiry=soon(),
+        content_type="text/fancy",
+        content_disposition="attachment; filename=a",
+    )
     answer = call("GET", "/" + quote("a b/ü+%"), token)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/fancy")
     assert answer.headers["content-disposition"] == "attachment; filename=a"

@@ -193,7 +193,13 @@ REFUSED: dict[str, tuple[str, str, str, str, bytes, int, str]] = {
     "bad md5": ("PUT", "/x", "", PUT + "\r\ncontent-md5: zz\r\ncontent-length: 0", b"", 400, "InvalidMd5"),
     "wrong md5": ("PUT", "/x", "", PUT + "\r\ncontent-md5: AAAAAAAAAAAAAAAAAAAAAA==\r\ncontent-length: 1", b"x", 400, "Md5Mismatch"),
     "wrong blob md5": (
-        "PUT", "/x", "", PUT + "\r\nx-ms-blob-content-md5: AAAAAAAAAAAAAAAAAAAAAA==\r\ncontent-length: 1", b"x", 400, "Md5Mismatch",
+        "PUT",
+        "/x",
+        "",
+        PUT + "\r\nx-ms-blob-content-md5: AAAAAAAAAAAAAAAAAAAAAA==\r\ncontent-length: 1",
+        b"x",
+        400,
+        "Md5Mismatch",
     ),
     "long name": ("PUT", "/" + "n" * 1025, "", PUT + "\r\ncontent-length: 0", b"", 400, "InvalidResourceName"),
     "nul in name": ("PUT", "/a%00b", "", PUT + "\r\ncontent-length: 0", b"", 400, "InvalidResourceName"),
@@ -223,11 +229,15 @@ REFUSED: dict[str, tuple[str, str, str, str, bytes, int, str]] = {
     **{
         f"copy of {source}": ("PUT", "/x", "", f"\r\nx-ms-copy-source: {source}\r\ncontent-length: 0", b"", 400, code)
         for source, code in (
-            ("http://[", "InvalidHeaderValue"), ("http://[::1/a/b", "InvalidHeaderValue"), ("//[x]/a/b", "InvalidHeaderValue"),
-            ("", "UnsupportedHeader"), ("http://x/%ff/b/c", "InvalidUri"), ("http://x:99999/a/b/c", "UnsupportedHeader"),
+            ("http://[", "InvalidHeaderValue"),
+            ("http://[::1/a/b", "InvalidHeaderValue"),
+            ("//[x]/a/b", "InvalidHeaderValue"),
+            ("", "UnsupportedHeader"),
+            ("http://x/%ff/b/c", "InvalidUri"),
+            ("http://x:99999/a/b/c", "UnsupportedHeader"),
         )
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -38,9 +38,12 @@ def pool(server: Server) -> Iterator[str]:
     name = f"scaled-{secrets.token_hex(4)}"
     image = {"imageReference": {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"}}
     body = {
-        "id": name, "vmSize": "standard_d2s_v3", "enableAutoScale": True, "autoScaleFormula": FORMULA,
+        "id": name,
+        "vmSize": "standard_d2s_v3",
+        "enableAutoScale": True,
+        "autoScaleFormula": FORMULA,
         "virtualMachineConfiguration": {**image, "nodeAgentSKUId": "batch.node.ubuntu 24.04"},
-    }  # fmt: skip
+    }
     with Client(server.endpoint, server.account, server.key) as batch:
         batch.post("pools", body=body)
         yield name

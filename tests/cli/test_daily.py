@@ -74,10 +74,14 @@ def start(server: Server, tmp_path: Path) -> Iterator[Callable[..., subprocess.P
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         running.append(
             subprocess.Popen(
-                command(*words), **pipes, text=True, env=server.environment, cwd=tmp_path,
+                command(*words),
+                **pipes,
+                text=True,
+                env=server.environment,
+                cwd=tmp_path,
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
             )
-        )  # fmt: skip
+        )
         return running[-1]
 
     yield start
@@ -223,8 +227,23 @@ def test_a_failed_task_leaves_no_outputs(run: Run, job: str, tmp_path: Path) -> 
 
 def test_a_task_per_line(run: Run, job: str, tmp_path: Path) -> None:
     (tmp_path / "lines").write_text("two words\n\nit's;x\n")
-    done = run("submit", "--job", job, "--id", "l", "--each-line", "lines", "-f", "--out", "{}.out", "--", "sh", "-c",
-               'echo "$1" | tee "$1.out"', "sh")  # fmt: skip
+    done = run(
+        "submit",
+        "--job",
+        job,
+        "--id",
+        "l",
+        "--each-line",
+        "lines",
+        "-f",
+        "--out",
+        "{}.out",
+        "--",
+        "sh",
+        "-c",
+        'echo "$1" | tee "$1.out"',
+        "sh",
+    )
     assert (done.returncode, done.stdout) == (0, "two words\nit's;x\n"), done.stderr
     assert (tmp_path / "l-1" / "two words.out").read_text() == "two words\n"
     assert (tmp_path / "l-2" / "it's;x.out").read_text() == "it's;x\n"

@@ -32,8 +32,11 @@ def told(cli: Cli, server: Server, client: str) -> tuple[dict[str, str], list[st
     bare = {"PATH": os.environ["PATH"]}
     dumped = subprocess.run(
         ["sh", "-c", 'eval "$1"; exec "$2" -c "import json, os; print(json.dumps(dict(os.environ)))"', "sh", done.stdout, sys.executable],
-        env=bare, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        env=bare,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     head, *lines = [line.removeprefix("# ") for line in done.stdout.splitlines() if line.startswith("#")]
     assert head.startswith(f"{client}: ")
     return json.loads(dumped.stdout), lines

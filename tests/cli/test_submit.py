@@ -84,9 +84,13 @@ def test_options_of_a_task() -> None:
     wish = Wish(["true"], slots=2, retries=-1, after=["a", "b"], inputs=[{"httpUrl": "u", "filePath": "f"}])
     [task] = submit.tasks(wish, "t", submit.values(None, None), "out")
     assert task == {
-        "id": "t", "commandLine": "true", "requiredSlots": 2, "constraints": {"maxTaskRetryCount": -1},
-        "dependsOn": {"taskIds": ["a", "b"]}, "resourceFiles": [{"httpUrl": "u", "filePath": "f"}],
-    }  # fmt: skip
+        "id": "t",
+        "commandLine": "true",
+        "requiredSlots": 2,
+        "constraints": {"maxTaskRetryCount": -1},
+        "dependsOn": {"taskIds": ["a", "b"]},
+        "resourceFiles": [{"httpUrl": "u", "filePath": "f"}],
+    }
 
 
 @pytest.mark.parametrize(

@@ -48,22 +48,41 @@ def test_what_the_server_filters(words: str, sent: str) -> None:
 
 
 TASK = {
-    "id": "Render-7", "state": "completed", "commandLine": "blender x", "nodeInfo": {"nodeId": "tvm_n3"},
+    "id": "Render-7",
+    "state": "completed",
+    "commandLine": "blender x",
+    "nodeInfo": {"nodeId": "tvm_n3"},
     "executionInfo": {
-        "exitCode": 3, "retryCount": 2, "startTime": "2030-01-01T11:00:00Z", "endTime": "2030-01-01T11:20:00Z",
+        "exitCode": 3,
+        "retryCount": 2,
+        "startTime": "2030-01-01T11:00:00Z",
+        "endTime": "2030-01-01T11:20:00Z",
         "failureInfo": {"code": "FailureExitCode"},
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
     ("words", "takes"),
     [
-        ("node:*n3", True), ("node:n3", False), ("der-", True), ("retries:2", True), ("retries:>2", False), ("retries:1-2", True),
-        ("took:20m", True), ("took:>20m", False), ("took:<30m", True), ("command:blender*", True), ("failure:failure*", True),
-        ("slots:1", False), ("node:a,*n3", True), ("node:*n3 retries:9", False), ("ID:x", None), ("id:*der*", True),
+        ("node:*n3", True),
+        ("node:n3", False),
+        ("der-", True),
+        ("retries:2", True),
+        ("retries:>2", False),
+        ("retries:1-2", True),
+        ("took:20m", True),
+        ("took:>20m", False),
+        ("took:<30m", True),
+        ("command:blender*", True),
+        ("failure:failure*", True),
+        ("slots:1", False),
+        ("node:a,*n3", True),
+        ("node:*n3 retries:9", False),
+        ("ID:x", None),
+        ("id:*der*", True),
     ],
-)  # fmt: skip
+)
 def test_what_is_looked_at_here(words: str, takes: bool | None) -> None:
     if takes is None:
         with pytest.raises(Usage, match="no query word 'ID'"):

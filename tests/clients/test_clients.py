@@ -39,11 +39,28 @@ NODE = sorted(
 )
 
 ALL: dict[str, object] = {
-    "images": "linux", "slots": [3, 3], "exists": [True, False], "metadata": "1", "formula": True, "pool_again": "PoolExists",
-    "added": ["success"] * 3, "counts": [0, 0, 4, 3, 1], "task": ["completed", 3, "failure"], "failed": ["one"], "stdout": "hello\n",
-    "files": ["stderr.txt", "stdout.txt", "wd"], "length": "6", "preparation": "success", "no_task": "TaskNotFound", "priority": [5],
-    "node": True, "login": 22, "scheduling": "disabled", "nodes": 1, "reason": "enough",
-}  # fmt: skip
+    "images": "linux",
+    "slots": [3, 3],
+    "exists": [True, False],
+    "metadata": "1",
+    "formula": True,
+    "pool_again": "PoolExists",
+    "added": ["success"] * 3,
+    "counts": [0, 0, 4, 3, 1],
+    "task": ["completed", 3, "failure"],
+    "failed": ["one"],
+    "stdout": "hello\n",
+    "files": ["stderr.txt", "stdout.txt", "wd"],
+    "length": "6",
+    "preparation": "success",
+    "no_task": "TaskNotFound",
+    "priority": [5],
+    "node": True,
+    "login": 22,
+    "scheduling": "disabled",
+    "nodes": 1,
+    "reason": "enough",
+}
 """What a tour finds."""
 REFUSED = {"refused": "UnsupportedRequestVersion"}
 
@@ -113,8 +130,10 @@ def test_a_client_works_or_is_refused_by_its_version(name: str, tours: dict[str,
 
 def test_versions_before_2018_12_are_refused(tours: dict[str, Any]) -> None:
     assert {name for name, found in tours.items() if "refused" in found} == {
-        "azure-batch 4.1.3", "azure-batch 5.1.1", "npm @azure/batch 6.0.0",
-    }  # fmt: skip
+        "azure-batch 4.1.3",
+        "azure-batch 5.1.1",
+        "npm @azure/batch 6.0.0",
+    }
 
 
 def test_every_served_version_has_a_client_but_for_previews(tours: dict[str, Any]) -> None:

@@ -59,10 +59,14 @@ def pool():
         network = models.NetworkConfiguration(public_ips=["/addresses/a"])
     batch.pool.add(
         models.PoolAddParameter(
-            id=PREFIX, vm_size="standard_d2s_v3", virtual_machine_configuration=machine(), target_dedicated_nodes=0,
-            network_configuration=network, **{SLOTS: 3},
+            id=PREFIX,
+            vm_size="standard_d2s_v3",
+            virtual_machine_configuration=machine(),
+            target_dedicated_nodes=0,
+            network_configuration=network,
+            **{SLOTS: 3},
         )
-    )  # fmt: skip
+    )
     until(lambda: batch.pool.get(PREFIX).allocation_state == models.AllocationState.steady)
     one = batch.pool.get(PREFIX)
     if network is not None:
@@ -80,9 +84,7 @@ def pool():
     batch.pool.disable_auto_scale(PREFIX)
     until(lambda: batch.pool.get(PREFIX).allocation_state == models.AllocationState.steady)
     batch.pool.resize(PREFIX, models.PoolResizeParameter(target_dedicated_nodes=1))
-    again = models.PoolAddParameter(
-        id=PREFIX, vm_size="standard_d2s_v3", virtual_machine_configuration=machine(), target_dedicated_nodes=0
-    )  # fmt: skip
+    again = models.PoolAddParameter(id=PREFIX, vm_size="standard_d2s_v3", virtual_machine_configuration=machine(), target_dedicated_nodes=0)
     found["pool_again"] = code_of(batch.pool.add, again)
 
 

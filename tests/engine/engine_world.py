@@ -71,10 +71,21 @@ NO_UPLOAD = {"exit_code": 0, "failure": {"category": "usererror", "code": "FileU
 
 
 _NO_CHANGE = {
-    "patched", "updated", "launch failed", "resize requested", "resize ended", "stop requested", "stopped", "removal asked", "errors",
-    "stop failed", "autoscale enabled", "autoscale evaluated", "autoscale disabled",
+    "patched",
+    "updated",
+    "launch failed",
+    "resize requested",
+    "resize ended",
+    "stop requested",
+    "stopped",
+    "removal asked",
+    "errors",
+    "stop failed",
+    "autoscale enabled",
+    "autoscale evaluated",
+    "autoscale disabled",
     "service log not uploaded",
-}  # fmt: skip
+}
 """Events that change no state, or that of the allocation, which has none of its own in the log."""
 _EVERY_WRITE_COUNTS = (
     "CREATE TEMP TRIGGER every_write_to_{0}_counts AFTER UPDATE ON main.{0} WHEN new.version <> old.version + 1"
@@ -459,8 +470,9 @@ class World:
         """(what happened, old state, new state) of one subject, oldest first."""
         return self.rows(
             "SELECT happened, old, new FROM event WHERE what = :what AND subject <= :pk AND :pk <= coalesce(until, subject) ORDER BY pk",
-            what=what, pk=subject,
-        )  # fmt: skip
+            what=what,
+            pk=subject,
+        )
 
     def task_events(self, task_id: str) -> list[str]:
         return [happened for happened, _, _ in self.events("task", self.task(task_id).pk)]

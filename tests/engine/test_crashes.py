@@ -26,10 +26,14 @@ def prepare(world: World) -> None:
     world.add("o1", job_id="other")
     world.schedule()
     world.job(
-        "special", priority=1, allowTaskPreemption=True, onTaskFailure="performexitoptionsjobaction",
+        "special",
+        priority=1,
+        allowTaskPreemption=True,
+        onTaskFailure="performexitoptionsjobaction",
         jobManagerTask={"id": "boss", "commandLine": "true", "runExclusive": False, "constraints": {"maxTaskRetryCount": 1}},
-        jobPreparationTask={"commandLine": "true"}, jobReleaseTask={"commandLine": "true"},
-    )  # fmt: skip
+        jobPreparationTask={"commandLine": "true"},
+        jobReleaseTask={"commandLine": "true"},
+    )
     world.add("s1", {"id": "f2", "exitConditions": {"default": {"jobAction": "none"}}}, job_id="special")
     world.add("w1", "w2", {"id": "child", "dependsOn": {"taskIds": ["r1"], "taskIdRanges": [{"start": 1, "end": 120}]}}, "7")
 

@@ -168,8 +168,10 @@ def test_a_job_in_sum(world: World) -> None:
     explained = job(world)
     assert codes(explained.reasons) == [Code.RUNNING]
     assert [(group.code, group.tasks, group.example) for group in explained.groups or ()] == [
-        (Code.NODES_BUSY, 2, "b"), (Code.WAITS_FOR_TASK, 1, "d"), (Code.WAITS_FOR_MISSING_TASK, 1, "e"),
-    ]  # fmt: skip
+        (Code.NODES_BUSY, 2, "b"),
+        (Code.WAITS_FOR_TASK, 1, "d"),
+        (Code.WAITS_FOR_MISSING_TASK, 1, "e"),
+    ]
     assert (explained.looked_at, explained.waiting, explained.running) == (4, 4, 1)
 
 

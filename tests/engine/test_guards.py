@@ -338,8 +338,12 @@ def story(world: World) -> dict[str, list[tuple[Any, ...]]]:
     world.pool("pool", 2, taskSlotsPerNode=2, startTask={"commandLine": "true"})
     world.scaled_pool("$TargetDedicatedNodes = 1;", "scaled")
     world.job("plain", usesTaskDependencies=True, constraints={"maxTaskRetryCount": 1}, onAllTasksComplete="noaction")
-    world.job("managed", jobManagerTask={"id": "boss", "commandLine": "true"}, jobPreparationTask={"commandLine": "true"},
-              jobReleaseTask={"commandLine": "true"})  # fmt: skip
+    world.job(
+        "managed",
+        jobManagerTask={"id": "boss", "commandLine": "true"},
+        jobPreparationTask={"commandLine": "true"},
+        jobReleaseTask={"commandLine": "true"},
+    )
     world.add("t", "fails", {"id": "late", "dependsOn": {"taskIds": ["t"]}}, job_id="plain")
     world.add("gone", job_id="plain")
     world.delete("gone", "plain")

@@ -237,9 +237,11 @@ def test_rounds_come_to_rest_whatever_yields_and_whatever_is_held(world: World, 
     agents = world.working_pool(nodes=dice.randint(1, 3), slots=slots, taskSchedulingPolicy=policy)
     for number in range(dice.randint(3, 6)):
         world.job(
-            f"job{number}", priority=dice.choice([0, 0, 3, 6]), allowTaskPreemption=dice.random() < 0.5,
+            f"job{number}",
+            priority=dice.choice([0, 0, 3, 6]),
+            allowTaskPreemption=dice.random() < 0.5,
             maxParallelTasks=dice.choice([-1, -1, 1, 2]),
-        )  # fmt: skip
+        )
         for nth in range(dice.randint(1, 5)):
             world.add({"id": str(nth), "requiredSlots": dice.randint(1, slots)}, job_id=f"job{number}")
         if dice.random() < 0.5:

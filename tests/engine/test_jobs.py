@@ -267,12 +267,15 @@ def test_a_failed_task_may_disable_its_job(world: World) -> None:
     assert (world.job_state(), world.state("b")) == ("disabled", "active")
 
 
-@pytest.mark.parametrize(("options", "how", "ends"), [
-    ({}, EXIT_1, True),
-    ({}, {}, False),
-    ({"exitConditions": {"default": {"jobAction": "none"}}}, EXIT_1, False),
-    ({"exitConditions": {"exitCodes": [{"code": 0, "exitOptions": {"jobAction": "terminate"}}]}}, {}, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "how", "ends"),
+    [
+        ({}, EXIT_1, True),
+        ({}, {}, False),
+        ({"exitConditions": {"default": {"jobAction": "none"}}}, EXIT_1, False),
+        ({"exitConditions": {"exitCodes": [{"code": 0, "exitOptions": {"jobAction": "terminate"}}]}}, {}, True),
+    ],
+)
 def test_a_failed_task_may_end_its_job(world: World, options: dict[str, object], how: dict[str, object], ends: bool) -> None:
     [agent] = world.working_pool(slots=2)
     world.job(**ACTS)

@@ -24,8 +24,10 @@ from batchyard.store import nodes as node_rows
 from batchyard.store import usage
 
 USES: dict[str, Callable[..., None]] = {
-    "rebooting": node_changes.reboot, "reimaging": node_changes.reimage, "deallocating": node_changes.deallocate,
-}  # fmt: skip
+    "rebooting": node_changes.reboot,
+    "reimaging": node_changes.reimage,
+    "deallocating": node_changes.deallocate,
+}
 OPTION = {option.value: option for option in NodeDisableSchedulingOption}
 PREPARED: dict[str, Any] = {"jobPreparationTask": {"commandLine": "true"}}
 RESTARTABLE = (NodeState.IDLE, NodeState.RUNNING, NodeState.OFFLINE, NodeState.START_TASK_FAILED, NodeState.UNUSABLE)

@@ -23,8 +23,10 @@ from batchyard.store.pools import PoolView
 from batchyard.store.tx import Tx
 
 HOUR = 3600
-WINDOWS = {"imageReference": {"publisher": "microsoftwindowsserver", "offer": "windowsserver", "sku": "2022"},
-           "nodeAgentSKUId": "batch.node.windows amd64"}  # fmt: skip
+WINDOWS = {
+    "imageReference": {"publisher": "microsoftwindowsserver", "offer": "windowsserver", "sku": "2022"},
+    "nodeAgentSKUId": "batch.node.windows amd64",
+}
 
 
 class OnlyDedicated(Steady):
@@ -156,8 +158,9 @@ class TestStop:
         world.stop_resize()
         world.capacity(3)
         assert [message.split(" nodes")[0] for _, message in errors(world)] == [
-            "Desired number of dedicated", "Desired number of low-priority",
-        ]  # fmt: skip
+            "Desired number of dedicated",
+            "Desired number of low-priority",
+        ]
 
     def test_nodes_that_wait_to_leave_take_tasks_again(self, world: World) -> None:
         agents = {agent.node_pk: agent for agent in world.working_pool(nodes=2)}
@@ -175,8 +178,9 @@ class TestStop:
         world.capacity(2)
         assert (row(world).allocation_state, size(world), codes(world)) == ("steady", (2, 0), ["ResizeStopped"])
         assert {(node.state, node.scheduling_state, node.action) for node in world.nodes()} == {
-            ("idle", "enabled", None), ("running", "enabled", None),
-        }  # fmt: skip
+            ("idle", "enabled", None),
+            ("running", "enabled", None),
+        }
         assert world.schedule() == 1
 
     def test_a_resize_that_reached_its_targets_in_the_meantime_has_no_error(self, world: World) -> None:
@@ -364,9 +368,11 @@ class TestQuotas:
         world.capacity(3)
         assert (row(world).allocation_state, size(world), targets(world)) == ("steady", (3, 2), (5, 2))
         assert errors(world) == [
-            ("AccountCoreQuotaReached",
-             "Desired number of dedicated nodes could not be allocated because the core quota of the account has been reached"),
-        ]  # fmt: skip
+            (
+                "AccountCoreQuotaReached",
+                "Desired number of dedicated nodes could not be allocated because the core quota of the account has been reached",
+            ),
+        ]
         world.pool("other", 1, targetLowPriorityNodes=1, vmSize="standard_a1_v2")
         world.capacity(3)
         assert (size(world, "other"), codes(world, "other")) == ((1, 0), ["AccountLowPriorityCoreQuotaReached"])

@@ -11,8 +11,10 @@ from batchyard.engine.nodes import node_changes, nodes
 from batchyard.engine.settling.special_runs import INTERNAL_RETRIES
 
 BY_NOTICE: dict[str, Any] = {
-    "exit_code": 143, "stopped": True, "failure": {"category": "usererror", "code": "FailureExitCode", "message": "bad"},
-}  # fmt: skip
+    "exit_code": 143,
+    "stopped": True,
+    "failure": {"category": "usererror", "code": "FailureExitCode", "message": "bad"},
+}
 CUT_OFF: dict[str, Any] = {"stopped": True, "failure": {"category": "usererror", "code": "TaskEnded", "message": "ended"}}
 FATAL: dict[str, Any] = {"exitConditions": {"default": {"jobAction": "terminate"}}}
 BOTH: dict[str, Any] = {"jobPreparationTask": {"commandLine": "true"}, "jobReleaseTask": {"commandLine": "true"}}

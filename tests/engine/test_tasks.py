@@ -70,8 +70,15 @@ def test_each_task_of_a_collection_is_judged_alone(world: World) -> None:
     )
     assert [name for name, _ in outcomes] == ["new", "OLD", "new", "NEW", "no good", "big", "empty", "last"]
     assert [refused(outcome) for _, outcome in outcomes] == [
-        None, "TaskExists", "TaskExists", "TaskExists", "InvalidPropertyValue", "InvalidPropertyValue", "InvalidPropertyValue", None,
-    ]  # fmt: skip
+        None,
+        "TaskExists",
+        "TaskExists",
+        "TaskExists",
+        "InvalidPropertyValue",
+        "InvalidPropertyValue",
+        "InvalidPropertyValue",
+        None,
+    ]
     assert world.counts().active == 3
     assert world.rows("SELECT id FROM task ORDER BY pk") == [("old",), ("new",), ("last",)]
     assert world.rows("SELECT count(*) FROM task_body") == [(3,)]

@@ -34,17 +34,31 @@ JOBS: dict[str, dict[str, Any]] = {
         "allowTaskPreemption": True,
     },
     "urgent": {
-        "priority": 2, "jobManagerTask": {"id": "boss", "commandLine": "true", "runExclusive": False}, "allowTaskPreemption": True,
-        "jobPreparationTask": {"commandLine": "true", "waitForSuccess": False}, "onTaskFailure": "performexitoptionsjobaction",
+        "priority": 2,
+        "jobManagerTask": {"id": "boss", "commandLine": "true", "runExclusive": False},
+        "allowTaskPreemption": True,
+        "jobPreparationTask": {"commandLine": "true", "waitForSuccess": False},
+        "onTaskFailure": "performexitoptionsjobaction",
     },
-}  # fmt: skip
+}
 job_ids = st.sampled_from(list(JOBS))
 CLOSED = {"JobNotFound", "JobBeingTerminated", "JobCompleted", "JobBeingDeleted"}
 REFUSALS = CLOSED | {
-    "JobExists", "OperationInvalidForCurrentState", "TaskNotFound", "TaskCompleted", "TaskNotCompleted", "TaskSucceeded",
-    "InvalidPropertyValue", "NodeBeingCreated", "NodeBeingStarted", "NodeBeingRebooted", "NodeBeingReimaged", "NodeStateUnusable",
-    "NodeAlreadyInTargetSchedulingState", "OperationNotValidOnNode",
-}  # fmt: skip
+    "JobExists",
+    "OperationInvalidForCurrentState",
+    "TaskNotFound",
+    "TaskCompleted",
+    "TaskNotCompleted",
+    "TaskSucceeded",
+    "InvalidPropertyValue",
+    "NodeBeingCreated",
+    "NodeBeingStarted",
+    "NodeBeingRebooted",
+    "NodeBeingReimaged",
+    "NodeStateUnusable",
+    "NodeAlreadyInTargetSchedulingState",
+    "OperationNotValidOnNode",
+}
 
 
 class Walk(RuleBasedStateMachine):

@@ -29,16 +29,37 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "src"
 PAGE = ROOT / "docs" / "properties.md"
 REQUESTS: tuple[type[Shape], ...] = (
-    pool.PoolCreateContent, pool.PoolPatch, pool.PoolUpdateProperties, pool.PoolEnableAutoScale, pool.PoolEvaluateAutoScale,
-    pool.PoolResize, pool.NodeRemove, job.JobCreateContent, job.JobPatch, job.JobUpdate, job.JobDisable, job.JobTerminate,
-    task.TaskCreateContent, task.TaskUpdate, node.NodeReboot, node.NodeReimage, node.NodeDeallocate, node.NodeDisableScheduling,
-    node.NodeUserCreate, node.NodeUserUpdate, node.UploadBatchServiceLogs,
-)  # fmt: skip
+    pool.PoolCreateContent,
+    pool.PoolPatch,
+    pool.PoolUpdateProperties,
+    pool.PoolEnableAutoScale,
+    pool.PoolEvaluateAutoScale,
+    pool.PoolResize,
+    pool.NodeRemove,
+    job.JobCreateContent,
+    job.JobPatch,
+    job.JobUpdate,
+    job.JobDisable,
+    job.JobTerminate,
+    task.TaskCreateContent,
+    task.TaskUpdate,
+    node.NodeReboot,
+    node.NodeReimage,
+    node.NodeDeallocate,
+    node.NodeDisableScheduling,
+    node.NodeUserCreate,
+    node.NodeUserUpdate,
+    node.UploadBatchServiceLogs,
+)
 _ONLY_CHECKS = re.compile(r"batchyard\.engine\.checks\.(jobs|tasks|pools|demands)")
 BECOMES: dict[type[Shape], type[Shape]] = {
-    pool.PoolPatch: pool.PoolCreateContent, pool.PoolUpdateProperties: pool.PoolCreateContent, job.JobPatch: job.JobCreateContent,
-    job.JobUpdate: job.JobCreateContent, task.TaskUpdate: task.TaskCreateContent, job.JobManagerTask: task.TaskCreateContent,
-}  # fmt: skip
+    pool.PoolPatch: pool.PoolCreateContent,
+    pool.PoolUpdateProperties: pool.PoolCreateContent,
+    job.JobPatch: job.JobCreateContent,
+    job.JobUpdate: job.JobCreateContent,
+    task.TaskUpdate: task.TaskCreateContent,
+    job.JobManagerTask: task.TaskCreateContent,
+}
 """Shapes whose properties are copied by name to those of another, and are acted upon there."""
 TAKEN_BY_AGENTS = "batchyard.agent.run.runner.Work"
 """What an agent takes from a task as the client sent it, by the same names."""

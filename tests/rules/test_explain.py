@@ -101,7 +101,7 @@ SITUATIONS: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any], Mapping[st
     ("WaitsForRange", {"ready": False, "waits": [Wait(low=1, high=90000, left=1)]}, {}, FREE),
     ("DependencyCycle", {"ready": False, "waits": [Wait("f"), Wait("t")]}, {}, FREE),
     ("DependencyCycle", {"ready": False, "waits": [Wait(low=1, high=2, left=1, missing=((1, "t"),))]}, {}, FREE),
-]  # fmt: skip
+]
 AROUND = {
     "r": TaskFacts(pk=8, id="R", state=TaskState.RUNNING, since=NOW),
     "f": TaskFacts(pk=9, id="F", state=TaskState.COMPLETED, since=NOW, exit_code=3),

@@ -44,7 +44,7 @@ CASES: dict[str, tuple[list[Queue], list[Room], list[tuple[int, int]], dict[int,
     "a hold counts as one that runs": ([job(1, 4, 1, may_start=1), job(2, 1)], rooms(3, 1), [(200, 2)], {1: 100}),
     "who is too large for every node holds none": ([job(1, 5), job(2, 1)], rooms(1), [(200, 1)], {}),
     "who has room needs no hold": ([job(1, 3), job(2, 1)], rooms(3, 1), [(100, 1), (200, 2)], {}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -149,11 +149,15 @@ def situations(draw: st.DrawFn) -> tuple[list[Queue], list[Room], bool, bool]:
     """Jobs in the order of their turns, nodes, pack, oldest first."""
     queues = [
         job(
-            number, *draw(st.lists(st.integers(1, 5), max_size=6)), priority=draw(st.integers(-1, 1)), running=draw(st.integers(0, 3)),
-            may_start=draw(st.none() | st.integers(1, 4)), patient=draw(st.booleans()),
+            number,
+            *draw(st.lists(st.integers(1, 5), max_size=6)),
+            priority=draw(st.integers(-1, 1)),
+            running=draw(st.integers(0, 3)),
+            may_start=draw(st.none() | st.integers(1, 4)),
+            patient=draw(st.booleans()),
         )
         for number in range(1, draw(st.integers(2, 5)))
-    ]  # fmt: skip
+    ]
     oldest = draw(st.booleans())
     queues.sort(key=lambda queue: (-queue.priority, 0 if oldest else queue.running))
     return queues, rooms(*draw(st.lists(st.integers(0, SLOTS), max_size=5))), draw(st.booleans()), oldest

@@ -32,9 +32,15 @@ def verdict(
 ) -> Verdict:
     code, stage, failed, retryable = END[end]
     return after_end(
-        exit_code=code, stage=_stage(stage), failed=failed, retryable=retryable, retries=retries, max_retries=max_retries,
-        conditions=conditions, stopped=stopped,
-    )  # fmt: skip
+        exit_code=code,
+        stage=_stage(stage),
+        failed=failed,
+        retryable=retryable,
+        retries=retries,
+        max_retries=max_retries,
+        conditions=conditions,
+        stopped=stopped,
+    )
 
 
 def _stage(text: str) -> Stage:
@@ -88,7 +94,7 @@ def span(start: int, end: int, chosen: ExitOptions) -> ExitCodeRangeMapping:
 YES, NO = options(NONE, SATISFY), options(DISABLE, BLOCK)
 ALL = ExitConditions(
     exit_codes=[code(7, YES)], exit_code_ranges=[span(5, 9, NO)], pre_processing_error=YES, file_upload_error=YES, default=NO
-)  # fmt: skip
+)
 CONDITIONS: list[tuple[str, ExitConditions, bool, JobAction]] = [
     # the exact code, before a range that holds it, before what failed, before the default
     ("exit 7", ALL, True, NONE),

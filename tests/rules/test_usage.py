@@ -18,8 +18,11 @@ def life(start: int, end: int | None, cores: int = 2, pool: int = 1) -> Lifetime
 def test_a_node_of_an_hour_and_a_half() -> None:
     found = by_interval([life(TEN + INTERVAL_US // 2, TEN + 2 * HOUR_US - INTERVAL_US // 2)], TEN, TEN + 2 * HOUR_US)
     assert [(used.start, used.core_us) for used in found] == [
-        (TEN, INTERVAL_US), (TEN + INTERVAL_US, 2 * INTERVAL_US), (TEN + HOUR_US, 2 * INTERVAL_US), (TEN + 3 * INTERVAL_US, INTERVAL_US),
-    ]  # fmt: skip
+        (TEN, INTERVAL_US),
+        (TEN + INTERVAL_US, 2 * INTERVAL_US),
+        (TEN + HOUR_US, 2 * INTERVAL_US),
+        (TEN + 3 * INTERVAL_US, INTERVAL_US),
+    ]
 
 
 def test_pools_are_apart_and_in_order() -> None:

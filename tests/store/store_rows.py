@@ -14,9 +14,20 @@ NOW = 1_700_000_000_000_000
 
 def add_job(tx: Tx, /, job_id: str, **more: Any) -> int:
     values: dict[str, Any] = {
-        "state": "active", "state_time": NOW, "created": NOW, "modified": NOW, "started": NOW, "pool_key": "pool", "priority": 0,
-        "max_parallel": -1, "max_retries": 0, "uses_dependencies": 1, "ends_when_complete": 0, "acts_on_failure": 0, "body": b"{}",
-    }  # fmt: skip
+        "state": "active",
+        "state_time": NOW,
+        "created": NOW,
+        "modified": NOW,
+        "started": NOW,
+        "pool_key": "pool",
+        "priority": 0,
+        "max_parallel": -1,
+        "max_retries": 0,
+        "uses_dependencies": 1,
+        "ends_when_complete": 0,
+        "acts_on_failure": 0,
+        "body": b"{}",
+    }
     return jobs.add(tx, id=job_id, **values | more)
 
 

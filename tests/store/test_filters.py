@@ -117,9 +117,19 @@ def test_jobs(memory: Database, case: tuple[list[dict[str, Any]], filters.Tree, 
 
 def add_pool(tx: Tx, pool_id: str, **more: Any) -> int:
     values: dict[str, Any] = {
-        "state": "active", "state_time": NOW, "allocation_state": "steady", "allocation_time": NOW, "created": NOW, "modified": NOW,
-        "target_dedicated": 0, "target_low_priority": 0, "slots_per_node": 1, "pack": 0, "resize_timeout": 0, "body": b"{}",
-    }  # fmt: skip
+        "state": "active",
+        "state_time": NOW,
+        "allocation_state": "steady",
+        "allocation_time": NOW,
+        "created": NOW,
+        "modified": NOW,
+        "target_dedicated": 0,
+        "target_low_priority": 0,
+        "slots_per_node": 1,
+        "pack": 0,
+        "resize_timeout": 0,
+        "body": b"{}",
+    }
     return pools.add(tx, id=pool_id, **values | more)
 
 
@@ -143,9 +153,13 @@ def test_nodes(memory: Database, case: tuple[list[dict[str, Any]], filters.Tree,
             if its["state"] is not None:
                 special_tasks.add(tx, job_pk=0, kind="start", **common, started=its["started"])
                 tx.change(
-                    Change("UPDATE special_task SET state = :state, ended = :ended, exit_code = :exit_code, result = :result"
-                    " WHERE node_pk = :node_pk AND kind = 'start'"), node_pk=keys[-1], **{k: v for k, v in its.items() if k != "started"},
-                )  # fmt: skip
+                    Change(
+                        "UPDATE special_task SET state = :state, ended = :ended, exit_code = :exit_code, result = :result"
+                        " WHERE node_pk = :node_pk AND kind = 'start'"
+                    ),
+                    node_pk=keys[-1],
+                    **{k: v for k, v in its.items() if k != "started"},
+                )
             special_tasks.add(tx, job_pk=7, kind="preparation", **common, started=NOW)
         return pool, keys
 

@@ -17,13 +17,26 @@ from batchyard.store.tx import guarded_sql
 
 MODULES = (autoscale, events, explain, jobs, leases, leftovers, nodes, pools, ready, task_pages, tasks, tx, usage)
 WALKED = {  # few rows, and read as a whole
-    "jobs._PAGE": set(), "jobs._POOLS_WITH_DEMAND": {"job_counts"}, "jobs._CHANGING": {"job"}, "nodes._ALL": {"node"},
-    "nodes._SILENT": {"node"}, "nodes._AWAITED": {"node"},
-    "nodes._BY_START": {"node"}, "pools._ALL": {"pool"}, "pools._SCALED": {"pool"}, "pools._PAGE": set(), "tasks._NODES_OF": {"node"},
-    "ready._SIZES": {"size"}, "jobs._SIZES": {"size"}, "jobs._HIGHEST": {"size", "highest"},
-    "explain._BLOCKERS": {"edge"}, "jobs._ACTIVE": {"job", "active"}, "usage._FIRST": {"firsts"}, "pools._COUNT": {"pool"},
+    "jobs._PAGE": set(),
+    "jobs._POOLS_WITH_DEMAND": {"job_counts"},
+    "jobs._CHANGING": {"job"},
+    "nodes._ALL": {"node"},
+    "nodes._SILENT": {"node"},
+    "nodes._AWAITED": {"node"},
+    "nodes._BY_START": {"node"},
+    "pools._ALL": {"pool"},
+    "pools._SCALED": {"pool"},
+    "pools._PAGE": set(),
+    "tasks._NODES_OF": {"node"},
+    "ready._SIZES": {"size"},
+    "jobs._SIZES": {"size"},
+    "jobs._HIGHEST": {"size", "highest"},
+    "explain._BLOCKERS": {"edge"},
+    "jobs._ACTIVE": {"job", "active"},
+    "usage._FIRST": {"firsts"},
+    "pools._COUNT": {"pool"},
     "nodes._COUNTS": {"shown"},
-}  # fmt: skip
+}
 HOT = {
     "ready._OF_SIZE": ["task_ready"],
     "ready._SIZES": ["task_ready"],
@@ -98,9 +111,16 @@ HOT = {
 }
 
 SORTED = {
-    "ready._OF_SIZE", "tasks._PAGE", "tasks._PKS_OF_JOB", "jobs._OVERDUE", "jobs._HIGHEST", "jobs._IN_TURN", "jobs._BY_AGE", "jobs._ABLE",
+    "ready._OF_SIZE",
+    "tasks._PAGE",
+    "tasks._PKS_OF_JOB",
+    "jobs._OVERDUE",
+    "jobs._HIGHEST",
+    "jobs._IN_TURN",
+    "jobs._BY_AGE",
+    "jobs._ABLE",
     "jobs._LOWEST_YIELDING",
-}  # fmt: skip
+}
 """Statements whose order is that of their index."""
 
 

@@ -92,9 +92,20 @@ class State:
         ended, removed = list(self.ended.values()), sorted(self.removed)
         problems = None if self.told is self.problems else self.problems
         return Sync(
-            session=self.session, number=self.number, has=has, ended=ended, removed=removed, facts=facts, root=root, clock=clock,
-            problems=problems, news=list(self.news), wait_s=wait_s, leaving=leaving, unwatched=unwatched,
-        )  # fmt: skip
+            session=self.session,
+            number=self.number,
+            has=has,
+            ended=ended,
+            removed=removed,
+            facts=facts,
+            root=root,
+            clock=clock,
+            problems=problems,
+            news=list(self.news),
+            wait_s=wait_s,
+            leaving=leaving,
+            unwatched=unwatched,
+        )
 
     def has_news(self) -> bool:
         """True when there is something to report."""

@@ -35,7 +35,7 @@ __all__ = [
     "ContentHeaders",
     "ListQuery",
     "Upload",
-]  # fmt: skip
+]
 
 
 T = TypeVar("T", covariant=True)

@@ -49,9 +49,11 @@ class Box:
             for one in page.iter("Blob"):
                 stamp = one.findtext("Properties/Last-Modified") or ""
                 yield Blob(
-                    one.findtext("Name") or "", int(one.findtext("Properties/Content-Length") or 0),
-                    (one.findtext("Properties/Etag") or "").strip('"'), parsedate_to_datetime(stamp).timestamp(),
-                )  # fmt: skip
+                    one.findtext("Name") or "",
+                    int(one.findtext("Properties/Content-Length") or 0),
+                    (one.findtext("Properties/Etag") or "").strip('"'),
+                    parsedate_to_datetime(stamp).timestamp(),
+                )
             marker = page.findtext("NextMarker") or None
 
     def read(self, name: str, start: int, most: int) -> bytes:

@@ -19,9 +19,12 @@ Shown = Mapping[str, Any]
 
 def _common(pool: str | None, priority: int | None, parallel: int | None, retries: int | None, metadata: list[str]) -> dict[str, Any]:
     return {
-        "poolInfo": {"poolId": pool}, "priority": priority, "maxParallelTasks": parallel, "constraints": {"maxTaskRetryCount": retries},
+        "poolInfo": {"poolId": pool},
+        "priority": priority,
+        "maxParallelTasks": parallel,
+        "constraints": {"maxTaskRetryCount": retries},
         "metadata": bodies.pairs(metadata, "--metadata"),
-    }  # fmt: skip
+    }
 
 
 def create(

@@ -148,8 +148,11 @@ def _service_logs(batch: Client, pool: str, node: str) -> None:
 def login(batch: Client, *, nodes: Sequence[str], shown: Shown) -> None:
     """Say where to reach nodes by SSH."""
     found = [{"id": node, **batch.get("pools", pool, "nodes", node, "remoteloginsettings")} for pool, node in select.nodes(batch, nodes)]
-    columns = (Column("NODE", lambda one, now: one["id"], keep=9), Column("ADDRESS", lambda one, now: one["remoteLoginIPAddress"], keep=9),
-               Column("PORT", lambda one, now: one["remoteLoginPort"], number=True, keep=9))  # fmt: skip
+    columns = (
+        Column("NODE", lambda one, now: one["id"], keep=9),
+        Column("ADDRESS", lambda one, now: one["remoteLoginIPAddress"], keep=9),
+        Column("PORT", lambda one, now: one["remoteLoginPort"], number=True, keep=9),
+    )
     output.entries(found, columns, shown)
 
 

@@ -187,9 +187,11 @@ _COUNTS = (
 )
 _USAGE = (
     Column("POOL", lambda found, now: found["poolId"], keep=9),
-    *(Column(head, partial(_property, name), head == "CORE HOURS") for head, name in (
-        ("FROM", "startTime"), ("TO", "endTime"), ("SIZE", "vmSize"), ("CORE HOURS", "totalCoreHours"))),
-)  # fmt: skip
+    *(
+        Column(head, partial(_property, name), head == "CORE HOURS")
+        for head, name in (("FROM", "startTime"), ("TO", "endTime"), ("SIZE", "vmSize"), ("CORE HOURS", "totalCoreHours"))
+    ),
+)
 _IMAGES = (
     Column("PUBLISHER", lambda found, now: found["imageReference"].get("publisher", "")),
     Column("OFFER", lambda found, now: found["imageReference"].get("offer", ""), keep=9),

@@ -39,8 +39,12 @@ class Progress:
         now = time.monotonic()
         if self._shown and now >= self._next:
             self._next, self._drawn = now + _PERIOD_S, True
-            print(f"\r{line(self._label, done, self._total, now - self._started)}\x1b[K"[: (streams.columns(sys.stderr) or 80) + 4], end="",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            print(
+                f"\r{line(self._label, done, self._total, now - self._started)}\x1b[K"[: (streams.columns(sys.stderr) or 80) + 4],
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def wipe(self) -> None:
         """Make room for other lines."""

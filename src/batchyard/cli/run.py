@@ -105,9 +105,16 @@ def _wish(given: Mapping[str, Any]) -> sent.Wish:
     """What all tasks have in common, without their files. Raises Usage."""
     after = [one for text in given["after"] for one in text.replace(",", " ").split()]
     return sent.Wish(
-        given["command"], given["slots"], given["retries"], after, sent.variables(given["env"]), patterns=given["out"],
-        name=given["name"], cwd=given["cwd"], stdin=None if given["stdin"] is None else _stdin_name(given["stdin"]),
-    )  # fmt: skip
+        given["command"],
+        given["slots"],
+        given["retries"],
+        after,
+        sent.variables(given["env"]),
+        patterns=given["out"],
+        name=given["name"],
+        cwd=given["cwd"],
+        stdin=None if given["stdin"] is None else _stdin_name(given["stdin"]),
+    )
 
 
 def _stdin_name(given: str) -> str:

@@ -59,45 +59,63 @@ def _node_id(found: Found) -> str:
 
 _STATE = _of("STATE", "state", keep=9)
 JOBS = (
-    _of("JOB", "id", keep=9), _STATE,
+    _of("JOB", "id", keep=9),
+    _STATE,
     Column("POOL", lambda found, now: (found.get("poolInfo") or {}).get("poolId", ""), keep=3),
     _of("PRIORITY", "priority", number=True),
     *(_count(name) for name in ("active", "running", "succeeded", "failed")),
-    _age("AGE", "creationTime"), _of("NAME", "displayName", wide=True),
+    _age("AGE", "creationTime"),
+    _of("NAME", "displayName", wide=True),
     Column("ENDED BY", lambda found, now: _info(found).get("terminateReason", ""), wide=True),
-)  # fmt: skip
+)
 TASKS = (
-    _of("TASK", "id", keep=9), _STATE, Column("RESULT", _result, keep=6),
+    _of("TASK", "id", keep=9),
+    _STATE,
+    Column("RESULT", _result, keep=6),
     Column("EXIT", lambda found, now: _info(found).get("exitCode", ""), number=True, keep=5),
     Column("NODE", lambda found, now: short(_node_id(found)), keep=1),
-    Column("TOOK", _took, number=True, keep=3), _age("AGE", "creationTime", 2),
+    Column("TOOK", _took, number=True, keep=3),
+    _age("AGE", "creationTime", 2),
     Column("RETRIES", lambda found, now: _info(found).get("retryCount", ""), number=True, wide=True, keep=1),
     Column("SLOTS", lambda found, now: found.get("requiredSlots", 1), number=True, wide=True, keep=1),
     Column("ENDED", lambda found, now: _info(found).get("endTime", ""), wide=True, keep=1),
     _of("COMMAND", "commandLine"),
-)  # fmt: skip
+)
 NODE_POOL = _of("POOL", "poolId", keep=8)
 NODES = (
-    _of("NODE", "id", keep=9), _STATE, _of("SCHEDULING", "schedulingState", keep=2), Column("SLOTS", _slots, number=True, keep=5),
-    _of("RUNNING", "runningTasksCount", number=True, keep=3), _of("RUN", "totalTasksRun", number=True, keep=2),
-    _of("ADDRESS", "ipAddress"), _age("UP", "lastBootTime"), _of("SIZE", "vmSize", wide=True),
+    _of("NODE", "id", keep=9),
+    _STATE,
+    _of("SCHEDULING", "schedulingState", keep=2),
+    Column("SLOTS", _slots, number=True, keep=5),
+    _of("RUNNING", "runningTasksCount", number=True, keep=3),
+    _of("RUN", "totalTasksRun", number=True, keep=2),
+    _of("ADDRESS", "ipAddress"),
+    _age("UP", "lastBootTime"),
+    _of("SIZE", "vmSize", wide=True),
     Column("DEDICATED", lambda found, now: "yes" if found.get("isDedicated") else "no", wide=True),
-)  # fmt: skip
+)
 POOLS = (
-    _of("POOL", "id", keep=9), _STATE, _of("ALLOCATION", "allocationState", keep=3), _nodes("current"), _nodes("target"),
-    Column("SLOTS/NODE", lambda found, now: found.get("taskSlotsPerNode", 1), keep=2), _of("SIZE", "vmSize"), _age("AGE", "creationTime"),
+    _of("POOL", "id", keep=9),
+    _STATE,
+    _of("ALLOCATION", "allocationState", keep=3),
+    _nodes("current"),
+    _nodes("target"),
+    Column("SLOTS/NODE", lambda found, now: found.get("taskSlotsPerNode", 1), keep=2),
+    _of("SIZE", "vmSize"),
+    _age("AGE", "creationTime"),
     Column("AUTOSCALE", lambda found, now: "yes" if found.get("enableAutoScale") else "no", wide=True),
-)  # fmt: skip
+)
 FILES = (
     _of("FILE", "name", keep=9),
     Column("BYTES", lambda found, now: (found.get("properties") or {}).get("contentLength", ""), number=True, keep=5),
     Column("CHANGED", lambda found, now: (found.get("properties") or {}).get("lastModified", "")),
 )
 PROGRESS = (
-    _of("JOB", "id", keep=9), _STATE,
+    _of("JOB", "id", keep=9),
+    _STATE,
     Column("DONE", lambda found, now: f"{found['percent']}%", number=True, keep=8),
     *(_count(name) for name in ("active", "running", "succeeded", "failed")),
-)  # fmt: skip
+)
 
 
 def cells(columns: tuple[Column, ...], found: Found, now: datetime) -> list[object]:

@@ -37,9 +37,12 @@ def create(
         _several(batch, job, many, dry=bool(dry_run))
         return
     over = {
-        "id": id, "commandLine": shlex.join(command) or None, "requiredSlots": slots, "constraints": {"maxTaskRetryCount": retries},
+        "id": id,
+        "commandLine": shlex.join(command) or None,
+        "requiredSlots": slots,
+        "constraints": {"maxTaskRetryCount": retries},
         "environmentSettings": bodies.pairs(env, "--env"),
-    }  # fmt: skip
+    }
     body = bodies.over(many, over)
     if not body.get("commandLine"):
         raise Usage("say what to run, behind --, or with a file")
@@ -95,11 +98,12 @@ def retry(batch: Client, *, tasks: Sequence[str], job: str | None, pick: select.
 
 
 _SUBTASKS = (
-    Column("SUBTASK", lambda found, now: found.get("id", ""), keep=9), Column("STATE", lambda found, now: found.get("state", ""), keep=9),
+    Column("SUBTASK", lambda found, now: found.get("id", ""), keep=9),
+    Column("STATE", lambda found, now: found.get("state", ""), keep=9),
     Column("RESULT", lambda found, now: found.get("result", "")),
     Column("EXIT", lambda found, now: found.get("exitCode", ""), number=True),
     Column("NODE", lambda found, now: (found.get("nodeInfo") or {}).get("nodeId", "")),
-)  # fmt: skip
+)
 
 
 def subtasks(batch: Client, *, task: str, job: str | None, shown: Shown) -> None:

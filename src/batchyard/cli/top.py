@@ -19,12 +19,17 @@ _MOST_TASKS = 50
 _MOST_LOOKED_AT = 5000
 """How many tasks of a job are searched for running ones where the server cannot filter."""
 _HEADS = {column.head: column for column in (*tables.TASKS, *tables.NODES)}
-_RUNNING = (Column("JOB", lambda found, now: found["job"], keep=8), *(_HEADS[head] for head in ("TASK", "STATE")), tables.TASKS[4],
-            *(_HEADS[head] for head in ("TOOK", "COMMAND")))  # fmt: skip
+_RUNNING = (
+    Column("JOB", lambda found, now: found["job"], keep=8),
+    *(_HEADS[head] for head in ("TASK", "STATE")),
+    tables.TASKS[4],
+    *(_HEADS[head] for head in ("TOOK", "COMMAND")),
+)
 _NODES = (
-    Column("POOL", lambda found, now: found["pool"], keep=8), Column("NODE", lambda found, now: tables.short(found["id"]), keep=9),
+    Column("POOL", lambda found, now: found["pool"], keep=8),
+    Column("NODE", lambda found, now: tables.short(found["id"]), keep=9),
     *(_HEADS[head] for head in ("STATE", "SLOTS", "RUN")),
-)  # fmt: skip
+)
 
 Found = dict[str, Any]
 
@@ -87,8 +92,11 @@ def draw(picture: Picture) -> list[str]:
     nodes = [{**node, "pool": pool["id"], "taskSlotsPerNode": slots[pool["id"]]} for pool, node in picture.nodes]
     running = [{**task, "job": job} for job, task in picture.running]
     parts: tuple[tuple[tuple[Column, ...], Sequence[Found]], ...] = (
-        (tables.POOLS, picture.pools), (_NODES, nodes), (tables.JOBS, picture.jobs), (_RUNNING, running),
-    )  # fmt: skip
+        (tables.POOLS, picture.pools),
+        (_NODES, nodes),
+        (tables.JOBS, picture.jobs),
+        (_RUNNING, running),
+    )
     shown: list[str] = []
     for columns, found in parts:
         chosen = tuple(column for column in columns if not column.wide)

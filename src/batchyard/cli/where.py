@@ -50,31 +50,53 @@ def _times(names: Mapping[str, str]) -> dict[str, Term]:
 
 TERMS: Mapping[str, Mapping[str, Term]] = {
     "task": {
-        "id": Term("id", "text", True), "state": Term("state", "word", True), "result": Term("executionInfo/result", "word", True),
-        "exit": Term("executionInfo/exitCode", "number", True), "node": Term("nodeInfo/nodeId", "text"),
-        "pool": Term("nodeInfo/poolId", "text"), "retries": Term("executionInfo/retryCount", "number"),
-        "slots": Term("requiredSlots", "number"), "command": Term("commandLine", "text"), "name": Term("displayName", "text"),
-        "failure": Term("executionInfo/failureInfo/code", "text"), "took": Term("", "took"), **_times(_TIMES | _RUN),
+        "id": Term("id", "text", True),
+        "state": Term("state", "word", True),
+        "result": Term("executionInfo/result", "word", True),
+        "exit": Term("executionInfo/exitCode", "number", True),
+        "node": Term("nodeInfo/nodeId", "text"),
+        "pool": Term("nodeInfo/poolId", "text"),
+        "retries": Term("executionInfo/retryCount", "number"),
+        "slots": Term("requiredSlots", "number"),
+        "command": Term("commandLine", "text"),
+        "name": Term("displayName", "text"),
+        "failure": Term("executionInfo/failureInfo/code", "text"),
+        "took": Term("", "took"),
+        **_times(_TIMES | _RUN),
     },
     "job": {
-        "id": Term("id", "text", True), "state": Term("state", "word", True), "pool": Term("poolInfo/poolId", "text"),
-        "priority": Term("priority", "number"), "name": Term("displayName", "text"), **_times(_TIMES | _RUN),
+        "id": Term("id", "text", True),
+        "state": Term("state", "word", True),
+        "pool": Term("poolInfo/poolId", "text"),
+        "priority": Term("priority", "number"),
+        "name": Term("displayName", "text"),
+        **_times(_TIMES | _RUN),
     },
     "pool": {
-        "id": Term("id", "text", True), "state": Term("state", "word", True), "allocation": Term("allocationState", "word", True),
-        "size": Term("vmSize", "text"), "nodes": Term("currentDedicatedNodes", "number"), "name": Term("displayName", "text"),
+        "id": Term("id", "text", True),
+        "state": Term("state", "word", True),
+        "allocation": Term("allocationState", "word", True),
+        "size": Term("vmSize", "text"),
+        "nodes": Term("currentDedicatedNodes", "number"),
+        "name": Term("displayName", "text"),
         **_times(_TIMES),
     },
     "node": {
-        "id": Term("id", "text"), "state": Term("state", "word", True), "scheduling": Term("schedulingState", "word"),
-        "address": Term("ipAddress", "text"), "run": Term("totalTasksRun", "number"), "size": Term("vmSize", "text"),
+        "id": Term("id", "text"),
+        "state": Term("state", "word", True),
+        "scheduling": Term("schedulingState", "word"),
+        "address": Term("ipAddress", "text"),
+        "run": Term("totalTasksRun", "number"),
+        "size": Term("vmSize", "text"),
         **_times({"changed": "stateTransitionTime", "booted": "lastBootTime"}),
     },
-}  # fmt: skip
+}
 """Names of query words by noun."""
 _SAID = {
-    ("task", "failed"): ("result", "failure"), ("task", "succeeded"): ("result", "success"), ("task", "waiting"): ("state", "active"),
-}  # fmt: skip
+    ("task", "failed"): ("result", "failure"),
+    ("task", "succeeded"): ("result", "success"),
+    ("task", "waiting"): ("state", "active"),
+}
 """Words for states that the service calls otherwise."""
 
 

@@ -119,9 +119,19 @@ class LocalProvider:
         token.write_text(order.token)
         log_file = home / "agent.log"
         command = [
-            sys.executable, "-m", _AGENT, "--server", self._server_url, "--root", str(root), "--token-file", str(token),
-            "--log-file", str(log_file), *self._agent_options,
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            _AGENT,
+            "--server",
+            self._server_url,
+            "--root",
+            str(root),
+            "--token-file",
+            str(token),
+            "--log-file",
+            str(log_file),
+            *self._agent_options,
+        ]
         log_file.touch(mode=0o600)
         with log_file.open("ab") as output:
             log_from = output.tell()

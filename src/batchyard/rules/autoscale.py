@@ -63,10 +63,20 @@ SERIES: Mapping[str, Callable[[Sample], int]] = {
     "$CurrentLowPriority": lambda sample: sample.current_low_priority_nodes,
 }
 """The last two are what the current nodes were called before there were nodes of two kinds; public formulas still say so."""
-EMPTY_SERIES = frozenset({
-    "$CPUPercent", "$WallClockSeconds", "$MemoryBytes", "$DiskBytes", "$DiskReadBytes", "$DiskWriteBytes", "$DiskReadOps",
-    "$DiskWriteOps", "$NetworkInBytes", "$NetworkOutBytes",
-})  # fmt: skip
+EMPTY_SERIES = frozenset(
+    {
+        "$CPUPercent",
+        "$WallClockSeconds",
+        "$MemoryBytes",
+        "$DiskBytes",
+        "$DiskReadBytes",
+        "$DiskWriteBytes",
+        "$DiskReadOps",
+        "$DiskWriteOps",
+        "$NetworkInBytes",
+        "$NetworkOutBytes",
+    }
+)
 """Not populated by the service since 2024-03-31; the names still mean something (contract 6.6)."""
 WORDS = frozenset(option.value for option in NodeDeallocationOption)
 _OPTION = "$NodeDeallocationOption"

@@ -142,10 +142,15 @@ class Why:
         told = more if len(others) > 1 else ""
         return [
             reason(
-                Code.HELD_FOR_OTHERS, node_id=other.node_id, task_id=other.task_id, job_id=other.job_id,
-                needs=counted(other.needs, "slot"), free=other.free, more=told,
+                Code.HELD_FOR_OTHERS,
+                node_id=other.node_id,
+                task_id=other.task_id,
+                job_id=other.job_id,
+                needs=counted(other.needs, "slot"),
+                free=other.free,
+                more=told,
             )
-        ]  # fmt: skip
+        ]
 
 
 def pool(facts: PoolFacts, groups: Sequence[ReasonGroup], waiting: int) -> list[Reason]:

@@ -63,9 +63,22 @@ _ROWS: Sequence[tuple[str, str, str, str]] = (
 )
 _OLD_AGENTS = tuple(
     f"batch.node.{name}"
-    for name in ("ubuntu 16.04", "ubuntu 18.04", "debian 9", "debian 10", "debian 13", "centos 7", "centos 8", "el 7", "el 10",
-                 "opensuse 42.3", "sles 15", "mariner 2.0", "azurelinux 3.0")
-)  # fmt: skip
+    for name in (
+        "ubuntu 16.04",
+        "ubuntu 18.04",
+        "debian 9",
+        "debian 10",
+        "debian 13",
+        "centos 7",
+        "centos 8",
+        "el 7",
+        "el 10",
+        "opensuse 42.3",
+        "sles 15",
+        "mariner 2.0",
+        "azurelinux 3.0",
+    )
+)
 """Agents of images that are no longer listed but that pools may still name."""
 
 _OURS: Mapping[str, tuple[str, str, str, str]] = {

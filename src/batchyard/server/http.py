@@ -36,11 +36,20 @@ class HttpServer(uvicorn.Server):
 def http_server(app: Api, proxies: Sequence[str]) -> HttpServer:
     return HttpServer(
         uvicorn.Config(
-            app, http=BoundedHttp, ws="none", lifespan="off", access_log=False, server_header=False, log_config=None,
-            timeout_graceful_shutdown=_GRACE_S, timeout_keep_alive=75, backlog=2048,
-            proxy_headers=bool(proxies), forwarded_allow_ips=list(proxies),
+            app,
+            http=BoundedHttp,
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            server_header=False,
+            log_config=None,
+            timeout_graceful_shutdown=_GRACE_S,
+            timeout_keep_alive=75,
+            backlog=2048,
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=list(proxies),
         )
-    )  # fmt: skip
+    )
 
 
 async def answer(server: HttpServer, listener: socket.socket, background: Sequence[Coroutine[None, None, None]]) -> None:

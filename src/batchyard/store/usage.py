@@ -38,7 +38,7 @@ def begin(tx: Tx, pool: PoolRow, vm_size: str, cores: int, now: int, *, node_pk:
     """A node of a pool is there from now on."""
     tx.insert(
         "node_usage", node_pk=node_pk, pool_pk=pool.pk, pool_id=pool.id, vm_size=vm_size, dedicated=dedicated, cores=cores, allocated=now
-    )  # fmt: skip
+    )
 
 
 def end(tx: Tx, node: NodeRow, now: int) -> None:

@@ -15,9 +15,18 @@ from batchyard.model import times
 
 _CLOCK_SKEW_US = 15 * 60 * 1_000_000
 _SIGNED = (
-    "content-encoding", "content-language", "content-length", "content-md5", "content-type", "date",
-    "if-modified-since", "if-match", "if-none-match", "if-unmodified-since", "range",
-)  # fmt: skip
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-md5",
+    "content-type",
+    "date",
+    "if-modified-since",
+    "if-match",
+    "if-none-match",
+    "if-unmodified-since",
+    "range",
+)
 
 
 def authenticate(request: Request, accounts: Mapping[str, Sequence[str]], policies: sas.Policies) -> Grant:

@@ -123,9 +123,13 @@ def content_headers(request: Request, fallback: Mapping[str, str | None] | None 
 
     request.md5_header("x-ms-blob-content-md5")
     return ContentHeaders(
-        said("content-type"), said("content-encoding"), said("content-language"), said("cache-control"),
-        said("content-disposition"), said("content-md5"),
-    )  # fmt: skip
+        said("content-type"),
+        said("content-encoding"),
+        said("content-language"),
+        said("cache-control"),
+        said("content-disposition"),
+        said("content-md5"),
+    )
 
 
 def _range(request: Request) -> tuple[int, int | None] | None:

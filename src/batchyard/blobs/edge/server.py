@@ -89,9 +89,18 @@ _TABLE = MappingProxyType({(m, o.level, o.restype, o.comp): o for o in OPERATION
 # What would change the meaning of a request and is not served is refused, never ignored.
 _REFUSED_PARAMETERS = frozenset({"snapshot", "versionid", "deletetype", "prevsnapshot"})
 _REFUSED_HEADERS = (
-    "x-ms-access-tier", "x-ms-content-crc64", "x-ms-encryption-", "x-ms-expiry-", "x-ms-if-tags", "x-ms-immutability-policy-",
-    "x-ms-legal-hold", "x-ms-rehydrate-priority", "x-ms-structured-", "x-ms-tags", "x-ms-default-encryption-scope",
-)  # fmt: skip
+    "x-ms-access-tier",
+    "x-ms-content-crc64",
+    "x-ms-encryption-",
+    "x-ms-expiry-",
+    "x-ms-if-tags",
+    "x-ms-immutability-policy-",
+    "x-ms-legal-hold",
+    "x-ms-rehydrate-priority",
+    "x-ms-structured-",
+    "x-ms-tags",
+    "x-ms-default-encryption-scope",
+)
 
 
 Room = Callable[[int], str | None]

@@ -30,7 +30,7 @@ from batchyard.blobs.base import (
     ContainerRef,
     ContentHeaders,
     ListQuery,
-)  # fmt: skip
+)
 from batchyard.blobs.conditions import check_read, check_write
 from batchyard.blobs.store import listing, rows
 from batchyard.blobs.store.catalogue import Catalogue

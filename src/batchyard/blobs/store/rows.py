@@ -48,9 +48,16 @@ def as_container(row: sqlite3.Row) -> Container:
 def as_blob(row: sqlite3.Row) -> Blob:
     """Blob of its row."""
     return Blob(
-        row["name"], BlobKind(row["kind"]), row["length"], row["etag"], row["modified"], row["created"],
-        _headers.decode(row["headers"]), _metadata.decode(row["metadata"]), row["block_count"],
-    )  # fmt: skip
+        row["name"],
+        BlobKind(row["kind"]),
+        row["length"],
+        row["etag"],
+        row["modified"],
+        row["created"],
+        _headers.decode(row["headers"]),
+        _metadata.decode(row["metadata"]),
+        row["block_count"],
+    )
 
 
 def container_row(tx: sqlite3.Connection, ref: ContainerRef) -> sqlite3.Row:

@@ -8,11 +8,24 @@ from batchyard.cli.checks import isolation, machine, service, storage
 from batchyard.cli.checks.finding import Check, Finding, Place, note
 
 CHECKS: Sequence[Check] = (
-    machine.python, machine.kernel, machine.system, machine.cores, machine.memory, machine.open_files,
-    storage.directory, storage.disk, storage.fsync,
-    isolation.cgroups, isolation.limits, isolation.users, isolation.accounts,
-    service.port, service.server, service.clock, machine.containers,
-)  # fmt: skip
+    machine.python,
+    machine.kernel,
+    machine.system,
+    machine.cores,
+    machine.memory,
+    machine.open_files,
+    storage.directory,
+    storage.disk,
+    storage.fsync,
+    isolation.cgroups,
+    isolation.limits,
+    isolation.users,
+    isolation.accounts,
+    service.port,
+    service.server,
+    service.clock,
+    machine.containers,
+)
 
 
 def findings(place: Place, checks: Iterable[Check] = CHECKS) -> Iterable[Finding]:

@@ -43,9 +43,17 @@ def enable(tx: Tx, pool: PoolView, wanted: PoolEnableAutoScale, shortest_us: int
     found = runs.evaluate(tx, pool, formula, modified)
     changes = {} if found.resizes else {"modified": modified}  # a resize does so itself
     pool = runs.keep(
-        tx, pool, found, "enabled", autoscale_formula=formula, autoscale_interval=interval_us, autoscale_next=now + interval_us,
-        autoscale_enabled=now, body=_with(pool, True), **changes,
-    )  # fmt: skip
+        tx,
+        pool,
+        found,
+        "enabled",
+        autoscale_formula=formula,
+        autoscale_interval=interval_us,
+        autoscale_next=now + interval_us,
+        autoscale_enabled=now,
+        body=_with(pool, True),
+        **changes,
+    )
     tx.log(now, "pool", pool.pk, "autoscale enabled")
     return follow(tx, pool, found, now)
 
@@ -67,9 +75,16 @@ def disable(tx: Tx, pool: PoolView, now: int) -> PoolView:
     if pool.autoscale_formula is None:
         return pool
     fresh = pool_rows.move(
-        tx, pool, autoscale_formula=None, autoscale_interval=None, autoscale_next=None, autoscale_run=None, autoscale_pending=None,
-        body=_with(pool, False), modified=max(now, pool.modified + 1),
-    )  # fmt: skip
+        tx,
+        pool,
+        autoscale_formula=None,
+        autoscale_interval=None,
+        autoscale_next=None,
+        autoscale_run=None,
+        autoscale_pending=None,
+        body=_with(pool, False),
+        modified=max(now, pool.modified + 1),
+    )
     tx.log(now, "pool", pool.pk, "autoscale disabled")
     return fresh
 

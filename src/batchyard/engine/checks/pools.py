@@ -77,8 +77,15 @@ def check_changed(pool: PoolCreateContent, changed: Set[str], offer: Offer) -> N
 
 def _leave_out_empty(pool: PoolCreateContent) -> None:
     """Empty collections are not served (contract 1.4)."""
-    for name in ("metadata", "application_package_references", "user_accounts", "certificate_references", "mount_configuration",
-                 "application_licenses", "resource_tags"):  # fmt: skip
+    for name in (
+        "metadata",
+        "application_package_references",
+        "user_accounts",
+        "certificate_references",
+        "mount_configuration",
+        "application_licenses",
+        "resource_tags",
+    ):
         if not getattr(pool, name):
             setattr(pool, name, None)
 

@@ -41,9 +41,16 @@ def job(reader: Reader, job_id: str, now: int) -> Explanation:
     snapshot = facts.snapshot(reader, row, keys, now)
     reasons, groups = rules.Why(snapshot).job(keys)
     return Explanation(
-        kind="job", id=row.id, state=row.state, reasons=reasons, pool_id=row.pool_key, groups=groups, looked_at=len(keys),
-        waiting=snapshot.job.active, running=snapshot.job.running,
-    )  # fmt: skip
+        kind="job",
+        id=row.id,
+        state=row.state,
+        reasons=reasons,
+        pool_id=row.pool_key,
+        groups=groups,
+        looked_at=len(keys),
+        waiting=snapshot.job.active,
+        running=snapshot.job.running,
+    )
 
 
 def pool(reader: Reader, pool_id: str, now: int) -> Explanation:
@@ -64,9 +71,15 @@ def pool(reader: Reader, pool_id: str, now: int) -> Explanation:
                 known.tasks += group.tasks
     reasons = rules.pool(facts.pool(reader, found, None, now), list(groups.values()), sum(one.active for one in waiting))
     return Explanation(
-        kind="pool", id=found.id, state=found.state, reasons=reasons, groups=list(groups.values()), looked_at=looked_at,
-        waiting=sum(one.active for one in waiting), running=sum(one.running for one in waiting),
-    )  # fmt: skip
+        kind="pool",
+        id=found.id,
+        state=found.state,
+        reasons=reasons,
+        groups=list(groups.values()),
+        looked_at=looked_at,
+        waiting=sum(one.active for one in waiting),
+        running=sum(one.running for one in waiting),
+    )
 
 
 def _first_waiting(reader: Reader, job: JobRow, n: int) -> list[str]:

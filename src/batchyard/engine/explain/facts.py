@@ -56,12 +56,22 @@ def job(reader: Reader, row: JobRow, found: PoolView | None) -> JobFacts:
     closed = special_tasks.closed(reader, row.pk) if prepares else frozenset[int]()
     failed = rows.preparation_failure(reader, row.pk) if closed else None
     return JobFacts(
-        pk=row.pk, id=row.id, state=row.state, since=row.state_time, pool_id=row.pool_key if found is None else found.id,
-        priority=row.priority, limit=None if row.max_parallel < 0 else row.max_parallel, ready=counts.ready, active=counts.active,
-        running=counts.running, completed=counts.completed, ended_by=row.terminate_reason,
-        closed=closed, closed_working=rows.closed_working(reader, row.pk, found.pk) if closed and found is not None else 0,
+        pk=row.pk,
+        id=row.id,
+        state=row.state,
+        since=row.state_time,
+        pool_id=row.pool_key if found is None else found.id,
+        priority=row.priority,
+        limit=None if row.max_parallel < 0 else row.max_parallel,
+        ready=counts.ready,
+        active=counts.active,
+        running=counts.running,
+        completed=counts.completed,
+        ended_by=row.terminate_reason,
+        closed=closed,
+        closed_working=rows.closed_working(reader, row.pk, found.pk) if closed and found is not None else 0,
         preparation_failure=None if failed is None else _how(*failed),
-    )  # fmt: skip
+    )
 
 
 def _how(exit_code: int | None, failure: bytes | None) -> str:
@@ -73,14 +83,20 @@ def pool(reader: Reader, row: PoolView, asked: JobRow | None, now: int) -> PoolF
     """A pool as placement would find it now; `asked` is the job that is asked about."""
     start_failed, errors = rows.start_task_failure(reader, row.pk), rows.node_errors(reader, row.pk)
     return PoolFacts(
-        id=row.id, since=row.allocation_time, deleting=row.state == PoolState.DELETING,
-        resizing=row.allocation_state != AllocationState.STEADY, target=row.target_dedicated + row.target_low_priority,
-        slots_per_node=row.slots_per_node, failure=_resize_failure(row.resize_errors),
-        groups=rows.node_groups(reader, row.pk), next=_next_round(reader, row, asked, now), rivals=_rivals(reader, row.id.lower(), asked),
+        id=row.id,
+        since=row.allocation_time,
+        deleting=row.state == PoolState.DELETING,
+        resizing=row.allocation_state != AllocationState.STEADY,
+        target=row.target_dedicated + row.target_low_priority,
+        slots_per_node=row.slots_per_node,
+        failure=_resize_failure(row.resize_errors),
+        groups=rows.node_groups(reader, row.pk),
+        next=_next_round(reader, row, asked, now),
+        rivals=_rivals(reader, row.id.lower(), asked),
         launch_failure=rows.launch_failure(reader, row.pk),
         start_task_failure=None if start_failed is None else _how(*start_failed),
         node_problem=None if errors is None else _node_errors.decode(errors)[0].message,
-    )  # fmt: skip
+    )
 
 
 def _resize_failure(text: bytes | None) -> str | None:
@@ -102,9 +118,12 @@ def _next_round(reader: Reader, row: PoolView, asked: JobRow | None, now: int) -
     own = sum(task.job == asked.pk for task in placed) if asked is not None else 0
     held = {room.node: _held(reader, room, queues.names) for room in queues.rooms}
     return NextRound(
-        rooms=before, placed=frozenset(task.key for task in placed), own=own, left=queues.rooms if cut else [],
+        rooms=before,
+        placed=frozenset(task.key for task in placed),
+        own=own,
+        left=queues.rooms if cut else [],
         held={node: hold for node, hold in held.items() if hold is not None},
-    )  # fmt: skip
+    )
 
 
 def _held(reader: Reader, room: Room, names: Mapping[int, str]) -> Held | None:
@@ -155,10 +174,21 @@ def _task(reader: Reader, job: JobRow, row: TaskRow, ahead: int) -> TaskFacts:
         preparation = special_rows.find(reader, job.pk, special_rows.PREPARATION, node.pk)
         since = since if preparation is None else preparation.started
     return TaskFacts(
-        pk=row.pk, id=row.id, state=row.state, since=since, ready=bool(row.ready), slots=row.slots, exclusive=bool(row.exclusive),
-        dedicated_only=bool(row.dedicated_only), node_id=None if node is None else node.id, exit_code=row.exit_code,
-        succeeded=row.result == TaskResult.SUCCESS, satisfied=bool(row.satisfied), failure=_told(row.failure), ahead=ahead,
-    )  # fmt: skip
+        pk=row.pk,
+        id=row.id,
+        state=row.state,
+        since=since,
+        ready=bool(row.ready),
+        slots=row.slots,
+        exclusive=bool(row.exclusive),
+        dedicated_only=bool(row.dedicated_only),
+        node_id=None if node is None else node.id,
+        exit_code=row.exit_code,
+        succeeded=row.result == TaskResult.SUCCESS,
+        satisfied=bool(row.satisfied),
+        failure=_told(row.failure),
+        ahead=ahead,
+    )
 
 
 def _told(failure: bytes | None) -> str | None:

@@ -30,16 +30,18 @@ from batchyard.store.tx import Tx
 PREEMPTED_PAUSE_US = 10_000_000
 """How long a preempted node stays away at least before its provider is asked for a machine again."""
 
-_STATE_ERRORS: Mapping[NodeState, str] = MappingProxyType({
-    NodeState.CREATING: "NodeBeingCreated",
-    NodeState.STARTING: "NodeBeingStarted",
-    NodeState.WAITING_FOR_START_TASK: "NodeBeingStarted",
-    NodeState.REBOOTING: "NodeBeingRebooted",
-    NodeState.REIMAGING: "NodeBeingReimaged",
-    NodeState.UNUSABLE: "NodeStateUnusable",
-    NodeState.UNKNOWN: "NodeStateUnusable",
-    NodeState.PREEMPTED: "NodeStateUnusable",
-})  # fmt: skip
+_STATE_ERRORS: Mapping[NodeState, str] = MappingProxyType(
+    {
+        NodeState.CREATING: "NodeBeingCreated",
+        NodeState.STARTING: "NodeBeingStarted",
+        NodeState.WAITING_FOR_START_TASK: "NodeBeingStarted",
+        NodeState.REBOOTING: "NodeBeingRebooted",
+        NodeState.REIMAGING: "NodeBeingReimaged",
+        NodeState.UNUSABLE: "NodeStateUnusable",
+        NodeState.UNKNOWN: "NodeStateUnusable",
+        NodeState.PREEMPTED: "NodeStateUnusable",
+    }
+)
 
 CHANGING = (NodeState.REBOOTING, NodeState.REIMAGING, NodeState.DEALLOCATING)
 """States in which the machine is about to stop; whoever joins meanwhile is an agent that does not know it yet."""
@@ -173,9 +175,17 @@ def preempted(tx: Tx, node_pk: int, now: int, life: tuple[int, int] | None = Non
         return False
     node = lose(tx, node, now, blame=False)
     change_node(
-        tx, node, NodeHappened.PREEMPTED, now, session=node.session + 1, launches=0, last_seen=None, errors=None, blocked=0,
+        tx,
+        node,
+        NodeHappened.PREEMPTED,
+        now,
+        session=node.session + 1,
+        launches=0,
+        last_seen=None,
+        errors=None,
+        blocked=0,
         **_done(node) | ({} if node.action == Action.REMOVE else {"action_after": now + PREEMPTED_PAUSE_US}),
-    )  # fmt: skip
+    )
     usage.end(tx, node, now)
     tx.wake(wakes.node(node_pk))
     tx.wake(wakes.CAPACITY)
@@ -229,9 +239,19 @@ def _stopped(tx: Tx, node: NodeRow, now: int) -> None:
         changes = {"handle": None}
     happened = NodeHappened.DEALLOCATED if node.state == NodeState.DEALLOCATING else NodeHappened.RESTARTED
     after = change_node(
-        tx, node, happened, now, session=node.session + 1, launches=0, launch_error=None, last_seen=None, errors=None,
-        blocked=0, **_done(node), **changes,
-    )  # fmt: skip
+        tx,
+        node,
+        happened,
+        now,
+        session=node.session + 1,
+        launches=0,
+        launch_error=None,
+        last_seen=None,
+        errors=None,
+        blocked=0,
+        **_done(node),
+        **changes,
+    )
     if after.state == NodeState.DEALLOCATED:
         usage.end(tx, node, now)
     tx.wake(wakes.node(node.pk))

@@ -145,10 +145,19 @@ def _join(tx: Tx, node: NodeRow, sync: Sync, setting: Setting, now: int) -> Orde
     if node.state != NodeState.STARTING and transitions.NODE.allows(node.state, NodeHappened.LOST):
         node = change_node(tx, node, NodeHappened.LOST, now)
     node = node_rows.move(
-        tx, node, session=node.session + 1, booted=now, last_seen=now, launches=0, launch_error=None, errors=None, blocked=0,
-        root=sync.root, facts=None if sync.facts is None else msgspec.json.encode(sync.facts),
+        tx,
+        node,
+        session=node.session + 1,
+        booted=now,
+        last_seen=now,
+        launches=0,
+        launch_error=None,
+        errors=None,
+        blocked=0,
+        root=sync.root,
+        facts=None if sync.facts is None else msgspec.json.encode(sync.facts),
         start_task=None if body.start_task is None else msgspec.json.encode(body.start_task),
-    )  # fmt: skip
+    )
     happened = start_tasks.begin(tx, node, body.start_task, pool.id, now)
     node = health.hear(tx, back_to_work(tx, node, happened, now), sync, now)
     answer = orders(tx, node, sync, setting.key)

@@ -87,9 +87,16 @@ def begin(tx: Tx, pool: PoolView, scaling: Scaling, now: int) -> None:
     found = evaluate(tx, pool, scaling.formula, now)
     outcome = found.outcome
     keep(
-        tx, pool, found, "added", autoscale_formula=scaling.formula, autoscale_interval=scaling.interval_us,
-        autoscale_next=now + scaling.interval_us, target_dedicated=outcome.dedicated, target_low_priority=outcome.low_priority,
-    )  # fmt: skip
+        tx,
+        pool,
+        found,
+        "added",
+        autoscale_formula=scaling.formula,
+        autoscale_interval=scaling.interval_us,
+        autoscale_next=now + scaling.interval_us,
+        target_dedicated=outcome.dedicated,
+        target_low_priority=outcome.low_priority,
+    )
 
 
 def keep(tx: Tx, pool: PoolView, found: Evaluation, cause: str, **changes: object) -> PoolView:

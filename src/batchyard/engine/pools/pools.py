@@ -54,14 +54,27 @@ def add(
     dedicated, low_priority = pool.target_dedicated_nodes or 0, pool.target_low_priority_nodes or 0
     timeout = times.duration(pool.resize_timeout)
     pool = msgspec.structs.replace(  # what each resize changes; the unit may run again, so what it was given stays as it is
-        pool, target_dedicated_nodes=None, target_low_priority_nodes=None, resize_timeout=None,
-        auto_scale_formula=None, auto_scale_evaluation_interval=None,
-    )  # fmt: skip
+        pool,
+        target_dedicated_nodes=None,
+        target_low_priority_nodes=None,
+        resize_timeout=None,
+        auto_scale_formula=None,
+        auto_scale_evaluation_interval=None,
+    )
     pk = pool_rows.add(
-        tx, id=pool.id, state=PoolState.ACTIVE, state_time=now, allocation_state=AllocationState.RESIZING, allocation_time=now,
-        created=now, modified=now, target_dedicated=dedicated, target_low_priority=low_priority,
-        resize_timeout=timeout, **_columns(pool),
-    )  # fmt: skip
+        tx,
+        id=pool.id,
+        state=PoolState.ACTIVE,
+        state_time=now,
+        allocation_state=AllocationState.RESIZING,
+        allocation_time=now,
+        created=now,
+        modified=now,
+        target_dedicated=dedicated,
+        target_low_priority=low_priority,
+        resize_timeout=timeout,
+        **_columns(pool),
+    )
     job_rows.forget_smallest(tx, pool.id.lower())  # jobs may wait for it, of an earlier one
     tx.log(now, "pool", pk, "added", new=PoolState.ACTIVE)
     if scaling is not None:
@@ -116,9 +129,7 @@ def _need_empty(row: PoolView, names: Set[str]) -> None:
         raise BatchError("OperationNotValidOnPool", Reason=reason)
 
 
-def _store(
-    tx: Tx, row: PoolView, pool: PoolCreateContent, changes: dict[str, object], now: int, offer: Offer, happened: str
-) -> PoolView:  # fmt: skip
+def _store(tx: Tx, row: PoolView, pool: PoolCreateContent, changes: dict[str, object], now: int, offer: Offer, happened: str) -> PoolView:
     for name, value in changes.items():
         setattr(pool, name, value)
     pool_checks.check_changed(pool, set(changes), offer)
@@ -155,10 +166,18 @@ def _begin(
     _may_resize(pool)
     cause = f"{pool.target_dedicated} -> {dedicated}, {pool.target_low_priority} -> {low_priority}"
     fresh = change_size(
-        tx, pool, AllocationHappened.RESIZE_REQUESTED, now, cause=cause, modified=max(now, pool.modified + 1), resize_errors=None,
-        deallocation_option=option or NodeDeallocationOption.REQUEUE, target_dedicated=dedicated, target_low_priority=low_priority,
+        tx,
+        pool,
+        AllocationHappened.RESIZE_REQUESTED,
+        now,
+        cause=cause,
+        modified=max(now, pool.modified + 1),
+        resize_errors=None,
+        deallocation_option=option or NodeDeallocationOption.REQUEUE,
+        target_dedicated=dedicated,
+        target_low_priority=low_priority,
         resize_timeout=times.duration(pool_checks.resize_timeout(timeout)),
-    )  # fmt: skip
+    )
     tx.wake(wakes.CAPACITY)
     return fresh
 

@@ -214,10 +214,21 @@ def _add_node(tx: Tx, pool: PoolView, vm_size: str, size: Size, dedicated: int, 
     """A node that is wanted; its id is as the service's (contract 2.2)."""
     node_id = f"tvmps_{secrets.token_hex(32)}_{'d' if dedicated else 'p'}"
     pk = node_rows.add(
-        tx, pool_pk=pool.pk, id=node_id, state=NodeState.CREATING, state_time=now, scheduling_state=SchedulingState.ENABLED,
-        dedicated=dedicated, slots=pool.slots_per_node, allocated=now, cores=size.core_limit, memory=size.memory_limit_bytes,
-        task_disk=size.task_disk_bytes, provider=size.provider, number=number,
-    )  # fmt: skip
+        tx,
+        pool_pk=pool.pk,
+        id=node_id,
+        state=NodeState.CREATING,
+        state_time=now,
+        scheduling_state=SchedulingState.ENABLED,
+        dedicated=dedicated,
+        slots=pool.slots_per_node,
+        allocated=now,
+        cores=size.core_limit,
+        memory=size.memory_limit_bytes,
+        task_disk=size.task_disk_bytes,
+        provider=size.provider,
+        number=number,
+    )
     usage.begin(tx, pool, vm_size, size.cores, now, node_pk=pk, dedicated=dedicated)
     tx.log(now, "node", pk, "added", new=NodeState.CREATING)
 

@@ -184,6 +184,13 @@ class Queues:
     def _waiting(self, job: JobDemand, task: ReadyTask) -> Waiting:
         prefers = None if task.affinity is None else self._by_name.get(task.affinity)
         return Waiting(
-            task.pk, task.slots, prefers, bool(task.exclusive), bool(task.dedicated_only), bool(task.manager or task.holds),
-            bool(task.restarted or task.holds), not task.holds and self._now - task.since < PATIENCE_US, job.pk,
-        )  # fmt: skip
+            task.pk,
+            task.slots,
+            prefers,
+            bool(task.exclusive),
+            bool(task.dedicated_only),
+            bool(task.manager or task.holds),
+            bool(task.restarted or task.holds),
+            not task.holds and self._now - task.since < PATIENCE_US,
+            job.pk,
+        )

@@ -44,7 +44,7 @@ def _start(tx: Tx, placed: list[tuple[Waiting, int, int]], jobs: Mapping[int, Jo
     starts = [
         Start(task.key, task.job, node, task.slots, held, _happens_on(tx, jobs[task.job], node, pool_id, now))
         for task, node, held in placed
-    ]  # fmt: skip
+    ]
     start_tasks(tx, starts, now)
     busy: dict[int, list[tuple[int, int]]] = {}
     for start in starts:

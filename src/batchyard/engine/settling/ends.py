@@ -105,9 +105,17 @@ def _settle(tx: Tx, job: JobRow, task: TaskRow, ended: Ended, now: int) -> TaskR
         _wait_again(tx, job, task, verdict.happened, ended, used, now)
         return None
     complete(
-        tx, job, task, verdict.happened, failure, now,
-        exit_code=ended.exit_code, satisfies=verdict.satisfies, node_told=True, used=used,
-    )  # fmt: skip
+        tx,
+        job,
+        task,
+        verdict.happened,
+        failure,
+        now,
+        exit_code=ended.exit_code,
+        satisfies=verdict.satisfies,
+        node_told=True,
+        used=used,
+    )
     if verdict.job_action is not JobAction.NONE and job.acts_on_failure:
         _act(tx, job, verdict.job_action, now)
     return verdict.result
@@ -161,13 +169,20 @@ def complete(
 ) -> TaskRow:
     """Complete a task; `node_told` says that the node reported it and is freed by the caller."""
     fresh = change_task(
-        tx, task, happened, now, cause=None if failure is None else failure.code, ended=now, exit_code=exit_code,
+        tx,
+        task,
+        happened,
+        now,
+        cause=None if failure is None else failure.code,
+        ended=now,
+        exit_code=exit_code,
         result=TaskResult.SUCCESS if failure is None else TaskResult.FAILURE,
-        failure=None if failure is None else msgspec.json.encode(failure), satisfied=int(satisfies),
+        failure=None if failure is None else msgspec.json.encode(failure),
+        satisfied=int(satisfies),
         modified=task.modified if modified is None else modified,
         expires=None if not task.run or task.retention is None else now + task.retention,
         **{name: getattr(task, name) + us for name, us in used.items()},
-    )  # fmt: skip
+    )
     tx.count(task.job_pk, **used)
     if not node_told and task.state in _RAN and task.node_pk is not None:
         give_back(tx, task.node_pk, slots=task.held, tasks=1, now=now, run=1)

@@ -15,9 +15,14 @@ from batchyard.store.tx import Tx
 def disable_job(tx: Tx, job: JobRow, option: DisableJobOption, now: int, modified: int | None = None) -> JobRow:
     """Begin to disable a job: upkeep deals with what runs as the option says and then it is disabled (contract 2.3)."""
     job = change_job(
-        tx, job, JobHappened.DISABLE_REQUESTED, now, cause=option,
-        disable_option=option, modified=job.modified if modified is None else modified,
-    )  # fmt: skip
+        tx,
+        job,
+        JobHappened.DISABLE_REQUESTED,
+        now,
+        cause=option,
+        disable_option=option,
+        modified=job.modified if modified is None else modified,
+    )
     tx.wake(wakes.UPKEEP)
     return job
 
@@ -25,9 +30,16 @@ def disable_job(tx: Tx, job: JobRow, option: DisableJobOption, now: int, modifie
 def end_job(tx: Tx, job: JobRow, reason: str, now: int, modified: int | None = None, *, forced: bool = False) -> JobRow:
     """Begin to end a job: upkeep ends what runs and then completes it; waiting tasks stay active for ever (contract 2.3)."""
     job = change_job(
-        tx, job, JobHappened.TERMINATE_REQUESTED, now, cause=reason,
-        terminate_reason=reason, deadline=None, forced=int(forced), modified=job.modified if modified is None else modified,
-    )  # fmt: skip
+        tx,
+        job,
+        JobHappened.TERMINATE_REQUESTED,
+        now,
+        cause=reason,
+        terminate_reason=reason,
+        deadline=None,
+        forced=int(forced),
+        modified=job.modified if modified is None else modified,
+    )
     tx.wake(wakes.UPKEEP)
     return job
 

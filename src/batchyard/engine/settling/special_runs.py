@@ -54,9 +54,22 @@ def put_off(tx: Tx, row: SpecialTaskRow) -> None:
 def begin_anew(tx: Tx, row: SpecialTaskRow, now: int) -> None:
     """Begin from the first run, as if it had never run."""
     change_special_task(
-        tx, row, SpecialTaskHappened.STARTED, now, cause=f"node {row.node_pk}", run=row.run + 1, retries=0, started=now, ended=None,
-        last_retry=None, exit_code=None, result=None, failure=None, stale=0, losses=0,
-    )  # fmt: skip
+        tx,
+        row,
+        SpecialTaskHappened.STARTED,
+        now,
+        cause=f"node {row.node_pk}",
+        run=row.run + 1,
+        retries=0,
+        started=now,
+        ended=None,
+        last_retry=None,
+        exit_code=None,
+        result=None,
+        failure=None,
+        stale=0,
+        losses=0,
+    )
     tx.wake(wakes.node(row.node_pk))
 
 

@@ -34,13 +34,19 @@ def add(tx: Tx, job: JobCreateContent, now: int, quota: int | None = None) -> Jo
         raise BatchError("ActiveJobAndScheduleQuotaReached")
     environment, manager = job.common_environment_settings, job.job_manager_task
     pk = job_rows.add(
-        tx, id=job.id, state=JobState.ACTIVE, state_time=now, created=now, modified=now, started=now,
+        tx,
+        id=job.id,
+        state=JobState.ACTIVE,
+        state_time=now,
+        created=now,
+        modified=now,
+        started=now,
         environment=msgspec.json.encode(environment) if environment else None,
         ends_with_manager=manager is not None and bool(manager.kill_job_on_completion),
         preparation_id=job.job_preparation_task.id if job.job_preparation_task else None,
         release_id=job.job_release_task.id if job.job_release_task else None,
         **_columns(job, now),
-    )  # fmt: skip
+    )
     tx.log(now, "job", pk, "added", new=JobState.ACTIVE)
     row = job_rows.get(tx, pk)
     if manager is not None:

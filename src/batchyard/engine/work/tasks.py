@@ -100,15 +100,26 @@ def _insert_all(tx: Tx, job: JobRow, tasks: list[TaskCreateContent], now: int, m
         unmet = wait_for(tx, job, pk, task.depends_on, edges, ranges) if task.depends_on else 0
         slots, constraints = task.required_slots or 1, task.constraints
         assert constraints is not None
-        rows.append(NewTask(
-            pk, job.pk, task.id, ids.number_of(task.id) if job.uses_dependencies else None, int(unmet == 0), unmet, slots,
-            constraints.max_task_retry_count,
-            msgspec.json.encode(task.exit_conditions) if task.exit_conditions else None, now,
-            _retention_us(constraints.retention_time or task_checks.RETENTION), int(wants_token(task)),
-            task.affinity_info.affinity_id.removeprefix(ids.NODE_AFFINITY_PREFIX).lower() if task.affinity_info else None,
-            manager=int(manager is not None), exclusive=int(manager is not None and manager.run_exclusive is not False),
-            dedicated_only=int(manager is not None and manager.allow_low_priority_node is False),
-        ))  # fmt: skip
+        rows.append(
+            NewTask(
+                pk,
+                job.pk,
+                task.id,
+                ids.number_of(task.id) if job.uses_dependencies else None,
+                int(unmet == 0),
+                unmet,
+                slots,
+                constraints.max_task_retry_count,
+                msgspec.json.encode(task.exit_conditions) if task.exit_conditions else None,
+                now,
+                _retention_us(constraints.retention_time or task_checks.RETENTION),
+                int(wants_token(task)),
+                task.affinity_info.affinity_id.removeprefix(ids.NODE_AFFINITY_PREFIX).lower() if task.affinity_info else None,
+                manager=int(manager is not None),
+                exclusive=int(manager is not None and manager.run_exclusive is not False),
+                dedicated_only=int(manager is not None and manager.allow_low_priority_node is False),
+            )
+        )
         bodies.append((pk, _encoder.encode(task)))
     task_rows.add(tx, rows, bodies)
     task_rows.add_dependencies(tx, edges, ranges)
@@ -153,10 +164,26 @@ def reactivate(tx: Tx, job_id: str, task_id: str, now: int) -> TaskRow:
         leftovers.add(tx, job_pk=job.pk, task_pk=task.pk, node_pk=task.node_pk)
     task_rows.withdraw(tx, task)  # a failure may have satisfied; dependants that were let go stay so
     fresh = change_task(
-        tx, task, TaskHappened.REACTIVATED, now, satisfied=0, retries=0, requeues=0, losses=0, last_retry=None, last_requeue=None,
-        started=None, ended=None, exit_code=None, result=None, failure=None, expires=None, node_pk=None, holds=0,
+        tx,
+        task,
+        TaskHappened.REACTIVATED,
+        now,
+        satisfied=0,
+        retries=0,
+        requeues=0,
+        losses=0,
+        last_retry=None,
+        last_requeue=None,
+        started=None,
+        ended=None,
+        exit_code=None,
+        result=None,
+        failure=None,
+        expires=None,
+        node_pk=None,
+        holds=0,
         modified=max(now, task.modified + 1),
-    )  # fmt: skip
+    )
     if task.manager:
         job_rows.note_restarted(tx, [job.pk], restarted=True)
     tx.wake(wakes.pool(job.pool_key))
