@@ -1,8 +1,8 @@
 """How much room a file system has, and a server's watch over its own.
 
-Three marks, from far to near: below `margin` no new work is taken, below half of it no new content of blobs, and below a
-quarter the reserve is given up, a file that was kept for this, so that what runs can be finished and what is not needed
-any more can be removed.
+Three marks, from far to near: below `margin` no new work is taken, below half of it no new content of blobs, and close to
+the end the reserve is given up by halves, a file that was kept for this, so that what runs can be finished and what is not
+needed any more can be removed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ _MARGIN_PART = 8
 """A small file system has a margin of one of so many parts of it."""
 _RESERVE_PART = 8
 """The reserve in parts of the margin."""
+_NEAR_PART = 32
+"""Below this part of the margin a half of the reserve is given up, each time that one looks: whatever fills the disk takes one with it,
+learns that there is no more, and leaves the next one."""
+_LAST_BYTES = 64 << 10
+"""A reserve that is as small as this is given up at once."""
 START_BYTES = 4 << 20
 """What a server needs to begin: its account, its databases and their logs."""
 
@@ -70,18 +75,32 @@ class Room:
         return lacking(disk, margin(disk) // 2 + size)
 
     def watch(self) -> None:
-        """Give the reserve up when the end is near, and put it aside again when there is plenty. Raises OSError."""
+        """Give half of the reserve up when the end is near, and put it aside again when there is plenty. Raises OSError."""
         disk = sample(self._directory)
-        if disk.free_bytes < margin(disk) // 4:
+        size = max(1, margin(disk) // _RESERVE_PART)
+        if disk.free_bytes < margin(disk) // _NEAR_PART:
+            self._give_up()
+        elif disk.free_bytes > 2 * margin(disk) and self._kept() < size:
+            self._put_aside(size)
+
+    def _kept(self) -> int:
+        try:
+            return self._reserve.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _give_up(self) -> None:
+        kept = self._kept()
+        if kept > _LAST_BYTES:
+            os.truncate(self._reserve, kept // 2)
+        else:
             self._reserve.unlink(missing_ok=True)
-        elif disk.free_bytes > 2 * margin(disk) and not self._reserve.exists():
-            self._put_aside(margin(disk) // _RESERVE_PART)
 
     def _put_aside(self, size: int) -> None:
         try:
             descriptor = os.open(self._reserve, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.posix_fallocate(descriptor, 0, max(1, size))
+                os.posix_fallocate(descriptor, 0, size)
             finally:
                 os.close(descriptor)
         except OSError:
