@@ -125,3 +125,17 @@ def test_what_a_node_is_told_opens_that_container_for_reading_for_a_day() -> Non
     assert (signed["sr"], signed["sp"], signed["se"]) == (["c"], ["rl"], ["2023-11-15T22:13:20Z"])
     assert second == {"httpUrl": "http://x/y", "filePath": "y"}
     assert msgspec.json.decode(orders[1].task) == plain
+
+
+def test_what_a_deleted_container_held_goes_behind_the_answer(server: Server) -> None:
+    def kept() -> set[str]:
+        return {path.name for path in (server.directory / "blobs" / "data").glob("*/*")}
+
+    before = kept()
+    made = BlobServiceClient.from_connection_string(server.storage_connection_string).create_container(unique("gone"))
+    for number in range(5):
+        made.upload_blob(f"b{number}", b"x" * 100_000)
+    held = kept() - before
+    assert held
+    made.delete_container()
+    wait_for(lambda: not held & kept(), "the data files of the container to be gone")

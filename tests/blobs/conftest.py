@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 from azure.storage.blob import BlobServiceClient, ContainerClient
 
+from batchyard.api.wire.protocol import BoundedHttp
 from batchyard.blobs.edge.server import application
 from batchyard.blobs.store.local import LocalBlobStore
 
@@ -62,7 +63,7 @@ def serve(store: LocalBlobStore, clock: Clock) -> Iterator[Endpoint]:
     """Run a server in a thread until the generator is closed; the listening socket is there from the start."""
     listener = socket.create_server(("127.0.0.1", 0))
     app = application(store, {ACCOUNT: [KEY, OLD_KEY]}, clock)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off", http=BoundedHttp))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     yield Endpoint(store, clock, "127.0.0.1", listener.getsockname()[1])

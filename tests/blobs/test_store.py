@@ -14,7 +14,20 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.blobs.base import ALWAYS, Blob, BlobDraft, BlobError, BlobKind, BlobRef, BlockSource, ContainerRef, ListQuery, Upload
+from batchyard.blobs.base import (
+    ALWAYS,
+    Blob,
+    BlobDraft,
+    BlobError,
+    BlobKind,
+    BlobRef,
+    BlockSource,
+    ContainerRef,
+    Copied,
+    CopyDraft,
+    ListQuery,
+    Upload,
+)
 from batchyard.blobs.store import files, local
 from batchyard.blobs.store.catalogue import Catalogue
 from batchyard.blobs.store.files import INLINE_BYTES
@@ -189,6 +202,8 @@ def test_a_reader_keeps_its_version(box: LocalBlobStore, tmp_path: Path, change:
     content = first + b"".join(iter(lambda: reader.read(10_000), b""))
     assert content == b"\0" * 50_000 + b"\1" * 50_000 + b"\2" * 50_000
     assert len(data_files(tmp_path / "store")) == 3
+    while box.purge(1):
+        pass
     reader.close()
     reader.close()
     assert data_files(tmp_path / "store") == []
@@ -265,15 +280,21 @@ def test_expired_blocks_go(box: LocalBlobStore, tmp_path: Path) -> None:
     assert len(data_files(tmp_path / "store")) == 1
 
 
-def test_a_deleted_container_that_a_crash_left_half_removed_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deleted_container_that_a_crash_left_half_removed_is_finished(tmp_path: Path) -> None:
     store = LocalBlobStore(tmp_path)
     store.create_container(BOX, {}, NOW)
     put(store, "blob", b"x" * 100_000)
-    monkeypatch.setattr(LocalBlobStore, "_purge", lambda *_: None)
+    put(store, "other", b"x" * 100_000)
+    told: list[None] = []
+    store.on_deleted = lambda: told.append(None)
     store.delete_container(BOX, ALWAYS)
+    assert told == [None]
+    assert store.purge(1)
     store.close()
-    monkeypatch.undo()
     store = LocalBlobStore(tmp_path)
+    assert len(data_files(tmp_path)) == 1
+    while store.purge(1):
+        pass
     assert data_files(tmp_path) == []
     store.close()
 
@@ -340,7 +361,7 @@ def test_blobs_that_lost_their_content_are_named_at_the_start_and_answer_so(tmp_
         with pytest.raises(BlobError, match="BlobContentLost"):
             store.read(ref(name), ALWAYS, 10, 20)
         with pytest.raises(BlobError, match="BlobContentLost"):
-            store.copy(ref(name), ref("copy"), None, ALWAYS, NOW)
+            store.copy(ref(name), ref("copy"), CopyDraft(Copied("id", "url", "success", "")), (ALWAYS, ALWAYS), NOW)
     assert get(store, "whole") == b"x" * 100
     assert get(store, "empty") == b""
     put(store, "inline", b"again")

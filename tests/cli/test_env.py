@@ -117,3 +117,11 @@ def test_bash_completes(cli: Cli, tmp_path: Path) -> None:
         assert "batchyard __complete" in cli("completion", shell).stdout
         if shutil.which(shell):
             assert subprocess.run([shell, "-n"], input=cli("completion", shell).stdout, text=True, check=False).returncode == 0
+
+
+def test_no_storage_service_is_left_to_the_public_cloud(cli: Cli, server: Server) -> None:
+    variables, _ = told(cli, server, "sdk15")
+    said = dict(part.split("=", 1) for part in variables["AZURE_STORAGE_CONNECTION_STRING"].split(";") if part)
+    wanted = f"{server.endpoint}/{server.storage_account}"
+    assert {said[f"{service}Endpoint"] for service in ("Blob", "Queue", "Table", "File")} == {wanted}
+    assert not any("EndpointSuffix" in name for name in said)

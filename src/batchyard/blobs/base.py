@@ -6,16 +6,19 @@ the HTTP layer calls them in threads. Times are microseconds since 1970 (UTC), e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from batchyard.blobs.conditions import ALWAYS, Conditions
 from batchyard.blobs.errors import BlobError
+from batchyard.blobs.leases import Lease
+from batchyard.blobs.tags import Matches
 
 __all__ = [
     "ALWAYS",
+    "ARCHIVE",
     "MAX_BLOCKS",
     "AccessPolicy",
     "Blob",
@@ -33,6 +36,10 @@ __all__ = [
     "ContainerPage",
     "ContainerRef",
     "ContentHeaders",
+    "Copied",
+    "CopyDraft",
+    "Extras",
+    "Lease",
     "ListQuery",
     "Upload",
 ]
@@ -41,6 +48,10 @@ __all__ = [
 T = TypeVar("T", covariant=True)
 
 MAX_BLOCKS = 50_000  # of a block list, and appends of an append blob
+
+
+ARCHIVE = "Archive"
+"""The tier whose blobs cannot be read."""
 
 
 class BlobKind(StrEnum):
@@ -73,6 +84,7 @@ class BlobRef:
     account: str
     container: str
     name: str
+    snapshot: str | None = None
 
     @property
     def parent(self) -> ContainerRef:
@@ -110,6 +122,33 @@ class Container:
     modified_us: int
     metadata: Mapping[str, str] = field(default_factory=dict)
     policies: Mapping[str, AccessPolicy] = field(default_factory=dict)
+    lease: Lease | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """The last copy that made a blob what it is; `progress` is "bytes copied/bytes in all"."""
+
+    id: str
+    source: str
+    status: str
+    progress: str
+    completed_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What few blobs have."""
+
+    copied: Copied | None = None
+    lease: Lease | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    tier: str | None = None
+    tier_changed_us: int | None = None
+    sealed: bool = False
+
+
+NO_EXTRAS = Extras()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +158,19 @@ class BlobDraft:
     kind: BlobKind = BlobKind.BLOCK
     headers: ContentHeaders = ContentHeaders()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    extras: Extras = NO_EXTRAS
+
+
+@dataclass(frozen=True, slots=True)
+class CopyDraft:
+    """What a client says about a copy: None keeps what the source has."""
+
+    copied: Copied
+    metadata: Mapping[str, str] | None = None
+    headers: ContentHeaders | None = None
+    tags: Mapping[str, str] | None = None
+    tier: str | None = None
+    must_be: BlobKind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +186,9 @@ class Blob:
     headers: ContentHeaders
     metadata: Mapping[str, str]
     block_count: int = 0
+    extras: Extras = NO_EXTRAS
+    snapshot: str | None = None
+    """When it was taken, as clients name it; None for the blob itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +207,8 @@ class ListQuery:
     delimiter: str = ""
     start: str = ""
     limit: int = 5000
+    snapshots: bool = False
+    uncommitted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +282,7 @@ class BlobStore(Protocol):
     def put(self, ref: BlobRef, draft: BlobDraft, conditions: Conditions) -> Upload[Blob]:
         """Begin a new version; a block blob without an MD5 in its draft gets that of its content."""
 
-    def stage(self, ref: BlobRef, block_id: str) -> Upload[None]: ...
+    def stage(self, ref: BlobRef, block_id: str, conditions: Conditions = ALWAYS) -> Upload[None]: ...
     def append(self, ref: BlobRef, conditions: Conditions, position: int | None, max_size: int | None) -> Upload[tuple[Blob, int]]:
         """Add to an append blob; commit gives the blob and the offset at which the content went in."""
 
@@ -235,9 +292,20 @@ class BlobStore(Protocol):
     def blocks(self, ref: BlobRef) -> tuple[Blob | None, Sequence[Block], Sequence[Block]]:
         """The blob (None when nothing is committed), its committed and its uncommitted blocks."""
 
-    def copy(self, source: BlobRef, ref: BlobRef, metadata: Mapping[str, str] | None, conditions: Conditions, now_us: int) -> Blob:
-        """Make `ref` the same as one version of `source`; `metadata` None keeps that of the source. CannotVerifyCopySource without one."""
+    def copy(self, source: BlobRef, ref: BlobRef, draft: CopyDraft, given: tuple[Conditions, Conditions], now_us: int) -> Blob:
+        """Make `ref` the same as one version of `source`; `given` are the conditions of each. CannotVerifyCopySource without a source."""
+
+    def snapshot(self, ref: BlobRef, metadata: Mapping[str, str] | None, conditions: Conditions, now_us: int) -> Blob: ...
+    def lease_blob(self, ref: BlobRef, conditions: Conditions, act: Callable[[Lease | None], Lease | None]) -> Blob: ...
+    def lease_container(self, ref: ContainerRef, conditions: Conditions, act: Callable[[Lease | None], Lease | None]) -> Container: ...
+    def set_tags(self, ref: BlobRef, tags: Mapping[str, str], conditions: Conditions) -> Blob: ...
+    def set_tier(self, ref: BlobRef, tier: str, conditions: Conditions, now_us: int) -> tuple[Blob, bool]: ...
+    def seal(self, ref: BlobRef, conditions: Conditions, position: int | None, now_us: int) -> Blob: ...
+    def find_tagged(
+        self, account: str, container: str | None, wanted: Matches, start: str, limit: int
+    ) -> tuple[list[tuple[str, Blob]], str | None]:
+        """One page of blobs whose tags are as wanted, each with its container, and where the next page starts."""
 
     def set_headers(self, ref: BlobRef, headers: ContentHeaders, conditions: Conditions, now_us: int) -> Blob: ...
     def set_metadata(self, ref: BlobRef, metadata: Mapping[str, str], conditions: Conditions, now_us: int) -> Blob: ...
-    def delete_blob(self, ref: BlobRef, conditions: Conditions) -> None: ...
+    def delete_blob(self, ref: BlobRef, conditions: Conditions, snapshots: str | None = None) -> None: ...

@@ -5,9 +5,13 @@ Source: https://learn.microsoft.com/rest/api/storageservices/specifying-conditio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from batchyard.blobs import leases
 from batchyard.blobs.errors import BlobError
+from batchyard.blobs.leases import Lease
+from batchyard.blobs.tags import Matches
 
 _SECOND_US = 1_000_000
 
@@ -21,46 +25,72 @@ class Conditions:
     modified_since_us: int | None = None
     unmodified_since_us: int | None = None
     may_overwrite: bool = True  # False: the caller's SAS lets it create blobs only
+    lease_id: str | None = None
+    now_us: int = 0
+    """When leases are looked at."""
+    if_tags: Matches | None = None
 
 
 ALWAYS = Conditions()
 
 
-def check_read(wanted: Conditions, etag: str, modified_us: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What conditions are checked against; `what` is Blob or Container."""
+
+    etag: str
+    modified_us: int
+    lease: Lease | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    what: str = "Blob"
+
+
+def check_read(wanted: Conditions, current: Version) -> None:
     """Raise NotModified (304) or ConditionNotMet (412) for a resource that is there."""
-    _check_match(wanted, etag, modified_us)
-    if _is_unchanged(wanted, etag, modified_us):
+    leases.check_named(current.lease, wanted.lease_id, wanted.now_us, current.what)
+    _check_match(wanted, current)
+    if _is_unchanged(wanted, current):
         raise BlobError("NotModified")
 
 
-def check_write(wanted: Conditions, current: tuple[str, int] | None) -> None:
-    """Raise when the change must not happen; `current` is (etag, modified_us), None when there is nothing yet."""
+def check_write(wanted: Conditions, current: Version | None) -> None:
+    """Raise when the change must not happen; `current` is None when there is nothing yet."""
     if current is None:
-        if wanted.if_match is not None:
+        if wanted.if_match is not None or wanted.if_tags is not None:
             raise BlobError("ConditionNotMet")
+        if wanted.lease_id is not None:
+            raise BlobError("LeaseNotPresentWithBlobOperation")
         return
+    leases.check_write(current.lease, wanted.lease_id, wanted.now_us, current.what)
+    check_change(wanted, current)
+
+
+def check_change(wanted: Conditions, current: Version) -> None:
+    """`check_write` for what there is, without its lease: for operations that are about the lease, or need none."""
     if not wanted.may_overwrite:
         raise BlobError("UnauthorizedBlobOverwrite")
     # The service answers the "create only" condition with its own code, which SDKs turn into ResourceExistsError.
     if wanted.if_none_match == "*":
         raise BlobError("BlobAlreadyExists")
-    _check_match(wanted, *current)
-    if _is_unchanged(wanted, *current):
+    _check_match(wanted, current)
+    if _is_unchanged(wanted, current):
         raise BlobError("ConditionNotMet")
 
 
-def _check_match(wanted: Conditions, etag: str, modified_us: int) -> None:
-    if wanted.if_match not in (None, "*", etag):
+def _check_match(wanted: Conditions, current: Version) -> None:
+    if wanted.if_match not in (None, "*", current.etag):
         raise BlobError("ConditionNotMet")
-    if wanted.unmodified_since_us is not None and _seconds(modified_us) > _seconds(wanted.unmodified_since_us):
+    if wanted.unmodified_since_us is not None and _seconds(current.modified_us) > _seconds(wanted.unmodified_since_us):
+        raise BlobError("ConditionNotMet")
+    if wanted.if_tags is not None and not wanted.if_tags(current.tags):
         raise BlobError("ConditionNotMet")
 
 
-def _is_unchanged(wanted: Conditions, etag: str, modified_us: int) -> bool:
+def _is_unchanged(wanted: Conditions, current: Version) -> bool:
     """Whether the "only if it changed" conditions say no; a tag wins over a time, as in RFC 9110 13.1.3."""
     if wanted.if_none_match is not None:
-        return wanted.if_none_match in ("*", etag)
-    return wanted.modified_since_us is not None and _seconds(modified_us) <= _seconds(wanted.modified_since_us)
+        return wanted.if_none_match in ("*", current.etag)
+    return wanted.modified_since_us is not None and _seconds(current.modified_us) <= _seconds(wanted.modified_since_us)
 
 
 def _seconds(us: int) -> int:

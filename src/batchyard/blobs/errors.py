@@ -12,13 +12,16 @@ from types import MappingProxyType
 class BlobError(Exception):
     """An answer, not a crash: the server turns it into the XML error body.
 
-    `message` replaces the catalogue's sentence; `headers` are added to the answer.
+    `message` and `status` replace the catalogue's; `headers` are added to the answer.
     """
 
-    def __init__(self, code: str, message: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, code: str, message: str | None = None, *, status: int | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(code)
         self.code = code
-        self.status, sentence = CATALOGUE[code]
+        usual, sentence = CATALOGUE[code]
+        self.status = status or usual
         self.message = message or sentence
         self.headers = dict(headers or {})
 
@@ -86,6 +89,30 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "InvalidRange": (416, "The range specified is invalid for the current size of the resource."),
         "LeaseNotPresentWithBlobOperation": (412, "There is currently no lease on the blob."),
         "LeaseNotPresentWithContainerOperation": (412, "There is currently no lease on the container."),
+        "LeaseNotPresentWithLeaseOperation": (409, "There is currently no lease on the resource."),
+        "LeaseIdMissing": (412, "There is currently a lease on the resource and no lease ID was specified in the request."),
+        "LeaseIdMismatchWithBlobOperation": (412, "The lease ID specified did not match the lease ID for the blob."),
+        "LeaseIdMismatchWithContainerOperation": (412, "The lease ID specified did not match the lease ID for the container."),
+        "LeaseIdMismatchWithLeaseOperation": (409, "The lease ID specified did not match the lease ID for the resource."),
+        "LeaseAlreadyPresent": (409, "There is already a lease present."),
+        "LeaseIsBreakingAndCannotBeAcquired": (409, "The lease is being broken and cannot be acquired until it is broken."),
+        "LeaseIsBreakingAndCannotBeChanged": (409, "The lease is being broken and cannot be changed."),
+        "LeaseIsBrokenAndCannotBeRenewed": (409, "The lease is broken and cannot be renewed."),
+        "LeaseLost": (412, "A lease ID was specified, but the lease for the resource has expired."),
+        "InvalidTag": (400, "The tag specified is invalid. It contains characters that are not permitted."),
+        "TagsTooLarge": (400, "The tags specified exceed the maximum permissible limit."),
+        "SnapshotsPresent": (409, "This operation is not permitted while the blob has snapshots."),
+        "BlobArchived": (409, "This operation is not permitted on an archived blob."),
+        "BlobIsSealed": (409, "The specified blob is sealed and its contents can't be modified unless the blob is re-created."),
+        "SourceConditionNotMet": (412, "The source condition specified using HTTP conditional header(s) is not met."),
+        "NoPendingCopyOperation": (409, "There is currently no pending copy operation."),
         "CannotVerifyCopySource": (404, "The copy source does not exist or may not be read."),
     }
 )
+
+
+def of_source(error: BlobError) -> BlobError:
+    """What an error in reading the source of a copy is to the client."""
+    if error.code in ("ConditionNotMet", "NotModified"):
+        return BlobError("SourceConditionNotMet")
+    return BlobError("CannotVerifyCopySource") if error.status == 404 else error

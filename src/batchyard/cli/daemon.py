@@ -105,10 +105,11 @@ def account(directory: Path) -> Account:
 
 
 def storage_connection_string(account: Account, url: str) -> str:
-    """Connection string of the account's storage on a server."""
+    """Connection string of an account's storage; of a service that it did not name a client would ask the public cloud."""
+    account_url = f"{url}/{account.storage_name}"
+    endpoints = "".join(f"{service}Endpoint={account_url};" for service in ("Blob", "Queue", "Table", "File"))
     return (
-        f"DefaultEndpointsProtocol={url.partition(':')[0]};AccountName={account.storage_name};AccountKey={account.storage_key};"
-        f"BlobEndpoint={url}/{account.storage_name};"
+        f"DefaultEndpointsProtocol={url.partition(':')[0]};AccountName={account.storage_name};AccountKey={account.storage_key};{endpoints}"
     )
 
 

@@ -50,6 +50,12 @@ def _iso_seconds(seconds: int) -> str:
     return (_EPOCH + timedelta(seconds=seconds)).isoformat()[:-6]
 
 
+def iso_ticks(us: int, more: int = 0) -> str:
+    """ISO 8601 in UTC with seven digits of a second, as snapshots are named; `more` ticks of 100 ns later."""
+    seconds, ticks = divmod(us * 10 + more, 10_000_000)
+    return f"{_iso_seconds(seconds)}.{ticks:07}Z"
+
+
 def from_iso(text: str) -> int:
     """Microseconds since 1970; a time without zone is UTC. Raises ValueError."""
     whole, dot, rest = text.partition(".")

@@ -30,6 +30,8 @@ AUTOSCALE_PERIOD_S = 1.0
 CHECKPOINT_PERIOD_S = 2.0
 BLOCKS_PERIOD_S = 3600.0
 CATALOGUE_PERIOD_S = 30.0
+PURGE_PERIOD_S = 60.0
+PURGED_AT_ONCE = 200
 ROOM_PERIOD_S = 1.0
 UNCOMMITTED_KEPT_US = 7 * 86_400_000_000
 """Blocks that were staged and never committed to a blob are kept a week, as the storage service does."""
@@ -44,6 +46,7 @@ def background(
         _autoscale(services, lease, on_demand),
         every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, services.clock), asyncio.Event()),
         every("catalogue", CATALOGUE_PERIOD_S, _shrink(store), asyncio.Event()),
+        every("deleted containers", PURGE_PERIOD_S, _in_thread(lambda: _purge(store)), _told_of_deletions(store)),
         every("room", ROOM_PERIOD_S, _in_thread(room.watch), asyncio.Event()),
         _check_blobs(store),
     ]
@@ -73,6 +76,18 @@ def _shrink(store: LocalBlobStore) -> Callable[[], Awaitable[None]]:
                 return
 
     return run_once
+
+
+def _told_of_deletions(store: LocalBlobStore) -> asyncio.Event:
+    deleted, loop = asyncio.Event(), asyncio.get_running_loop()
+    store.on_deleted = lambda: loop.call_soon_threadsafe(deleted.set)
+    return deleted
+
+
+def _purge(store: LocalBlobStore) -> None:
+    """Blobs of deleted containers go in steps so small that other writers hardly wait; what a crash left goes after the start."""
+    while store.purge(PURGED_AT_ONCE):
+        pass
 
 
 def _in_thread(work: Callable[[], None]) -> Callable[[], Awaitable[None]]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from batchyard.blobs.edge.request import METADATA_NAMES
+
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
@@ -25,6 +27,7 @@ _LINGER_S = 2.0
 """How long a refused client may take to read why and to hang up; hanging up on bytes that it still sends would lose the answer."""
 _MOST_AFTER = 4 << 20
 """How many bytes a refused client may still send."""
+_METADATA = b"x-ms-meta-"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -118,6 +121,9 @@ class BoundedHttp(HttpToolsProtocol):
         """A header, or a trailer behind the body; what is too large is not kept."""
         self._head += len(name) + len(value) + len(b": \r\n")
         if self._head <= LARGEST_HEAD:
+            if name[: len(_METADATA)].lower() == _METADATA:  # ASGI has all names in lower case, and these are a client's data
+                names = self.scope.setdefault("extensions", {}).setdefault(METADATA_NAMES, {})
+                names[name.lower().decode("latin-1")] = name.decode("latin-1")
             super().on_header(name, value)
         elif not self._refused:
             self._refuse(_TOO_LARGE)

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from batchyard.blobs.base import Blob, BlobError, BlobKind, BlobReader, BlobStore, ContentHeaders
-from batchyard.blobs.conditions import check_read
+from batchyard.blobs import leases
+from batchyard.blobs.base import Blob, BlobError, BlobKind, BlobReader, BlobStore, ContentHeaders, Copied
+from batchyard.blobs.conditions import Version, check_read
 from batchyard.blobs.edge import documents, transfers
 from batchyard.blobs.edge.grants import Grant
 from batchyard.blobs.edge.request import Request
@@ -28,14 +29,14 @@ async def get(store: BlobStore, request: Request, grant: Grant) -> Response:
     try:
         if wanted is not None and not reader.blob.length:
             raise BlobError("InvalidRange", headers={"content-range": "bytes */0"})
-        headers = {**describe(reader.blob, grant), "content-length": str(reader.length)}
+        headers = {**describe(reader.blob, grant, request.now_us), "content-length": str(reader.length)}
         if wanted is None:
-            return transfers.BlobResponse(reader, 200, headers)
+            return transfers.with_metadata(transfers.BlobResponse(reader, 200, headers), reader.blob.metadata)
         headers["content-range"] = f"bytes {begin}-{begin + reader.length - 1}/{reader.blob.length}"
         _move_md5(headers)
         if request.headers.get("x-ms-range-get-content-md5", "").lower() == "true":
-            return await run_in_threadpool(_summed, reader, headers)
-        return transfers.BlobResponse(reader, 206, headers)
+            return transfers.with_metadata(await run_in_threadpool(_summed, reader, headers), reader.blob.metadata)
+        return transfers.with_metadata(transfers.BlobResponse(reader, 206, headers), reader.blob.metadata)
     except BaseException:
         reader.close()
         raise
@@ -44,11 +45,11 @@ async def get(store: BlobStore, request: Request, grant: Grant) -> Response:
 async def head(store: BlobStore, request: Request, grant: Grant) -> Response:
     """Get Blob Properties and Get Blob Metadata."""
     blob: Blob = await run_in_threadpool(store.blob, request.blob_ref)
-    check_read(request.conditions(), blob.etag, blob.modified_us)
-    headers = dict(describe(blob, grant))
+    check_read(request.conditions(), Version(blob.etag, blob.modified_us, blob.extras.lease, blob.extras.tags))
+    headers = describe(blob, grant, request.now_us)
     if request.method == "HEAD" and request.query.get("comp") != "metadata":
         headers["content-length"] = str(blob.length)
-    return Response(headers=headers)
+    return transfers.with_metadata(Response(headers=headers), blob.metadata)
 
 
 async def set_metadata(store: BlobStore, request: Request, grant: Grant) -> Response:
@@ -66,10 +67,14 @@ async def set_headers(store: BlobStore, request: Request, grant: Grant) -> Respo
 
 
 async def delete(store: BlobStore, request: Request, grant: Grant) -> Response:
-    """Delete Blob; there are no snapshots to include."""
-    if request.headers.get("x-ms-delete-snapshots", "include").lower() != "include":
-        raise BlobError("UnsupportedHeader")
-    await run_in_threadpool(store.delete_blob, request.blob_ref, request.conditions())
+    """Delete Blob, with its snapshots, without them, or one of them."""
+    which = request.headers.get("x-ms-delete-snapshots")
+    if which is not None and which.lower() not in ("include", "only"):
+        raise BlobError("InvalidHeaderValue", "x-ms-delete-snapshots is include or only.")
+    ref = request.blob_ref
+    if which is not None and ref.snapshot is not None:
+        raise BlobError("InvalidQueryParameterValue", "x-ms-delete-snapshots is for a blob, not for a snapshot.")
+    await run_in_threadpool(store.delete_blob, ref, request.conditions(), None if which is None else which.lower())
     return Response(status_code=202, headers={"x-ms-delete-type-permanent": "true"})
 
 
@@ -89,8 +94,8 @@ def tag_headers(blob: Blob) -> dict[str, str]:
     return {"etag": f'"{blob.etag}"', "last-modified": times.http_date(blob.modified_us)}
 
 
-def describe(blob: Blob, grant: Grant) -> dict[str, str]:
-    """Headers of a blob, with those that the caller's SAS dictates."""
+def describe(blob: Blob, grant: Grant, now_us: int) -> dict[str, str]:
+    """Headers of a blob but its metadata, with those that the caller's SAS dictates."""
     kept = blob.headers
     said = {
         "content-type": kept.content_type or "application/octet-stream",
@@ -104,14 +109,41 @@ def describe(blob: Blob, grant: Grant) -> dict[str, str]:
         "accept-ranges": "bytes",
         "x-ms-blob-type": blob.kind.value,
         "x-ms-creation-time": times.http_date(blob.created_us),
-        "x-ms-lease-status": "unlocked",
-        "x-ms-lease-state": "available",
         "x-ms-server-encrypted": "false",
     }
+    if blob.snapshot is None:
+        state |= leases.headers(blob.extras.lease, now_us)
     if blob.kind is BlobKind.APPEND:
         state["x-ms-blob-committed-block-count"] = str(blob.block_count)
-    metadata = {f"x-ms-meta-{name}": value for name, value in blob.metadata.items()}
-    return {**tag_headers(blob), **{n: v for n, v in said.items() if v is not None}, **state, **metadata, **grant.overrides}
+    return {**tag_headers(blob), **{n: v for n, v in said.items() if v is not None}, **state, **_extras(blob), **grant.overrides}
+
+
+def _extras(blob: Blob) -> dict[str, str]:
+    extras, said = blob.extras, {}
+    if blob.kind is BlobKind.BLOCK:
+        said["x-ms-access-tier"] = extras.tier or "Hot"
+        if extras.tier is None:
+            said["x-ms-access-tier-inferred"] = "true"
+        if extras.tier_changed_us is not None:
+            said["x-ms-access-tier-change-time"] = times.http_date(extras.tier_changed_us)
+    if extras.tags:
+        said["x-ms-tag-count"] = str(len(extras.tags))
+    if extras.sealed:
+        said["x-ms-blob-sealed"] = "true"
+    return said | (copied_headers(extras.copied) if extras.copied is not None else {})
+
+
+def copied_headers(copied: Copied) -> dict[str, str]:
+    """What a blob says of the copy that made it."""
+    said = {
+        "x-ms-copy-id": copied.id,
+        "x-ms-copy-source": copied.source,
+        "x-ms-copy-status": copied.status,
+        "x-ms-copy-progress": copied.progress,
+    }
+    if copied.completed_us is not None:
+        said["x-ms-copy-completion-time"] = times.http_date(copied.completed_us)
+    return said
 
 
 def content_headers(request: Request, fallback: Mapping[str, str | None] | None = None) -> ContentHeaders:

@@ -11,12 +11,26 @@ from batchyard.blobs.base import BlobError, BlobStore, Container, ListQuery
 from batchyard.blobs.edge import documents, transfers
 from batchyard.blobs.edge.grants import Grant
 from batchyard.blobs.edge.request import Request
+from batchyard.blobs.leases import check_named
+from batchyard.blobs.leases import headers as lease_headers
 from batchyard.model import times
 
 _MOST_RESULTS = 5000
 _MOST_XML_BYTES = 64 * 1024
-# What can be asked for and does not exist here (there are no snapshots) needs no answer; what exists and is not served is refused.
-_INCLUDES = {"metadata", "snapshots", "deleted", "versions", "copy", "tags", "system", "deletedwithversions", "permissions", ""}
+# What can be asked for and does not exist here (there are no versions) needs no answer.
+_INCLUDES = {
+    "metadata",
+    "snapshots",
+    "uncommittedblobs",
+    "deleted",
+    "versions",
+    "copy",
+    "tags",
+    "system",
+    "deletedwithversions",
+    "permissions",
+    "",
+}
 _XML = "application/xml"
 
 
@@ -25,7 +39,7 @@ async def list_containers(store: BlobStore, request: Request, grant: Grant) -> R
     query, marker, include = _list_query(request)
     page = await run_in_threadpool(store.list_containers, request.account, query)
     return Response(
-        documents.container_list(_endpoint(request), query, marker, page, metadata="metadata" in include),
+        documents.container_list(endpoint(request), query, marker, page, request.now_us, metadata="metadata" in include),
         media_type=_XML,
     )
 
@@ -49,15 +63,13 @@ async def create(store: BlobStore, request: Request, grant: Grant) -> Response:
 
 async def properties(store: BlobStore, request: Request, grant: Grant) -> Response:
     """Get Container Properties and Get Container Metadata."""
-    container = await run_in_threadpool(store.container, request.container_ref)
-    metadata = {f"x-ms-meta-{name}": value for name, value in container.metadata.items()}
+    container = await _container(store, request)
     state = {
-        "x-ms-lease-status": "unlocked",
-        "x-ms-lease-state": "available",
+        **lease_headers(container.lease, request.now_us),
         "x-ms-has-immutability-policy": "false",
         "x-ms-has-legal-hold": "false",
     }
-    return Response(headers={**_tag_headers(container), **metadata, **state})
+    return transfers.with_metadata(Response(headers={**_tag_headers(container), **state}), container.metadata)
 
 
 async def set_metadata(store: BlobStore, request: Request, grant: Grant) -> Response:
@@ -70,7 +82,7 @@ async def set_metadata(store: BlobStore, request: Request, grant: Grant) -> Resp
 
 async def get_acl(store: BlobStore, request: Request, grant: Grant) -> Response:
     """Get Container ACL: stored access policies; public access there is none."""
-    container = await run_in_threadpool(store.container, request.container_ref)
+    container = await _container(store, request)
     return Response(documents.policy_list(container.policies), headers=_tag_headers(container), media_type=_XML)
 
 
@@ -95,30 +107,42 @@ async def list_blobs(store: BlobStore, request: Request, grant: Grant) -> Respon
     ref = request.container_ref
     page = await run_in_threadpool(store.list_blobs, ref, query)
     text = await run_in_threadpool(
-        documents.blob_list, _endpoint(request), ref.container, query, marker, page, metadata="metadata" in include
+        documents.blob_list, endpoint(request), ref.container, query, marker, page, request.now_us, frozenset(include)
     )
     return Response(text, media_type=_XML)
+
+
+async def _container(store: BlobStore, request: Request) -> Container:
+    """The container; raises unless the lease that the request names, if it does, is on it."""
+    container: Container = await run_in_threadpool(store.container, request.container_ref)
+    check_named(container.lease, request.lease_id("x-ms-lease-id"), request.now_us, "Container")
+    return container
 
 
 def _list_query(request: Request) -> tuple[ListQuery, str, set[str]]:
     """What to list, the marker as sent, and what to include."""
     given = request.query
-    if "startfrom" in given or "showonly" in given:
+    if "showonly" in given:
         raise BlobError("UnsupportedQueryParameter")
     include = {part.strip().lower() for part in given.get("include", "").split(",")}
-    if "uncommittedblobs" in include:
-        raise BlobError("UnsupportedQueryParameter")
     if not include <= _INCLUDES:
         raise BlobError("InvalidQueryParameterValue")
-    text = given.get("maxresults") or str(_MOST_RESULTS)
+    delimiter, marker = given.get("delimiter", ""), given.get("marker", "")
+    if delimiter and "snapshots" in include:
+        raise BlobError("InvalidQueryParameterValue", "Snapshots are listed without a delimiter.")
+    start = documents.from_marker(marker) if marker else given.get("startfrom", "")
+    query = ListQuery(given.get("prefix", ""), delimiter, start, page_size(request), "snapshots" in include, "uncommittedblobs" in include)
+    return query, marker, include
+
+
+def page_size(request: Request) -> int:
+    """How many entries a page may have; raises for what is no such number."""
+    text = request.query.get("maxresults") or str(_MOST_RESULTS)
     if not text.isascii() or not text.isdigit() or len(text) > 10:
         raise BlobError("InvalidQueryParameterValue")
     if int(text) == 0:
         raise BlobError("OutOfRangeQueryParameterValue")
-    marker = given.get("marker", "")
-    start = documents.from_marker(marker) if marker else ""
-    query = ListQuery(given.get("prefix", ""), given.get("delimiter", ""), start, min(int(text), _MOST_RESULTS))
-    return query, marker, include
+    return min(int(text), _MOST_RESULTS)
 
 
 def _refuse_public_access(request: Request) -> None:
@@ -126,7 +150,8 @@ def _refuse_public_access(request: Request) -> None:
         raise BlobError("PublicAccessNotPermitted")
 
 
-def _endpoint(request: Request) -> str:
+def endpoint(request: Request) -> str:
+    """URL of the account, as the caller knows it."""
     return f"{request.scheme}://{request.headers.get('host', '')}/{request.account}"
 
 

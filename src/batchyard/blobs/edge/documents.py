@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from urllib.parse import quote
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
 
+from batchyard.blobs import leases
 from batchyard.blobs.base import (
     MAX_BLOCKS,
     AccessPolicy,
     Blob,
     BlobError,
+    BlobKind,
     BlobPage,
     Block,
     BlockSource,
     Container,
     ContainerPage,
+    Lease,
     ListQuery,
 )
 from batchyard.model import times
@@ -27,6 +30,7 @@ _HEAD = '<?xml version="1.0" encoding="utf-8"?>'
 _SOURCES = {source.value: source for source in BlockSource}
 _MAX_BLOCK_ID_BYTES = 64
 _MAX_POLICIES = 5
+_MOST_TAG_LEAVES = 100
 
 
 def element(tag: str, content: object) -> str:
@@ -43,18 +47,18 @@ def error(code: str, message: str) -> str:
     return f"{_HEAD}<Error>{element('Code', code)}{element('Message', message)}</Error>"
 
 
-def container_list(endpoint: str, query: ListQuery, marker: str, page: ContainerPage, *, metadata: bool) -> str:
+def container_list(endpoint: str, query: ListQuery, marker: str, page: ContainerPage, now_us: int, *, metadata: bool) -> str:
     """Body of List Containers."""
-    entries = "".join(_container(entry, metadata) for entry in page.entries)
+    entries = "".join(_container(entry, now_us, metadata=metadata) for entry in page.entries)
     return (
         f"{_HEAD}<EnumerationResults ServiceEndpoint={quoteattr(endpoint)}>{_echo(query, marker)}"
         f"<Containers>{entries}</Containers>{element('NextMarker', to_marker(page.next))}</EnumerationResults>"
     )
 
 
-def blob_list(endpoint: str, container: str, query: ListQuery, marker: str, page: BlobPage, *, metadata: bool) -> str:
+def blob_list(endpoint: str, container: str, query: ListQuery, marker: str, page: BlobPage, now_us: int, include: Collection[str]) -> str:
     """Body of List Blobs."""
-    entries = "".join(_prefix(entry) if isinstance(entry, str) else _blob(entry, metadata) for entry in page.entries)
+    entries = "".join(_prefix(entry) if isinstance(entry, str) else _blob(entry, now_us, include) for entry in page.entries)
     return (
         f"{_HEAD}<EnumerationResults ServiceEndpoint={quoteattr(endpoint)} ContainerName={quoteattr(container)}>{_echo(query, marker)}"
         f"<Blobs>{entries}</Blobs>{element('NextMarker', to_marker(page.next))}</EnumerationResults>"
@@ -196,14 +200,14 @@ def _echo(query: ListQuery, marker: str) -> str:
     return "".join(element(tag, value) for tag, value in given if value) + element("MaxResults", query.limit)
 
 
-def _container(entry: Container, metadata: bool) -> str:
+def _container(entry: Container, now_us: int, *, metadata: bool) -> str:
     properties = element("Last-Modified", times.http_date(entry.modified_us)) + element("Etag", f'"{entry.etag}"')
-    state = element("LeaseStatus", "unlocked") + element("LeaseState", "available")
+    state = _lease(entry.lease, now_us)
     extra = _metadata(entry.metadata) if metadata else ""
     return f"<Container>{element('Name', entry.name)}<Properties>{properties}{state}</Properties>{extra}</Container>"
 
 
-def _blob(entry: Blob, metadata: bool) -> str:
+def _blob(entry: Blob, now_us: int, include: Collection[str]) -> str:
     headers = entry.headers
     fields: Iterable[tuple[str, object]] = (
         ("Creation-Time", times.http_date(entry.created_us)),
@@ -217,13 +221,79 @@ def _blob(entry: Blob, metadata: bool) -> str:
         ("Cache-Control", headers.cache_control or ""),
         ("Content-Disposition", headers.content_disposition or ""),
         ("BlobType", entry.kind.value),
-        ("LeaseStatus", "unlocked"),
-        ("LeaseState", "available"),
-        ("ServerEncrypted", "false"),
     )
-    properties = "".join(element(tag, value) for tag, value in fields)
-    extra = _metadata(entry.metadata) if metadata else ""
-    return f"<Blob>{_name(entry.name)}<Properties>{properties}</Properties>{extra}</Blob>"
+    properties = "".join(element(tag, value) for tag, value in fields) + _state(entry, now_us, include)
+    extra = _metadata(entry.metadata) if "metadata" in include else ""
+    if "tags" in include and entry.extras.tags:
+        extra += f"<Tags>{_tag_set(entry.extras.tags)}</Tags>"
+    snapshot = element("Snapshot", entry.snapshot) if entry.snapshot is not None else ""
+    return f"<Blob>{_name(entry.name)}{snapshot}<Properties>{properties}</Properties>{extra}</Blob>"
+
+
+def _state(entry: Blob, now_us: int, include: Collection[str]) -> str:
+    """Properties that change without a new version of the blob."""
+    extras = entry.extras
+    said = "" if entry.snapshot is not None else _lease(extras.lease, now_us)
+    said += element("ServerEncrypted", "false")
+    if entry.kind is BlobKind.BLOCK:
+        said += element("AccessTier", extras.tier or "Hot")
+        if extras.tier is None:
+            said += element("AccessTierInferred", "true")
+        if extras.tier_changed_us is not None:
+            said += element("AccessTierChangeTime", times.http_date(extras.tier_changed_us))
+    if extras.tags:
+        said += element("TagCount", len(extras.tags))
+    if extras.sealed:
+        said += element("Sealed", "true")
+    if "copy" in include and (copied := extras.copied) is not None:
+        said += element("CopyId", copied.id) + element("CopyStatus", copied.status) + element("CopySource", copied.source)
+        said += element("CopyProgress", copied.progress)
+        if copied.completed_us is not None:
+            said += element("CopyCompletionTime", times.http_date(copied.completed_us))
+    return said
+
+
+def _lease(lease: Lease | None, now_us: int) -> str:
+    """LeaseStatus, LeaseState and LeaseDuration, from the headers that say the same."""
+    names = (("LeaseStatus", "x-ms-lease-status"), ("LeaseState", "x-ms-lease-state"), ("LeaseDuration", "x-ms-lease-duration"))
+    said = leases.headers(lease, now_us)
+    return "".join(element(tag, said[name]) for tag, name in names if name in said)
+
+
+def tag_set(tags: Mapping[str, str]) -> str:
+    """Body of Get Blob Tags."""
+    return f"{_HEAD}<Tags>{_tag_set(tags)}</Tags>"
+
+
+def _tag_set(tags: Mapping[str, str]) -> str:
+    pairs = (element("Key", key) + element("Value", value) for key, value in tags.items())
+    return f"<TagSet>{''.join(f'<Tag>{pair}</Tag>' for pair in pairs)}</TagSet>"
+
+
+def parse_tags(body: bytes) -> dict[str, str]:
+    """Body of Set Blob Tags; raises InvalidXmlDocument or InvalidTag."""
+    found: dict[str, str] = {}
+    key: str | None = None
+    for path, text in _leaves(body, _MOST_TAG_LEAVES):
+        if path[-1] == "Key":
+            key = text
+        elif path[-1] == "Value" and key is not None:
+            if key in found:
+                raise BlobError("InvalidTag")
+            found[key], key = text, None
+    return found
+
+
+def tagged_list(endpoint: str, where: str, found: Sequence[tuple[str, Blob]], following: str | None) -> str:
+    """Body of Find Blobs by Tags."""
+    entries = "".join(
+        f"<Blob>{_name(blob.name)}{element('ContainerName', container)}<Tags>{_tag_set(blob.extras.tags)}</Tags></Blob>"
+        for container, blob in found
+    )
+    return (
+        f"{_HEAD}<EnumerationResults ServiceEndpoint={quoteattr(endpoint)}>{element('Where', where)}"
+        f"<Blobs>{entries}</Blobs>{element('NextMarker', to_marker(following))}</EnumerationResults>"
+    )
 
 
 def _prefix(text: str) -> str:

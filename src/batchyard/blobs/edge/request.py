@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import binascii
 import re
+import uuid
 from base64 import b64decode
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import unquote, unquote_plus
 
 from starlette.types import Receive, Scope
 
 from batchyard.blobs.base import BlobError, BlobRef, Conditions, ContainerRef
+from batchyard.blobs.tags import condition as tags_condition
 from batchyard.model import times
 
 MAX_HEADER_BYTES = 32 * 1024
@@ -26,7 +28,10 @@ _CONTAINER = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VERSION = re.compile(r"\d{4}-\d{2}-\d{2}")
 _DIGITS = re.compile(r"[0-9]{1,18}")
+_SNAPSHOT = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{7}Z")
 _META = "x-ms-meta-"
+METADATA_NAMES = "batchyard.metadata_names"
+"""Extension of a connection's scope: the names of metadata headers as the client wrote them, by lower-case name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,11 @@ class Request:
     blob: str | None
     query: Mapping[str, str]
     headers: Mapping[str, str]
+    """By lower-case name."""
+    metadata_names: Mapping[str, str]
+    """Names of metadata headers as they were written, by lower-case name."""
+    accounts: Mapping[str, Sequence[str]]
+    """Names and keys of the accounts that the endpoint serves."""
     receive: Receive
     now_us: int
 
@@ -60,21 +70,47 @@ class Request:
         if len(self.blob) > MAX_BLOB_NAME or "\0" in self.blob:
             raise BlobError("InvalidResourceName")
         parent = self.container_ref
-        return BlobRef(parent.account, parent.container, self.blob)
+        return BlobRef(parent.account, parent.container, self.blob, self._snapshot())
 
-    def conditions(self, *, may_overwrite: bool = True) -> Conditions:
-        """Conditional headers."""
+    def conditions(self, *, may_overwrite: bool = True, source: bool = False) -> Conditions:
+        """Conditional headers, of the request or of a copy's source."""
+        before = "x-ms-source-" if source else ""
+        tags = self.headers.get("x-ms-source-if-tags" if source else "x-ms-if-tags")
         return Conditions(
-            if_match=_tag(self.headers.get("if-match")),
-            if_none_match=_tag(self.headers.get("if-none-match")),
-            modified_since_us=self._http_date("if-modified-since"),
-            unmodified_since_us=self._http_date("if-unmodified-since"),
+            if_match=_tag(self.headers.get(before + "if-match")),
+            if_none_match=_tag(self.headers.get(before + "if-none-match")),
+            modified_since_us=self._http_date(before + "if-modified-since"),
+            unmodified_since_us=self._http_date(before + "if-unmodified-since"),
             may_overwrite=may_overwrite,
+            lease_id=None if source else self.lease_id("x-ms-lease-id"),
+            now_us=self.now_us,
+            if_tags=tags_condition(tags) if tags is not None else None,
         )
+
+    def lease_id(self, name: str) -> str | None:
+        """Header that names a lease: a GUID in any of its forms, given in the usual one."""
+        text = self.headers.get(name)
+        if text is None:
+            return None
+        try:
+            return str(uuid.UUID(text))
+        except ValueError:
+            raise BlobError("InvalidHeaderValue", f"The value for {name} is not a GUID.") from None
+
+    def _snapshot(self) -> str | None:
+        text = self.query.get("snapshot")
+        if not text:
+            return None
+        if not _SNAPSHOT.fullmatch(text):
+            raise BlobError("InvalidQueryParameterValue", "The value for snapshot is not a time as the service gives them.")
+        return text
 
     def metadata(self) -> dict[str, str]:
         """`x-ms-meta-*` headers; raises for names that are no identifiers and for more than 8 KiB."""
-        found = {name.removeprefix(_META): value for name, value in self.headers.items() if name.startswith(_META)}
+        written = (
+            (self.metadata_names.get(name, name)[len(_META) :], value) for name, value in self.headers.items() if name.startswith(_META)
+        )
+        found = dict(written)
         if "" in found:
             raise BlobError("EmptyMetadataKey")
         if not all(_IDENTIFIER.fullmatch(name) for name in found):
@@ -82,6 +118,10 @@ class Request:
         if sum(len(name) + len(value) for name, value in found.items()) > MAX_METADATA_BYTES:
             raise BlobError("MetadataTooLarge")
         return found
+
+    def without_empty(self) -> Request:
+        """The request without headers that say nothing, which are sent by clients that have no value; after the signature was checked."""
+        return replace(self, headers={name: value for name, value in self.headers.items() if value or name.startswith(_META)})
 
     def body_length(self, most: int) -> int:
         """Bytes the body must have; raises when they are not said (the service takes no chunked uploads) or are too many."""
@@ -124,7 +164,7 @@ class Request:
             raise BlobError("InvalidHeaderValue") from None
 
 
-def parse(scope: Scope, receive: Receive, now_us: int) -> Request:
+def parse(scope: Scope, receive: Receive, accounts: Mapping[str, Sequence[str]], now_us: int) -> Request:
     """Take the request apart; raises BlobError for what cannot be read."""
     headers = _headers(scope["headers"])
     raw_path = scope["raw_path"].split(b"?", 1)[0]
@@ -144,8 +184,10 @@ def parse(scope: Scope, receive: Receive, now_us: int) -> Request:
         account=account,
         container=container,
         blob=blob,
-        query=_query(scope["query_string"].decode("latin-1")),
+        query=query_of(scope["query_string"].decode("latin-1")),
         headers=headers,
+        metadata_names=scope.get("extensions", {}).get(METADATA_NAMES, {}),
+        accounts=accounts,
         receive=receive,
         now_us=now_us,
     )
@@ -179,8 +221,8 @@ def _decode(text: str) -> str:
         raise BlobError("InvalidUri") from None
 
 
-def _query(text: str) -> dict[str, str]:
-    """Parameters by lower-case name; one that is given twice is refused, see _headers."""
+def query_of(text: str) -> dict[str, str]:
+    """Parameters of a query by lower-case name; one that is given twice is refused, see _headers."""
     found: dict[str, str] = {}
     for part in filter(None, text.split("&")):
         raw_name, _, raw_value = part.partition("=")

@@ -18,9 +18,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from batchyard.blobs.base import AccessPolicy, BlobError, BlobStore, ContainerRef
+from batchyard.blobs.edge import batch, documents
 from batchyard.blobs.edge import blob_operations as blobs
 from batchyard.blobs.edge import container_operations as containers
-from batchyard.blobs.edge import documents
+from batchyard.blobs.edge import copy_operations as copies
+from batchyard.blobs.edge import lease_operations as leases
+from batchyard.blobs.edge import mark_operations as marks
 from batchyard.blobs.edge import upload_operations as uploads
 from batchyard.blobs.edge.auth import authenticate
 from batchyard.blobs.edge.grants import Grant, Level, Need
@@ -43,13 +46,13 @@ _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A row of the table: which request it is, what the caller needs, who does it."""
+    """A row of the table: which request it is, what the caller needs, who does it; None for a batch, whose parts are requests."""
 
     methods: str
     level: Level
     restype: str
     comp: str
-    handler: Handler
+    handler: Handler | None
     letters: str
     by_service_sas: bool = False
 
@@ -60,16 +63,22 @@ _S, _C, _O = Level.SERVICE, Level.CONTAINER, Level.OBJECT
 # none: only with the account key.
 OPERATIONS = (
     Operation("GET", _S, "", "list", containers.list_containers, "l"),
+    Operation("GET", _S, "", "blobs", marks.find_tagged, "f"),
     Operation("GET", _S, "service", "properties", containers.service_properties, "r"),
     Operation("GET HEAD", _S, "account", "properties", containers.account_information, "rwdlacu"),
+    # The parts of a batch are signed themselves, so any signature opens the envelope.
+    Operation("POST", _S, "", "batch", None, "racwdxyltmeopif"),
+    Operation("POST", _C, "container", "batch", None, "racwdxyltmeopif", by_service_sas=True),
     Operation("PUT", _C, "container", "", containers.create, "cw"),
     Operation("GET HEAD", _C, "container", "", containers.properties, "r"),
     Operation("DELETE", _C, "container", "", containers.delete, "d"),
+    Operation("PUT", _C, "container", "lease", leases.lease_container, "wd"),
     Operation("GET HEAD", _C, "container", "metadata", containers.properties, "r"),
     Operation("PUT", _C, "container", "metadata", containers.set_metadata, "w"),
     Operation("GET HEAD", _C, "container", "acl", containers.get_acl, ""),
     Operation("PUT", _C, "container", "acl", containers.set_acl, ""),
     Operation("GET", _C, "container", "list", containers.list_blobs, "l", by_service_sas=True),
+    Operation("GET", _C, "container", "blobs", marks.find_tagged, "f", by_service_sas=True),
     Operation("GET HEAD", _C, "account", "properties", containers.account_information, "rwdlacu", by_service_sas=True),
     Operation("GET", _O, "", "", blobs.get, "r"),
     Operation("HEAD", _O, "", "", blobs.head, "r"),
@@ -77,6 +86,13 @@ OPERATIONS = (
     Operation("GET HEAD", _O, "", "metadata", blobs.head, "r"),
     Operation("PUT", _O, "", "metadata", blobs.set_metadata, "w"),
     Operation("PUT", _O, "", "properties", blobs.set_headers, "w"),
+    Operation("PUT", _O, "", "lease", leases.lease_blob, "wd"),
+    Operation("PUT", _O, "", "snapshot", marks.snapshot, "cw"),
+    Operation("PUT", _O, "", "tier", marks.set_tier, "w"),
+    Operation("GET", _O, "", "tags", marks.get_tags, "t"),
+    Operation("PUT", _O, "", "tags", marks.set_tags, "t"),
+    Operation("PUT", _O, "", "seal", marks.seal, "aw"),
+    Operation("PUT", _O, "", "copy", copies.abort, "aw"),
     Operation("GET HEAD", _O, "account", "properties", containers.account_information, "rwdlacu"),
     Operation("PUT", _O, "", "", uploads.put, "cw"),
     Operation("PUT", _O, "", "block", uploads.put_block, "w"),
@@ -87,18 +103,18 @@ OPERATIONS = (
 _TABLE = MappingProxyType({(m, o.level, o.restype, o.comp): o for o in OPERATIONS for m in o.methods.split()})
 
 # What would change the meaning of a request and is not served is refused, never ignored.
-_REFUSED_PARAMETERS = frozenset({"snapshot", "versionid", "deletetype", "prevsnapshot"})
+_REFUSED_PARAMETERS = frozenset({"versionid", "deletetype", "prevsnapshot", "prevsnapshoturl"})
+_OF_SNAPSHOTS = frozenset({blobs.get, blobs.head, blobs.delete, marks.get_tags, marks.set_tags, marks.set_tier})
+"""Operations that a snapshot may be named in."""
 _REFUSED_HEADERS = (
-    "x-ms-access-tier",
     "x-ms-content-crc64",
     "x-ms-encryption-",
     "x-ms-expiry-",
-    "x-ms-if-tags",
     "x-ms-immutability-policy-",
     "x-ms-legal-hold",
-    "x-ms-rehydrate-priority",
+    "x-ms-range-get-content-crc64",
+    "x-ms-source-content-crc64",
     "x-ms-structured-",
-    "x-ms-tags",
     "x-ms-default-encryption-scope",
 )
 
@@ -111,11 +127,12 @@ def application(
     store: BlobStore, accounts: Mapping[str, Sequence[str]], now: Callable[[], datetime], room: Room = lambda size: None
 ) -> ASGIApp:
     """The endpoint for these accounts (name to base64 keys, read anew for each request, so keys may be rotated)."""
+    endpoint = _Endpoint(store, accounts, room)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
         try:
-            response = await _answer(store, accounts, room, scope, receive, times.micros(now()))
+            response = await endpoint.answer(scope, receive, times.micros(now()))
         except ClientGone:
             return
         await response(scope, receive, _with_common_headers(scope, send))
@@ -123,31 +140,39 @@ def application(
     return app
 
 
-async def _answer(
-    store: BlobStore, accounts: Mapping[str, Sequence[str]], room: Room, scope: Scope, receive: Receive, now_us: int
-) -> Response:
-    """Response of the operation, or the error body."""
-    try:
-        return await _operate(store, accounts, room, scope, receive, now_us)
-    except ClientGone:
-        raise
-    except Exception as error:
-        response = _error_response(_as_answer(error), scope["method"])
-        let_go(error)
-        return response
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    store: BlobStore
+    accounts: Mapping[str, Sequence[str]]
+    room: Room
+
+    async def answer(self, scope: Scope, receive: Receive, now_us: int) -> Response:
+        """Response of the operation, or the error body."""
+        try:
+            return await self._operate(scope, receive, now_us)
+        except ClientGone:
+            raise
+        except Exception as error:
+            response = _error_response(_as_answer(error), scope["method"])
+            let_go(error)
+            return response
+
+    async def _operate(self, scope: Scope, receive: Receive, now_us: int) -> Response:
+        request = parse(scope, receive, self.accounts, now_us)
+        grant = await _authenticated(self.store, request, self.accounts)
+        operation = _operation(request)
+        grant.require(Need(operation.level, operation.letters, operation.by_service_sas))
+        request = request.without_empty()
+        _refuse_unserved(request, operation)
+        if request.method == "PUT" and (reason := self.room(_content_length(request))) is not None:
+            raise _busy(reason)
+        if operation.handler is None:
+            return await batch.run(request, scope, lambda part: self.answer(part, _no_body, now_us))
+        return await operation.handler(self.store, request, grant)
 
 
-async def _operate(
-    store: BlobStore, accounts: Mapping[str, Sequence[str]], room: Room, scope: Scope, receive: Receive, now_us: int
-) -> Response:
-    request = parse(scope, receive, now_us)
-    grant = await _authenticated(store, request, accounts)
-    operation = _operation(request)
-    grant.require(Need(operation.level, operation.letters, operation.by_service_sas))
-    _refuse_unserved(request)
-    if request.method == "PUT" and (reason := room(_content_length(request))) is not None:
-        raise _busy(reason)
-    return await operation.handler(store, request, grant)
+async def _no_body() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
 
 
 def _as_answer(error: Exception) -> BlobError:
@@ -199,11 +224,9 @@ def _operation(request: Request) -> Operation:
     return operation
 
 
-def _refuse_unserved(request: Request) -> None:
-    if not _REFUSED_PARAMETERS.isdisjoint(request.query):
+def _refuse_unserved(request: Request, operation: Operation) -> None:
+    if not _REFUSED_PARAMETERS.isdisjoint(request.query) or ("snapshot" in request.query and operation.handler not in _OF_SNAPSHOTS):
         raise BlobError("UnsupportedQueryParameter")
-    if "x-ms-lease-id" in request.headers:
-        raise BlobError("LeaseNotPresentWithContainerOperation" if request.blob is None else "LeaseNotPresentWithBlobOperation")
     if any(name.startswith(_REFUSED_HEADERS) for name in request.headers):
         raise BlobError("UnsupportedHeader")
 

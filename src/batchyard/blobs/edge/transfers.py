@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from batchyard.blobs.base import BlobError, BlobReader, Upload
@@ -58,6 +58,23 @@ def check_md5(request: Request, actual: bytes, *names: str) -> None:
 def md5_text(digest: bytes) -> str:
     """Base64 of an MD5."""
     return base64.b64encode(digest).decode()
+
+
+def with_metadata(response: Response, metadata: Mapping[str, str]) -> Response:
+    """The answer with metadata headers, whose names keep their case, unlike those of all other headers."""
+    names = ((_AsWritten(f"x-ms-meta-{name}".encode("latin-1")), value) for name, value in metadata.items())
+    response.raw_headers.extend((name, value.encode("latin-1")) for name, value in names)
+    return response
+
+
+class _AsWritten(bytes):
+    """The name of a header that uvicorn does not turn into lower case."""
+
+    __slots__ = ()
+
+    def lower(self) -> _AsWritten:
+        """The same."""
+        return self
 
 
 class BlobResponse(StreamingResponse):

@@ -1,19 +1,19 @@
-"""Operations that bring content in: Put Blob, Put Block, Put Block List, Append Block, Copy Blob."""
+"""Operations that bring content in: Put Blob, Put Block, Put Block List, Append Block."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
-from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from batchyard.blobs.base import Blob, BlobDraft, BlobError, BlobKind, BlobRef, BlobStore, Conditions
-from batchyard.blobs.edge import documents, transfers
+from batchyard.blobs.base import Blob, BlobDraft, BlobError, BlobKind, BlobStore, Conditions, Extras
+from batchyard.blobs.edge import copy_operations, documents, transfers
 from batchyard.blobs.edge.blob_operations import content_headers, tag_headers
-from batchyard.blobs.edge.grants import Grant, Scope
-from batchyard.blobs.edge.request import Request, names_of
+from batchyard.blobs.edge.grants import Grant
+from batchyard.blobs.edge.mark_operations import checked_tier
+from batchyard.blobs.edge.request import Request
+from batchyard.blobs.tags import from_header
 
 _MIB = 1024 * 1024
 MOST_BLOB_BYTES = 5000 * _MIB
@@ -25,27 +25,30 @@ _PLAIN = ("content-type", "content-encoding", "content-language", "cache-control
 
 
 async def put(store: BlobStore, request: Request, grant: Grant) -> Response:
-    """Put Blob (block or append blob), or Copy Blob when there is a copy source."""
+    """Put Blob (block or append blob), or Copy Blob or Put Blob From URL when there is a copy source."""
     if "x-ms-copy-source" in request.headers:
-        return await _copy(store, request, grant)
+        return await copy_operations.copy(store, request, grant)
     kind = _kind(request)
     length = request.body_length(MOST_BLOB_BYTES)
     if kind is BlobKind.APPEND and length:
         raise BlobError("InvalidHeaderValue", "An append blob is created empty.")
     headers = content_headers(request, {name: request.headers.get(name) for name in _PLAIN})
-    draft = BlobDraft(kind, headers, request.metadata())
+    draft = BlobDraft(kind, headers, request.metadata(), _extras(request, kind))
     upload = await run_in_threadpool(store.put, request.blob_ref, draft, _conditions(request, grant))
     blob = await transfers.take_in(request, upload, length, "content-md5", "x-ms-blob-content-md5")
     return _created(blob, transfers.md5_text(upload.md5()) if kind is BlobKind.BLOCK else None)
 
 
 async def put_block(store: BlobStore, request: Request, grant: Grant) -> Response:
-    """Put Block."""
+    """Put Block, or Put Block From URL when there is a copy source."""
+    if "x-ms-copy-source" in request.headers:
+        return await copy_operations.put_block_from_url(store, request, grant)
     block_id = documents.checked_block_id(_parameter(request, "blockid"))
     length = request.body_length(MOST_BLOCK_BYTES)
     if not length:
         raise BlobError("InvalidHeaderValue", "A block may not be empty.")
-    upload = await run_in_threadpool(store.stage, request.blob_ref, block_id)
+    conditions = Conditions(lease_id=request.lease_id("x-ms-lease-id"), now_us=request.now_us)
+    upload = await run_in_threadpool(store.stage, request.blob_ref, block_id, conditions)
     await transfers.take_in(request, upload, length, "content-md5")
     return Response(status_code=201, headers={"content-md5": transfers.md5_text(upload.md5()), "x-ms-request-server-encrypted": "false"})
 
@@ -55,13 +58,15 @@ async def put_block_list(store: BlobStore, request: Request, grant: Grant) -> Re
     text = await transfers.body(request, MOST_BLOCK_LIST_BYTES)
     transfers.check_md5(request, hashlib.md5(text, usedforsecurity=False).digest(), "content-md5")
     blocks = await run_in_threadpool(documents.parse_block_list, text)
-    draft = BlobDraft(BlobKind.BLOCK, content_headers(request), request.metadata())
+    draft = BlobDraft(BlobKind.BLOCK, content_headers(request), request.metadata(), _extras(request, BlobKind.BLOCK))
     blob = await run_in_threadpool(store.commit_blocks, request.blob_ref, blocks, draft, _conditions(request, grant), request.now_us)
     return _created(blob, None)
 
 
 async def append_block(store: BlobStore, request: Request, grant: Grant) -> Response:
-    """Append Block."""
+    """Append Block, or Append Block From URL when there is a copy source."""
+    if "x-ms-copy-source" in request.headers:
+        return await copy_operations.append_block_from_url(store, request, grant)
     length = request.body_length(MOST_APPEND_BYTES)
     if not length:
         raise BlobError("InvalidHeaderValue", "A block may not be empty.")
@@ -75,37 +80,17 @@ async def append_block(store: BlobStore, request: Request, grant: Grant) -> Resp
     return response
 
 
-async def _copy(store: BlobStore, request: Request, grant: Grant) -> Response:
-    """Copy Blob inside one account, done before the answer."""
-    source = _copy_source(request, grant)
-    metadata = request.metadata() or None
-    blob = await run_in_threadpool(store.copy, source, request.blob_ref, metadata, _conditions(request, grant), request.now_us)
-    headers = {**tag_headers(blob), "x-ms-copy-id": blob.etag.removeprefix("0x").lower(), "x-ms-copy-status": "success"}
-    return Response(status_code=202, headers=headers)
-
-
-def _copy_source(request: Request, grant: Grant) -> BlobRef:
-    """The source's address; only the account's own blobs, and only for a caller who may read them all."""
-    if any(name.startswith("x-ms-source-") for name in request.headers) or "x-ms-requires-sync" in request.headers:
-        raise BlobError("UnsupportedHeader")
-    try:
-        url = urlsplit(request.headers["x-ms-copy-source"])
-    except ValueError:
-        raise BlobError("InvalidHeaderValue", "The value for x-ms-copy-source is not a URL.") from None
-    if "snapshot=" in url.query or "versionid=" in url.query:
-        raise BlobError("UnsupportedHeader")
-    account, container, name = names_of(url.path)
-    if url.netloc != request.headers.get("host") or account != request.account or container is None or name is None:
-        raise BlobError("UnsupportedHeader", "Only blobs of the same storage account can be copied.")
-    same_container = grant.scope is Scope.CONTAINER and container == request.container
-    if (grant.scope not in (Scope.KEY, Scope.ACCOUNT) and not same_container) or not grant.allows("r"):
-        raise BlobError("CannotVerifyCopySource")
-    return replace(request, container=container, blob=name).blob_ref
-
-
 def _conditions(request: Request, grant: Grant) -> Conditions:
     """Conditions; who holds only the permission to create may not overwrite."""
     return request.conditions(may_overwrite=grant.allows("w"))
+
+
+def _extras(request: Request, kind: BlobKind) -> Extras:
+    tier = request.headers.get("x-ms-access-tier")
+    if tier is not None and kind is not BlobKind.BLOCK:
+        raise BlobError("InvalidHeaderValue", "Only block blobs have a tier.")
+    found = from_header(request.headers.get("x-ms-tags"))
+    return Extras(tags=found, tier=checked_tier(tier) if tier is not None else None, tier_changed_us=request.now_us if tier else None)
 
 
 def _kind(request: Request) -> BlobKind:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
+from batchyard.blobs.store import schema
 from batchyard.disk import sqlite
 
 log = logging.getLogger(__name__)
@@ -23,31 +24,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _BATCH = 256
-
-# Overwriting a blob makes a new row, so that `segments` of the old and the new content never mix; AUTOINCREMENT never reuses an id.
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS containers (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, name TEXT, etag TEXT NOT NULL, modified INTEGER NOT NULL,
-    metadata TEXT NOT NULL, policies TEXT NOT NULL, UNIQUE (account, name));
-CREATE TABLE IF NOT EXISTS blobs (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, container INTEGER NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL, length INTEGER NOT NULL,
-    etag TEXT NOT NULL, modified INTEGER NOT NULL, created INTEGER NOT NULL, headers TEXT NOT NULL, metadata TEXT NOT NULL,
-    block_count INTEGER NOT NULL, UNIQUE (container, name));
-CREATE TABLE IF NOT EXISTS segments (
-    blob INTEGER NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL, block TEXT, file TEXT, bytes BLOB, UNIQUE (blob, start));
-CREATE TABLE IF NOT EXISTS staged (
-    container INTEGER NOT NULL, name TEXT NOT NULL, block TEXT NOT NULL, length INTEGER NOT NULL, modified INTEGER NOT NULL,
-    file TEXT NOT NULL, UNIQUE (container, name, block));
-CREATE INDEX IF NOT EXISTS segments_file ON segments (file) WHERE file IS NOT NULL;
-CREATE INDEX IF NOT EXISTS staged_file ON staged (file);
-CREATE INDEX IF NOT EXISTS staged_modified ON staged (modified);
-CREATE INDEX IF NOT EXISTS containers_deleted ON containers (id) WHERE name IS NULL;
-"""
-
-
-def build(connection: sqlite3.Connection, _version: int = 0) -> None:
-    """Make what is missing of the catalogue's tables, which are the same in all releases."""
-    connection.executescript(_SCHEMA)
 
 
 class _Unit(Generic[T]):
@@ -127,7 +103,7 @@ class Catalogue:
             connection.execute("PRAGMA synchronous = FULL")
             if new:
                 _let_shrink(connection, self._path)
-                build(connection)
+                schema.build(connection)
             connection.execute("PRAGMA temp_store = memory")
         except BaseException:
             sqlite.close(connection)

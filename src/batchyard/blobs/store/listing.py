@@ -5,10 +5,12 @@ Names are ordered by code point, in SQLite (BINARY collation of UTF-8) as in Pyt
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Generator
 from contextlib import closing
 
 from batchyard.blobs.base import Blob, BlobPage, ListQuery
+from batchyard.blobs.store import rows
 
 # Names in order, from the first argument up to (not including) the second, None meaning no end.
 Scan = Callable[[str, str | None], Generator[Blob, None, None]]
@@ -32,9 +34,15 @@ def page(query: ListQuery, scan: Scan) -> BlobPage:
     with closing(_entries(query, scan)) as found:
         for entry in found:
             if len(entries) == query.limit:
-                return BlobPage(entries, entry if isinstance(entry, str) else entry.name)
+                return BlobPage(entries, entry if isinstance(entry, str) else rows.place_of(entry, snapshots=query.snapshots))
             entries.append(entry)
     return BlobPage(entries)
+
+
+def merged(one: Generator[Blob, None, None], other: Generator[Blob, None, None]) -> Generator[Blob, None, None]:
+    """The blobs of both in the order of their names."""
+    with closing(one), closing(other):
+        yield from heapq.merge(one, other, key=lambda blob: blob.name)
 
 
 def _entries(query: ListQuery, scan: Scan) -> Generator[Blob | str, None, None]:

@@ -11,43 +11,45 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from batchyard.blobs.base import (
-    AccessPolicy,
+    ALWAYS,
+    ARCHIVE,
     Blob,
     BlobDraft,
     BlobError,
     BlobKind,
-    BlobPage,
     BlobRef,
     Block,
     BlockSource,
     Conditions,
-    Container,
-    ContainerPage,
-    ContainerRef,
     ContentHeaders,
-    ListQuery,
+    CopyDraft,
 )
-from batchyard.blobs.conditions import check_read, check_write
-from batchyard.blobs.store import listing, rows
+from batchyard.blobs.conditions import check_change, check_read, check_write
+from batchyard.blobs.errors import of_source
+from batchyard.blobs.leases import check_named
+from batchyard.blobs.store import rows
 from batchyard.blobs.store.catalogue import Catalogue
+from batchyard.blobs.store.containers import Containers
 from batchyard.blobs.store.files import DataFiles, sync_directory
+from batchyard.blobs.store.marks import Marks, as_copied
 from batchyard.blobs.store.readers import LocalReader, Part
 from batchyard.blobs.store.uploads import AppendUpload, PutUpload, StageUpload
+from batchyard.model import times
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-_PURGE_BATCH = 1000
 _CHECK_BATCH = 1000
 _MOST_LOGGED = 100
 
 
-class LocalBlobStore:
+class LocalBlobStore(Containers, Marks):
     """BlobStore over a directory on a local disk."""
 
     def __init__(self, directory: Path) -> None:
@@ -71,68 +73,10 @@ class LocalBlobStore:
         self._catalogue.close()
         os.close(self._lock)
 
-    # containers
-
-    def create_container(self, ref: ContainerRef, metadata: Mapping[str, str], now_us: int) -> Container:
-        """Add an empty container."""
-
-        def work(tx: sqlite3.Connection) -> Container:
-            try:
-                tx.execute(
-                    "INSERT INTO containers (account, name, etag, modified, metadata, policies) VALUES (?, ?, ?, ?, ?, '{}')",
-                    (ref.account, ref.container, rows.new_etag(), now_us, rows.json_text(metadata)),
-                )
-            except sqlite3.IntegrityError:
-                raise BlobError("ContainerAlreadyExists") from None
-            return rows.as_container(rows.container_row(tx, ref))
-
-        return self._catalogue.write(work)
-
-    def container(self, ref: ContainerRef) -> Container:
-        """Properties of a container."""
-        with self._catalogue.reading() as tx:
-            return rows.as_container(rows.container_row(tx, ref))
-
-    def set_container_metadata(self, ref: ContainerRef, metadata: Mapping[str, str], conditions: Conditions, now_us: int) -> Container:
-        """Replace the metadata."""
-        return self._change_container(ref, "metadata", rows.json_text(metadata), conditions, now_us)
-
-    def set_policies(self, ref: ContainerRef, policies: Mapping[str, AccessPolicy], conditions: Conditions, now_us: int) -> Container:
-        """Replace the stored access policies."""
-        return self._change_container(ref, "policies", rows.json_text(policies), conditions, now_us)
-
-    def delete_container(self, ref: ContainerRef, conditions: Conditions) -> None:
-        """Remove a container: at once for everybody, then its blobs in batches."""
-
-        def work(tx: sqlite3.Connection) -> int:
-            row = rows.container_row(tx, ref)
-            check_write(conditions, rows.version_of(row))
-            tx.execute("UPDATE containers SET name = NULL WHERE id = ?", (row["id"],))
-            return int(row["id"])
-
-        self._purge(self._catalogue.write(work))
-
-    def list_containers(self, account: str, query: ListQuery) -> ContainerPage:
-        """One page of containers; the delimiter is not used."""
-        end = listing.after_prefix(query.prefix)
-        with self._catalogue.reading() as tx:
-            found = tx.execute(
-                "SELECT * FROM containers WHERE account = ? AND name >= ? AND (? IS NULL OR name < ?) ORDER BY name LIMIT ?",
-                (account, max(query.start, query.prefix), end, end, query.limit + 1),
-            ).fetchall()
-        entries = [rows.as_container(row) for row in found]
-        return ContainerPage(entries[: query.limit], entries[query.limit].name if len(entries) > query.limit else None)
-
-    def list_blobs(self, ref: ContainerRef, query: ListQuery) -> BlobPage:
-        """One page of blobs and common prefixes."""
-        with self._catalogue.reading() as tx:
-            container = rows.container_row(tx, ref)["id"]
-            return listing.page(query, lambda start, end: rows.scan_blobs(tx, container, start, end))
-
     # reading blobs
 
     def blob(self, ref: BlobRef) -> Blob:
-        """Properties of a blob."""
+        """Properties of a blob or a snapshot."""
         with self._catalogue.reading() as tx:
             return rows.as_blob(rows.blob_row(tx, ref))
 
@@ -141,7 +85,9 @@ class LocalBlobStore:
         with self._files.lock, self._catalogue.reading() as tx:
             row = rows.blob_row(tx, ref)
             blob = rows.as_blob(row)
-            check_read(conditions, blob.etag, blob.modified_us)
+            check_read(conditions, rows.version(row))
+            if blob.extras.tier == ARCHIVE:
+                raise BlobError("BlobArchived")
             if begin and begin >= blob.length:
                 raise BlobError("InvalidRange", headers={"content-range": f"bytes */{blob.length}"})
             stop = blob.length if end is None else min(end, blob.length)
@@ -178,10 +124,10 @@ class LocalBlobStore:
             check_write(conditions, rows.version_of(rows.find_blob(tx, container, ref.name)))
         return PutUpload(self._catalogue, self._files, ref, draft, conditions)
 
-    def stage(self, ref: BlobRef, block_id: str) -> StageUpload:
-        """Begin an uncommitted block."""
+    def stage(self, ref: BlobRef, block_id: str, conditions: Conditions = ALWAYS) -> StageUpload:
+        """Begin an uncommitted block; of the conditions only the lease counts."""
         self.container(ref.parent)
-        return StageUpload(self._catalogue, self._files, ref, block_id)
+        return StageUpload(self._catalogue, self._files, ref, block_id, conditions)
 
     def append(self, ref: BlobRef, conditions: Conditions, position: int | None, max_size: int | None) -> AppendUpload:
         """Begin a block at the end of an append blob."""
@@ -200,8 +146,7 @@ class LocalBlobStore:
             if old is not None and old["kind"] != BlobKind.BLOCK:
                 raise BlobError("InvalidBlobType")
             chosen = rows.chosen_blocks(tx, container, ref.name, old["id"] if old is not None else None, blocks)
-            gone = rows.drop_staged(tx, container, ref.name) + (rows.drop_version(tx, old["id"]) if old is not None else [])
-            blob = rows.insert_blob(tx, container, ref.name, draft, sum(length for _, length, _ in chosen), now_us)
+            blob, gone = rows.replace_blob(tx, ref, draft, sum(length for _, length, _ in chosen), conditions, now_us)
             start = 0
             for block, length, file in chosen:
                 rows.insert_segment(tx, blob, start, length, file, None, block)
@@ -210,36 +155,76 @@ class LocalBlobStore:
 
         return self._and_give_up(work)
 
-    def copy(self, source: BlobRef, ref: BlobRef, metadata: Mapping[str, str] | None, conditions: Conditions, now_us: int) -> Blob:
-        """Make `ref` the same as `source`, sharing the bytes on disk. Raises CannotVerifyCopySource when there is no source."""
-        kept, parts = self._linked(source)
-        draft = BlobDraft(kept.kind, kept.headers, kept.metadata if metadata is None else metadata)
+    def copy(self, source: BlobRef, ref: BlobRef, draft: CopyDraft, given: tuple[Conditions, Conditions], now_us: int) -> Blob:
+        """Make `ref` the same as `source`, sharing the bytes on disk; `given` are the conditions of the source and of `ref`.
+
+        Raises CannotVerifyCopySource when there is no source.
+        """
+        of_source, conditions = given
+        kept, parts = self._linked(source, of_source)
+        made = as_copied(kept, draft, now_us)
 
         def work(tx: sqlite3.Connection) -> tuple[Blob, list[str]]:
-            container = rows.container_row(tx, ref.parent)["id"]
-            old = rows.find_blob(tx, container, ref.name)
-            check_write(conditions, rows.version_of(old))
-            gone = rows.drop_staged(tx, container, ref.name) + (rows.drop_version(tx, old["id"]) if old is not None else [])
-            blob = rows.insert_blob(tx, container, ref.name, draft, kept.length, now_us)
-            for part, file in parts:
-                rows.insert_segment(tx, blob, part.start, part.length, file, part.inline, part.block)
+            blob, gone = rows.replace_blob(tx, ref, made, kept.length, conditions, now_us)
+            self._insert(tx, blob, parts)
             tx.execute("UPDATE blobs SET block_count = ? WHERE id = ?", (kept.block_count, blob))
             return rows.as_blob(rows.blob_row(tx, ref)), gone
 
+        return self._with_links(parts, lambda: self._and_give_up(work))
+
+    def snapshot(self, ref: BlobRef, metadata: Mapping[str, str] | None, conditions: Conditions, now_us: int) -> Blob:
+        """Keep what a blob is now under a time; raises unless it is still that when its parts have a second name."""
+        kept, parts = self._linked(ref, Conditions())
+
+        def work(tx: sqlite3.Connection) -> Blob:
+            row = rows.blob_row(tx, ref)
+            check_change(conditions, rows.version(row))
+            check_named(rows.extras_of(row).lease, conditions.lease_id, now_us, "Blob")
+            if row["etag"] != kept.etag:
+                raise BlobError("ConditionNotMet", "The blob changed while its snapshot was taken.")
+            made = BlobDraft(kept.kind, kept.headers, metadata or kept.metadata, replace(kept.extras, lease=None))
+            taken = [found["snapshot"] for found in rows.snapshots_of(tx, row["container"], ref.name)]
+            moment = times.iso_ticks(now_us)
+            number = 0
+            while moment in taken:
+                number += 1
+                moment = times.iso_ticks(now_us, number)
+            blob = rows.insert_blob(
+                tx,
+                row["container"],
+                ref.name,
+                made,
+                kept.length,
+                kept.modified_us,
+                created_us=kept.created_us,
+                snapshot=moment,
+                etag=kept.etag,
+            )
+            self._insert(tx, blob, parts)
+            tx.execute("UPDATE blobs SET block_count = ? WHERE id = ?", (kept.block_count, blob))
+            return rows.as_blob(rows.blob_row(tx, replace(ref, snapshot=moment)))
+
+        return self._with_links(parts, lambda: self._catalogue.write(work))
+
+    @staticmethod
+    def _insert(tx: sqlite3.Connection, blob: int, parts: Sequence[tuple[Part, str | None]]) -> None:
+        for part, file in parts:
+            rows.insert_segment(tx, blob, part.start, part.length, file, part.inline, part.block)
+
+    def _with_links(self, parts: Sequence[tuple[Part, str | None]], work: Callable[[], T]) -> T:
+        """Run what makes use of second names of data files; they go when it fails."""
         try:
-            return self._and_give_up(work)
+            return work()
         except (BlobError, OSError):
             self._files.give_up(file for _, file in parts if file is not None)
             raise
 
-    def _linked(self, source: BlobRef) -> tuple[Blob, list[tuple[Part, str | None]]]:
+    def _linked(self, source: BlobRef, conditions: Conditions) -> tuple[Blob, list[tuple[Part, str | None]]]:
         """A blob and its parts, each with a second name for its data file; all of one version."""
         try:
-            reader = self.read(source, Conditions(), 0, None)
+            reader = self.read(source, conditions, 0, None)
         except BlobError as error:
-            if error.status != 404:
-                raise
-            raise BlobError("CannotVerifyCopySource") from error
+            raise of_source(error) from error
         parts: list[tuple[Part, str | None]] = []
         try:
             for part in reader.parts:
@@ -259,13 +244,21 @@ class LocalBlobStore:
         """Replace the metadata."""
         return self._change_blob(ref, "metadata", rows.json_text(metadata), conditions, now_us)
 
-    def delete_blob(self, ref: BlobRef, conditions: Conditions) -> None:
-        """Remove a blob and its uncommitted blocks."""
+    def delete_blob(self, ref: BlobRef, conditions: Conditions, snapshots: str | None = None) -> None:
+        """Remove a blob and its uncommitted blocks, or one snapshot. `snapshots`: "include" or "only"; without, there may be none."""
 
         def work(tx: sqlite3.Connection) -> tuple[None, list[str]]:
             row = rows.blob_row(tx, ref)
-            check_write(conditions, rows.version_of(row))
-            return None, rows.drop_version(tx, row["id"]) + rows.drop_staged(tx, row["container"], ref.name)
+            check_write(conditions, rows.version(row))
+            if ref.snapshot is not None:
+                return None, rows.drop_version(tx, row["id"])
+            taken = rows.snapshots_of(tx, row["container"], ref.name)
+            if taken and snapshots is None:
+                raise BlobError("SnapshotsPresent")
+            gone = [file for found in taken for file in rows.drop_version(tx, found["id"])]
+            if snapshots != "only":
+                gone += rows.drop_version(tx, row["id"]) + rows.drop_staged(tx, row["container"], ref.name)
+            return None, gone
 
         self._and_give_up(work)
 
@@ -276,6 +269,18 @@ class LocalBlobStore:
             gone = [row["file"] for row in tx.execute("SELECT file FROM staged WHERE modified < ?", (before_us,))]
             tx.execute("DELETE FROM staged WHERE modified < ?", (before_us,))
             return len(gone), gone
+
+        return self._and_give_up(work)
+
+    def purge(self, limit: int) -> bool:
+        """Remove up to `limit` blobs of deleted containers for good; whether there may be more."""
+
+        def work(tx: sqlite3.Connection) -> tuple[bool, list[str]]:
+            row = tx.execute("SELECT id FROM containers WHERE name IS NULL ORDER BY id LIMIT 1").fetchone()
+            if row is None:
+                return False, []
+            files, _ = rows.purge_some(tx, row["id"], limit)
+            return True, files
 
         return self._and_give_up(work)
 
@@ -293,34 +298,13 @@ class LocalBlobStore:
     def _change_blob(self, ref: BlobRef, column: str, value: str, conditions: Conditions, now_us: int) -> Blob:
         def work(tx: sqlite3.Connection) -> Blob:
             row = rows.blob_row(tx, ref)
-            check_write(conditions, rows.version_of(row))
+            check_write(conditions, rows.version(row))
             return rows.touch_blob(tx, row, now_us, **{column: value})
 
         return self._catalogue.write(work)
 
-    def _change_container(self, ref: ContainerRef, column: str, value: str, conditions: Conditions, now_us: int) -> Container:
-        def work(tx: sqlite3.Connection) -> Container:
-            row = rows.container_row(tx, ref)
-            check_write(conditions, rows.version_of(row))
-            tx.execute(
-                f"UPDATE containers SET {column} = ?, etag = ?, modified = ? WHERE id = ?", (value, rows.new_etag(), now_us, row["id"])
-            )
-            return rows.as_container(rows.container_row(tx, ref))
-
-        return self._catalogue.write(work)
-
-    def _purge(self, container: int) -> None:
-        finished = False
-        while not finished:
-            files, finished = self._catalogue.write(lambda tx: rows.purge_some(tx, container, _PURGE_BATCH))
-            self._files.give_up(files)
-
     def _recover(self) -> None:
-        """Finish what a crash interrupted."""
-        with self._catalogue.reading() as tx:
-            deleted = [row["id"] for row in tx.execute("SELECT id FROM containers WHERE name IS NULL")]
-        for container in deleted:
-            self._purge(container)
+        """Remove the data files that a crash left behind; containers on their way out are `purge`'s."""
         self._files.sweep(self._known_files)
 
     def check(self) -> int:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 
 import msgspec
 
 from batchyard.blobs.base import (
+    NO_EXTRAS,
     AccessPolicy,
     Blob,
     BlobDraft,
@@ -19,14 +22,23 @@ from batchyard.blobs.base import (
     Container,
     ContainerRef,
     ContentHeaders,
+    Extras,
+    Lease,
 )
+from batchyard.blobs.conditions import Conditions, Version, check_write
+from batchyard.blobs.leases import kept
+from batchyard.blobs.store.schema import CURRENT
 
 MAX_STAGED_BLOCKS = 100_000
 
-_BLOB_COLUMNS = "id, container, name, kind, length, etag, modified, created, headers, metadata, block_count"
+_BLOB_COLUMNS = "id, container, name, snapshot, kind, length, etag, modified, created, headers, metadata, block_count, extras"
+SEAM = "\0"
+"""Between a name and a snapshot, in what starts a page of a listing with snapshots; no name holds it."""
 _metadata = msgspec.json.Decoder(dict[str, str])
 _policies = msgspec.json.Decoder(dict[str, AccessPolicy])
 _headers = msgspec.json.Decoder(ContentHeaders)
+_extras = msgspec.json.Decoder(Extras)
+_lease = msgspec.json.Decoder(Lease)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -42,7 +54,8 @@ def new_etag() -> str:
 
 def as_container(row: sqlite3.Row) -> Container:
     """Container of its row."""
-    return Container(row["name"], row["etag"], row["modified"], _metadata.decode(row["metadata"]), _policies.decode(row["policies"]))
+    metadata, policies = _metadata.decode(row["metadata"]), _policies.decode(row["policies"])
+    return Container(row["name"], row["etag"], row["modified"], metadata, policies, _lease.decode(row["lease"]) if row["lease"] else None)
 
 
 def as_blob(row: sqlite3.Row) -> Blob:
@@ -57,7 +70,18 @@ def as_blob(row: sqlite3.Row) -> Blob:
         _headers.decode(row["headers"]),
         _metadata.decode(row["metadata"]),
         row["block_count"],
+        extras_of(row),
+        None if row["snapshot"] == CURRENT else row["snapshot"],
     )
+
+
+def extras_of(row: sqlite3.Row) -> Extras:
+    """What few blobs have, of the blob of a row."""
+    return _extras.decode(row["extras"]) if row["extras"] else NO_EXTRAS
+
+
+def _extras_text(extras: Extras) -> str | None:
+    return None if extras == NO_EXTRAS else json_text(extras)
 
 
 def container_row(tx: sqlite3.Connection, ref: ContainerRef) -> sqlite3.Row:
@@ -69,34 +93,73 @@ def container_row(tx: sqlite3.Connection, ref: ContainerRef) -> sqlite3.Row:
     return found
 
 
-def find_blob(tx: sqlite3.Connection, container: int, name: str) -> sqlite3.Row | None:
-    """Row of a committed blob, None when there is none."""
+def find_blob(tx: sqlite3.Connection, container: int, name: str, snapshot: str | None = None) -> sqlite3.Row | None:
+    """Row of a committed blob or of one of its snapshots, None when there is none."""
     row: sqlite3.Row | None = tx.execute(
-        f"SELECT {_BLOB_COLUMNS} FROM blobs WHERE container = ? AND name = ?", (container, name)
+        f"SELECT {_BLOB_COLUMNS} FROM blobs WHERE container = ? AND name = ? AND snapshot = ?", (container, name, snapshot or CURRENT)
     ).fetchone()
     return row
 
 
 def blob_row(tx: sqlite3.Connection, ref: BlobRef) -> sqlite3.Row:
     """Row of a committed blob; raises ContainerNotFound or BlobNotFound."""
-    row = find_blob(tx, container_row(tx, ref.parent)["id"], ref.name)
+    row = find_blob(tx, container_row(tx, ref.parent)["id"], ref.name, ref.snapshot)
     if row is None:
         raise BlobError("BlobNotFound")
     return row
 
 
-def version_of(row: sqlite3.Row | None) -> tuple[str, int] | None:
+def version_of(row: sqlite3.Row | None) -> Version | None:
     """What conditions are checked against."""
-    return None if row is None else (row["etag"], row["modified"])
+    return None if row is None else version(row)
 
 
-def scan_blobs(tx: sqlite3.Connection, container: int, start: str, end: str | None) -> Generator[Blob, None, None]:
-    """Blobs in name order from `start` up to (not including) `end`."""
-    upper, values = ("AND name < ?", [container, start, end]) if end is not None else ("", [container, start])
-    cursor = tx.execute(f"SELECT {_BLOB_COLUMNS} FROM blobs WHERE container = ? AND name >= ? {upper} ORDER BY name", values)
+def version(row: sqlite3.Row) -> Version:
+    """What conditions are checked against, of a blob that there is."""
+    extras = extras_of(row)
+    return Version(row["etag"], row["modified"], extras.lease, extras.tags)
+
+
+def container_version(row: sqlite3.Row) -> Version:
+    """What conditions are checked against, of a container."""
+    return Version(row["etag"], row["modified"], _lease.decode(row["lease"]) if row["lease"] else None, what="Container")
+
+
+def scan_blobs(
+    tx: sqlite3.Connection, container: int, start: str, end: str | None, *, snapshots: bool = False
+) -> Generator[Blob, None, None]:
+    """Blobs in name order from `start` up to (not including) `end`; each behind its snapshots, when those are wanted."""
+    name, _, snapshot = start.partition(SEAM)
+    upper, values = ("AND name < ?", [end]) if end is not None else ("", [])
+    if snapshots:
+        sql, first = "(name, snapshot) >= (?, ?)", [name, snapshot]
+    else:
+        sql, first = f"name >= ? AND snapshot = '{CURRENT}'", [name]
+    where = f"container = ? AND {sql} {upper} ORDER BY name, snapshot"
+    cursor = tx.execute(f"SELECT {_BLOB_COLUMNS} FROM blobs WHERE {where}", [container, *first, *values])
     try:
         for row in cursor:
             yield as_blob(row)
+    finally:
+        cursor.close()
+
+
+def place_of(blob: Blob, *, snapshots: bool) -> str:
+    """Where a listing starts that goes on with this blob."""
+    return f"{blob.name}{SEAM}{blob.snapshot or CURRENT}" if snapshots else blob.name
+
+
+def scan_uncommitted(tx: sqlite3.Connection, container: int, start: str, end: str | None) -> Generator[Blob, None, None]:
+    """Names that have uncommitted blocks and no blob, in order, as blobs without content."""
+    upper, values = ("AND name < ?", [end]) if end is not None else ("", [])
+    cursor = tx.execute(
+        f"SELECT name, MAX(modified) AS modified FROM staged WHERE container = ? AND name >= ? {upper} AND NOT EXISTS (SELECT 1 FROM blobs"
+        f" WHERE container = staged.container AND name = staged.name AND snapshot = '{CURRENT}') GROUP BY name ORDER BY name",
+        [container, start.partition(SEAM)[0], *values],
+    )
+    try:
+        for row in cursor:
+            yield Blob(row["name"], BlobKind.BLOCK, 0, "", row["modified"], row["modified"], ContentHeaders(), {})
     finally:
         cursor.close()
 
@@ -120,15 +183,56 @@ def incomplete(tx: sqlite3.Connection, after: int, limit: int) -> tuple[list[tup
     return hurt, found[-1]["id"] if len(found) == limit else None
 
 
-def insert_blob(tx: sqlite3.Connection, container: int, name: str, draft: BlobDraft, length: int, now_us: int) -> int:
+def insert_blob(
+    tx: sqlite3.Connection,
+    container: int,
+    name: str,
+    draft: BlobDraft,
+    length: int,
+    now_us: int,
+    *,
+    created_us: int | None = None,
+    snapshot: str = CURRENT,
+    etag: str | None = None,
+) -> int:
     """Add the row of a new version and return its id."""
     cursor = tx.execute(
-        "INSERT INTO blobs (container, name, kind, length, etag, modified, created, headers, metadata, block_count)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
-        (container, name, draft.kind, length, new_etag(), now_us, now_us, json_text(draft.headers), json_text(draft.metadata)),
+        "INSERT INTO blobs (container, name, snapshot, kind, length, etag, modified, created, headers, metadata, block_count, extras)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
+        (
+            container,
+            name,
+            snapshot,
+            draft.kind,
+            length,
+            etag or new_etag(),
+            now_us,
+            now_us if created_us is None else created_us,
+            json_text(draft.headers),
+            json_text(draft.metadata),
+            _extras_text(draft.extras),
+        ),
     )
     assert cursor.lastrowid is not None
+    _write_tags(tx, container, cursor.lastrowid, draft.extras.tags)
     return cursor.lastrowid
+
+
+def replace_blob(
+    tx: sqlite3.Connection, ref: BlobRef, draft: BlobDraft, length: int, conditions: Conditions, now_us: int
+) -> tuple[int, list[str]]:
+    """The id of a new version in place of the one that there is, if any, and the data files that nobody needs any more.
+
+    Raises unless the conditions hold. A lease outlives what it is on.
+    """
+    container = container_row(tx, ref.parent)["id"]
+    old = find_blob(tx, container, ref.name)
+    check_write(conditions, version_of(old))
+    gone = drop_staged(tx, container, ref.name)
+    if old is not None:
+        draft = replace(draft, extras=replace(draft.extras, lease=kept(extras_of(old).lease, now_us)))
+        gone += drop_version(tx, old["id"])
+    return insert_blob(tx, container, ref.name, draft, length, now_us), gone
 
 
 def insert_segment(
@@ -143,6 +247,7 @@ def drop_version(tx: sqlite3.Connection, blob: int) -> list[str]:
     """Remove a version and return the names of its data files, which the caller gives up after the commit."""
     files = _files(tx.execute("SELECT file FROM segments WHERE blob = ? AND file IS NOT NULL", (blob,)))
     tx.execute("DELETE FROM segments WHERE blob = ?", (blob,))
+    tx.execute("DELETE FROM tags WHERE blob = ?", (blob,))
     tx.execute("DELETE FROM blobs WHERE id = ?", (blob,))
     return files
 
@@ -206,11 +311,56 @@ def chosen_blocks(
 
 def touch_blob(tx: sqlite3.Connection, row: sqlite3.Row, now_us: int, **columns: str | int) -> Blob:
     """Change columns of a blob together with its tag and time."""
-    values = {"etag": new_etag(), "modified": now_us, **columns}
+    extras = extras_of(row)
+    if kept(extras.lease, now_us) is not extras.lease:
+        write_extras(tx, row, replace(extras, lease=None))
+    return _change(tx, row, {"etag": new_etag(), "modified": now_us, **columns})
+
+
+def write_extras(tx: sqlite3.Connection, row: sqlite3.Row, extras: Extras) -> Blob:
+    """Change what few blobs have, which is no new version of the blob."""
+    if extras.tags != extras_of(row).tags:
+        tx.execute("DELETE FROM tags WHERE blob = ?", (row["id"],))
+        _write_tags(tx, row["container"], row["id"], extras.tags)
+    return _change(tx, row, {"extras": _extras_text(extras)})
+
+
+def _change(tx: sqlite3.Connection, row: sqlite3.Row, values: Mapping[str, str | int | None]) -> Blob:
     tx.execute(f"UPDATE blobs SET {', '.join(f'{name} = :{name}' for name in values)} WHERE id = :id", {**values, "id": row["id"]})
-    changed = find_blob(tx, row["container"], row["name"])
+    changed = find_blob(tx, row["container"], row["name"], row["snapshot"])
     assert changed is not None
     return as_blob(changed)
+
+
+def _write_tags(tx: sqlite3.Connection, container: int, blob: int, tags: Mapping[str, str]) -> None:
+    if tags:
+        rows = [(container, blob, key, value) for key, value in tags.items()]
+        tx.executemany("INSERT INTO tags (container, blob, key, value) VALUES (?, ?, ?, ?)", rows)
+
+
+def snapshots_of(tx: sqlite3.Connection, container: int, name: str) -> list[sqlite3.Row]:
+    """Rows of a blob's snapshots, the oldest first."""
+    sql = f"SELECT {_BLOB_COLUMNS} FROM blobs WHERE container = ? AND name = ? AND snapshot <> '{CURRENT}' ORDER BY snapshot"
+    return tx.execute(sql, (container, name)).fetchall()
+
+
+def scan_tagged(
+    tx: sqlite3.Connection, account: str, container: str | None, after: tuple[str, str]
+) -> Generator[tuple[str, Blob], None, None]:
+    """Blobs that have tags, with their containers' names, ordered by both, behind the one named."""
+    where, values = ("AND c.name = ?", [container]) if container is not None else ("", [])
+    boxes = tx.execute(
+        f"SELECT id, name FROM containers c WHERE account = ? AND name >= ? {where} ORDER BY name", [account, after[0], *values]
+    ).fetchall()
+    for box in boxes:
+        names = tx.execute(
+            f"SELECT {_BLOB_COLUMNS} FROM blobs WHERE container = ? AND name > ? AND snapshot = '{CURRENT}' AND extras IS NOT NULL"
+            " AND EXISTS (SELECT 1 FROM tags WHERE blob = blobs.id) ORDER BY name",
+            (box["id"], after[1] if box["name"] == after[0] else ""),
+        )
+        with closing(names):
+            for row in names:
+                yield box["name"], as_blob(row)
 
 
 def _files(rows: Iterable[sqlite3.Row]) -> list[str]:

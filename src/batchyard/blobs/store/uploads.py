@@ -86,14 +86,7 @@ class PutUpload(_LocalUpload[Blob]):
         self._conditions = conditions
 
     def _enter(self, tx: sqlite3.Connection, now_us: int) -> tuple[Blob, list[str]]:
-        name = self._ref.name
-        container = rows.container_row(tx, self._ref.parent)["id"]
-        old = rows.find_blob(tx, container, name)
-        check_write(self._conditions, rows.version_of(old))
-        gone = rows.drop_staged(tx, container, name)
-        if old is not None:
-            gone += rows.drop_version(tx, old["id"])
-        blob = rows.insert_blob(tx, container, name, self._summed(), self.length, now_us)
+        blob, gone = rows.replace_blob(tx, self._ref, self._summed(), self.length, self._conditions, now_us)
         if self.length:
             rows.insert_segment(tx, blob, 0, self.length, self._content.name, self._content.inline)
         return rows.as_blob(rows.blob_row(tx, self._ref)), gone
@@ -109,15 +102,16 @@ class PutUpload(_LocalUpload[Blob]):
 class StageUpload(_LocalUpload[None]):
     """Put Block: content that waits for a block list."""
 
-    def __init__(self, catalogue: Catalogue, files: DataFiles, ref: BlobRef, block_id: str) -> None:
+    def __init__(self, catalogue: Catalogue, files: DataFiles, ref: BlobRef, block_id: str, conditions: Conditions) -> None:
         super().__init__(catalogue, files, ref)
-        self._block_id = block_id
+        self._block_id, self._conditions = block_id, conditions
 
     def _enter(self, tx: sqlite3.Connection, now_us: int) -> tuple[None, list[str]]:
         container = rows.container_row(tx, self._ref.parent)["id"]
         blob = rows.find_blob(tx, container, self._ref.name)
         if blob is not None and blob["kind"] != BlobKind.BLOCK:
             raise BlobError("InvalidBlobType")
+        check_write(self._conditions, rows.version_of(blob))
         file = self._content.name
         if file is None:
             raise BlobError("InvalidHeaderValue", "A block may not be empty.")
@@ -140,6 +134,8 @@ class AppendUpload(_LocalUpload[tuple[Blob, int]]):
         if row["kind"] != BlobKind.APPEND:
             raise BlobError("InvalidBlobType")
         check_write(self._conditions, rows.version_of(row))
+        if rows.extras_of(row).sealed:
+            raise BlobError("BlobIsSealed")
         start = row["length"]
         if self._position is not None and self._position != start:
             raise BlobError("AppendPositionConditionNotMet")

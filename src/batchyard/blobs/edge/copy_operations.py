@@ -1,0 +1,199 @@
+"""Operations whose content is another blob's: Copy Blob, Put Blob From URL, Put Block From URL, Append Block From URL.
+
+The source is a blob of this endpoint, under any name that leads to it. A URL with a signature is judged by that signature alone, as
+the service does; without one the caller's own rights are what counts.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from batchyard.blobs.base import Blob, BlobError, BlobKind, BlobReader, BlobStore, Conditions, Copied, CopyDraft, Upload
+from batchyard.blobs.edge import documents, sas, transfers
+from batchyard.blobs.edge.blob_operations import content_headers, tag_headers
+from batchyard.blobs.edge.grants import Grant, Level, Need, Scope
+from batchyard.blobs.edge.mark_operations import checked_tier
+from batchyard.blobs.edge.request import Request, names_of, query_of
+from batchyard.blobs.errors import of_source
+from batchyard.blobs.tags import from_header
+
+T = TypeVar("T")
+
+_OURS = frozenset({"localhost", "127.0.0.1", "::1"})
+_RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{1,18})")
+_MIB = 1024 * 1024
+_READ_BYTES = 4 * _MIB
+_MOST_APPEND_BYTES = 100 * _MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A blob that is read for a copy: the request that would read it, and the URL as it was given."""
+
+    request: Request
+    url: str
+
+    @property
+    def shown(self) -> str:
+        """The URL without what signs it, which others may read."""
+        return self.url.partition("?")[0]
+
+
+async def copy(store: BlobStore, request: Request, grant: Grant) -> Response:
+    """Copy Blob and Put Blob From URL: done before the answer, as the bytes are shared and not copied."""
+    source = await _source(store, request, grant)
+    whole = request.headers.get("x-ms-blob-type") is not None  # the header that tells Put Blob From URL apart
+    blob = await run_in_threadpool(_copied, store, request, grant, source, whole)
+    headers = {**tag_headers(blob), "x-ms-request-server-encrypted": "false"}
+    sync = whole or request.headers.get("x-ms-requires-sync", "").lower() == "true"
+    if blob.extras.copied is not None:
+        headers |= {"x-ms-copy-id": blob.extras.copied.id, "x-ms-copy-status": blob.extras.copied.status}
+    if sync and blob.headers.md5:
+        headers["content-md5"] = blob.headers.md5
+    return Response(status_code=201 if whole else 202, headers=headers)
+
+
+async def put_block_from_url(store: BlobStore, request: Request, grant: Grant) -> Response:
+    """Put Block From URL."""
+    block_id = documents.checked_block_id(request.query.get("blockid", ""))
+    source = await _source(store, request, grant)
+    conditions = Conditions(lease_id=request.lease_id("x-ms-lease-id"), now_us=request.now_us)
+    upload = await run_in_threadpool(store.stage, request.blob_ref, block_id, conditions)
+    await run_in_threadpool(_take_over, store, request, source, upload, None)
+    return Response(status_code=201, headers={"content-md5": transfers.md5_text(upload.md5()), "x-ms-request-server-encrypted": "false"})
+
+
+async def append_block_from_url(store: BlobStore, request: Request, grant: Grant) -> Response:
+    """Append Block From URL."""
+    source = await _source(store, request, grant)
+    position = request.number_header("x-ms-blob-condition-appendpos")
+    max_size = request.number_header("x-ms-blob-condition-maxsize")
+    upload = await run_in_threadpool(store.append, request.blob_ref, request.conditions(), position, max_size)
+    blob, offset = await run_in_threadpool(_take_over, store, request, source, upload, _MOST_APPEND_BYTES)
+    headers = {**tag_headers(blob), "content-md5": transfers.md5_text(upload.md5()), "x-ms-request-server-encrypted": "false"}
+    headers |= {"x-ms-blob-append-offset": str(offset), "x-ms-blob-committed-block-count": str(blob.block_count)}
+    return Response(status_code=201, headers=headers)
+
+
+async def abort(store: BlobStore, request: Request, grant: Grant) -> Response:
+    """Abort Copy Blob: there is never one under way behind an answer."""
+    await run_in_threadpool(store.blob, request.blob_ref)
+    raise BlobError("NoPendingCopyOperation")
+
+
+def _copied(store: BlobStore, request: Request, grant: Grant, source: Source, whole: bool) -> Blob:
+    draft = _draft(request, source, whole)
+    given = (source.request.conditions(source=True), request.conditions(may_overwrite=grant.allows("w")))
+    return store.copy(source.request.blob_ref, request.blob_ref, draft, given, request.now_us)
+
+
+def _draft(request: Request, source: Source, whole: bool) -> CopyDraft:
+    """What the copy has that its source has not; Put Blob From URL makes a block blob with headers of its own, if it has any."""
+    kept = request.headers.get("x-ms-copy-source-tag-option", "REPLACE").upper() == "COPY"
+    tier, text = request.headers.get("x-ms-access-tier"), request.headers.get("x-ms-tags")
+    if kept and text is not None:
+        raise BlobError("InvalidHeaderValue", "x-ms-tags and the source's tags cannot both be kept.")
+    own = whole and any(name.startswith("x-ms-blob-content-") or name == "x-ms-blob-cache-control" for name in request.headers)
+    if whole and request.headers["x-ms-blob-type"] != BlobKind.BLOCK:
+        raise BlobError("InvalidHeaderValue", "Put Blob From URL makes block blobs.")
+    copied = Copied(str(uuid.uuid4()), source.shown, "success", "", request.now_us)
+    return CopyDraft(
+        copied,
+        request.metadata() or None,
+        content_headers(request) if own else None,
+        None if kept else from_header(text),
+        checked_tier(tier) if tier is not None else None,
+        BlobKind.BLOCK if whole else None,
+    )
+
+
+def _take_over(store: BlobStore, request: Request, source: Source, upload: Upload[T], most: int | None) -> T:
+    """Copy the wanted range of the source into the upload, check its MD5, commit; nothing is left of a failure."""
+    wanted = request.md5_header("x-ms-source-content-md5")
+    try:
+        with _reading(store, request, source) as reader:
+            if most is not None and reader.length > most:
+                raise BlobError("RequestBodyTooLarge")
+            while chunk := reader.read(_READ_BYTES):
+                upload.write(chunk)
+        if wanted not in (None, upload.md5()):
+            raise BlobError("Md5Mismatch")
+        return upload.commit(request.now_us)
+    except BaseException:
+        upload.abort()
+        raise
+
+
+@contextmanager
+def _reading(store: BlobStore, request: Request, source: Source) -> Iterator[BlobReader]:
+    text = request.headers.get("x-ms-source-range")
+    match = _RANGE.fullmatch(text) if text is not None else None
+    if text is not None and (match is None or int(match[1]) > int(match[2])):
+        raise BlobError("InvalidHeaderValue", "The value for x-ms-source-range is not a range of bytes.")
+    begin, end = (int(match[1]), int(match[2]) + 1) if match is not None else (0, None)
+    conditions = source.request.conditions(source=True)
+    try:
+        reader = store.read(source.request.blob_ref, conditions, begin, end)
+    except BlobError as error:
+        raise of_source(error) from error
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+async def _source(store: BlobStore, request: Request, grant: Grant) -> Source:
+    """The source of a copy, if the caller may read it. Raises CannotVerifyCopySource, InvalidHeaderValue or UnsupportedHeader."""
+    text = request.headers.get("x-ms-copy-source")
+    if text is None:
+        raise BlobError("MissingRequiredHeader", "x-ms-copy-source is not specified.")
+    if "x-ms-copy-source-authorization" in request.headers:
+        raise BlobError("UnsupportedHeader", "Bearer tokens of Entra ID are not served.")
+    try:
+        url = urlsplit(text)
+        here = _is_here(request, url.scheme, url.hostname, url.port)
+    except ValueError:
+        raise BlobError("InvalidHeaderValue", "The value for x-ms-copy-source is not a URL.") from None
+    account, container, name = names_of(url.path)
+    if not here or account not in request.accounts or container is None or name is None:
+        raise BlobError("UnsupportedHeader", "Only blobs of this storage endpoint can be copied.")
+    query = query_of(url.query)
+    if "versionid" in query:
+        raise BlobError("UnsupportedHeader", "There are no versions of blobs.")
+    wanted = replace(
+        request, method="GET", raw_path=url.path, account=account, container=container, blob=name, query=query, scheme=url.scheme
+    )
+    await run_in_threadpool(_permit, store, request, grant, wanted)
+    return Source(wanted, text)
+
+
+def _is_here(request: Request, scheme: str, host: str | None, port: int | None) -> bool:
+    """Whether a URL leads to this endpoint: by the name that the caller used, or by one of this machine's own names."""
+    own = urlsplit(f"//{request.headers.get('host', '')}")
+    usual = {"http": 80, "https": 443}
+    same_port = (port or usual.get(scheme)) == (own.port or usual.get(request.scheme))
+    return same_port and scheme in usual and (host == own.hostname or (host in _OURS and own.hostname in _OURS))
+
+
+def _permit(store: BlobStore, request: Request, grant: Grant, source: Request) -> None:
+    if "sig" in source.query:
+        try:
+            given = sas.verify(source, request.accounts.get(source.account, ()), lambda ref: store.container(ref).policies)
+            given.require(Need(Level.OBJECT, "r"))
+        except BlobError as error:
+            raise BlobError("CannotVerifyCopySource", "The signature of the copy source does not let it be read.", status=403) from error
+        return
+    if source.account != request.account:
+        raise BlobError("CannotVerifyCopySource", "The copy source is in another account and its URL carries no signature.", status=403)
+    same_container = grant.scope is Scope.CONTAINER and source.container == request.container
+    if (grant.scope not in (Scope.KEY, Scope.ACCOUNT) and not same_container) or not grant.allows("r"):
+        raise BlobError("CannotVerifyCopySource", "The signature does not let the copy source be read.", status=403)

@@ -1,0 +1,73 @@
+"""The tables of the catalogue, step by step: what a step made is never changed, a later one adds to it."""
+
+from __future__ import annotations
+
+import sqlite3
+
+CURRENT = "~"
+"""`snapshot` of a blob that is none; it comes behind all times, so a blob follows its snapshots."""
+
+# Overwriting a blob makes a new row, so that `segments` of the old and the new content never mix; AUTOINCREMENT never reuses an id.
+_FIRST = (
+    """CREATE TABLE IF NOT EXISTS containers (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, name TEXT, etag TEXT NOT NULL, modified INTEGER NOT NULL,
+        metadata TEXT NOT NULL, policies TEXT NOT NULL, UNIQUE (account, name))""",
+    """CREATE TABLE IF NOT EXISTS blobs (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, container INTEGER NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL, length INTEGER NOT NULL,
+        etag TEXT NOT NULL, modified INTEGER NOT NULL, created INTEGER NOT NULL, headers TEXT NOT NULL, metadata TEXT NOT NULL,
+        block_count INTEGER NOT NULL, UNIQUE (container, name))""",
+    """CREATE TABLE IF NOT EXISTS segments (
+        blob INTEGER NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL, block TEXT, file TEXT, bytes BLOB, UNIQUE (blob, start))""",
+    """CREATE TABLE IF NOT EXISTS staged (
+        container INTEGER NOT NULL, name TEXT NOT NULL, block TEXT NOT NULL, length INTEGER NOT NULL, modified INTEGER NOT NULL,
+        file TEXT NOT NULL, UNIQUE (container, name, block))""",
+    "CREATE INDEX IF NOT EXISTS segments_file ON segments (file) WHERE file IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS staged_file ON staged (file)",
+    "CREATE INDEX IF NOT EXISTS staged_modified ON staged (modified)",
+    "CREATE INDEX IF NOT EXISTS containers_deleted ON containers (id) WHERE name IS NULL",
+)
+# Snapshots share a name with their blob, so the table is made anew; `extras` is JSON, and NULL for the many blobs that have none.
+_SECOND = (
+    """CREATE TABLE blobs_next (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, container INTEGER NOT NULL, name TEXT NOT NULL, snapshot TEXT NOT NULL, kind TEXT NOT NULL,
+        length INTEGER NOT NULL, etag TEXT NOT NULL, modified INTEGER NOT NULL, created INTEGER NOT NULL, headers TEXT NOT NULL,
+        metadata TEXT NOT NULL, block_count INTEGER NOT NULL, extras TEXT, UNIQUE (container, name, snapshot))""",
+    f"""INSERT INTO blobs_next SELECT id, container, name, '{CURRENT}', kind, length, etag, modified, created, headers,
+        metadata, block_count, NULL FROM blobs""",
+    "DELETE FROM sqlite_sequence WHERE name = 'blobs_next'",
+    "INSERT INTO sqlite_sequence SELECT 'blobs_next', seq FROM sqlite_sequence WHERE name = 'blobs'",
+    "DROP TABLE blobs",
+    "ALTER TABLE blobs_next RENAME TO blobs",
+    "ALTER TABLE containers ADD COLUMN lease TEXT",
+    "CREATE TABLE tags (container INTEGER NOT NULL, blob INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, UNIQUE (blob, key))",
+    "CREATE INDEX tags_found ON tags (key, value, container, blob)",
+)
+_STEPS = (_FIRST, _SECOND)
+NEWEST = len(_STEPS)
+
+
+class TooNew(RuntimeError):
+    """A newer release made the catalogue."""
+
+
+def build(connection: sqlite3.Connection, version: int = NEWEST) -> None:
+    """Make what a catalogue of that version holds, out of an empty one or an older one; each step is one transaction. Raises TooNew.
+
+    Catalogues of before there were versions say 0 and hold what the first step makes.
+    """
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found > NEWEST:
+        raise TooNew(f"the catalogue of blobs has version {found}, this release knows {NEWEST}")
+    for number, step in enumerate(_STEPS[: max(version, 1)], 1):
+        if number <= found:
+            continue
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in step:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
