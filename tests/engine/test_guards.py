@@ -57,7 +57,7 @@ def snapshot(world: World) -> Iterator[Reader]:
 
 def placed(world: World, reader: Reader) -> tuple[Placed, dict[int, JobDemand]]:
     """What a scheduler that sees this starts."""
-    pool = pool_rows.find(reader, "pool")
+    pool = pool_rows.find_room(reader, "pool")
     assert pool is not None
     queues = Queues(reader, pool, world.now)
     return list(queues.starts()), queues.jobs

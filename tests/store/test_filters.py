@@ -178,7 +178,7 @@ def test_pages_without_a_filter(memory: Database, most: int) -> None:
     jobs_made, pool, nodes_made = memory.call(fill)
     assert list(walk(lambda after: memory.call(jobs.filtered, None, after, most), most)) == jobs_made
     assert list(walk(lambda after: memory.call(nodes.filtered, pool, None, after, most), most)) == nodes_made
-    shown = [memory.call(nodes.view_of, pk) for pk in nodes_made]
+    shown = [memory.call(nodes.view, pool, f"n{n}") for n in range(5)]
     assert shown == memory.call(nodes.filtered, pool, None, 0, 5).rows
 
 

@@ -125,6 +125,7 @@ _COPIED = {"state": "open", "pool_key": "pool_key", "priority": "priority", "max
 # The terms of the partial indexes, letter by letter.
 _MAY_START = "pool_key = :pool_key AND ready > 0 AND open = 1 AND (max_parallel < 0 OR running < max_parallel)"
 _DEMAND = "job_counts.job_pk, priority, max_parallel, running, job_counts.ready, smallest, prepares, restarted, looked"
+_FIRST = Statement(f"SELECT {_DEMAND} FROM job_counts WHERE {_MAY_START} LIMIT :n", JobDemand)
 # One step through an index for each size that occurs.
 _EACH_SIZE = (
     "WITH RECURSIVE size (slots) AS ("
@@ -228,6 +229,11 @@ def counts(reader: Reader, job_pk: int) -> JobCounts:
     found = reader.first(_COUNTS, job_pk=job_pk)
     assert found is not None, f"job {job_pk} has no counters"
     return found
+
+
+def may_start(reader: Reader, pool_key: str, n: int) -> list[JobDemand]:
+    """Some `n` jobs of a pool that have a task that may start; all of them where they are fewer."""
+    return reader.all(_FIRST, pool_key=pool_key, n=n)
 
 
 def sizes(reader: Reader, pool_key: str, low: int, high: int) -> list[int]:

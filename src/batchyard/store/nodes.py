@@ -140,7 +140,6 @@ FILTERED_BY = {
 }
 _BY_PK = Statement(f"SELECT {_COLUMNS} FROM node WHERE pk = :pk", NodeRow)
 _BY_ID = Statement(f"SELECT {_COLUMNS} FROM node WHERE pool_pk = :pool_pk AND lower(id) = :key", NodeRow)
-_VIEW_BY_PK = Statement(f"{_VIEW} WHERE node.pk = :pk", NodeView)
 _VIEW_BY_ID = Statement(f"{_VIEW} WHERE node.pool_pk = :pool_pk AND lower(node.id) = :key", NodeView)
 _PAGE = Statement(f"{_VIEW} WHERE node.pool_pk = :pool_pk AND node.pk > :after ORDER BY node.pk LIMIT :n", NodeView)
 _NUMBERS = Statement("SELECT number FROM node WHERE pool_pk = :pool_pk", int)
@@ -151,10 +150,8 @@ _BY_START = Statement(
 )
 _ALL = Statement(f"SELECT {_COLUMNS} FROM node ORDER BY pk", NodeRow)
 _FREE = Statement(
-    "SELECT node.pk, node.id, node.slots - node.slots_used, node.slots, node.dedicated FROM node"
-    " JOIN pool ON pool.pk = node.pool_pk WHERE lower(pool.id) = :pool_key"
-    " AND node.state IN ('idle', 'running') AND node.scheduling_state = 'enabled' AND node.action IS NULL"
-    " AND node.slots > node.slots_used ORDER BY node.pk",
+    "SELECT pk, id, slots - slots_used, slots, dedicated FROM node WHERE pool_pk = :pool_pk AND state IN ('idle', 'running')"
+    " AND scheduling_state = 'enabled' AND action IS NULL AND slots > slots_used ORDER BY pk",
     FreeNode,
 )
 _SEEN = Change("UPDATE node SET last_seen = :now, version = version + 1 WHERE pk = :pk")
@@ -215,11 +212,6 @@ def view(reader: Reader, pool_pk: int, node_id: str) -> NodeView | None:
     return reader.first(_VIEW_BY_ID, pool_pk=pool_pk, key=node_id.lower())
 
 
-def view_of(reader: Reader, pk: int) -> NodeView | None:
-    """Node by key, with what it is shown with."""
-    return reader.first(_VIEW_BY_PK, pk=pk)
-
-
 def by_start(reader: Reader, start: str) -> NodeView:
     """The node of any pool whose id begins so, or is that; case-insensitively. Raises NodeNotFound."""
     found = reader.all(_BY_START, length=len(start), start=start.lower())
@@ -254,9 +246,9 @@ def every(reader: Reader) -> list[NodeRow]:
     return reader.all(_ALL)
 
 
-def free(reader: Reader, pool_key: str) -> list[FreeNode]:
+def free(reader: Reader, pool_pk: int) -> list[FreeNode]:
     """Nodes of a pool that take tasks and have free slots."""
-    return reader.all(_FREE, pool_key=pool_key)
+    return reader.all(_FREE, pool_pk=pool_pk)
 
 
 def recent_tasks(reader: Reader, node: NodeRow) -> list[RecentTask]:

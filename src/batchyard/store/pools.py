@@ -55,6 +55,19 @@ class PoolView(PoolRow):
     current_low_priority: int
 
 
+class PoolRoom(msgspec.Struct):
+    """What placement has to know of a pool."""
+
+    pk: int
+    id: str
+    state: PoolState
+    slots_per_node: int
+    pack: int
+    oldest_first: int
+    nodes: int
+    """How many it has."""
+
+
 class _Asked(msgspec.Struct, rename="camel"):
     """What lists of pools are filtered by and only the body has."""
 
@@ -74,6 +87,11 @@ ROWS = Versioned("pool", PoolView, returning=_VIEWED, states=("state", "allocati
 _VIEW = f"SELECT {_VIEWED} FROM pool"
 _BY_ID = Statement(f"{_VIEW} WHERE lower(id) = :key", PoolView)
 _BY_PK = Statement(f"{_VIEW} WHERE pool.pk = :pk", PoolView)
+_ROOM = (
+    "SELECT pk, id, state, slots_per_node, pack, oldest_first, (SELECT count(*) FROM node WHERE node.pool_pk = pool.pk) FROM pool"
+)
+_ROOM_BY_ID = Statement(f"{_ROOM} WHERE lower(id) = :key", PoolRoom)
+_ROOM_BY_PK = Statement(f"{_ROOM} WHERE pool.pk = :pk", PoolRoom)
 _PAGE = Statement(f"{_VIEW} WHERE pk > :after ORDER BY pk LIMIT :n", PoolView)
 _ALL = Statement(f"{_VIEW} ORDER BY pk", PoolView)
 _COUNT = Statement("SELECT count(*) FROM pool", int)
@@ -99,6 +117,16 @@ def find(reader: Reader, pool_id: str) -> PoolView | None:
 def get(reader: Reader, pk: int) -> PoolView | None:
     """Pool by key."""
     return reader.first(_BY_PK, pk=pk)
+
+
+def find_room(reader: Reader, pool_id: str) -> PoolRoom | None:
+    """Pool by id, case-insensitively, as placement sees it."""
+    return reader.first(_ROOM_BY_ID, key=pool_id.lower())
+
+
+def room(reader: Reader, pk: int) -> PoolRoom | None:
+    """Pool by key, as placement sees it."""
+    return reader.first(_ROOM_BY_PK, pk=pk)
 
 
 def page(reader: Reader, after: int, n: int) -> list[PoolView]:

@@ -110,7 +110,9 @@ def _resize_failure(text: bytes | None) -> str | None:
 
 def _next_round(reader: Reader, row: PoolView, asked: JobRow | None, now: int) -> NextRound:
     """What the scheduler would do now, as far as `MOST_AHEAD` starts."""
-    queues = Queues(reader, row, now)
+    room = pool_rows.room(reader, row.pk)
+    assert room is not None, f"pool {row.pk} is gone"
+    queues = Queues(reader, room, now)
     before = [msgspec.structs.replace(room) for room in queues.rooms]
     starts = queues.starts()
     placed = [task for task, _, _ in itertools.islice(starts, MOST_AHEAD)]

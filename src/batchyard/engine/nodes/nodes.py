@@ -115,16 +115,16 @@ def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int, *, refill
     if (sync.problems is not None or sync.clock is not None) and (fresh := node_rows.get(tx, node.pk)) is not None:
         health.hear(tx, fresh, sync, now)
     if refill and sync.ended:
-        _refill(tx, node.pk, now)
+        _refill(tx, node.pool_pk, now)
     return orders(tx, node, sync, setting.key)
 
 
-def _refill(tx: Tx, node_pk: int, now: int) -> None:
-    node = node_rows.view_of(tx, node_pk)
-    if node is not None:
-        key = node.pool_id.lower()
+def _refill(tx: Tx, pool_pk: int, now: int) -> None:
+    pool = pool_rows.room(tx, pool_pk)
+    if pool is not None:
+        key = pool.id.lower()
         tx.wakes.discard(wakes.pool(key))  # what the ends would wake is done here
-        scheduler.run_once(tx, key, now)
+        scheduler.place(tx, pool, now)
         tx.wake(wakes.demand(key))
 
 

@@ -16,7 +16,7 @@ from batchyard.store import jobs as job_rows
 from batchyard.store import ready
 from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import BARRED, JobDemand
-from batchyard.store.pools import PoolView
+from batchyard.store.pools import PoolRoom
 from batchyard.store.ready import ReadyTask
 from batchyard.store.tasks import ALL as ANY_SIZE
 from batchyard.store.tasks import RunningTask
@@ -49,25 +49,26 @@ class _Pusher(msgspec.Struct, frozen=True):
         return bool(other.preemptible) and other.priority < self.job.priority
 
 
-def make_room(tx: Tx, pool: PoolView, rooms: Sequence[Room], now: int) -> bool:
+def make_room(tx: Tx, pool: PoolRoom, rooms: Sequence[Room], now: int, *, restarted: bool) -> bool:
     """Requeue what stands in the way of one task that may push; False when nothing may or need be pushed.
 
-    `rooms` are the nodes with room as placement left them: what is held for a task is room for nobody else.
+    `rooms` are the nodes with room as placement left them: what is held for a task is room for nobody else. `restarted` says that a
+    manager waited to run again before placement: there are no more of them behind it.
     """
     tx.flush()
     key = pool.id.lower()
-    highest = job_rows.highest(tx, key)
     lowest = job_rows.lowest_yielding(tx, key)
-    restarted = job_rows.restarted(tx, key, MOST_RESTARTED)
-    if highest is None or not (restarted or (lowest is not None and lowest < highest)):
+    again = job_rows.restarted(tx, key, MOST_RESTARTED) if restarted else []
+    highest = job_rows.highest(tx, key) if again or lowest is not None else None
+    if highest is None or not (again or (lowest is not None and lowest < highest)):
         return False
-    return _Push(tx, pool, rooms, restarted, highest).push(now)
+    return _Push(tx, pool, rooms, again, highest).push(now)
 
 
 class _Push:
     """One look for a task that may push others off a node, the most important first."""
 
-    def __init__(self, tx: Tx, pool: PoolView, rooms: Sequence[Room], restarted: Sequence[JobDemand], highest: int) -> None:
+    def __init__(self, tx: Tx, pool: PoolRoom, rooms: Sequence[Room], restarted: Sequence[JobDemand], highest: int) -> None:
         self._tx, self._pool, self._rooms, self._restarted, self._highest = tx, pool, rooms, restarted, highest
         self._running = task_rows.running_of_pool(tx, pool.pk)
         self._held = {room.node: room.held.key for room in rooms if room.held is not None}

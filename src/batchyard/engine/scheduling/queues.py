@@ -6,13 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
 
+from batchyard.engine.scheduling.demand import demand
 from batchyard.engine.settling import special_tasks
 from batchyard.rules.placement import PATIENCE_US, Queue, Room, Rooms, Waiting, most_held, place
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store import ready
 from batchyard.store.jobs import BARRED, JobDemand
-from batchyard.store.pools import PoolView
+from batchyard.store.pools import PoolRoom
 from batchyard.store.reader import Reader
 from batchyard.store.ready import ReadyTask
 from batchyard.store.tasks import ALL as ANY_SIZE
@@ -21,24 +22,26 @@ MOST_BARRED, BARRED_US = 8, 30_000_000
 """Jobs that may not run where there was room and are looked at in one round, and how long none of them waits for a look."""
 MOST_NEW = 32
 """Jobs that are looked at in vain for the first time since something of them became ready, in one round; further ones in the next."""
-MOST_RESTARTED = 4
-"""Jobs whose managers are to run again and that go before their equals in one round; further ones have their turns."""
 _MOST_JOBS, _MOST_TASKS = 64, 256
-"""Rows of one look; the first look takes one, each further one twice as many."""
+"""Rows of one look; the first look takes what may start, each further one twice as many."""
 
 
 class Queues:
     """One round: the room of a pool and who waits for it."""
 
-    def __init__(self, reader: Reader, pool: PoolView, now: int) -> None:
+    def __init__(self, reader: Reader, pool: PoolRoom, now: int) -> None:
         self._reader, self._pool, self._key, self._now = reader, pool, pool.id.lower(), now
-        nodes = node_rows.free(reader, self._key)
+        self.demand = demand(reader, self._key)
+        nodes = node_rows.free(reader, pool.pk)
         self.rooms = [Room(node.pk, node.free, node.slots, bool(node.dedicated)) for node in nodes]
-        self._rooms = Rooms(self.rooms, most_held(pool.current_dedicated + pool.current_low_priority))
+        self._rooms = Rooms(self.rooms, most_held(pool.nodes))
         self.names = {node.pk: node.id for node in nodes}
         self._by_name = {node.id.lower(): node.pk for node in nodes}
         self._largest = max((room.slots for room in self.rooms), default=0)
+        self._share = sum(room.free for room in self.rooms) // self.demand.few if self.demand.few else 0
+        """Free slots for each job, where these are few."""
         self._sizes: list[int] = []
+        self._holding: list[JobDemand] = []
         self._barred: list[JobDemand] = []
         self._new: list[Queue] = []
         """Those of jobs that nobody had looked at, until something of them starts."""
@@ -91,10 +94,10 @@ class Queues:
         return len(self._new) < MOST_NEW
 
     def _queues(self) -> Iterator[Queue]:
-        restarted = job_rows.restarted(self._reader, self._key, MOST_RESTARTED)
-        first = restarted + job_rows.holding(self._reader, self._key)
-        self._barred = job_rows.barred(self._reader, self._key, MOST_BARRED)
-        self._sizes = job_rows.sizes(self._reader, self._key, 0, self._largest)
+        self._holding = job_rows.holding(self._reader, self._key)
+        first = self.demand.restarted() + self._holding
+        self._barred = self.demand.barred(MOST_BARRED)
+        self._sizes = self.demand.sizes(0, self._largest)
         priority = self._highest(first)
         while priority is not None:
             yield from self._of_priority(priority, [job for job in first if job.priority == priority])
@@ -103,7 +106,7 @@ class Queues:
     def _highest(self, first: list[JobDemand], below: int = job_rows.ABOVE_ALL) -> int | None:
         """The next priority of which something may start or be waited for."""
         most = self._largest if self._rooms.may_hold else self._rooms.free
-        found = job_rows.highest(self._reader, self._key, below, (0 if self._may_look else 1, most))
+        found = self.demand.highest(below, (0 if self._may_look else 1, most))
         others = [job.priority for job in first + self._barred if job.priority < below]
         return max(others + ([] if found is None else [found]), default=None)
 
@@ -135,7 +138,7 @@ class Queues:
         behind: JobDemand | None = None
         n = 1
         while wanted(size) and (size > 0 or self._may_look):
-            found = job_rows.in_turn(self._reader, self._key, priority, size, behind, n, oldest_first=bool(self._pool.oldest_first))
+            found = self.demand.in_turn(priority, size, behind, n, oldest_first=bool(self._pool.oldest_first))
             for job in found:
                 if size == 0 and not self._may_look:
                     return
@@ -163,7 +166,7 @@ class Queues:
         managers = [task for task in managers if task.exclusive or task.slots <= self._largest]
         sizes = ready.sizes(self._reader, job.pk, self._largest)
         self._smallest[job.pk] = ready.least(self._reader, job.pk, managers, sizes, self._largest) or self._largest + 1
-        marked = ready.holding(self._reader, job.pk)
+        marked = ready.holding(self._reader, job.pk) if any(one.pk == job.pk for one in self._holding) else []
         for task in {task.pk: task for task in managers + marked}.values():
             waiting = self._waiting(job, task)
             self._marked += [waiting] * task.holds
@@ -173,7 +176,7 @@ class Queues:
 
     def _line(self, job: JobDemand, slots: int) -> Iterator[Waiting]:
         """Tasks of a size but for those that go before all others."""
-        after, n = 0, 1
+        after, n = 0, min(self._share // slots + 1, _MOST_TASKS)
         while True:
             found = ready.of_size(self._reader, job.pk, slots, after, n)
             yield from (self._waiting(job, task) for task in found if not (task.manager or task.holds))

@@ -18,13 +18,19 @@ from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
 from batchyard.store import ready
 from batchyard.store.jobs import JobDemand
+from batchyard.store.pools import PoolRoom
 from batchyard.store.tx import Conflict, Tx
 
 
 def run_once(tx: Tx, pool_key: str, now: int) -> int:
     """Place what fits on the nodes of one pool; how many tasks were started."""
-    pool = pool_rows.find(tx, pool_key)
-    if pool is None or pool.state == PoolState.DELETING:
+    pool = pool_rows.find_room(tx, pool_key)
+    return 0 if pool is None else place(tx, pool, now)
+
+
+def place(tx: Tx, pool: PoolRoom, now: int) -> int:
+    """The same for a pool that was read already."""
+    if pool.state == PoolState.DELETING:
         return 0
     tx.flush()  # what this unit counted before has its say
     round_ = Queues(tx, pool, now)
@@ -34,8 +40,8 @@ def run_once(tx: Tx, pool_key: str, now: int) -> int:
     ready.hold(tx, round_.kept(), round_.lost())
     job_rows.note_smallest(tx, round_.smallest(), now)
     job_rows.note_restarted(tx, round_.not_restarted, restarted=False)
-    if preemption.make_room(tx, pool, round_.rooms, now) or round_.unseen:
-        tx.wake(wakes.pool(pool_key))
+    if preemption.make_room(tx, pool, round_.rooms, now, restarted=bool(round_.demand.restarted())) or round_.unseen:
+        tx.wake(wakes.pool(pool.id.lower()))
     return len(placed)
 
 
