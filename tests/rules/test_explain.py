@@ -13,9 +13,21 @@ from hypothesis import strategies as st
 
 from batchyard.model.explain import Code, Reason, ReasonGroup
 from batchyard.model.states import JobState, NodeState, TaskState
-from batchyard.rules import explain
+from batchyard.rules import explain, supply
 from batchyard.rules.explain import Why
-from batchyard.rules.facts import Held, JobFacts, LaunchFailure, NextRound, NodeGroup, PoolFacts, Rival, Snapshot, TaskFacts, Wait
+from batchyard.rules.facts import (
+    Held,
+    JobFacts,
+    LaunchFailure,
+    NamedNode,
+    NextRound,
+    NodeGroup,
+    PoolFacts,
+    Rival,
+    Snapshot,
+    TaskFacts,
+    Wait,
+)
 from batchyard.rules.placement import Room
 from batchyard.rules.reasons import WORDS, counted, reason
 
@@ -40,6 +52,7 @@ def coming(**more: Any) -> dict[str, Any]:
 
 
 MINE = coming(placed=frozenset({1}))
+REBOOT = "batchyard node reboot --yes P/n1"
 HELD_NODE = {1: Held("n1", 7, "big", "other", 4, 2), 2: Held("n2", 8, "larger", "other", 4, 1)}
 
 # (code, what the task, the job and the pool are but for the usual)
@@ -126,7 +139,7 @@ def test_the_first_reason(code: str, task: Mapping[str, Any], job: Mapping[str, 
         assert one.sentence.endswith(".")
         assert one.sentence[0].isupper()
         assert one.action.endswith(".")
-        assert "{" not in one.sentence + one.action
+        assert "{" not in f"{one.sentence}{one.action}{one.look}{one.command}"
         assert "None" not in one.sentence
 
 
@@ -146,7 +159,7 @@ def test_the_first_reason_of_a_job(code: str, job: Mapping[str, Any], looked_at:
     assert sum(group.tasks for group in groups) == len(looked_at)
 
 
-HELD = ReasonGroup(code=Code.TOO_BIG, tasks=1, job_id="J", example="T", reason=reason(Code.PREPARING, it="x", node_id="n", since="s"))
+HELD = ReasonGroup(code=Code.TOO_BIG, tasks=1, job_id="J", example="T", reason=reason(Code.JOB_ENABLING, job_id="J", since="s"))
 
 
 @pytest.mark.parametrize(
@@ -165,8 +178,80 @@ def test_the_first_reason_of_a_pool(code: str, pool: Mapping[str, Any], groups: 
 
 
 def test_every_code_is_planted_somewhere() -> None:
-    planted = {code for code, *_ in SITUATIONS} | {"NoTasks", "AllTasksCompleted", "IdleWhileTasksWait", "PoolWorks", "NothingWaits"}
+    elsewhere = {"NoTasks", "AllTasksCompleted", "IdleWhileTasksWait", "PoolWorks", "NothingWaits", "NodeSilent", "NodeLeaves", "NodeWorks"}
+    planted = {code for code, *_ in SITUATIONS} | elsewhere
     assert planted == {code.value for code in Code}
+
+
+N = NamedNode("n1", NodeState.IDLE, last_seen=NOW - 40_000_000)
+
+
+@pytest.mark.parametrize(
+    ("code", "one", "group", "told", "command"),
+    [
+        ("NodeWorks", {"last_seen": NOW - 1}, {}, "takes tasks: 2 of 4 slots in use; its agent tells of: skew", None),
+        ("NodeSilent", {}, {}, "Node n1 of pool P has said nothing for 40 s;", None),
+        ("NodeLeaves", {"action": "reboot"}, {"enabled": False}, "it is to be rebooted", None),
+        ("NodeLeaves", {"state": NodeState.LEAVING_POOL}, {"state": NodeState.LEAVING_POOL}, "it is to leave the pool", None),
+        ("SchedulingDisabled", {"disabled": True, "last_seen": NOW}, {"enabled": False}, "1 running", "batchyard node enable P/n1"),
+        ("NodesUnusable", {"state": NodeState.UNKNOWN}, {"state": NodeState.UNKNOWN}, "node n1 has said nothing for 40 s", REBOOT),
+        ("NodesUnusable", {"state": NodeState.UNKNOWN, "last_seen": None}, {"state": NodeState.UNKNOWN}, "no agent that speaks", REBOOT),
+        ("StartTaskFailed", {"state": NodeState.START_TASK_FAILED}, {"state": NodeState.START_TASK_FAILED}, "exit code 7", REBOOT),
+        ("NodesDeallocated", {"state": NodeState.DEALLOCATED}, {"state": NodeState.DEALLOCATED}, "1 node", "batchyard node start P/n1"),
+    ],
+)
+def test_the_first_reason_of_a_node(code: str, one: dict[str, Any], group: dict[str, Any], told: str, command: str | None) -> None:
+    change = msgspec.structs.replace
+    groups = [change(nodes(NodeState.RUNNING, used=2), **group)]
+    facts = change(POOL, groups=groups, named=[change(N, **one)], now=NOW, start_task_failure="exit code 7")
+    first = supply.node(facts, change(N, **one), "skew")[0]
+    assert (first.code, first.command) == (code, command)
+    assert told in first.sentence
+
+
+def test_commands_name_some_nodes_or_all_of_a_pool() -> None:
+    down = [NamedNode(f"n{n}", NodeState.DEALLOCATED) for n in range(9)]
+    pool = msgspec.structs.replace(POOL, target=9, named=down, groups=[nodes(NodeState.DEALLOCATED, 9)])
+    assert supply.fewer_nodes(pool)[0].command == "batchyard node start 'P/*'"
+    some = msgspec.structs.replace(pool, target=10, groups=[nodes(NodeState.DEALLOCATED, 9), IDLE])
+    assert supply.fewer_nodes(some)[0].command == "batchyard node start P/n0 P/n1 P/n2 P/n3 P/n4"
+
+
+def test_several_silent_nodes_and_a_task_on_one() -> None:
+    pool = msgspec.structs.replace(POOL, **FULL, now=NOW, named=[N, NamedNode("n2", NodeState.RUNNING, last_seen=NOW - 50_000_000)])
+    [silent] = supply.silent(pool)
+    assert (silent.node_id, silent.sentence) == (
+        "n2",
+        "Node n2 of pool P has said nothing for 50 s, and so does 1 other node; its tasks run elsewhere once it counts as lost.",
+    )
+    tasks = {"t": msgspec.structs.replace(TASK, state=TaskState.RUNNING, node_id="n2")}
+    [running] = Why(Snapshot(JOB, pool, tasks)).task("t")
+    assert running.because == [silent]
+
+
+def test_a_pool_with_a_formula_gets_other_commands() -> None:
+    scaled = msgspec.structs.replace(POOL, target=0, formula=True)
+    [empty] = supply.fewer_nodes(scaled)
+    assert empty.look == "batchyard autoscale trace P"
+    assert empty.command == "batchyard pool autoscale P --off && batchyard pool resize --yes P --nodes 1"
+
+
+def test_an_allocation_that_failed_names_who_has_the_nodes() -> None:
+    [reason] = supply.fewer_nodes(msgspec.structs.replace(POOL, failure="AllocationFailed: full", others=[("A", 3), ("B", 1)]))
+    assert reason.sentence.endswith("failed: AllocationFailed: full; there are also 3 nodes of pool A, 1 node of pool B.")
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [(137, "exit code 137 (killed, often for its memory"), (127, "exit code 127 (the command was not found")]
+)
+def test_what_an_exit_code_mostly_means(code: int, told: str) -> None:
+    failed = {"state": TaskState.COMPLETED, "exit_code": code}
+    [reason] = Why(snapshot(failed, {}, FREE)).task("t")
+    assert f"with {told}" in reason.sentence
+    assert reason.command == "batchyard retry J/T"
+    assert reason.look == "batchyard logs --stderr J/T"
+    [after] = Why(snapshot(failed, {"state": JobState.COMPLETED}, FREE)).task("t")
+    assert after.command is None
 
 
 def test_an_action_names_only_what_its_sentence_names() -> None:

@@ -108,6 +108,7 @@ OPERATIONS = (
     Op("GET", "/batchyard/explain/jobs/{job_id}", explain.job),
     Op("GET", "/batchyard/explain/jobs/{job_id}/tasks/{task_id}", explain.task),
     Op("GET", "/batchyard/explain/pools/{pool_id}", explain.pool),
+    Op("GET", "/batchyard/explain" + _NODE, explain.node),
     Op("GET", "/batchyard/autoscale/pools/{pool_id}", autoscale.report, frozenset({"samples"})),
 )
 

@@ -1,4 +1,4 @@
-"""`batchyard explain`: why a task, a job or a pool does not run what it should, as a tree for people and as JSON for programs."""
+"""`batchyard explain`: why a task, a job, a pool or a node does not run what it should, as a tree for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from batchyard.cli import names, tables
 from batchyard.cli import output as documents
 from batchyard.cli.client import Client
+from batchyard.cli.nodes import the_node
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -16,7 +17,7 @@ Found = Mapping[str, Any]
 
 
 def explain(batch: Client, *, kind: str, name: str, job: str | None, output: str) -> None:
-    """Say why a task, a job or a pool does not run, and what to do."""
+    """Say why a task, a job, a pool or a node does not run, and what to do."""
     _print(batch.get("batchyard", "explain", *_path(batch, kind, name, job)), output)
 
 
@@ -35,14 +36,22 @@ def pool(batch: Client, *, pool: str, output: str) -> None:
     explain(batch, kind="pool", name=pool, job=None, output=output)
 
 
+def node(batch: Client, *, node: str, output: str) -> None:
+    """Say why a node takes no tasks."""
+    explain(batch, kind="node", name=node, job=None, output=output)
+
+
 def _print(found: Found, output: str) -> None:
     if output == "json":
         documents.document(found, "json")
     else:
-        tables.console().print(tree(found))
+        tables.console().print(tree(found), soft_wrap=True)  # a command that is cut in two can be copied by nobody
 
 
 def _path(batch: Client, kind: str, name: str, job: str | None) -> Sequence[str]:
+    if kind == "node":
+        pool_id, node_id = the_node(batch, name)
+        return ("pools", pool_id, "nodes", node_id)
     if kind != "task":
         return (f"{kind}s", name)
     where, task = names.the_task(batch, name, job)
@@ -50,7 +59,7 @@ def _path(batch: Client, kind: str, name: str, job: str | None) -> Sequence[str]
 
 
 def tree(found: Found) -> Tree:
-    """The answer as a tree: reasons, below each what to do and the links that follow, then what the tasks of a job wait for."""
+    """The answer as a tree: reasons, below each what to do, commands and the links that follow; then what the tasks of a job wait for."""
     from rich.text import Text
     from rich.tree import Tree
 
@@ -75,5 +84,8 @@ def _add(branch: Tree, reason: Found) -> None:
 
     link = branch.add(Text.assemble((reason["code"], "yellow"), f"  {reason['sentence']}"))
     link.add(Text(f"→ {reason['action']}", "green"))
+    for word, name in (("look", "look"), ("run", "command")):
+        if reason.get(name):
+            link.add(Text.assemble((f"{word}: ", "dim"), reason[name]))
     for following in reason.get("because") or ():
         _add(link, following)

@@ -163,16 +163,17 @@ GET = Verb(
 EXPLAIN = Verb(
     "explain",
     "explain:explain",
-    "Say why a task, a job or a pool does not run, and what to do.",
+    "Say why a task, a job, a pool or a node does not run, and what to do.",
     (
-        Word("kind", "job|task|pool", "what to explain", kind=one_of("job", "task", "pool")),
-        Word("name", "ID", "its id; that of a task may be JOB/TASK", names="tasks"),
+        Word("kind", "job|task|pool|node", "what to explain", kind=one_of("job", "task", "pool", "node")),
+        Word("name", "ID", "its id; that of a task may be JOB/TASK, of a node POOL/NODE", names="tasks"),
     ),
     (JOB, Flag("output", ("-o", "--output"), "tree, or json as the service gives it.", TREES, default="tree")),
     serves=(
         "GET /batchyard/explain/jobs/{job_id}",
         "GET /batchyard/explain/jobs/{job_id}/tasks/{task_id}",
         "GET /batchyard/explain/pools/{pool_id}",
+        "GET /batchyard/explain/pools/{pool_id}/nodes/{node_id}",
     ),
 )
 LIST_JOBS = Verb("list", "lists:jobs", "List the jobs with their task counts.", (_ALL_JOBS,), (*LISTED, *PICK), serves=("GET /jobs",))
@@ -661,6 +662,13 @@ NODE = Noun(
             (_NODE,),
             (FOLLOW, _STDERR, Flag("service", ("--service",), "The logs of the node's agent.", FLAG, default=False)),
             serves=("POST /pools/{pool_id}/nodes/{node_id}/uploadbatchservicelogs",),
+        ),
+        Verb(
+            "why",
+            "explain:node",
+            "Say why a node takes no tasks.",
+            (_NODE,),
+            (Flag("output", ("-o", "--output"), "tree or json.", TREES, default="tree"),),
         ),
         Verb(
             "login",

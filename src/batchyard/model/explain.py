@@ -39,6 +39,9 @@ class Code(Word):
     NODES_PREEMPTED = "NodesPreempted"
     NODES_DEALLOCATED = "NodesDeallocated"
     NODES_UNUSABLE = "NodesUnusable"
+    NODE_SILENT = "NodeSilent"
+    NODE_LEAVES = "NodeLeaves"
+    NODE_WORKS = "NodeWorks"
     SCHEDULING_DISABLED = "SchedulingDisabled"
     TOO_BIG = "TooBig"
     PREPARATION_FAILED = "PreparationFailed"
@@ -66,6 +69,10 @@ class Reason(Shape):
     """The task that is waited for, not the one that waits."""
     node_id: str | None = None
     since: Timestamp | None = None
+    look: str | None = None
+    """A command line that shows more: what was written, or how it stands."""
+    command: str | None = None
+    """A command line that mends it, once the action has been taken to heart; `COMMAND` stands for what only the user knows."""
     because: list[Reason] | None = None
     """The links that follow."""
 
@@ -84,7 +91,7 @@ class ReasonGroup(Shape):
 
 
 class Explanation(Shape):
-    """Why a task, a job or a pool is as it is; the deciding reason first."""
+    """Why a task, a job, a pool or a node is as it is; the deciding reason first."""
 
     kind: str
     id: str

@@ -10,8 +10,9 @@ from batchyard.model.explain import Code, Reason, ReasonGroup
 from batchyard.model.states import JobState, NodeState, TaskState
 from batchyard.rules.facts import MOST_AHEAD, MOST_JOBS, JobFacts, NextRound, PoolFacts, Snapshot, TaskFacts
 from batchyard.rules.placement import Room
+from batchyard.rules.places import task_directory
 from batchyard.rules.reasons import counted, reason
-from batchyard.rules.supply import fewer_nodes, no_pool, working
+from batchyard.rules.supply import fewer_nodes, grow, no_pool, silent, working
 from batchyard.rules.waits import Waits, how
 
 _JOB_STATES: Mapping[JobState, Code] = MappingProxyType(
@@ -24,6 +25,7 @@ _JOB_STATES: Mapping[JobState, Code] = MappingProxyType(
         JobState.DELETING: Code.JOB_DELETING,
     }
 )
+HIGHEST_PRIORITY = 1000
 _ENDED = (Code.JOB_TERMINATING, Code.JOB_COMPLETED, Code.JOB_DELETING)
 
 
@@ -32,13 +34,13 @@ class Why:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._job, self._pool, self._tasks = snapshot.job, snapshot.pool, snapshot.tasks
-        self._waits = Waits(snapshot.tasks, lambda task: self._unblocked(task)[0])
+        self._waits = Waits(snapshot.job.id, snapshot.tasks, lambda task: self._unblocked(task)[0])
 
     def task(self, key: str) -> list[Reason]:
         """Why a task is where it is."""
         task = self._tasks[key]
         if task.state != TaskState.ACTIVE:
-            return [_settled(task)]
+            return [self._settled(task)]
         state = _job_state(self._job)
         if state and state[0].code in _ENDED:
             return state
@@ -54,7 +56,8 @@ class Why:
             return state, groups
         if job.running:
             where = f" {counted(job.running, 'task')} of {job.running + job.active} that are not completed,"
-            return [reason(Code.RUNNING, it=f"job {job.id}", where=where, since=times.iso(job.since))], groups
+            look = f"batchyard tasks {job.id} --state running"
+            return [reason(Code.RUNNING, it=f"job {job.id}", where=where, since=times.iso(job.since), look=look)], groups
         if not job.active:
             done = counted(job.completed, "task")
             return [reason(Code.ALL_TASKS_COMPLETED if job.completed else Code.NO_TASKS, job_id=job.id, n=done)], groups
@@ -64,13 +67,14 @@ class Why:
         """Why a task that waits for no other is where it is."""
         job = self._job
         if task.state != TaskState.ACTIVE:
-            return [_settled(task)]
+            return [self._settled(task)]
         if self._pool is None or self._pool.deleting:
             return [no_pool(job.pool_id, self._pool)]
         space = self._space(task, self._pool)
         if job.limit is None or job.running < job.limit:
             return space
-        full = reason(Code.MAX_PARALLEL_TASKS, job_id=job.id, running=counted(job.running, "task"), limit=job.limit)
+        running, more = counted(job.running, "task"), max(1, 2 * job.limit)
+        full = reason(Code.MAX_PARALLEL_TASKS, job_id=job.id, running=running, limit=job.limit, waiting=job.ready, more=more)
         return [full, *(one for one in space if one.code not in (Code.READY, Code.BEHIND_OTHERS))]
 
     def _space(self, task: TaskFacts, pool: PoolFacts) -> list[Reason]:
@@ -78,26 +82,26 @@ class Why:
         it, nodes = f"task {task.id}", [group for group in pool.groups if group.working]
         largest = max([pool.slots_per_node, *(group.largest for group in pool.groups)])
         if task.slots > largest and not task.exclusive:
-            return [reason(Code.TOO_BIG, it=it, slots=counted(task.slots, "slot"), pool_id=pool.id, largest=largest)]
+            slots = counted(task.slots, "slot")
+            return [reason(Code.TOO_BIG, it=it, slots=slots, pool_id=pool.id, largest=largest, needs=task.slots, job_id=self._job.id)]
         shortage = fewer_nodes(pool)
         if not nodes:
             return shortage
-        closed = self._closed(working(pool))
+        closed = self._closed(pool)
         if self._job.closed_working >= working(pool):
             return [*closed, *shortage]
         if task.dedicated_only and not any(group.dedicated for group in nodes):
-            return [reason(Code.WANTS_DEDICATED_NODE, it=it, pool_id=pool.id), *shortage]
+            return [reason(Code.WANTS_DEDICATED_NODE, it=it, pool_id=pool.id, grow=grow(pool)), *shortage]
         if self._starts(task, pool.next):
             return [reason(Code.READY, it=it)]
         return [*self._crowd(task, pool), *closed, *shortage]
 
-    def _closed(self, nodes: int) -> list[Reason]:
-        job = self._job
+    def _closed(self, pool: PoolFacts) -> list[Reason]:
+        job, nodes = self._job, counted(working(pool), "node")
         if not job.closed_working:
             return []
         told = f": {job.preparation_failure}" if job.preparation_failure else ""
-        n = job.closed_working
-        return [reason(Code.PREPARATION_FAILED, job_id=job.id, n=n, nodes=counted(nodes, "node"), how=told)]
+        return [reason(Code.PREPARATION_FAILED, job_id=job.id, n=job.closed_working, nodes=nodes, how=told, grow=grow(pool))]
 
     def _starts(self, task: TaskFacts, coming: NextRound) -> bool:
         """True when the next round gives it a node, or leaves room that may be given to it."""
@@ -120,21 +124,22 @@ class Why:
             return [*held, *first]
         if roomy:
             turns = counted(len(pool.rivals) - len(above), "other job", more=len(pool.rivals) >= MOST_JOBS - 1)
-            return [*first, reason(Code.BEHIND_OTHERS, pool_id=pool.id, ahead=ahead, turns=turns)]
+            return [*first, reason(Code.BEHIND_OTHERS, pool_id=pool.id, ahead=ahead, turns=turns, grow=grow(pool))]
         if task.exclusive:
-            return [reason(Code.WANTS_EMPTY_NODE, it=f"task {task.id}", pool_id=pool.id), *first]
+            return [reason(Code.WANTS_EMPTY_NODE, it=f"task {task.id}", pool_id=pool.id, grow=grow(pool)), *first]
         if free:
-            return [reason(Code.NOT_ENOUGH_FREE, pool_id=pool.id, slots=counted(task.slots, "slot"), largest=free), *first]
+            slots = counted(task.slots, "slot")
+            return [reason(Code.NOT_ENOUGH_FREE, pool_id=pool.id, slots=slots, largest=free, grow=grow(pool)), *first]
         nodes = [group for group in pool.groups if group.working]
-        slots = counted(sum(group.slots for group in nodes), "slot")
-        return [*first, reason(Code.NODES_BUSY, pool_id=pool.id, busy=sum(group.used for group in nodes), slots=slots, ahead=ahead)]
+        slots, busy = counted(sum(group.slots for group in nodes), "slot"), sum(group.used for group in nodes)
+        return [*first, reason(Code.NODES_BUSY, pool_id=pool.id, busy=busy, slots=slots, ahead=ahead, grow=grow(pool))]
 
     def _held(self, task: TaskFacts, roomy: Sequence[Room], pool: PoolFacts) -> list[Reason]:
         """The node that is held for the task, or the room that it would have on nodes that are held for others."""
         mine = [held for held in pool.next.held.values() if held.task_pk == task.pk]
         if mine:
             needs, it = counted(mine[0].needs, "slot"), f"task {task.id}"
-            return [reason(Code.NODE_HELD, it=it, node_id=mine[0].node_id, needs=needs, free=mine[0].free)]
+            return [reason(Code.NODE_HELD, it=it, node_id=mine[0].node_id, needs=needs, free=mine[0].free, grow=grow(pool))]
         others = [pool.next.held[room.node] for room in roomy if room.node in pool.next.held]
         if not roomy or len(others) < len(roomy):
             return []
@@ -149,8 +154,25 @@ class Why:
                 needs=counted(other.needs, "slot"),
                 free=other.free,
                 more=told,
+                grow=grow(pool),
             )
         ]
+
+    def _settled(self, task: TaskFacts) -> Reason:
+        """A task that runs or has run."""
+        job, it, since, node = self._job, f"task {task.id}", times.iso(task.since), task.node_id or "that is gone"
+        name = f"{job.id}/{task.id}"
+        if task.state == TaskState.RUNNING:
+            quiet = [one for one in silent(self._pool) if one.node_id == task.node_id] if self._pool else []
+            return reason(Code.RUNNING, quiet, it=it, where=f" on node {node}", since=since, look=f"batchyard logs -f {name}")
+        if task.state == TaskState.PREPARING:
+            pool_id, directory = job.pool_id, task_directory(job.id, job.preparation_id or "")
+            return reason(Code.PREPARING, it=it, node_id=node, since=since, pool_id=pool_id, directory=directory)
+        if task.succeeded:
+            return reason(Code.COMPLETED, it=it, since=since, how=how(task))
+        again = task.exit_code != 0 and _JOB_STATES.get(job.state) not in _ENDED
+        retry = f"batchyard retry {name}" if again else ""
+        return reason(Code.FAILED, it=it, since=since, how=how(task), task=name, retry=retry)
 
 
 def pool(facts: PoolFacts, groups: Sequence[ReasonGroup], waiting: int) -> list[Reason]:
@@ -194,17 +216,8 @@ def _higher(pool: PoolFacts, job: JobFacts) -> list[Reason]:
     behind, jobs = counted(sum(rival.ready for rival in others), "task", more=cut), counted(len(others), "other job", more=cut)
     more = f" (and {behind} of {jobs})" if others else ""
     n = counted(first.ready, "task")
-    return [reason(Code.HIGHER_PRIORITY, n=n, job_id=first.job_id, priority=first.priority, more=more)]
-
-
-def _settled(task: TaskFacts) -> Reason:
-    """A task that runs or has run."""
-    it, since, node = f"task {task.id}", times.iso(task.since), task.node_id or "that is gone"
-    if task.state == TaskState.RUNNING:
-        return reason(Code.RUNNING, it=it, where=f" on node {node}", since=since)
-    if task.state == TaskState.PREPARING:
-        return reason(Code.PREPARING, it=it, node_id=node, since=since)
-    return reason(Code.COMPLETED if task.succeeded else Code.FAILED, it=it, since=since, how=how(task))
+    rise = f"batchyard job update {job.id} --priority {min(HIGHEST_PRIORITY, first.priority + 1)}"
+    return [reason(Code.HIGHER_PRIORITY, n=n, job_id=first.job_id, priority=first.priority, more=more, rise=rise)]
 
 
 def _job_state(job: JobFacts) -> list[Reason]:
@@ -212,4 +225,4 @@ def _job_state(job: JobFacts) -> list[Reason]:
     if job.state not in _JOB_STATES:
         return []
     told = f" ({job.ended_by})" if job.ended_by else ""
-    return [reason(_JOB_STATES[job.state], job_id=job.id, since=times.iso(job.since), how=told)]
+    return [reason(_JOB_STATES[job.state], job_id=job.id, pool_id=job.pool_id, since=times.iso(job.since), how=told)]

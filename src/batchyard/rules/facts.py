@@ -71,6 +71,7 @@ class JobFacts(msgspec.Struct, kw_only=True):
     closed_working: int = 0
     """How many of these take tasks now."""
     preparation_failure: str | None = None
+    preparation_id: str | None = None
 
 
 class NodeGroup(msgspec.Struct, frozen=True):
@@ -92,6 +93,19 @@ class NodeGroup(msgspec.Struct, frozen=True):
     def working(self) -> bool:
         """True when placement gives them tasks."""
         return self.enabled and self.state in (NodeState.IDLE, NodeState.RUNNING)
+
+
+class NamedNode(msgspec.Struct, frozen=True):
+    """A node that takes no tasks, or was silent for longer than an agent is by itself."""
+
+    id: str
+    state: NodeState
+    disabled: bool = False
+    """Its scheduling is."""
+    action: str | None = None
+    """What is to become of it when its tasks are done with."""
+    last_seen: int | None = None
+    """When its agent spoke last; None when nobody speaks for it."""
 
 
 class LaunchFailure(msgspec.Struct, frozen=True):
@@ -145,10 +159,19 @@ class PoolFacts(msgspec.Struct, kw_only=True):
     deleting: bool = False
     resizing: bool = False
     target: int = 0
+    dedicated: int = 0
+    """How many of these are dedicated."""
+    formula: bool = False
+    """A formula decides its size."""
     slots_per_node: int = 1
     failure: str | None = None
     """Why the last resize did not reach its target."""
     groups: Sequence[NodeGroup] = ()
+    named: Sequence[NamedNode] = ()
+    """The first nodes that take no tasks, and those that are silent."""
+    now: int = 0
+    others: Sequence[tuple[str, int]] = ()
+    """Other pools with the most nodes, and how many each has."""
     next: NextRound = NextRound()
     rivals: Sequence[Rival] = ()
     """Those other than the job that is asked about."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from batchyard.model import times
 from batchyard.model.explain import Code, Reason
 from batchyard.model.states import NodeState
-from batchyard.rules.facts import NodeGroup, PoolFacts
+from batchyard.rules.facts import NamedNode, NodeGroup, PoolFacts
 from batchyard.rules.reasons import counted, reason
 
 _COMING = (
@@ -18,6 +19,16 @@ _COMING = (
 _NAMED = (NodeState.START_TASK_FAILED, NodeState.PREEMPTED, NodeState.DEALLOCATED, NodeState.DEALLOCATING)
 """States that have a reason of their own."""
 _SWITCHED_OFF = (NodeState.IDLE, NodeState.RUNNING, NodeState.OFFLINE)
+_BROKEN = (NodeState.UNUSABLE, NodeState.UNKNOWN)
+_HEARD = (NodeState.IDLE, NodeState.RUNNING, NodeState.OFFLINE, NodeState.WAITING_FOR_START_TASK, NodeState.START_TASK_FAILED)
+"""States in which an agent speaks by itself."""
+_ACTIONS: Mapping[str, str] = MappingProxyType(
+    {"reboot": "be rebooted", "reimage": "be reimaged", "deallocate": "give its machine back", "preempt": "be taken away"}
+)
+MOST_QUIET_S = 35
+"""A poll of an agent may wait for 30 s, and then it speaks again."""
+MOST_NAMED = 5
+"""Nodes that a command names; of more it names these first."""
 
 
 def working(pool: PoolFacts) -> int:
@@ -30,26 +41,67 @@ def no_pool(pool_id: str, pool: PoolFacts | None) -> Reason:
     return reason(Code.POOL_NOT_FOUND if pool is None else Code.POOL_DELETING, pool_id=pool_id if pool is None else pool.id)
 
 
+def grow(pool: PoolFacts) -> str:
+    """Command that gives a pool one more dedicated node."""
+    return _resize(pool, f"--nodes {pool.dedicated + 1}")
+
+
+def _resize(pool: PoolFacts, size: str) -> str:
+    off = f"batchyard pool autoscale {pool.id} --off && " if pool.formula else ""
+    return f"{off}batchyard pool resize --yes {pool.id} {size}"
+
+
+def _trace(pool: PoolFacts) -> str:
+    return f"batchyard autoscale trace {pool.id}" if pool.formula else ""
+
+
 def fewer_nodes(pool: PoolFacts) -> list[Reason]:
     """Why nodes are missing or do not take tasks; never empty when none does."""
     staying = [group for group in pool.groups if group.state != NodeState.LEAVING_POOL]
     here = sum(group.count for group in staying)
     if not here and not pool.target:
-        return [reason(Code.POOL_EMPTY, pool_id=pool.id)]
-    reasons = [*_launches(pool), *_changing(pool, staying), *_unfit(pool, staying)]
+        return [reason(Code.POOL_EMPTY, pool_id=pool.id, grow=grow(pool), trace=_trace(pool))]
+    reasons = [*_launches(pool), *_changing(pool, staying), *_unfit(pool, staying), *silent(pool)]
     if not pool.resizing and (here < pool.target or pool.failure):
-        told = pool.failure or "nodes are gone and no resize asked for others"
-        reasons.append(
-            reason(Code.ALLOCATION_FAILED, pool_id=pool.id, current=here, target=counted(pool.target, "node"), failure=told)
-        )  # fmt: skip
+        reasons.append(_not_allocated(pool, here))
     return reasons
+
+
+def _not_allocated(pool: PoolFacts, here: int) -> Reason:
+    others = ", ".join(f"{counted(count, 'node')} of pool {pool_id}" for pool_id, count in pool.others)
+    return reason(
+        Code.ALLOCATION_FAILED,
+        pool_id=pool.id,
+        current=here,
+        target=counted(pool.target, "node"),
+        failure=pool.failure or "nodes are gone and no resize asked for others",
+        others=f"; there are also {others}" if others else "",
+        again=_resize(pool, f"--nodes {pool.dedicated} --low-priority {pool.target - pool.dedicated}"),
+        trace=_trace(pool),
+    )
+
+
+def silent(pool: PoolFacts) -> list[Reason]:
+    """Nodes whose agents were silent for longer than they are by themselves, and that do not count as lost yet."""
+    found = [node for node in pool.named if node.last_seen is not None and node.state in _HEARD and _silence(pool, node) > MOST_QUIET_S]
+    if not found:
+        return []
+    longest = max(found, key=lambda node: _silence(pool, node))
+    more = f", and so {'does' if len(found) == 2 else 'do'} {counted(len(found) - 1, 'other node')}" if len(found) > 1 else ""
+    return [reason(Code.NODE_SILENT, pool_id=pool.id, node_id=longest.id, n=_silence(pool, longest), more=more)]
+
+
+def _silence(pool: PoolFacts, node: NamedNode) -> int:
+    """Seconds."""
+    return 0 if node.last_seen is None else (pool.now - node.last_seen) // 1_000_000
 
 
 def _launches(pool: PoolFacts) -> list[Reason]:
     failed = pool.launch_failure
     if failed is None:
         return []
-    return [reason(Code.LAUNCH_FAILS, node_id=failed.node_id, times=counted(failed.times, "time"), failure=failed.message)]
+    times_ = counted(failed.times, "time")
+    return [reason(Code.LAUNCH_FAILS, node_id=failed.node_id, pool_id=pool.id, times=times_, failure=failed.message)]
 
 
 def _changing(pool: PoolFacts, staying: list[NodeGroup]) -> list[Reason]:
@@ -67,18 +119,48 @@ def _changing(pool: PoolFacts, staying: list[NodeGroup]) -> list[Reason]:
 def _unfit(pool: PoolFacts, staying: list[NodeGroup]) -> list[Reason]:
     off = [group for group in staying if not group.enabled and group.state in _SWITCHED_OFF]
     broken = [group for group in staying if not group.working and group not in off and group.state not in (*_COMING, *_NAMED)]
+    failed, gone = _in(staying, NodeState.START_TASK_FAILED), _in(staying, NodeState.PREEMPTED)
+    stopped = _in(staying, NodeState.DEALLOCATED, NodeState.DEALLOCATING)
+    troubles = [each for each in (_quiet(pool), pool.node_problem) if each]
     found = (
-        (Code.START_TASK_FAILED, _in(staying, NodeState.START_TASK_FAILED), pool.start_task_failure),
-        (Code.SCHEDULING_DISABLED, off, None),
-        (Code.NODES_PREEMPTED, _in(staying, NodeState.PREEMPTED), None),
-        (Code.NODES_DEALLOCATED, _in(staying, NodeState.DEALLOCATED, NodeState.DEALLOCATING), None),
-        (Code.NODES_UNUSABLE, broken, pool.node_problem),
+        (Code.START_TASK_FAILED, failed, pool.start_task_failure, lambda node: node.state == NodeState.START_TASK_FAILED),
+        (Code.SCHEDULING_DISABLED, off, None, lambda node: node.disabled and node.state in _SWITCHED_OFF),
+        (Code.NODES_PREEMPTED, gone, None, lambda node: node.state == NodeState.PREEMPTED),
+        (Code.NODES_DEALLOCATED, stopped, None, lambda node: node.state == NodeState.DEALLOCATED),
+        (Code.NODES_UNUSABLE, broken, "; ".join(troubles), lambda node: node.state in _BROKEN),
     )
-    return [
-        reason(code, pool_id=pool.id, n=_number(nodes), states=_states(nodes), how=f": {told}" if told else "")
-        for code, nodes, told in found
-        if nodes
-    ]
+    return [_kind(pool, code, nodes, told, among) for code, nodes, told, among in found if nodes]
+
+
+def _kind(pool: PoolFacts, code: Code, nodes: list[NodeGroup], told: str | None, among: Callable[[NamedNode], bool]) -> Reason:
+    """One reason why nodes of a pool are unfit, with the commands that name them."""
+    named = [node.id for node in pool.named if among(node)]
+    all_of_it = len(named) > 1 and len(named) == sum(group.count for group in pool.groups if group.state != NodeState.LEAVING_POOL)
+    which = f"'{pool.id}/*'" if all_of_it else " ".join(f"{pool.id}/{node}" for node in named[:MOST_NAMED])
+    made = reason(
+        code,
+        pool_id=pool.id,
+        n=_number(nodes),
+        states=_states(nodes),
+        how=f": {told}" if told else "",
+        nodes=which,
+        node=f"{pool.id}/{named[0]}" if named else "",
+        reboot=f"batchyard node reboot --yes {which}",
+        dedicated=_resize(pool, f"--nodes {pool.target} --low-priority 0"),
+    )
+    if not named and code != Code.NODES_PREEMPTED:
+        made.command = None
+        made.look = f"batchyard nodes {pool.id}"
+    return made
+
+
+def _quiet(pool: PoolFacts) -> str:
+    """How long the first of the lost nodes has been silent."""
+    lost = [node for node in pool.named if node.state == NodeState.UNKNOWN]
+    if not lost:
+        return ""
+    told = f"has said nothing for {_silence(pool, lost[0])} s" if lost[0].last_seen is not None else "has no agent that speaks for it"
+    return f"node {lost[0].id} {told}"
 
 
 def _in(groups: list[NodeGroup], *states: NodeState) -> list[NodeGroup]:
@@ -95,3 +177,15 @@ def _states(groups: Iterable[NodeGroup]) -> str:
     for group in groups:
         states[group.state] += group.count
     return f" ({', '.join(f'{count} {state}' for state, count in sorted(states.items()))})" if states else ""
+
+
+def node(pool: PoolFacts, one: NamedNode, errors: str) -> list[Reason]:
+    """Why a node takes no tasks, or that it does; `pool` has no other node. `errors` are those that its agent tells of."""
+    if one.state == NodeState.LEAVING_POOL or one.action is not None:
+        return [reason(Code.NODE_LEAVES, pool_id=pool.id, node_id=one.id, what=_ACTIONS.get(one.action or "", "leave the pool"))]
+    reasons = fewer_nodes(pool)
+    if reasons:
+        return reasons
+    [group] = pool.groups
+    how = f"; its agent tells of: {errors}" if errors else ""
+    return [reason(Code.NODE_WORKS, pool_id=pool.id, node_id=one.id, used=group.used, slots=counted(group.slots, "slot"), how=how)]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from batchyard.model import times
 from batchyard.model.explain import Code, Reason
 from batchyard.model.states import TaskState
+from batchyard.rules import exits
 from batchyard.rules.facts import TaskFacts, Wait
 from batchyard.rules.reasons import reason
 
@@ -21,8 +22,8 @@ _MISSING, _BLOCKED = 1, 2
 class Waits:
     """What the blocked tasks of a snapshot wait for; `unblocked` says why one that waits for no other is where it is."""
 
-    def __init__(self, tasks: Mapping[str, TaskFacts], unblocked: Callable[[TaskFacts], Reason]) -> None:
-        self._tasks, self._unblocked = tasks, unblocked
+    def __init__(self, job_id: str, tasks: Mapping[str, TaskFacts], unblocked: Callable[[TaskFacts], Reason]) -> None:
+        self._job_id, self._tasks, self._unblocked = job_id, tasks, unblocked
         self._severity = _severities(tasks)
 
     def reasons(self, key: str, links: int = MOST_LINKS, most: int = MOST_REASONS) -> list[Reason]:
@@ -31,7 +32,7 @@ class Waits:
         cycle = [] if key in self._severity else _cycle(self._tasks, key)
         if cycle:
             names = " → ".join(self._tasks[one].id for one in cycle)
-            return [reason(Code.DEPENDENCY_CYCLE, it=f"task {task.id}", cycle=names)]
+            return [reason(Code.DEPENDENCY_CYCLE, it=f"task {task.id}", cycle=names, job_id=self._job_id, name=task.id)]
         waits = sorted(task.waits, key=lambda wait: -_severity(self._tasks, self._severity, wait))
         return [self._wait(task, wait, links, most) for wait in waits[:most]]
 
@@ -41,16 +42,26 @@ class Waits:
         first, _ = wait.missing[0] if wait.missing else (wait.low, None)
         numbers = sorted(wait.missing, key=lambda number: -_severity_of(self._tasks, self._severity, number[1]))
         because = [self._on(task, key or str(number), links - 1) for number, key in numbers[:most]] if links > 0 else []
-        it = f"task {task.id}"
-        return reason(Code.WAITS_FOR_RANGE, because, it=it, left=wait.left, low=wait.low, high=wait.high, first=first)
+        return reason(
+            Code.WAITS_FOR_RANGE,
+            because,
+            it=f"task {task.id}",
+            left=wait.left,
+            low=wait.low,
+            high=wait.high,
+            first=first,
+            job_id=self._job_id,
+        )
 
     def _on(self, task: TaskFacts, key: str, links: int) -> Reason:
-        parent, it = self._tasks.get(key), f"task {task.id}"
+        parent, it, job_id = self._tasks.get(key), f"task {task.id}", self._job_id
         if parent is None:
-            return reason(Code.WAITS_FOR_MISSING_TASK, it=it, task_id=key)
+            return reason(Code.WAITS_FOR_MISSING_TASK, it=it, task_id=key, job_id=job_id)
         if parent.state == TaskState.COMPLETED:
-            return reason(Code.BLOCKED_BY_FAILURE, it=it, task_id=parent.id, how=_ended(parent))
-        return reason(Code.WAITS_FOR_TASK, self._further(parent, key, links - 1), it=it, task_id=parent.id, state=parent.state)
+            retry = f"batchyard retry {job_id}/{parent.id}" if parent.exit_code != 0 else ""
+            return reason(Code.BLOCKED_BY_FAILURE, it=it, task_id=parent.id, job_id=job_id, how=_ended(parent), retry=retry)
+        further = self._further(parent, key, links - 1)
+        return reason(Code.WAITS_FOR_TASK, further, it=it, task_id=parent.id, job_id=job_id, state=parent.state)
 
     def _further(self, parent: TaskFacts, key: str, links: int) -> list[Reason]:
         """The deciding reason of a task that is waited for."""
@@ -68,7 +79,7 @@ def _ended(task: TaskFacts) -> str:
 
 def how(task: TaskFacts) -> str:
     """How a task ended, for the middle of a sentence."""
-    code = "" if task.exit_code is None else f" with exit code {task.exit_code}"
+    code = "" if task.exit_code is None else f" with {exits.told(task.exit_code)}"
     return code + (f" ({task.failure})" if task.failure else "")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from batchyard.model.states import NodeState
-from batchyard.rules.facts import LaunchFailure, NodeGroup
+from batchyard.rules.facts import LaunchFailure, NamedNode, NodeGroup
 from batchyard.store.reader import Reader, Statement, columns
 from batchyard.store.tasks import TaskRow
 
@@ -35,6 +35,14 @@ def _group(state: str, enabled: int, dedicated: int, count: int, largest: int, s
     return NodeGroup(NodeState(state), bool(enabled), bool(dedicated), count, largest, slots, used, since)
 
 
+def _named(id_: str, state: str, disabled: int, action: str | None, last_seen: int | None) -> NamedNode:
+    return NamedNode(id_, NodeState(state), bool(disabled), action, last_seen)
+
+
+def _name_and_count(name: str, count: int) -> tuple[str, int]:
+    return name, count
+
+
 def _exit_code_and_failure(exit_code: int | None, failure: bytes | None) -> tuple[int | None, bytes | None]:
     return exit_code, failure
 
@@ -44,6 +52,17 @@ _NODE_GROUPS = Statement(
     " min(state_time) FROM node"
     " WHERE pool_pk = :pool_pk GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
     _group,
+)
+_NAMED = Statement(
+    "SELECT id, state, scheduling_state <> 'enabled', action, last_seen FROM node WHERE pool_pk = :pool_pk AND state <> 'leavingpool'"
+    " AND (state NOT IN ('idle', 'running') OR scheduling_state <> 'enabled' OR action IS NOT NULL OR last_seen < :before)"
+    " ORDER BY last_seen, pk LIMIT :n",
+    _named,
+)
+_OTHERS = Statement(
+    "SELECT pool.id, count(*) FROM node JOIN pool ON pool.pk = node.pool_pk WHERE node.pool_pk <> :pool_pk"
+    " GROUP BY pool.pk, pool.id ORDER BY 2 DESC, 1 LIMIT :n",
+    _name_and_count,
 )
 _LAUNCH_FAILURE = Statement(
     "SELECT id, launches, launch_error FROM node"
@@ -96,6 +115,16 @@ _MOST_EDGES = 10_000
 def node_groups(reader: Reader, pool_pk: int) -> list[NodeGroup]:
     """Nodes of a pool, counted by what placement distinguishes."""
     return reader.all(_NODE_GROUPS, pool_pk=pool_pk)
+
+
+def named_nodes(reader: Reader, pool_pk: int, before: int, n: int) -> list[NamedNode]:
+    """Nodes of a pool that take no tasks, or whose agents have said nothing since `before`: those first that spoke longest ago."""
+    return reader.all(_NAMED, pool_pk=pool_pk, before=before, n=n)
+
+
+def other_pools(reader: Reader, pool_pk: int, n: int) -> list[tuple[str, int]]:
+    """The pools beside this one that have the most nodes, and how many."""
+    return reader.all(_OTHERS, pool_pk=pool_pk, n=n)
 
 
 def launch_failure(reader: Reader, pool_pk: int) -> LaunchFailure | None:

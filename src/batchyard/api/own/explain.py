@@ -23,3 +23,9 @@ async def job(call: Call) -> Response:
 async def pool(call: Call) -> Response:
     """GET /batchyard/explain/pools/{poolId}"""
     return wire.element(call.base, "explanations", wire.encode(await call.db.read(explain.pool, call.ids["pool_id"], call.now)))
+
+
+async def node(call: Call) -> Response:
+    """GET /batchyard/explain/pools/{poolId}/nodes/{nodeId}"""
+    found = await call.db.read(explain.node, call.ids["pool_id"], call.ids["node_id"], call.now)
+    return wire.element(call.base, "explanations", wire.encode(found))

@@ -1,4 +1,4 @@
-"""Why is it not running? Answers for a task, a job or a pool, from the facts that the scheduler itself decides on."""
+"""Why is it not running? Answers for a task, a job, a pool or a node, from the facts that the scheduler itself decides on."""
 
 from __future__ import annotations
 
@@ -9,18 +9,24 @@ from batchyard.model.errors import BatchError
 from batchyard.model.explain import Code, Explanation, ReasonGroup
 from batchyard.model.states import TaskState
 from batchyard.rules import explain as rules
+from batchyard.rules import supply
 from batchyard.rules.facts import MOST_JOBS
 from batchyard.store import explain as rows
 from batchyard.store import jobs as job_rows
+from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
 from batchyard.store import ready as ready_tasks
 from batchyard.store import tasks as task_rows
+from batchyard.store.explain import WaitingJob
 from batchyard.store.jobs import JobRow
+from batchyard.store.pools import PoolView
 from batchyard.store.reader import Reader
 
 LOOKED_AT = 50
 """Ready tasks, and as many blocked ones, that a job's summary looks at."""
 _JOBS_OF_POOL = 10
+_ERRORS = 5
+"""Errors of a node that are told."""
 
 
 def task(reader: Reader, job_id: str, task_id: str, now: int) -> Explanation:
@@ -58,6 +64,45 @@ def pool(reader: Reader, pool_id: str, now: int) -> Explanation:
     found = pool_rows.find(reader, pool_id)
     if found is None:
         raise BatchError("PoolNotFound")
+    waiting, groups, looked_at = _waiting_for(reader, found, now)
+    reasons = rules.pool(facts.pool(reader, found, None, now), groups, sum(one.active for one in waiting))
+    return Explanation(
+        kind="pool",
+        id=found.id,
+        state=found.state,
+        reasons=reasons,
+        groups=groups,
+        looked_at=looked_at,
+        waiting=sum(one.active for one in waiting),
+        running=sum(one.running for one in waiting),
+    )
+
+
+def node(reader: Reader, pool_id: str, node_id: str, now: int) -> Explanation:
+    """Why a node takes no tasks, and what those that wait for its pool wait for. Raises PoolNotFound, NodeNotFound."""
+    found = pool_rows.find(reader, pool_id)
+    if found is None:
+        raise BatchError("PoolNotFound")
+    row = node_rows.view(reader, found.pk, node_id)
+    if row is None:
+        raise BatchError("NodeNotFound")
+    errors = facts.problems(row.errors, _ERRORS) if row.errors is not None else ""
+    waiting, groups, looked_at = _waiting_for(reader, found, now)
+    return Explanation(
+        kind="node",
+        id=row.id,
+        state=row.state,
+        reasons=supply.node(facts.node(found, row, now), facts.named(row), errors),
+        pool_id=found.id,
+        groups=groups,
+        looked_at=looked_at,
+        waiting=sum(one.active for one in waiting),
+        running=row.tasks_running,
+    )
+
+
+def _waiting_for(reader: Reader, found: PoolView, now: int) -> tuple[list[WaitingJob], list[ReasonGroup], int]:
+    """Jobs with tasks that wait for a pool, what the first tasks of the first jobs wait for, and how many of these were looked at."""
     waiting = rows.waiting_jobs(reader, found.id.lower(), MOST_JOBS)
     groups: dict[Code, ReasonGroup] = {}
     looked_at = 0
@@ -69,17 +114,7 @@ def pool(reader: Reader, pool_id: str, now: int) -> Explanation:
             known = groups.setdefault(group.code, group)
             if known is not group:
                 known.tasks += group.tasks
-    reasons = rules.pool(facts.pool(reader, found, None, now), list(groups.values()), sum(one.active for one in waiting))
-    return Explanation(
-        kind="pool",
-        id=found.id,
-        state=found.state,
-        reasons=reasons,
-        groups=list(groups.values()),
-        looked_at=looked_at,
-        waiting=sum(one.active for one in waiting),
-        running=sum(one.running for one in waiting),
-    )
+    return waiting, list(groups.values()), looked_at
 
 
 def _first_waiting(reader: Reader, job: JobRow, n: int) -> list[str]:

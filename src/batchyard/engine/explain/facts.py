@@ -14,11 +14,27 @@ from batchyard.engine.settling import special_tasks
 from batchyard.model import ids
 from batchyard.model.node import ComputeNodeError
 from batchyard.model.pool import ResizeError
-from batchyard.model.states import AllocationState, PoolState, TaskResult, TaskState
+from batchyard.model.states import AllocationState, NodeState, PoolState, SchedulingState, TaskResult, TaskState
 from batchyard.model.sync import FAILURE_EXIT_CODE
 from batchyard.model.task import TaskCreateContent, TaskFailureInformation
-from batchyard.rules.facts import MOST_AHEAD, MOST_JOBS, Held, JobFacts, NextRound, PoolFacts, Rival, Snapshot, TaskFacts, Wait
+from batchyard.rules import exits
+from batchyard.rules.facts import (
+    MOST_AHEAD,
+    MOST_JOBS,
+    Held,
+    JobFacts,
+    LaunchFailure,
+    NamedNode,
+    NextRound,
+    NodeGroup,
+    PoolFacts,
+    Rival,
+    Snapshot,
+    TaskFacts,
+    Wait,
+)
 from batchyard.rules.placement import Room
+from batchyard.rules.supply import MOST_QUIET_S
 from batchyard.store import explain as rows
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
@@ -27,6 +43,7 @@ from batchyard.store import ready
 from batchyard.store import special_tasks as special_rows
 from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import JobRow
+from batchyard.store.nodes import NodeView
 from batchyard.store.pools import PoolView
 from batchyard.store.reader import Reader
 from batchyard.store.tasks import TaskRow
@@ -37,6 +54,11 @@ _MOST_EXPANDED = 200
 _MOST_PARENTS = 100
 _MOST_MISSING = 10
 _CHUNK, _CHUNKS = 1000, 10
+_MOST_POOLS = 5
+_LONGEST = 200
+"""Characters of a message that are told."""
+MOST_NAMED = 100
+"""Nodes of a pool that are looked at by name."""
 _failure = msgspec.json.Decoder(TaskFailureInformation)
 _node_errors = msgspec.json.Decoder(list[ComputeNodeError])
 _resize_errors = msgspec.json.Decoder(list[ResizeError])
@@ -71,40 +93,81 @@ def job(reader: Reader, row: JobRow, found: PoolView | None) -> JobFacts:
         closed=closed,
         closed_working=rows.closed_working(reader, row.pk, found.pk) if closed and found is not None else 0,
         preparation_failure=None if failed is None else _how(*failed),
+        preparation_id=row.preparation_id,
     )
 
 
 def _how(exit_code: int | None, failure: bytes | None) -> str:
     """How a special task failed."""
-    return f"exit code {exit_code}" if exit_code else _told(failure) or "no exit code"
+    return exits.told(exit_code) if exit_code else _told(failure) or "no exit code"
 
 
 def pool(reader: Reader, row: PoolView, asked: JobRow | None, now: int) -> PoolFacts:
     """A pool as placement would find it now; `asked` is the job that is asked about."""
     start_failed, errors = rows.start_task_failure(reader, row.pk), rows.node_errors(reader, row.pk)
+    lacking = row.current_dedicated + row.current_low_priority < row.target_dedicated + row.target_low_priority
     return PoolFacts(
         id=row.id,
         since=row.allocation_time,
         deleting=row.state == PoolState.DELETING,
         resizing=row.allocation_state != AllocationState.STEADY,
         target=row.target_dedicated + row.target_low_priority,
+        dedicated=row.target_dedicated,
+        formula=row.autoscale_formula is not None,
         slots_per_node=row.slots_per_node,
         failure=_resize_failure(row.resize_errors),
         groups=rows.node_groups(reader, row.pk),
+        named=rows.named_nodes(reader, row.pk, now - MOST_QUIET_S * 1_000_000, MOST_NAMED),
+        now=now,
+        others=rows.other_pools(reader, row.pk, _MOST_POOLS) if lacking else (),
         next=_next_round(reader, row, asked, now),
         rivals=_rivals(reader, row.id.lower(), asked),
         launch_failure=rows.launch_failure(reader, row.pk),
         start_task_failure=None if start_failed is None else _how(*start_failed),
-        node_problem=None if errors is None else _node_errors.decode(errors)[0].message,
+        node_problem=None if errors is None else problems(errors, 1),
     )
+
+
+def node(pool: PoolView, row: NodeView, now: int) -> PoolFacts:
+    """A node as if its pool had no other."""
+    enabled = row.scheduling_state == SchedulingState.ENABLED and row.action is None
+    group = NodeGroup(row.state, enabled, bool(row.dedicated), 1, row.slots, row.slots, row.slots_used, row.state_time)
+    failed = row.state == NodeState.START_TASK_FAILED
+    launch = None if row.launch_error is None else LaunchFailure(row.id, row.launches, row.launch_error)
+    return PoolFacts(
+        id=pool.id,
+        since=row.state_time,
+        target=1,
+        dedicated=row.dedicated,
+        groups=[group],
+        named=[named(row)],
+        now=now,
+        launch_failure=launch if row.launches else None,
+        start_task_failure=_how(row.start_exit_code, row.start_failure) if failed else None,
+        node_problem=None if row.errors is None else problems(row.errors, 1),
+    )
+
+
+def named(row: NodeView) -> NamedNode:
+    """A node by its name."""
+    return NamedNode(row.id, row.state, row.scheduling_state != SchedulingState.ENABLED, row.action, row.last_seen)
+
+
+def problems(errors: bytes, n: int) -> str:
+    """The first of a node's errors in words, with their details."""
+    told = []
+    for error in _node_errors.decode(errors)[:n]:
+        details = "".join(f" ({pair.name}: {pair.value})" for pair in error.error_details or () if pair.value)
+        told.append(f"{error.message}{details}")
+    return "; ".join(told)
 
 
 def _resize_failure(text: bytes | None) -> str | None:
     errors = _resize_errors.decode(text) if text else []
     told = []
     for error in errors:
-        details = [pair.value for pair in error.values or () if pair.value and pair.name != KIND]
-        told.append(f"{error.code}: {error.message}" + "".join(f" ({detail})" for detail in details))
+        details = [f"{pair.name}: {pair.value}" for pair in error.values or () if pair.value and pair.name != KIND]
+        told.append(f"{error.code}: {error.message}" + (f" ({', '.join(details)})" if details else ""))
     return "; ".join(told) or None
 
 
@@ -198,7 +261,14 @@ def _told(failure: bytes | None) -> str | None:
     info = _failure.decode(failure) if failure else None
     if info is None or info.code == FAILURE_EXIT_CODE:
         return None
-    return f"{info.code}: {(info.message or '').splitlines()[0] if info.message else ''}".rstrip(": ")
+    details = [f"{pair.name}: {_short(pair.value)}" for pair in info.details or () if pair.value]
+    return f"{info.code}: {_short(info.message or '')}".rstrip(": ") + (f" [{', '.join(details)}]" if details else "")
+
+
+def _short(text: str) -> str:
+    """The first line, at most 200 characters of it."""
+    line = (text.splitlines() or [""])[0]
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 
 
 def _waits(reader: Reader, job: JobRow, row: TaskRow) -> list[Wait]:

@@ -167,16 +167,19 @@ def _grow(tx: Tx, pool: PoolView, dedicated: int, missing: int, now: int, offer:
     if body.virtual_machine_configuration is not None and images.is_windows(body.virtual_machine_configuration):
         return 0, _failed(dedicated, "The image is a Windows image; every node of this account runs Linux")
     quota = offer.quotas.dedicated_cores if dedicated else offer.quotas.low_priority_cores
-    room = missing
+    room, used = missing, 0
     if quota is not None:
-        room = max(0, quota - usage.cores(tx, dedicated=bool(dedicated))) // size.cores
+        used = usage.cores(tx, dedicated=bool(dedicated))
+        room = max(0, quota - used) // size.cores
     added = min(missing, room, NODES_PER_ROUND)
     for number in node_rows.free_numbers(tx, pool.pk, added):
         _add_node(tx, pool, body.vm_size, size, dedicated, number, now)
     if added < room or room >= missing:
         return added, None
     code = "AccountCoreQuotaReached" if dedicated else "AccountLowPriorityCoreQuotaReached"
-    return added, _error(code, dedicated, "because the core quota of the account has been reached")
+    cores = {"Quota": quota, "Used": used + added * size.cores, "Wanted": (missing - added) * size.cores}
+    details = (NameValuePair(name=name, value=f"{number} cores") for name, number in cores.items())
+    return added, _error(code, dedicated, "because the core quota of the account has been reached", *details)
 
 
 def _error(code: str, dedicated: int, why: str, *details: NameValuePair) -> ResizeError:
