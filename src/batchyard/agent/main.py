@@ -17,13 +17,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
-import uvloop
 
 from batchyard.agent.accounts import claims
 from batchyard.agent.accounts.logins import Logins, LoginService
@@ -438,12 +437,21 @@ def _only_one(layout: Layout) -> Iterator[None]:
         yield
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def _quickest() -> Callable[[Coroutine[Any, Any, None]], object]:
+    """What runs an agent: uvloop, or asyncio where that is not installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run
+    return uvloop.run
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "batchyard agent") -> int:
     """Run an agent from the command line; the exit code is 1 when it cannot start."""
-    settings = parse(argv)
+    settings = parse(argv, prog)
     logs.begin()
     try:
-        uvloop.run(run(settings))
+        _quickest()(run(settings))
     except OSError as error:
         log.error("the agent cannot start", reason=str(error))
         return 1

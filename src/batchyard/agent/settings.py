@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from batchyard import __version__
+
 
 @dataclass(slots=True)
 class AgentSettings:
@@ -39,9 +41,10 @@ class AgentSettings:
     """The server's `server.json`, where that is on this machine: says its URL when it comes back at another address."""
 
 
-def parse(argv: Sequence[str] | None) -> AgentSettings:
+def parse(argv: Sequence[str] | None, prog: str) -> AgentSettings:
     """What a command line says; ends the process when that makes no sense."""
-    parser = argparse.ArgumentParser(prog="batchyard agent", description="Run the tasks of one compute node.")
+    parser = argparse.ArgumentParser(prog=prog, description="Run the tasks of one compute node.")
+    parser.add_argument("--version", action="version", version=f"batchyard {__version__}")
     parser.add_argument("--server", required=True, help="base URL of the server")
     parser.add_argument("--server-file", metavar="FILE", help="the server's server.json: says where it is when its address changes")
     parser.add_argument("--root", required=True, help="the node's directory")

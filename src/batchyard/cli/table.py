@@ -299,6 +299,13 @@ COMPLETION = Verb(
     (Word("shell", "SHELL", "bash, zsh or fish", kind=one_of("bash", "zsh", "fish")),),
     server=False,
 )
+MAN = Verb(
+    "man",
+    "man:show",
+    "Show a page of the manual.",
+    (Word("word", "COMMAND|NOUN", "what it is about; all commands without one", "?", names="commands"),),
+    server=False,
+)
 
 COMMANDS: tuple[Verb, ...] = (
     SUBMIT,
@@ -335,6 +342,7 @@ COMMANDS: tuple[Verb, ...] = (
     CHAOS,
     DOCTOR,
     COMPLETION,
+    MAN,
 )
 """The daily words, and those that have no noun."""
 
