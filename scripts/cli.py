@@ -12,7 +12,7 @@ from batchyard.cli.grammar import Flag, Verb
 
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 _BEGIN = "<!-- printed by scripts/cli.py --write from src/batchyard/cli/table.py; do not edit below -->\n"
-_GROUPS = {"shown": "[output](#output)", "pick": "[choosing](#choosing)"}
+_GROUPS = {"shown": "[output](#output)", "pick": "[choosing](#choosing)", "options": "[servers](#servers)"}
 
 
 def _options(flags: Sequence[Flag]) -> list[str]:
@@ -34,7 +34,7 @@ def _command(noun: str, verb: Verb) -> Iterator[str]:
     words = [f"`{word.metavar}`: {word.help}" for word in verb.words if word.help and word.metavar]
     own = [flag for flag in verb.flags if not flag.group]
     groups = dict.fromkeys(_GROUPS[flag.group] for flag in verb.flags if flag.group)
-    more = [*words, *([f"and the options of {' and '.join(groups)}"] if groups else [])]
+    more = [*words, *([f"{'and' if words else 'With'} the options of {' and '.join(groups)}"] if groups else [])]
     if more:
         yield f"{'; '.join(more)}.\n"
     else:
@@ -55,6 +55,8 @@ def _reference() -> Iterator[str]:
             yield f"### {noun.name}\n\n{noun.help}\n"
             for verb in noun.verbs:
                 yield from _command(noun.name, verb)
+    yield "### Servers\n"
+    yield from _options(table.OPTIONS)
     yield "### Output\n"
     yield from _options(table.LISTED)
     yield "### Choosing\n"

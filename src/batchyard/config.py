@@ -1,12 +1,15 @@
-"""Settings of a server: the command line fills them in, and a TOML file says what sizes mean and what the quotas are."""
+"""What a server is told at its start, and what a configuration file says of sizes and quotas; `effective` puts both together."""
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,6 +20,9 @@ DEFAULT_PORT = 8777
 PROVIDERS = (LOCAL,)
 """Providers that a size may name."""
 _UNITS = {"B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": GIB, "TIB": 1024 * GIB, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
+_HEADER = re.compile(r"\s*\[{1,2}\s*([^\[\]]+?)\s*\]{1,2}\s*(?:#.*)?$")
+_KEY = re.compile(r"""\s*(["']?)([\w-]+)\1\s*[=.]""")
+_PLACE = re.compile(r"(\w+)(?:\[(\d+)\])?(?:\.(\w+).*)?")
 _AMOUNT = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([a-zA-Z]+)", re.ASCII)
 
 
@@ -75,7 +81,7 @@ class _Size(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
-    """The whole file."""
+    """What the file says beside the settings of `batchyard.settings`."""
 
     quotas: Quotas = Quotas()
     sizes: list[_Size] = []
@@ -90,27 +96,71 @@ def proxy(text: str) -> str:
         raise Misconfigured(f"--trusted-proxy takes an IP address or a network such as 10.1.2.0/24: {error}") from None
 
 
-def load(path: Path) -> Offer:
-    """What a configuration file offers. Raises Misconfigured."""
+def of(directory: Path, values: Mapping[str, Any], offer: Offer) -> Config:
+    """The configuration that checked values of all settings make."""
+    return Config(
+        directory=directory,
+        host=values["host"],
+        port=values["port"],
+        max_nodes=values["nodes"],
+        test_clock=values["test_clock"],
+        insecure=values["insecure"],
+        proxies=values["trusted_proxy"],
+        offer=offer,
+        node_silence_s=values["node_silence"],
+        chaos=values["chaos"],
+        probes=None if values["probes"] is None else values["probes"].resolve(),
+        external_nodes=values["provider"] == "external",
+        node_join_s=values["node_join"],
+        autoscale_min_interval_s=values["autoscale_min_interval"],
+        autoscale_on_demand=values["autoscale_on_demand"],
+    )
+
+
+def read(path: Path) -> tuple[dict[str, Any], str]:
+    """What a configuration file holds, and its text. Raises Misconfigured."""
     try:
         text = path.read_text(encoding="utf-8")
-        found = msgspec.convert(tomllib.loads(text), _File)
+        return tomllib.loads(text), text
     except OSError as error:
         raise Misconfigured(f"{path} cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Misconfigured(f"{path} is not TOML: {error}") from None
+
+
+def offer(path: Path | None, found: Mapping[str, Any], text: str) -> Offer:
+    """What a configuration file offers; Azure's sizes without one. Raises Misconfigured."""
+    if path is None:
+        return AZURE
+    try:
+        file = msgspec.convert({name: found[name] for name in _File.__struct_fields__ if name in found}, _File)
     except msgspec.ValidationError as error:
-        raise Misconfigured(f"{path}: {_said(str(error))}") from None
+        raise Misconfigured(f"{path}{_said(str(error), text)}") from None
     for name in Quotas.__struct_fields__:
-        if (getattr(found.quotas, name) or 0) < 0:
-            raise Misconfigured(f"{path}: quotas.{name} must not be negative")
+        if (getattr(file.quotas, name) or 0) < 0:
+            raise Misconfigured(f"{path} line {line(text, 'quotas', name)}: quotas.{name} must not be negative")
     rules = []
-    for number, size in enumerate(found.sizes, 1):
+    for number, size in enumerate(file.sizes, 1):
         try:
             rules.append(_rule(size))
         except ValueError as error:
-            raise Misconfigured(f"{path}: [[sizes]] number {number} ({size.name}): {error}") from None
-    return Offer(sizes=Sizes(tuple(rules), enforce=found.enforce_sizes), quotas=found.quotas)
+            at = line(text, "sizes", "", number)
+            raise Misconfigured(f"{path} line {at}: [[sizes]] number {number} ({size.name}): {error}") from None
+    return Offer(sizes=Sizes(tuple(rules), enforce=file.enforce_sizes), quotas=file.quotas)
+
+
+def line(text: str, table: str, key: str, number: int = 1) -> int:
+    """Line of a key in the `number`th table of a name, of the table itself without a key; 0 where it is written otherwise."""
+    at, seen = "", 0
+    for count, words in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(words):
+            at = header[1]
+            seen += at == table
+            if (at == table and seen == number and not key) or (not table and at == key):
+                return count
+        elif key and at == table and (not table or seen == number) and (name := _KEY.match(words)) and name[2] == key:
+            return count
+    return 0
 
 
 def _rule(size: _Size) -> SizeRule:
@@ -141,14 +191,20 @@ def _bytes(setting: str, amount: str | int) -> int:
     return size
 
 
-def _said(text: str) -> str:
-    """A validation error in the words of the file."""
+def _said(text: str, file: str) -> str:
+    """A validation error in the words of the file, behind the line where it is."""
     reason, _, where = text.partition(" - at `$")
     where = where.strip("`").lstrip(".")
     unknown = re.fullmatch(r"Object contains unknown field `(.+)`", reason)
     missing = re.fullmatch(r"Object missing required field `(.+)`", reason)
+    table, number, key = _PLACE.fullmatch(where).groups() if _PLACE.fullmatch(where) else (where, None, None)  # type: ignore[union-attr]
+    count = int(number or 0) + 1
+    at = line(file, table, unknown[1] if unknown else key or "", count) or line(file, table, "", count) or line(file, "", table)
+    begin = f" line {at}: " if at else ": "
     if unknown:
-        return f"there is no setting {unknown[1]}{f' in {where}' if where else ''}"
+        known = (_Size if table == "sizes" else Quotas).__struct_fields__
+        likely = difflib.get_close_matches(unknown[1], known, 1)
+        return f"{begin}there is no setting {unknown[1]} in {where}{f'; did you mean {likely[0]}?' if likely else ''}"
     if missing:
-        return f"{where} needs {missing[1]}"
-    return f"{where}: {reason[0].lower()}{reason[1:]}"
+        return f"{begin}{where} needs {missing[1]}"
+    return f"{begin}{where}: {reason[0].lower()}{reason[1:]}"

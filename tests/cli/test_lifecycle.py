@@ -94,7 +94,10 @@ def test_a_configuration_file_is_read_at_the_start(directory: Path, tmp_path: Pa
     path.write_text("[quotas]\npool = 1\n")
     for command in ("up", "serve"):
         wrong = batchyard(command, "--dir", directory, "--port", "0", "--config", path)
-        assert (wrong.returncode, wrong.stderr) == (1, f"batchyard: {path}: there is no setting pool in quotas\n")
+        assert (wrong.returncode, wrong.stderr) == (
+            1,
+            f"batchyard: {path} line 2: there is no setting pool in quotas; did you mean pools?\n",
+        )
     assert not directory.exists()
     path.write_text("[quotas]\npools = 0\nactive_jobs = 0\n")
     server = up(directory, "--config", str(path))

@@ -1,16 +1,17 @@
-"""The configuration file of the documentation is one that works, and every setting is in it."""
+"""The configuration file of the documentation is one that works, and every setting is in the page."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from batchyard import config
-from batchyard.config import Misconfigured, load
-from batchyard.rules.offer import AZURE, Quotas
+from batchyard import config, effective
+from batchyard.config import Misconfigured
+from batchyard.rules.offer import AZURE, Offer, Quotas
 from batchyard.rules.sizes import GIB, Size
 
 PAGE = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
@@ -23,6 +24,20 @@ def example(tmp_path: Path) -> Path:
     path = tmp_path / "batchyard.toml"
     path.write_text(text)
     return path
+
+
+def load(path: Path) -> Offer:
+    """What a file offers."""
+    return effective.resolve(path.parent, path, {}, {}).config.offer
+
+
+def test_the_settings_are_printed_from_the_table() -> None:
+    spec = importlib.util.spec_from_file_location("settings", Path(__file__).parents[2] / "scripts" / "settings.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.page() == PAGE, "run scripts/settings.py --write"
 
 
 def test_the_example_means_what_it_says(example: Path) -> None:
@@ -49,11 +64,25 @@ def test_every_setting_is_documented(shape: type[msgspec.Struct]) -> None:
     ("text", "said"),
     [
         ("sizes = 5", "sizes: expected `array`, got `int`"),
-        ("colour = 'red'", "there is no setting colour"),
-        ("[quotas]\npool = 5", "there is no setting pool in quotas"),
-        ("[quotas]\npools = 'many'", "quotas.pools: expected `int | null`, got `str`"),
-        ("[quotas]\npools = -1", "quotas.pools must not be negative"),
-        ("[[sizes]]\ncores = 2", "sizes[0] needs name"),
+        ("port = 1\ncolour = 'red'", "batchyard.toml line 2: there is no setting colour"),
+        ("node = 3", "batchyard.toml line 1: there is no setting node; did you mean nodes?"),
+        ("[quota]\npools = 3", "batchyard.toml line 1: there is no setting quota; did you mean quotas?"),
+        ("nodes = '3'", "batchyard.toml line 1: nodes wants a whole number; it got '3'"),
+        ("nodes = true", "nodes wants a whole number; it got True"),
+        ("chaos = 1", "chaos wants true or false; it got 1"),
+        ("port = 65536", "port wants a whole number from 0 to 65535; it got 65536"),
+        ("node_silence = nan", "node_silence wants a number of at least 1; it got nan"),
+        ("provider = 'locale'", "provider is one of local, external; it got 'locale'; did you mean local?"),
+        ("trusted_proxy = '10.0.0.1'", "trusted_proxy wants a list of texts; it got '10.0.0.1'"),
+        ("trusted_proxy = ['*']", "batchyard.toml line 1: --trusted-proxy takes an IP address or a network"),
+        ("# x\n[quotas]\npool = 5", "batchyard.toml line 3: there is no setting pool in quotas; did you mean pools?"),
+        ("[quotas]\npools = 'many'", "batchyard.toml line 2: quotas.pools: expected `int | null`, got `str`"),
+        ("[quotas]\npools = -1", "batchyard.toml line 2: quotas.pools must not be negative"),
+        ("[[sizes]]\ncores = 2", "batchyard.toml line 1: sizes[0] needs name"),
+        (
+            "[[sizes]]\nname = 'a'\ncores = 1\n[[sizes]]\nname='b'\ncore = 2",
+            "line 6: there is no setting core in sizes[1]; did you mean cores?",
+        ),
         ("[[sizes]]\nname = 'mine'", "[[sizes]] number 1 (mine): Azure has no size of this name, so cores must be given"),
         ("[[sizes]]\nname = 'mine'\ncores = 0", "[[sizes]] number 1 (mine): cores must be between 1 and 100000"),
         (

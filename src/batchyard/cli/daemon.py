@@ -13,7 +13,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -171,22 +171,23 @@ def already_running(directory: Path) -> Problem:
     return Problem(f"a server of {directory} already runs{where}; end it with: batchyard down --dir {directory}")
 
 
-def start(directory: Path, host: str, port: int, nodes: int, more: Sequence[str] = ()) -> Server:
-    """Start a server in the background, with `more` options of `serve`; returns when it answers. Raises Problem."""
+def start(directory: Path, address: tuple[str, int], options: Sequence[str], environment: Mapping[str, str]) -> Server:
+    """Start a server in the background, with options of `serve`; returns when it answers. Raises Problem."""
     import subprocess
 
     prepare(directory)
     if running(directory):
         raise already_running(directory)
     check_room(directory)
-    check_port(host, port)
-    command = [sys.executable, "-P", "-m", "batchyard.cli.main", "serve"]
-    command += ["--dir", str(directory), "--host", host, "--port", str(port), "--nodes", str(nodes), *more]
+    check_port(*address)
+    command = [sys.executable, "-P", "-m", "batchyard.cli.main", "serve", "--dir", str(directory), *options]
     log = directory / "server.log"
     log.touch(mode=0o600)
     seen = log.stat().st_size
     with log.open("ab") as output:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=directory, start_new_session=True)
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=directory, env=environment, start_new_session=True
+        )
     try:
         return _when_ready(directory, child, log, seen)
     except BaseException:  # Ctrl-C too: nothing half-started stays

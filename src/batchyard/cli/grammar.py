@@ -66,6 +66,8 @@ class Flag(NamedTuple):
     group: str = ""
     """The values of a group's options reach the command as one mapping of that name."""
     names: str = ""
+    off: tuple[str, ...] = ()
+    """Those of its words that turn it off."""
 
 
 class Verb(NamedTuple):
@@ -128,7 +130,7 @@ def _split(known: Mapping[str, Flag], verb: Verb, given: Sequence[str], found: d
             if flag.kind is FLAG:
                 if value is not None:
                     raise Usage(f"{name} takes no value; it got {value!r}")
-                found[flag.name] = True
+                found[flag.name] = name not in flag.off
                 continue
             if value is None:
                 if at == len(given):

@@ -1,48 +1,31 @@
-"""The commands for a server of this machine: up, serve, down, status; and `agent`, a node of it."""
+"""The commands for a server of this machine: up, serve, config, down, status; and `agent`, a node of it."""
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchyard.cli import daemon, streams
 from batchyard.cli.problem import Problem
+from batchyard.settings import SETTINGS
 
 if TYPE_CHECKING:
-    from batchyard.rules.offer import Offer
+    from batchyard.effective import Effective
 
 
-def up(
-    *,
-    directory: Path | None,
-    host: str,
-    port: int,
-    nodes: int,
-    test_clock: bool,
-    insecure: bool,
-    chaos: bool,
-    probes: Path | None,
-    provider: str,
-    config: Path | None,
-    autoscale_min_interval: float,
-    autoscale_on_demand: bool,
-    trusted_proxy: Sequence[str],
-) -> None:
+def up(*, directory: Path | None, file: Path | None, options: Mapping[str, Any]) -> None:
     """Start a server in the background."""
+    from batchyard import effective
+
     place = state_directory(directory)
-    flags = {"--test-clock": test_clock, "--insecure": insecure, "--chaos": chaos, "--autoscale-on-demand": autoscale_on_demand}
-    more = [flag for flag, given in flags.items() if given] + ["--provider", provider]
-    more += ["--probes", str(probes.resolve())] if probes else []
-    if config is not None:
-        _offer(config)
-        more += ["--config", str(config.resolve())]
-    more += ["--autoscale-min-interval", str(autoscale_min_interval)]
-    more += [word for proxy in _proxies(trusted_proxy) for word in ("--trusted-proxy", proxy)]
-    server = daemon.start(place, host, port, nodes, more)
+    config = _effective(place, file, options).config
+    words = [*(["--config", str(file.resolve())] if file else []), *_words(options)]
+    server = daemon.start(place, (config.host, config.port), words, effective.variables(os.environ))
     given = option(place)
-    print(f"Batchyard runs at {server.url} with room for {nodes} local nodes (process {server.pid}).")
+    print(f"Batchyard runs at {server.url} with room for {config.max_nodes} local nodes (process {server.pid}).")
     print(f"Its state is in {place}, its log in {place / 'server.log'}.")
     if closed := daemon.not_passable(place):
         _warn(f"Tasks run as users of their own, and these may not enter {closed}: chmod o+x it, or choose another --dir.")
@@ -80,52 +63,40 @@ def status(*, directory: Path | None) -> None:
         _warn("It does not answer at the moment.")
 
 
-def serve(
-    *,
-    directory: Path | None,
-    host: str,
-    port: int,
-    nodes: int,
-    test_clock: bool,
-    insecure: bool,
-    chaos: bool,
-    probes: Path | None,
-    provider: str,
-    config: Path | None,
-    autoscale_min_interval: float,
-    autoscale_on_demand: bool,
-    trusted_proxy: Sequence[str],
-) -> None:
+def serve(*, directory: Path | None, file: Path | None, options: Mapping[str, Any]) -> None:
     """Run a server in the foreground."""
     place = state_directory(directory)
-    offer, proxies = _offer(config), _proxies(trusted_proxy)
+    settings = _effective(place, file, options).config
     daemon.prepare(place)
     with daemon.sole_server(place):
-        daemon.check_port(host, port)
+        daemon.check_port(settings.host, settings.port)
+        from dataclasses import replace
+
         from batchyard.app import serve as run
-        from batchyard.config import Config
         from batchyard.server.refusals import Refused
 
-        settings = Config(
-            directory=place,
-            host=host,
-            port=port,
-            former_port=daemon.former_port(place),
-            max_nodes=nodes,
-            test_clock=test_clock,
-            insecure=insecure,
-            chaos=chaos,
-            probes=None if probes is None else probes.resolve(),
-            external_nodes=provider == "external",
-            offer=offer,
-            autoscale_min_interval_s=autoscale_min_interval,
-            autoscale_on_demand=autoscale_on_demand,
-            proxies=proxies,
-        )
         try:
-            run(settings)
+            run(replace(settings, former_port=daemon.former_port(place)))
         except Refused as refused:
             raise Problem(str(refused)) from None
+
+
+def config(*, directory: Path | None, file: Path | None, output: str, options: Mapping[str, Any]) -> None:
+    """Print the effective configuration."""
+    import json
+
+    from batchyard import effective
+    from batchyard.cli import layout
+
+    found = _effective(state_directory(directory), file, options)
+    rows = [(name, effective.shown(name, value), found.origins[name]) for name, value in found.values.items()]
+    if output == "json":
+        print(json.dumps({name: {"value": value, "from": origin} for name, value, origin in rows}, indent=2))
+        return
+    columns = [layout.Column(head, lambda row, now: row) for head in ("SETTING", "VALUE", "FROM")]
+    print("\n".join(layout.lines(columns, rows)))
+    if found.unread:
+        _warn(f"Nothing reads {', '.join(found.unread)}.")
 
 
 def agent(given: Sequence[str]) -> int:
@@ -153,27 +124,28 @@ def option(directory: Path) -> str:
     return "" if directory == daemon.default_directory().resolve() else f" --dir {shlex.quote(str(directory))}"
 
 
-def _offer(path: Path | None) -> Offer:
-    """Sizes and quotas of a configuration file, Azure's sizes without one. Raises Problem."""
-    from batchyard import config
-    from batchyard.rules.offer import Offer
+def _effective(place: Path, file: Path | None, options: Mapping[str, Any]) -> Effective:
+    """What a server is told. Raises Problem."""
+    from batchyard import effective
+    from batchyard.config import Misconfigured
 
     try:
-        return Offer() if path is None else config.load(path)
-    except config.Misconfigured as error:
+        return effective.resolve(place, file, options, os.environ)
+    except Misconfigured as error:
         raise Problem(str(error)) from None
 
 
-def _proxies(given: Sequence[str]) -> tuple[str, ...]:
-    """Addresses of trusted proxies. Raises Problem."""
-    if not given:
-        return ()
-    from batchyard import config
-
-    try:
-        return tuple(config.proxy(text) for text in given)
-    except config.Misconfigured as error:
-        raise Problem(str(error)) from None
+def _words(options: Mapping[str, Any]) -> Iterator[str]:
+    """The options that were given, as the words of a command that starts in another directory."""
+    for setting in SETTINGS:
+        value = options[setting.name]
+        if value is None or value == []:
+            continue
+        if setting.kind == "switch":
+            yield setting.word(value)
+            continue
+        for one in value if setting.many else [value]:
+            yield from (setting.flag, str(one.resolve() if isinstance(one, Path) else one))
 
 
 def _warn(text: str) -> None:

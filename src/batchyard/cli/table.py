@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from batchyard.cli.grammar import FLAG, PATH, TEXT, Flag, Noun, Verb, Word, number, one_of, whole
+from batchyard.cli.grammar import FLAG, PATH, TEXT, Flag, Kind, Noun, Verb, Word, number, one_of, whole
+from batchyard.settings import FILE as SETTINGS_FILE
+from batchyard.settings import SETTINGS, Setting
 
 FORMATS = one_of("table", "wide", "json", "jsonl", "yaml", "id", "name")
 TREES = one_of("tree", "json")
@@ -196,55 +198,45 @@ LIST_NODES = Verb(
 LIST_POOLS = Verb("list", "lists:pools", "List the pools.", (_ALL_POOLS,), (*LISTED, *PICK), serves=("GET /pools",))
 
 
-def _server(name: str, help_: str) -> Verb:
-    return Verb(
-        name,
-        f"server:{name}",
-        help_,
-        (),
-        (
-            DIRECTORY,
-            Flag("host", ("--host",), "Address to listen on.", TEXT, "ADDRESS", default="127.0.0.1"),
-            Flag("port", ("--port",), "Port to listen on; 0 takes a free one.", whole(0, 65535), "N", default=8777),
-            Flag("nodes", ("--nodes",), "How many local nodes there may be at once.", whole(0), "N", default=8),
-            Flag("test_clock", ("--test-clock",), "Let a test move the server's clock.", FLAG, default=False),
-            Flag("insecure", ("--insecure",), "Allow plain HTTP on an address that others can reach.", FLAG, default=False),
-            Flag("chaos", ("--chaos",), "Let `batchyard chaos` disturb nodes; for trials only.", FLAG, default=False),
-            Flag("probes", ("--probes",), "Programs that say whether a local node is fit for tasks.", PATH, "DIR"),
-            Flag(
-                "provider",
-                ("--provider",),
-                "local: agents on this machine; external: you start the agents.",
-                one_of("local", "external"),
-                default="local",
-            ),
-            Flag("config", ("--config",), "TOML file with sizes and quotas; see docs/configuration.md.", PATH, "FILE"),
-            Flag(
-                "autoscale_min_interval",
-                ("--autoscale-min-interval",),
-                "Shortest interval between evaluations that a pool may ask for.",
-                number(1),
-                "SECONDS",
-                default=300.0,
-            ),
-            Flag(
-                "autoscale_on_demand",
-                ("--autoscale-on-demand",),
-                "Evaluate autoscale formulas also as soon as tasks come or go.",
-                FLAG,
-                default=False,
-            ),
-            Flag(
-                "trusted_proxy",
-                ("--trusted-proxy",),
-                "Proxy whose X-Forwarded headers count: an IP address or network.",
-                TEXT,
-                "ADDRESS",
-                many=True,
-            ),
-        ),
-        server=False,
+_KINDS = {"text": TEXT, "path": PATH, "switch": FLAG}
+
+
+def _kind(setting: Setting) -> Kind:
+    if setting.kind == "choice":
+        return one_of(*setting.choices)
+    return _KINDS.get(setting.kind) or Kind(setting.kind, (), setting.low, setting.high)
+
+
+def _option(setting: Setting) -> Flag:
+    """The option of a setting; without a default of its own, because what was not given may stand in the file."""
+    off = (setting.off,) if setting.kind == "switch" else ()
+    said = setting.shown or ("" if setting.default in (None, False) else f"{setting.default}")
+    return Flag(
+        setting.name,
+        (setting.flag, *off),
+        setting.help,
+        _kind(setting),
+        setting.metavar,
+        many=setting.many,
+        shown=said,
+        group="options",
+        off=off,
     )
+
+
+OPTIONS = tuple(map(_option, SETTINGS))
+_CONFIG = Flag(
+    "file",
+    ("--config",),
+    "TOML file with settings, sizes and quotas; see docs/configuration.md.",
+    PATH,
+    "FILE",
+    shown=f"$BATCHYARD_CONFIG, else {SETTINGS_FILE} of the state directory",
+)
+
+
+def _server(name: str, help_: str) -> Verb:
+    return Verb(name, f"server:{name}", help_, (), (DIRECTORY, _CONFIG, *OPTIONS), server=False)
 
 
 DOCTOR = Verb(
@@ -331,6 +323,14 @@ COMMANDS: tuple[Verb, ...] = (
     Verb("status", "server:status", "Say whether the server runs and what it holds.", (), (DIRECTORY,), server=False),
     ENV,
     _server("serve", "Run a server in the foreground."),
+    Verb(
+        "config",
+        "server:config",
+        "Print what a server would be told by the file, the variables and these options, and where each value comes from.",
+        (),
+        (DIRECTORY, _CONFIG, Flag("output", ("-o", "--output"), "table or json.", one_of("table", "json"), default="table"), *OPTIONS),
+        server=False,
+    ),
     Verb(
         "agent",
         "server:agent",
