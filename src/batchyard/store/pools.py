@@ -87,9 +87,7 @@ ROWS = Versioned("pool", PoolView, returning=_VIEWED, states=("state", "allocati
 _VIEW = f"SELECT {_VIEWED} FROM pool"
 _BY_ID = Statement(f"{_VIEW} WHERE lower(id) = :key", PoolView)
 _BY_PK = Statement(f"{_VIEW} WHERE pool.pk = :pk", PoolView)
-_ROOM = (
-    "SELECT pk, id, state, slots_per_node, pack, oldest_first, (SELECT count(*) FROM node WHERE node.pool_pk = pool.pk) FROM pool"
-)
+_ROOM = "SELECT pk, id, state, slots_per_node, pack, oldest_first, (SELECT count(*) FROM node WHERE node.pool_pk = pool.pk) FROM pool"
 _ROOM_BY_ID = Statement(f"{_ROOM} WHERE lower(id) = :key", PoolRoom)
 _ROOM_BY_PK = Statement(f"{_ROOM} WHERE pool.pk = :pk", PoolRoom)
 _PAGE = Statement(f"{_VIEW} WHERE pk > :after ORDER BY pk LIMIT :n", PoolView)
