@@ -99,6 +99,32 @@ def config(*, directory: Path | None, file: Path | None, output: str, options: M
         _warn(f"Nothing reads {', '.join(found.unread)}.")
 
 
+def backup(*, archive: str, directory: Path | None, no_blobs: bool) -> None:
+    """Write a state directory to one file."""
+    import sqlite3
+
+    from batchyard.server import backup as work
+
+    place, file = state_directory(directory), Path(archive).resolve()
+    try:
+        count = work.backup(place, file, blobs=not no_blobs)
+    except (work.Unusable, OSError, sqlite3.Error) as error:
+        raise Problem(f"no backup of {place}: {error}") from None
+    print(f"{file} holds {count} files, {file.stat().st_size:,} bytes. It opens every account: keep it where only you can read it.")
+
+
+def restore(*, archive: str, directory: Path | None) -> None:
+    """Fill a new state directory from a backup."""
+    from batchyard.server import backup as work
+
+    place = state_directory(directory)
+    try:
+        count = work.restore(Path(archive).resolve(), place)
+    except (work.Unusable, OSError) as error:
+        raise Problem(f"nothing was restored: {error}") from None
+    print(f"{place} holds what was backed up, {count} files. Go on with: batchyard up{option(place)}")
+
+
 def agent(given: Sequence[str]) -> int:
     """Run a compute node on this machine."""
     from batchyard.agent.main import main as run

@@ -332,6 +332,22 @@ COMMANDS: tuple[Verb, ...] = (
         server=False,
     ),
     Verb(
+        "backup",
+        "server:backup",
+        "Write all that a state directory holds but its nodes to one new file, while the server works.",
+        (Word("archive", "FILE", "tar, or tar.gz, to be made; it holds all keys"),),
+        (DIRECTORY, Flag("no_blobs", ("--no-blobs",), "Leave the blobs of the storage accounts out.", FLAG)),
+        server=False,
+    ),
+    Verb(
+        "restore",
+        "server:restore",
+        "Fill a new state directory from a backup.",
+        (Word("archive", "FILE", "what `batchyard backup` wrote"),),
+        (DIRECTORY,),
+        server=False,
+    ),
+    Verb(
         "agent",
         "server:agent",
         "Run a compute node on this machine; `batchyard agent --help` says how.",

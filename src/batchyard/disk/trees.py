@@ -1,4 +1,4 @@
-"""Removing whole directories, however deep a task has nested them, with few descriptors and no recursion to speak of.
+"""Directories: removed whole, however deep a task has nested them, with few descriptors and no recursion to speak of; made durable.
 
 Agents remove what tasks left, providers what a node left.
 """
@@ -84,3 +84,12 @@ def remove_tree(path: Path) -> None:
                 remove(path.name, parent)
         finally:
             os.close(parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the entries of a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -14,18 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from batchyard.disk.trees import sync_directory
+
 # Content up to this size goes into the catalogue itself: one fsync in place of three.
 INLINE_BYTES = 32 * 1024
 _FANOUT = 256
-
-
-def sync_directory(path: Path) -> None:
-    """Make the entries of a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class DataFiles:

@@ -35,10 +35,11 @@ from batchyard.blobs.leases import check_named
 from batchyard.blobs.store import rows
 from batchyard.blobs.store.catalogue import Catalogue
 from batchyard.blobs.store.containers import Containers
-from batchyard.blobs.store.files import DataFiles, sync_directory
+from batchyard.blobs.store.files import DataFiles
 from batchyard.blobs.store.marks import Marks, as_copied
 from batchyard.blobs.store.readers import LocalReader, Part
 from batchyard.blobs.store.uploads import AppendUpload, PutUpload, StageUpload
+from batchyard.disk.trees import sync_directory
 from batchyard.model import times
 
 T = TypeVar("T")
