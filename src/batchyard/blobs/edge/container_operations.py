@@ -104,6 +104,8 @@ async def delete(store: BlobStore, request: Request, grant: Grant) -> Response:
 async def list_blobs(store: BlobStore, request: Request, grant: Grant) -> Response:
     """List Blobs, flat or by hierarchy."""
     query, marker, include = _list_query(request)
+    if "tags" in include and not grant.allows("t"):
+        raise BlobError("AuthorizationPermissionMismatch")
     ref = request.container_ref
     page = await run_in_threadpool(store.list_blobs, ref, query)
     text = await run_in_threadpool(

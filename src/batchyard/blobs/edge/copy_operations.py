@@ -21,10 +21,9 @@ from batchyard.blobs.base import Blob, BlobError, BlobKind, BlobReader, BlobStor
 from batchyard.blobs.edge import documents, sas, transfers
 from batchyard.blobs.edge.blob_operations import content_headers, tag_headers
 from batchyard.blobs.edge.grants import Grant, Level, Need, Scope
-from batchyard.blobs.edge.mark_operations import checked_tier
+from batchyard.blobs.edge.mark_operations import checked_tier, wanted_tags
 from batchyard.blobs.edge.request import Request, names_of, query_of
 from batchyard.blobs.errors import of_source
-from batchyard.blobs.tags import from_header
 
 T = TypeVar("T")
 
@@ -91,12 +90,12 @@ async def abort(store: BlobStore, request: Request, grant: Grant) -> Response:
 
 
 def _copied(store: BlobStore, request: Request, grant: Grant, source: Source, whole: bool) -> Blob:
-    draft = _draft(request, source, whole)
+    draft = _draft(request, grant, source, whole)
     given = (source.request.conditions(source=True), request.conditions(may_overwrite=grant.allows("w")))
     return store.copy(source.request.blob_ref, request.blob_ref, draft, given, request.now_us)
 
 
-def _draft(request: Request, source: Source, whole: bool) -> CopyDraft:
+def _draft(request: Request, grant: Grant, source: Source, whole: bool) -> CopyDraft:
     """What the copy has that its source has not; Put Blob From URL makes a block blob with headers of its own, if it has any."""
     kept = request.headers.get("x-ms-copy-source-tag-option", "REPLACE").upper() == "COPY"
     tier, text = request.headers.get("x-ms-access-tier"), request.headers.get("x-ms-tags")
@@ -110,7 +109,7 @@ def _draft(request: Request, source: Source, whole: bool) -> CopyDraft:
         copied,
         request.metadata() or None,
         content_headers(request) if own else None,
-        None if kept else from_header(text),
+        None if kept else wanted_tags(request, grant),
         checked_tier(tier) if tier is not None else None,
         BlobKind.BLOCK if whole else None,
     )

@@ -74,6 +74,14 @@ async def snapshot(store: BlobStore, request: Request, grant: Grant) -> Response
     return Response(status_code=201, headers={**tag_headers(taken), "x-ms-snapshot": taken.snapshot})
 
 
+def wanted_tags(request: Request, grant: Grant) -> dict[str, str]:
+    """Tags of `x-ms-tags`, which only those may give a blob who may set tags. Raises AuthorizationPermissionMismatch or InvalidTag."""
+    found = tags.from_header(request.headers.get("x-ms-tags"))
+    if found and not grant.allows("t"):
+        raise BlobError("AuthorizationPermissionMismatch")
+    return found
+
+
 def checked_tier(text: str) -> str:
     """A tier of block blobs, in the service's spelling; raises InvalidHeaderValue."""
     for tier in TIERS:

@@ -11,9 +11,8 @@ from batchyard.blobs.base import Blob, BlobDraft, BlobError, BlobKind, BlobStore
 from batchyard.blobs.edge import copy_operations, documents, transfers
 from batchyard.blobs.edge.blob_operations import content_headers, tag_headers
 from batchyard.blobs.edge.grants import Grant
-from batchyard.blobs.edge.mark_operations import checked_tier
+from batchyard.blobs.edge.mark_operations import checked_tier, wanted_tags
 from batchyard.blobs.edge.request import Request
-from batchyard.blobs.tags import from_header
 
 _MIB = 1024 * 1024
 MOST_BLOB_BYTES = 5000 * _MIB
@@ -33,7 +32,7 @@ async def put(store: BlobStore, request: Request, grant: Grant) -> Response:
     if kind is BlobKind.APPEND and length:
         raise BlobError("InvalidHeaderValue", "An append blob is created empty.")
     headers = content_headers(request, {name: request.headers.get(name) for name in _PLAIN})
-    draft = BlobDraft(kind, headers, request.metadata(), _extras(request, kind))
+    draft = BlobDraft(kind, headers, request.metadata(), _extras(request, grant, kind))
     upload = await run_in_threadpool(store.put, request.blob_ref, draft, _conditions(request, grant))
     blob = await transfers.take_in(request, upload, length, "content-md5", "x-ms-blob-content-md5")
     return _created(blob, transfers.md5_text(upload.md5()) if kind is BlobKind.BLOCK else None)
@@ -58,7 +57,7 @@ async def put_block_list(store: BlobStore, request: Request, grant: Grant) -> Re
     text = await transfers.body(request, MOST_BLOCK_LIST_BYTES)
     transfers.check_md5(request, hashlib.md5(text, usedforsecurity=False).digest(), "content-md5")
     blocks = await run_in_threadpool(documents.parse_block_list, text)
-    draft = BlobDraft(BlobKind.BLOCK, content_headers(request), request.metadata(), _extras(request, BlobKind.BLOCK))
+    draft = BlobDraft(BlobKind.BLOCK, content_headers(request), request.metadata(), _extras(request, grant, BlobKind.BLOCK))
     blob = await run_in_threadpool(store.commit_blocks, request.blob_ref, blocks, draft, _conditions(request, grant), request.now_us)
     return _created(blob, None)
 
@@ -85,11 +84,11 @@ def _conditions(request: Request, grant: Grant) -> Conditions:
     return request.conditions(may_overwrite=grant.allows("w"))
 
 
-def _extras(request: Request, kind: BlobKind) -> Extras:
+def _extras(request: Request, grant: Grant, kind: BlobKind) -> Extras:
     tier = request.headers.get("x-ms-access-tier")
     if tier is not None and kind is not BlobKind.BLOCK:
         raise BlobError("InvalidHeaderValue", "Only block blobs have a tier.")
-    found = from_header(request.headers.get("x-ms-tags"))
+    found = wanted_tags(request, grant)
     return Extras(tags=found, tier=checked_tier(tier) if tier is not None else None, tier_changed_us=request.now_us if tier else None)
 
 
