@@ -79,7 +79,7 @@ def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
 
 
 def test_a_connection_in_an_unknown_state_is_opened_anew(catalogue: Catalogue) -> None:
-    """Also the others that wait for the same commit hear that it failed."""
+    """The others that wait for the same commit are stored without the unit that broke it."""
     inside, go = threading.Event(), threading.Event()
 
     def stand(tx: sqlite3.Connection) -> None:
@@ -94,13 +94,15 @@ def test_a_connection_in_an_unknown_state_is_opened_anew(catalogue: Catalogue) -
     with ThreadPoolExecutor(4) as threads:
         first = threads.submit(catalogue.write, stand)
         assert inside.wait(SECONDS)
-        others = [threads.submit(catalogue.write, work) for work in (add, lambda tx: tx.close())]
-        while len(catalogue._waiting) < len(others):
+        added, broke = (threads.submit(catalogue.write, work) for work in (add, lambda tx: tx.close()))
+        while len(catalogue._waiting) < 2:
             assert not first.done()
         go.set()
         first.result(SECONDS)
-        assert all(isinstance(other.exception(SECONDS), sqlite3.Error) for other in others)
-        assert threads.submit(catalogue.write, add).result(SECONDS) == 1
+        assert isinstance(broke.exception(SECONDS), sqlite3.Error)
+        assert added.result(SECONDS) == 1
+        with pytest.raises(sqlite3.IntegrityError):
+            catalogue.write(add)
 
 
 def test_what_was_deleted_is_given_back_also_by_a_catalogue_of_an_earlier_release(tmp_path: Path) -> None:

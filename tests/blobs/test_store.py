@@ -174,7 +174,7 @@ def test_bytes_are_on_disk_before_the_catalogue_names_them(box: LocalBlobStore, 
 
 
 def test_the_catalogue_syncs_every_commit(box: LocalBlobStore) -> None:
-    connection: sqlite3.Connection = box._catalogue._writer
+    connection: sqlite3.Connection = box._catalogue._journal.connection
     assert connection.execute("PRAGMA synchronous").fetchone()[0] == 2
     assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
 
@@ -227,7 +227,7 @@ def test_a_full_disk_leaves_nothing(box: LocalBlobStore, tmp_path: Path, monkeyp
 
 
 def test_a_full_catalogue_fails_all_that_share_the_commit(box: LocalBlobStore) -> None:
-    writer: sqlite3.Connection = box._catalogue._writer
+    writer: sqlite3.Connection = box._catalogue._journal.connection
     pages = writer.execute("PRAGMA page_count").fetchone()[0]
     writer.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(OSError, match="cannot grow"):

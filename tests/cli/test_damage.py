@@ -18,7 +18,8 @@ import pytest
 
 from batchyard.cli import daemon
 from batchyard.server import account_file
-from batchyard.store import migrate
+from batchyard.store.drivers.sqlite import build
+from batchyard.store.migrate import migrations
 from batchyard.store.soundness import damage
 
 
@@ -209,16 +210,16 @@ def test_a_first_start_that_a_crash_cut_short_is_finished_by_the_next(directory:
 
 def test_a_log_that_is_not_moved_yet_is_no_damage(directory: Path) -> None:
     database = directory / "batchyard.db"
-    assert damage(database, migrate.build) is None
+    assert damage(database, build) is None
     database.with_name("batchyard.db-wal").write_bytes(b"")
-    assert damage(database, migrate.build) is None
+    assert damage(database, build) is None
 
 
 def test_the_database_of_every_release_is_known_as_one(tmp_path: Path) -> None:
-    for version, _ in migrate.migrations():
+    for version, _ in migrations():
         path = tmp_path / f"{version}.db"
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            migrate.build(connection, version)
-        assert damage(path, migrate.build) is None
+            build(connection, version)
+        assert damage(path, build) is None
     _change(path, f"PRAGMA user_version = {version + 1}")
-    assert damage(path, migrate.build) is None, "a newer one is refused as such, by what opens it"
+    assert damage(path, build) is None, "a newer one is refused as such, by what opens it"

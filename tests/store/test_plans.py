@@ -11,7 +11,7 @@ import pytest
 
 from batchyard.rules import odata
 from batchyard.store import autoscale, events, explain, jobs, leases, leftovers, nodes, pools, ready, task_pages, tasks, tx, usage
-from batchyard.store.migrate import migrate
+from batchyard.store.drivers.sqlite import migrate
 from batchyard.store.reader import Change, Statement
 from batchyard.store.tx import guarded_sql
 

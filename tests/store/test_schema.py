@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from batchyard.store.db import MEMORY, Database
-from batchyard.store.migrate import NewerSchema, migrate, migrations
+from batchyard.store.drivers.sqlite import migrate
+from batchyard.store.migrate import NewerSchema, migrations
 from batchyard.store.nodes import NodeRow
 from batchyard.store.pools import PoolRow
 from batchyard.store.tasks import TaskRow

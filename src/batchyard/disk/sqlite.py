@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Generic, TypeVar
+
+S = TypeVar("S", bound=sqlite3.Connection)
 
 _INCREMENTAL = 2
 _PASSING = frozenset(
@@ -53,6 +57,62 @@ def close(connection: sqlite3.Connection) -> None:
     """Close a connection, whatever state it is in."""
     with suppress(sqlite3.Error):
         connection.close()
+
+
+class Journal(Generic[S]):
+    """The connection that writes to a file, for `disk.commits`; `open` makes it anew when it was given up.
+
+    A database in memory is its connection and is not given up.
+    """
+
+    def __init__(self, connection: S, open: Callable[[], S], *, in_memory: bool = False) -> None:
+        self._open, self._in_memory = open, in_memory
+        self.connection: S | None = connection
+        """None when the last one was given up."""
+
+    def begin(self) -> S:
+        """Begin to write. Raises sqlite3.Error."""
+        if self.connection is None:
+            self.connection = self._open()
+        self.connection.execute("BEGIN IMMEDIATE")
+        return self.connection
+
+    def mark(self) -> None:
+        """A point that `undo` comes back to."""
+        self._at_work().execute("SAVEPOINT unit")
+
+    def undo(self) -> None:
+        """Undo what was written since the mark."""
+        self._at_work().execute("ROLLBACK TO unit")
+
+    def keep(self) -> None:
+        """Forget the mark."""
+        self._at_work().execute("RELEASE unit")
+
+    def commit(self, topics: Sequence[str]) -> None:
+        """Returns when all is on disk; nobody else follows this file."""
+        self._at_work().execute("COMMIT")
+
+    def abandon(self, error: BaseException) -> None:
+        """Undo a transaction that failed."""
+        if self.connection is not None and not undone(self.connection, error) and not self._in_memory:
+            close(self.connection)
+            self.connection = None
+
+    def spoils(self, error: BaseException) -> bool:
+        """True when SQLite may have undone the whole transaction."""
+        return passing(error)
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self.connection is not None:
+            close(self.connection)
+
+    def _at_work(self) -> S:
+        """Raises sqlite3.OperationalError when SQLite undid all of the transaction."""
+        if self.connection is None or not self.connection.in_transaction:
+            raise sqlite3.OperationalError("the transaction is gone")
+        return self.connection
 
 
 def let_shrink(connection: sqlite3.Connection, path: Path) -> bool:

@@ -14,8 +14,8 @@ from batchyard.engine.wakes import Wakes
 from batchyard.server import account_file
 from batchyard.server.account_file import AccountFile
 from batchyard.server.refusals import Refused
-from batchyard.store import migrate
-from batchyard.store.db import Database
+from batchyard.store.db import Database, open_store
+from batchyard.store.drivers.sqlite import build
 from batchyard.store.migrate import NewerSchema
 from batchyard.store.soundness import damage
 
@@ -76,7 +76,7 @@ def _refuse_misplaced(directory: Path) -> None:
 
 def _refuse_damage(directory: Path) -> None:
     """What belongs to an account holds what its server left there, and is not filled anew. Raises Refused, OSError, sqlite3.Error."""
-    database = damage(directory / DATABASE, lambda model, version: migrate.build(model, max(version, 1)))
+    database = damage(directory / DATABASE, lambda model, version: build(model, max(version, 1)))
     for name, wrong in ((DATABASE, database), (f"{BLOBS}/{CATALOGUE}", damage(directory / BLOBS / CATALOGUE, schema.build))):
         if wrong:
             raise Refused(f"{directory / name} is damaged ({wrong}): put a copy of it back")
@@ -93,6 +93,6 @@ def _keep_private(database: Path) -> Path:
 
 def _open_database(path: Path, hub: Wakes) -> Database:
     try:
-        return Database(_keep_private(path), hub)
+        return open_store(_keep_private(path), hub)
     except NewerSchema as newer:
         raise Refused(f"{path} was written by a newer release ({newer}); install that one") from None

@@ -1,12 +1,11 @@
-"""Numbered migrations: each file of migrations/ is applied once, in order, in a transaction of its own."""
+"""Numbered migrations, the same for every driver: each file of migrations/ is applied once, in order, forwards only.
+
+`${KEY}`, `${NAME}` and `${BYTES}` are words of a driver; the first migration says what they mean.
+"""
 
 from __future__ import annotations
 
-import sqlite3
 from importlib import resources
-from string import Template
-
-_SQLITE = {"KEY": "INTEGER PRIMARY KEY", "NAME": "INTEGER PRIMARY KEY AUTOINCREMENT", "BYTES": "BLOB"}
 
 
 class NewerSchema(Exception):
@@ -19,24 +18,9 @@ def migrations() -> list[tuple[int, str]]:
     return sorted((int(file.name[:4]), file.read_text(encoding="utf-8")) for file in files.iterdir() if file.name.endswith(".sql"))
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the schema to the newest version. Raises NewerSchema."""
-    (at,) = connection.execute("PRAGMA user_version").fetchone()
+def pending(at: int) -> list[tuple[int, str]]:
+    """The migrations that a database of that version lacks. Raises NewerSchema."""
     known = migrations()
     if at > known[-1][0]:
         raise NewerSchema(f"schema {at}, this release knows {known[-1][0]}")
-    for number, sql in known:
-        if number > at:
-            _apply(connection, number, sql)
-
-
-def build(connection: sqlite3.Connection, version: int) -> None:
-    """Make in an empty database what one of that version holds; nothing for that of a newer release, which is not known here."""
-    known = migrations()
-    for number, sql in known:
-        if number <= version <= known[-1][0]:
-            _apply(connection, number, sql)
-
-
-def _apply(connection: sqlite3.Connection, number: int, sql: str) -> None:
-    connection.executescript(f"BEGIN;\n{Template(sql).substitute(_SQLITE)}\nPRAGMA user_version = {number};\nCOMMIT;")
+    return [(number, sql) for number, sql in known if number > at]

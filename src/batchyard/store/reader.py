@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
+
+from batchyard.store.drivers.base import Connection
 
 R = TypeVar("R")
 Params = Mapping[str, Any]
@@ -33,7 +34,7 @@ class Reader:
 
     __slots__ = ("_connection",)
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def all(self, statement: Statement[R], **params: Any) -> list[R]:

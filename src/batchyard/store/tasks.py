@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -321,7 +320,7 @@ def add(tx: Tx, rows: Sequence[NewTask], bodies: Sequence[tuple[int, bytes]]) ->
     """Insert tasks in state active, and the JSON of each. Raises Taken when the job has one of that id."""
     try:
         tx.change_many(_ADD, rows)
-    except sqlite3.IntegrityError as error:
+    except tx.duplicate as error:
         raise Taken from error
     tx.change_many(_ADD_BODY, bodies)
 

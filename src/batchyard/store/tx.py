@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -10,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from msgspec.structs import replace
 
-from batchyard.disk import sqlite
+from batchyard.store.drivers.base import Connection
 from batchyard.store.reader import Change, Params, Reader, Statement
 
 _RESERVE = Statement(
@@ -68,12 +67,17 @@ class Tx(Reader):
 
     __slots__ = ("_counts", "_events", "_grown", "wakes")
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
         self._counts: dict[int, dict[str, int]] = {}
         self._grown: set[int] = set()
         self._events: list[Params] = []
         self.wakes: set[str] = set()
+
+    @property
+    def duplicate(self) -> type[Exception]:
+        """What a row of a name that is taken raises."""
+        return self._connection.IntegrityError
 
     def change(self, change: Change, **params: Any) -> int:
         """Run a change; how many rows it reached."""
@@ -151,7 +155,7 @@ class Tx(Reader):
 
     def shrink(self, pages: int) -> int:
         """Give up to `pages` free pages of the file back to the disk; how many, fewer when there are no more."""
-        return sqlite.shrink(self._connection, pages)
+        return self._connection.shrink(pages)
 
     def flush(self) -> None:
         """Write gathered counts and events. Raises Conflict when a job ran more tasks than it may, whatever was seen before."""

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from batchyard.blobs.store import schema
-from batchyard.disk import sqlite
+from batchyard.disk import commits, sqlite
+from batchyard.disk.commits import Unit
 
 log = logging.getLogger(__name__)
 
@@ -26,17 +27,19 @@ T = TypeVar("T")
 _BATCH = 256
 
 
-class _Unit(Generic[T]):
+class _Unit(Unit[sqlite3.Connection], Generic[T]):
     """One unit of work and what became of it."""
 
+    __slots__ = ("done", "value", "work")
+
     def __init__(self, work: Callable[[sqlite3.Connection], T]) -> None:
+        super().__init__()
         self.work = work
         self.done = False
         self.value: T | None = None
-        self.error: BaseException | None = None
 
-    def fail(self, error: BaseException) -> None:
-        self.done, self.error = True, error
+    def run(self, connection: sqlite3.Connection) -> None:
+        self.value = self.work(connection)
 
 
 class Catalogue:
@@ -47,7 +50,7 @@ class Catalogue:
         self._lock = threading.Lock()
         self._waiting: deque[_Unit[Any]] = deque()
         self._readers: deque[sqlite3.Connection] = deque()
-        self._writer: sqlite3.Connection | None = self._open_writer(new=True)
+        self._journal = sqlite.Journal(self._open_writer(new=True), self._open_writer)
 
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in a transaction and return its result once that is on disk; its exception undoes it alone."""
@@ -79,8 +82,7 @@ class Catalogue:
         """Close all connections; the caller sees to it that nothing is under way."""
         while self._readers:
             self._readers.pop().close()
-        if self._writer is not None:
-            sqlite.close(self._writer)
+        self._journal.close()
 
     def shrink(self, pages: int) -> int:
         """Give up to `pages` free pages of the file back to the disk; how many, fewer when there are no more."""
@@ -113,33 +115,9 @@ class Catalogue:
     def _run_batch(self) -> None:
         """Run the oldest units that wait, up to _BATCH, in one commit; raises nothing, and every unit is done behind it."""
         units = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-        try:
-            if self._writer is None:
-                self._writer = self._open_writer()
-            self._writer.execute("BEGIN IMMEDIATE")
-            for unit in units:
-                self._run(self._writer, unit)
-            self._writer.execute("COMMIT")
-        except BaseException as error:
-            for unit in units:
-                unit.fail(error)
-            if self._writer is not None and not sqlite.undone(self._writer, error):
-                sqlite.close(self._writer)
-                self._writer = None
+        commits.commit(self._journal, units)
         for unit in units:
             unit.done = True
-
-    def _run(self, writer: sqlite3.Connection, unit: _Unit[Any]) -> None:
-        writer.execute("SAVEPOINT unit")
-        try:
-            unit.value = unit.work(writer)
-        except Exception as error:
-            # A full disk makes SQLite undo the whole transaction: then nobody in this batch may be told it worked.
-            if not writer.in_transaction or sqlite.passing(error):
-                raise
-            writer.execute("ROLLBACK TO unit")
-            unit.error = error
-        writer.execute("RELEASE unit")
 
 
 def _let_shrink(connection: sqlite3.Connection, path: Path) -> None:

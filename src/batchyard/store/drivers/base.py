@@ -1,0 +1,81 @@
+"""What the store asks of a database: connections, one transaction at a time that writes, snapshots that read.
+
+Statements are written once, with `:name` or `?1` parameters; what a database wants otherwise is its driver's to translate. Whatever
+may fail and be over by itself (a full disk, a server that is away) is told from what is wrong by `passing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from batchyard.disk.commits import Journal
+
+T = TypeVar("T")
+Wakes = Callable[[Iterable[str]], None]
+
+
+class Answer(Protocol):
+    """What a statement gives."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows it reached."""
+        ...
+
+    def fetchone(self) -> Any:
+        """The next row, None when there is none."""
+        ...
+
+    def __iter__(self) -> Iterator[Any]:
+        """All rows that are left."""
+        ...
+
+
+class Connection(Protocol):
+    """A connection within a transaction."""
+
+    @property
+    def IntegrityError(self) -> type[Exception]:  # noqa: N802 - so the drivers' own connections have it
+        """What a row of a name that is taken raises, at the latest by the next statement whose answer is looked at."""
+        ...
+
+    def execute(self, sql: str, params: Mapping[str, Any] | Sequence[Any] = ..., /) -> Answer:
+        """Run a statement."""
+        ...
+
+    def executemany(self, sql: str, rows: Iterable[Any], /) -> Answer:
+        """Run a statement for each row of parameters."""
+        ...
+
+    def shrink(self, pages: int) -> int:
+        """Give free pages of a file back to the disk; how many."""
+        ...
+
+
+class Driver(Protocol):
+    """A database that is open."""
+
+    readers: int
+    """How many threads may read at once; 0 where only the connection that writes sees anything."""
+
+    @property
+    def journal(self) -> Journal[Connection]:
+        """The connection that writes, for one thread."""
+        ...
+
+    def read(self, query: Callable[[Connection], T]) -> T:
+        """Run a query on a snapshot of this thread's own connection: all that was acknowledged before, and nothing that comes later."""
+        ...
+
+    def passing(self, error: BaseException) -> bool:
+        """True for what is over by itself, without anybody mending the database or the program."""
+        ...
+
+    def checkpoint(self, *, empty: bool) -> None:
+        """Upkeep of the files, from a thread that may wait; with `empty` what takes room is given back if nobody reads just now."""
+        ...
+
+    def close(self) -> None:
+        """Close all connections; nobody writes or reads any more."""
+        ...

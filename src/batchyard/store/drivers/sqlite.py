@@ -1,0 +1,176 @@
+"""A store in a SQLite file, or in memory: one connection that writes, a few that read, synced to disk before anybody hears (D14)."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from string import Template
+from typing import TypeVar
+
+import structlog
+
+from batchyard.disk import sqlite
+from batchyard.disk.sqlite import Journal
+from batchyard.store.migrate import migrations, pending
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+MEMORY = Path(":memory:")
+_READERS = 3
+_CHECKPOINT_BYTES = 4_000_000
+_WRITER_CACHE_KIB = 65_536
+_READER_CACHE_KIB = 8_192
+"""What a page of a list touches, several times over; each reader has a cache of its own."""
+_PRAGMAS = (
+    "PRAGMA journal_mode = wal",
+    "PRAGMA synchronous = full",
+    "PRAGMA busy_timeout = 10000",
+    "PRAGMA journal_size_limit = 67108864",
+    # Upkeep checkpoints from its own thread; this is the bound should it ever stand still.
+    "PRAGMA wal_autocheckpoint = 20000",
+)
+_WORDS = {"KEY": "INTEGER PRIMARY KEY", "NAME": "INTEGER PRIMARY KEY AUTOINCREMENT", "BYTES": "BLOB"}
+
+
+class SqliteConnection(sqlite3.Connection):
+    """A connection as the store wants it, which is nearly what SQLite's is."""
+
+    def shrink(self, pages: int) -> int:
+        """Give up to `pages` free pages of the file back to the disk; how many, fewer when there are no more."""
+        return sqlite.shrink(self, pages)
+
+
+class SqliteDriver:
+    """A file, or memory, that is open."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.readers = 0 if path == MEMORY else _READERS
+        self.journal = Journal(self._first_connection(), self._writer, in_memory=path == MEMORY)
+        self._local = threading.local()
+        self._opened: list[sqlite3.Connection] = []
+
+    def _first_connection(self) -> SqliteConnection:
+        """The writer's, with the schema as it should be; the only one that may make the file."""
+        connection = self._connect(_WRITER_CACHE_KIB, new=True)
+        try:
+            if self._path != MEMORY:
+                self._let_shrink(connection)
+            migrate(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return _for_writing(connection)
+
+    def _writer(self) -> SqliteConnection:
+        return _for_writing(self._connect(_WRITER_CACHE_KIB))
+
+    def _let_shrink(self, connection: sqlite3.Connection) -> None:
+        try:
+            if not sqlite.let_shrink(connection, self._path):
+                log.warning("the database keeps its size: too little room to write it anew", path=str(self._path))
+        except sqlite3.Error as error:
+            if not sqlite.passing(error) or not sqlite.undone(connection, error):
+                raise
+            log.warning("the database keeps its size for now", path=str(self._path), reason=str(error))
+
+    def _connect(self, cache_kib: int = _READER_CACHE_KIB, *, new: bool = False) -> SqliteConnection:
+        """A connection; a database that is not there is made only when it is `new`. Raises sqlite3.Error."""
+        path = str(self._path) if new else f"{self._path.absolute().as_uri()}?mode=rw"
+        connection: SqliteConnection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, cached_statements=512, uri=not new, factory=SqliteConnection
+        )
+        try:
+            for pragma in _PRAGMAS:
+                connection.execute(pragma)
+            connection.execute(f"PRAGMA cache_size = -{cache_kib}")
+        except BaseException:
+            sqlite.close(connection)
+            raise
+        return connection
+
+    def read(self, query: Callable[[SqliteConnection], T]) -> T:
+        """Run a query on a snapshot of this thread's own connection. Raises what it raises, and sqlite3.Error."""
+        try:
+            connection = self._reader()
+            connection.execute("BEGIN")
+            try:
+                return query(connection)
+            finally:
+                connection.execute("COMMIT")
+        except sqlite3.Error:
+            self._drop_reader()
+            raise
+
+    def _reader(self) -> SqliteConnection:
+        """This thread's connection."""
+        connection: SqliteConnection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._connect()
+            self._opened.append(connection)
+        return connection
+
+    def _drop_reader(self) -> None:
+        connection: SqliteConnection | None = getattr(self._local, "connection", None)
+        if connection is not None:
+            self._local.connection = None
+            self._opened.remove(connection)
+            sqlite.close(connection)
+
+    def passing(self, error: BaseException) -> bool:
+        """True for what is over once the disk or another process lets go."""
+        return sqlite.passing(error)
+
+    def checkpoint(self, *, empty: bool) -> None:
+        """Move what the log holds into the file without stopping the writer; with `empty` its own room is given back too."""
+        if self._path == MEMORY or not (empty or self._log_bytes() > _CHECKPOINT_BYTES):
+            return
+        connection = self._connect()
+        try:
+            connection.execute("PRAGMA busy_timeout = 0")
+            connection.execute(f"PRAGMA wal_checkpoint({'truncate' if empty else 'passive'})").fetchone()
+        except sqlite3.Error as error:
+            if not sqlite.passing(error):
+                raise
+        finally:
+            sqlite.close(connection)
+
+    def _log_bytes(self) -> int:
+        try:
+            return self._path.with_name(self._path.name + "-wal").stat().st_size
+        except FileNotFoundError:  # the writer is just opened anew
+            return 0
+
+    def close(self) -> None:
+        """Close all connections."""
+        for connection in self._opened:
+            sqlite.close(connection)
+        self.journal.close()
+
+
+def _for_writing(connection: SqliteConnection) -> SqliteConnection:
+    """Keep what undoes a unit in memory: a full directory for temporary files is no reason to refuse a write."""
+    connection.execute("PRAGMA temp_store = memory")
+    return connection
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema to the newest version, which `user_version` holds. Raises NewerSchema."""
+    (at,) = connection.execute("PRAGMA user_version").fetchone()
+    for number, sql in pending(at):
+        _apply(connection, number, sql)
+
+
+def build(connection: sqlite3.Connection, version: int) -> None:
+    """Make in an empty database what one of that version holds; nothing for that of a newer release, which is not known here."""
+    known = migrations()
+    for number, sql in known:
+        if number <= version <= known[-1][0]:
+            _apply(connection, number, sql)
+
+
+def _apply(connection: sqlite3.Connection, number: int, sql: str) -> None:
+    connection.executescript(f"BEGIN;\n{Template(sql).substitute(_WORDS)}\nPRAGMA user_version = {number};\nCOMMIT;")
