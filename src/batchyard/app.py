@@ -36,9 +36,10 @@ from batchyard.rules.offer import Offer
 from batchyard.rules.sizes import LOCAL
 from batchyard.server import http, refusals
 from batchyard.server.account_file import AccountFile
-from batchyard.server.loops import background
+from batchyard.server.loops import background, renewal
 from batchyard.server.refusals import Refused
 from batchyard.server.state import open_state
+from batchyard.server.tls import Tls
 from batchyard.store import nodes as node_rows
 from batchyard.store.db import Database, StoreUnavailable
 
@@ -63,18 +64,20 @@ def serve(config: Config) -> None:
 
 
 async def _serve(config: Config) -> None:
-    listener, url = http.bind(config)
+    listener = http.bind(config)
     clock = MovableClock() if config.test_clock else Clock()
     hub = Wakes()
     hub.bind(asyncio.get_running_loop())
+    tls = None if config.tls == "off" else Tls(config, lambda: times.moment(clock.now()))
+    url, public = http.urls(config, listener, tls)
     account, db, store = open_state(config.directory, hub)
-    provider = _provider(config, url)
+    provider = _provider(config, url, tls)
     offer = msgspec.structs.replace(config.offer, images=images.supported(images.of_machine(_os_release())))
     room = space.Room(config.directory)
     services = _services(config, url, account, (db, hub, clock), provider, offer, room)
     blobs = storage_endpoint(store, {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now()), room.for_content)
     api = Api(services, {account.storage_name: blobs})
-    server = http.http_server(api, config.proxies)
+    server = http.http_server(api, config.proxies, tls)
 
     def end() -> None:
         api.close()
@@ -89,10 +92,12 @@ async def _serve(config: Config) -> None:
     capacity = Capacity(db, {LOCAL: provider}, clock, services.node_key, int(config.node_join_s * 1e6), offer)
     upkeep = Upkeep(db, clock, services.node_silence_us)
     loops = background(services, lease, capacity, upkeep, store, room, on_demand=config.autoscale_on_demand)
+    if tls is not None:
+        loops.append(renewal(tls))
     _settle_memory()
     _settle_threads()
     try:
-        await http.answer(server, listener, [*loops, http.announce(server, config.directory, url)])
+        await http.answer(server, listener, [*loops, http.announce(server, config, url, public)])
     finally:
         (config.directory / http.ANNOUNCEMENT).unlink(missing_ok=True)
         await capacity.close()
@@ -134,11 +139,12 @@ def _services(
     )
 
 
-def _provider(config: Config, url: str) -> LocalProvider | ExternalProvider:
+def _provider(config: Config, url: str, tls: Tls | None) -> LocalProvider | ExternalProvider:
     if config.external_nodes:
         return ExternalProvider(config.directory / "nodes", config.max_nodes)
     options = [FOLLOWS, str(config.directory / http.ANNOUNCEMENT)]
     options += ["--chaos"] * config.chaos + (["--probes", str(config.probes)] if config.probes else [])
+    options += ["--ca-file", str(tls.authority_file)] if tls is not None and tls.authority_file else []
     return LocalProvider(config.directory / "nodes", url, config.max_nodes, options)
 
 

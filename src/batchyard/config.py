@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import ipaddress
 import re
@@ -20,6 +21,7 @@ DEFAULT_PORT = 8777
 PROVIDERS = (LOCAL,)
 """Providers that a size may name."""
 _UNITS = {"B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": GIB, "TIB": 1024 * GIB, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
+_NAME = re.compile(r"(?=.{1,253}$)(\*\.)?[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII)
 _HEADER = re.compile(r"\s*\[{1,2}\s*([^\[\]]+?)\s*\]{1,2}\s*(?:#.*)?$")
 _KEY = re.compile(r"""\s*(["']?)([\w-]+)\1\s*[=.]""")
 _PLACE = re.compile(r"(\w+)(?:\[(\d+)\])?(?:\.(\w+).*)?")
@@ -47,6 +49,16 @@ class Config:
     """Let clients move the clock; for tests only."""
     insecure: bool = False
     """Listen on another address than loopback without TLS."""
+    tls: str | tuple[Path, Path] = "off"
+    """`auto`, `off`, or the files of certificate and key."""
+    tls_authority: Path | None = None
+    """The authority of a given certificate, where clients have to be told of it."""
+    names: tuple[str, ...] = ()
+    """Names and addresses of the server; the first that is no pattern stands in URLs for others."""
+    domain: str | None = None
+    """Domain of the accounts' host names."""
+    region: str = "local"
+    """Stands in the host names of Batch accounts."""
     proxies: tuple[str, ...] = ()
     """Addresses and networks of proxies whose word counts on who the client is and whether it came by HTTPS."""
     offer: Offer = AZURE
@@ -96,6 +108,23 @@ def proxy(text: str) -> str:
         raise Misconfigured(f"--trusted-proxy takes an IP address or a network such as 10.1.2.0/24: {error}") from None
 
 
+def host_name(text: str) -> str:
+    """A name or an address that clients may know a server by, in lower case. Raises Misconfigured."""
+    name = text.lower()
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(name))
+    if not _NAME.fullmatch(name):
+        raise Misconfigured(f"{text[:64]!r} is no host name and no IP address")
+    return name
+
+
+def domain(text: str) -> str:
+    """A domain or a label of one, in lower case. Raises Misconfigured."""
+    if text.startswith("*") or not _NAME.fullmatch(text.lower()):
+        raise Misconfigured(f"{text[:64]!r} is no name of letters, digits, hyphens and dots")
+    return text.lower()
+
+
 def of(directory: Path, values: Mapping[str, Any], offer: Offer) -> Config:
     """The configuration that checked values of all settings make."""
     return Config(
@@ -105,6 +134,11 @@ def of(directory: Path, values: Mapping[str, Any], offer: Offer) -> Config:
         max_nodes=values["nodes"],
         test_clock=values["test_clock"],
         insecure=values["insecure"],
+        tls=values["tls"],
+        tls_authority=values["tls_authority"],
+        names=values["name"],
+        domain=values["domain"],
+        region=values["region"],
         proxies=values["trusted_proxy"],
         offer=offer,
         node_silence_s=values["node_silence"],

@@ -171,7 +171,7 @@ def _typed(setting: Setting, value: Any) -> Any:
     if setting.many:
         return _each(value, "a list of texts")
     if setting.kind == "tls":
-        return value if isinstance(value, str) else tuple(map(Path, _each(value, "'auto', 'off', or a list of two paths")))
+        return _certificate(setting, value)
     if setting.kind == "choice" and value not in setting.choices:
         raise ValueError(f"is one of {', '.join(setting.choices)}; it got {value!r}{_close(str(value), setting.choices)}")
     kinds: dict[str, tuple[type, ...]] = {"switch": (bool,), "whole number": (int,), "number": (int, float)}
@@ -183,6 +183,18 @@ def _typed(setting: Setting, value: Any) -> Any:
     if setting.kind == "path":
         return Path(str(value))
     return float(str(value)) if setting.kind == "number" else value
+
+
+def _certificate(setting: Setting, value: Any) -> Any:
+    """auto, off, or two paths. Raises ValueError."""
+    wanted = "'auto', 'off', or two paths: certificate and key"
+    if isinstance(value, str) and value not in setting.choices:
+        raise ValueError(f"is {wanted}; it got {value!r}{_close(value, setting.choices)}")
+    if isinstance(value, str):
+        return value
+    if len(_each(value, wanted)) != 2:
+        raise ValueError(f"is {wanted}; it got {value!r}")
+    return tuple(map(Path, value))
 
 
 def _each(value: Any, what: str) -> list[str]:
@@ -202,16 +214,21 @@ def _article(kind: str) -> str:
     return {"switch": "true or false", "choice": "a text"}.get(kind, f"a {kind}")
 
 
-_CHECKS: Mapping[str, Callable[[str], str]] = {"trusted_proxy": config.proxy}
-"""What each value of a list has to be besides a text."""
+_CHECKS: Mapping[str, Callable[[str], str]] = {
+    "trusted_proxy": config.proxy,
+    "name": config.host_name,
+    "domain": config.domain,
+    "region": config.domain,
+}
+"""What a text has to be besides; each one of a list."""
 
 
 def _checked(setting: Setting, told: _Told) -> Any:
-    if not setting.many:
-        return told.value
-    check = _CHECKS.get(setting.name, str)
+    check = _CHECKS.get(setting.name)
     try:
-        return tuple(check(value) for value in told.value or ())
+        if setting.many:
+            return tuple(map(check or str, told.value or ()))
+        return check(told.value) if check and told.value is not None else told.value
     except Misconfigured as error:
         raise Misconfigured(f"{told.origin}: {error}") from None
 

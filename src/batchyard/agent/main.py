@@ -39,7 +39,7 @@ from batchyard.agent.run import remains
 from batchyard.agent.run.runner import Attempt, Node
 from batchyard.agent.settings import AgentSettings, parse
 from batchyard.agent.state import State
-from batchyard.agent.talk import farewell
+from batchyard.agent.talk import farewell, trust
 from batchyard.agent.talk.link import Broken, Link
 from batchyard.agent.talk.pace import Pace
 from batchyard.agent.talk.replies import Replies
@@ -377,9 +377,11 @@ async def run(settings: AgentSettings) -> None:
     with open(settings.token_file, encoding="ascii") as file:
         token = file.read().strip()
     with _only_one(layout), claims.held(layout.root, settings.uid_base) as claim:
+        if settings.ca_file is not None:
+            trust.everywhere(settings.ca_file, layout.volatile)
         unwatched = remains.ran_unwatched(layout)
         found = facts.find(layout, settings.server, claim, settings.control)
-        async with Link(settings.server, token, facts.trust(settings.server, settings.ca_file)) as link:
+        async with Link(settings.server, token, trust.of_server(settings.server, settings.ca_file)) as link:
             await _until_stopped(Agent(settings, layout, found, link, token, unwatched=unwatched))
 
 
@@ -391,7 +393,7 @@ def _client(settings: AgentSettings, server: str, token: str) -> httpx.AsyncClie
         base_url=server.rstrip("/"),
         headers={"authorization": f"Bearer {token}"},
         trust_env=False,
-        verify=facts.trust(server, settings.ca_file) or False,
+        verify=trust.of_server(server, settings.ca_file) or False,
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=10),
     )
 

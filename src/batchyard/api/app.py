@@ -15,6 +15,7 @@ from batchyard.api.agents.sync import Agents
 from batchyard.api.wire import auth, deviations, wire
 from batchyard.api.wire.auth import Signed
 from batchyard.api.wire.call import LARGEST_BODY, Call, Services, read_query
+from batchyard.blobs.edge.request import account_of_host
 from batchyard.engine.nodes.nodes import job_of_token
 from batchyard.model.errors import BatchError, invalid_query, let_go
 from batchyard.store.db import StoreUnavailable
@@ -78,8 +79,8 @@ class Api:
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         first = _first(scope)
-        if first in self._storage:
-            await self._storage[first](scope, receive, send)
+        if (account := self._storage_account(scope)) is not None:
+            await self._storage[account](scope, receive, send)
         elif first == "agent":
             response = PlainTextResponse("ok") if scope["path"] == HEALTH_PATH else await self._agents(Request(scope, receive))
             await response(scope, receive, send)
@@ -87,9 +88,15 @@ class Api:
             response = await self._answer(Request(scope, receive), scope)
             await response(scope, receive, send)
 
+    def _storage_account(self, scope: Scope) -> str | None:
+        """The storage account that a request is for, by the name of the host or the path; None for other requests."""
+        host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+        named = account_of_host(host, self._storage)
+        return named or (first if (first := _first(scope)) in self._storage else None)
+
     def _busy(self, scope: Scope) -> Response:
         """503 in the words of the service that was asked."""
-        if (first := _first(scope)) in self._storage or first == "agent":
+        if self._storage_account(scope) is not None or _first(scope) == "agent":
             return Response(status_code=503, headers={"x-ms-error-code": "ServerBusy", "retry-after": wire.RETRY_AFTER_S["ServerBusy"]})
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         identifier, base = wire.request_id(), f"{scope['scheme']}://{headers.get('host', 'localhost')}"

@@ -41,4 +41,5 @@ def local(directory: Path) -> Address:
             f"no server of {directory} is running; start one with: batchyard up, or name another with --endpoint, --account and --key"
         )
     account = daemon.account(directory)
+    daemon.trust(directory, server)
     return Address(server.url, account.name, account.keys[0], daemon.storage_connection_string(account, server.url))

@@ -40,6 +40,13 @@ class Server(NamedTuple):
     pid: int
     started: int
     url: str
+    """For this machine."""
+    public: str = ""
+    """For others."""
+    domain: str | None = None
+    """Domain of the host names of accounts."""
+    authority: str | None = None
+    """File of the authority, where it is not the server's own."""
 
 
 class Account(NamedTuple):
@@ -70,10 +77,26 @@ def running(directory: Path) -> Server | None:
     """The server of this directory, if it runs."""
     try:
         found = json.loads((directory / "server.json").read_bytes())
-        server = Server(int(found["pid"]), int(found["started"]), str(found["url"]))
+        url = str(found["url"])
+        server = Server(
+            int(found["pid"]), int(found["started"]), url, str(found.get("public") or url), found.get("domain"), found.get("authority")
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return server if processes.start_time(server.pid) == server.started else None
+
+
+def authorities(directory: Path) -> Path | None:
+    """The file with the authority of a server that speaks TLS and all others that this machine trusts; None when there is none."""
+    bundle = directory / "tls" / "bundle.pem"
+    return bundle if bundle.exists() else None
+
+
+def trust(directory: Path, server: Server) -> None:
+    """Have all that this process asks by TLS believe the server of a state directory."""
+    if server.url.startswith("https:") and (bundle := authorities(directory)) is not None:
+        for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
+            os.environ[name] = str(bundle)
 
 
 def former_port(directory: Path) -> int:
@@ -104,9 +127,19 @@ def account(directory: Path) -> Account:
         raise Problem(f"{path} cannot be read ({error})") from error
 
 
-def storage_connection_string(account: Account, url: str) -> str:
+def blob_endpoint(account: Account, url: str, domain: str | None = None) -> str:
+    """URL of the account's storage on a server, by its host name where there is a domain."""
+    if domain is None:
+        return f"{url}/{account.storage_name}"
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{account.storage_name}.blob.{domain}:{parts.port}"
+
+
+def storage_connection_string(account: Account, url: str, domain: str | None = None) -> str:
     """Connection string of an account's storage; of a service that it did not name a client would ask the public cloud."""
-    account_url = f"{url}/{account.storage_name}"
+    account_url = blob_endpoint(account, url, domain)
     endpoints = "".join(f"{service}Endpoint={account_url};" for service in ("Blob", "Queue", "Table", "File"))
     return (
         f"DefaultEndpointsProtocol={url.partition(':')[0]};AccountName={account.storage_name};AccountKey={account.storage_key};{endpoints}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
-from batchyard.cli import daemon, server
+from batchyard.cli import daemon, server, trust
 
 
 class Hint(NamedTuple):
@@ -94,14 +95,15 @@ HINTS: Mapping[str, Hint] = {
 def env(*, directory: Path | None, for_: str | None) -> None:
     """Print shell exports for the Azure SDKs and az batch: eval "$(batchyard env)"."""
     place = server.state_directory(directory)
-    account, url = daemon.account(place), server.running(place).url
+    account, running = daemon.account(place), server.running(place)
+    url, domain = running.public, running.domain
     values = {
         "endpoint": url,
         "account": account.name,
         "key": account.keys[0],
         "storage": account.storage_name,
         "storage_key": account.storage_key,
-        "blob": f"{url}/{account.storage_name}",
+        "blob": daemon.blob_endpoint(account, url, domain),
     }
     exports = {
         "AZURE_BATCH_ACCOUNT": account.name,
@@ -110,17 +112,40 @@ def env(*, directory: Path | None, for_: str | None) -> None:
         "AZURE_STORAGE_ACCOUNT": account.storage_name,
         "AZURE_STORAGE_KEY": account.storage_key,
         "AZURE_STORAGE_BLOB_ENDPOINT": values["blob"],
-        "AZURE_STORAGE_CONNECTION_STRING": daemon.storage_connection_string(account, url),
+        "AZURE_STORAGE_CONNECTION_STRING": daemon.storage_connection_string(account, url, domain),
+        **trust.variables(place, running),
     }
     hint = HINTS[for_] if for_ else None
     for name, value in (hint.more if hint else {}).items():
         exports[name] = _connection(values) if value == "connection" else value.format(**values)
     for name, value in exports.items():
         print(f"export {name}={shlex.quote(value)}")
+    for line in _notes(place, running, values["blob"]):
+        print(f"# {line}")
     if hint is not None:
         print(f"# {for_}: {hint.note.format(**values)}" if hint.note else f"# {for_}: paste these two lines")
         for line in hint.lines:
             print(f"# {line.format(**values)}")
+
+
+def _notes(place: Path, running: daemon.Server, blob: str) -> Iterator[str]:
+    """What no variable says."""
+    if (authority := trust.authority(place, running)) is not None:
+        yield f"Java: {trust.java(authority)}"
+    name = urlsplit(blob).hostname or ""
+    if running.domain and not _resolves(name):
+        yield f"{name} has no address here. As root: echo '127.0.0.1 {name}' >> /etc/hosts"
+        if name.endswith(".localhost"):
+            yield "or, for all names below localhost, install libnss-myhostname"
+
+
+def _resolves(name: str) -> bool:
+    import socket
+
+    try:
+        return bool(socket.getaddrinfo(name, None))
+    except OSError:
+        return False
 
 
 def _connection(values: Mapping[str, str]) -> str:

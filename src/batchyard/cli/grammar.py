@@ -136,12 +136,24 @@ def _split(known: Mapping[str, Flag], verb: Verb, given: Sequence[str], found: d
                 if at == len(given):
                     raise Usage(f"{name} wants a value: {name} {flag.metavar or flag.name.upper()}")
                 value, at = given[at], at + 1
+            if flag.kind.name == "tls" and value not in flag.kind.choices:
+                found[flag.name], at = _pair(name, value, given[at : at + 1]), at + 1
+                continue
             read = _read(flag.kind, name, value)
             if flag.many:
                 found[flag.name].append(read)
             else:
                 found[flag.name] = read
     return places
+
+
+def _pair(name: str, first: str, more: Sequence[str]) -> Any:
+    """Two paths. Raises Usage."""
+    from pathlib import Path
+
+    if not more or more[0].startswith("-"):
+        raise Usage(f"{name} is auto, off, or two paths: certificate and key; it got only {first!r}")
+    return Path(first), Path(more[0])
 
 
 def _options(text: str, known: Mapping[str, Flag]) -> Iterator[tuple[str, str | None]]:

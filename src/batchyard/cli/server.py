@@ -56,6 +56,7 @@ def status(*, directory: Path | None) -> None:
     place = state_directory(directory)
     server = running(place)
     account = daemon.account(place)
+    daemon.trust(place, server)
     print(f"Batchyard runs at {server.url} (process {server.pid}), account {account.name}, state in {place}.")
     if held := counts.summary(server.url, account.name, account.keys[0]):
         print(", ".join(f"{number} {what}" for what, number in held.items()))
@@ -169,6 +170,9 @@ def _words(options: Mapping[str, Any]) -> Iterator[str]:
             continue
         if setting.kind == "switch":
             yield setting.word(value)
+            continue
+        if isinstance(value, tuple):
+            yield from (setting.flag, *(str(path.resolve()) for path in value))
             continue
         for one in value if setting.many else [value]:
             yield from (setting.flag, str(one.resolve() if isinstance(one, Path) else one))

@@ -204,7 +204,7 @@ _KINDS = {"text": TEXT, "path": PATH, "switch": FLAG}
 def _kind(setting: Setting) -> Kind:
     if setting.kind == "choice":
         return one_of(*setting.choices)
-    return _KINDS.get(setting.kind) or Kind(setting.kind, (), setting.low, setting.high)
+    return _KINDS.get(setting.kind) or Kind(setting.kind, setting.choices, setting.low, setting.high)
 
 
 def _option(setting: Setting) -> Flag:
@@ -322,6 +322,14 @@ COMMANDS: tuple[Verb, ...] = (
     Verb("down", "server:down", "End the server and its local nodes; the state stays.", (), (DIRECTORY,), server=False),
     Verb("status", "server:status", "Say whether the server runs and what it holds.", (), (DIRECTORY,), server=False),
     ENV,
+    Verb(
+        "ca",
+        "trust:ca",
+        "Print what clients need to believe a server with a certificate authority of its own.",
+        (),
+        (DIRECTORY, Flag("pem", ("--pem",), "The authority itself, to be copied to other machines.", FLAG, default=False)),
+        server=False,
+    ),
     _server("serve", "Run a server in the foreground."),
     Verb(
         "config",

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import structlog
@@ -17,6 +18,8 @@ from batchyard.api.app import Api
 from batchyard.api.wire.protocol import BoundedHttp
 from batchyard.config import Config
 from batchyard.server import account_file
+from batchyard.server.gate import TlsGate
+from batchyard.server.tls import Tls
 
 log = structlog.get_logger()
 
@@ -32,9 +35,25 @@ class HttpServer(uvicorn.Server):
         """Capture none."""
         yield
 
+    tls: Tls | None = None
 
-def http_server(app: Api, proxies: Sequence[str]) -> HttpServer:
-    return HttpServer(
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take connections, by TLS through a gate."""
+        if self.tls is None:
+            await super().startup(sockets)
+            return
+        loop = asyncio.get_running_loop()
+
+        def http() -> asyncio.Protocol:
+            return BoundedHttp(config=self.config, server_state=self.server_state, app_state={}, _loop=loop)
+
+        gates = [TlsGate(listener, self.tls, http, self.server_state.connections) for listener in sockets or ()]
+        self.servers = cast("list[asyncio.Server]", gates)  # uvicorn closes them and waits for that
+        self.started = True
+
+
+def http_server(app: Api, proxies: Sequence[str], tls: Tls | None) -> HttpServer:
+    server = HttpServer(
         uvicorn.Config(
             app,
             http=BoundedHttp,
@@ -50,6 +69,8 @@ def http_server(app: Api, proxies: Sequence[str]) -> HttpServer:
             forwarded_allow_ips=list(proxies),
         )
     )
+    server.tls = tls
+    return server
 
 
 async def answer(server: HttpServer, listener: socket.socket, background: Sequence[Coroutine[None, None, None]]) -> None:
@@ -70,12 +91,28 @@ def _listen_again(host: str, port: int) -> socket.socket | None:
         return None
 
 
-def bind(config: Config) -> tuple[socket.socket, str]:
-    """The listener of a server, and the URL that it is known by. Raises OSError."""
+def bind(config: Config) -> socket.socket:
+    """The listener of a server. Raises OSError."""
     listener = _listen_again(config.host, config.former_port) if config.port == 0 and config.former_port else None
-    listener = listener or _listen(config.host, config.port)
-    host, port = listener.getsockname()[:2]
-    return listener, f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return listener or _listen(config.host, config.port)
+
+
+def urls(config: Config, listener: socket.socket, tls: Tls | None) -> tuple[str, str]:
+    """The server's URL for this machine, and that for others."""
+    bound, port = listener.getsockname()[:2]
+    scheme = "http" if tls is None else "https"
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bound, bound)
+    known = tls.names if tls is not None else []
+    if known and here not in known:
+        # A given certificate may be for a name only.
+        here = next((name for name in ("localhost", *config.names, *known) if name in known and "*" not in name), here)
+    public = next((name for name in config.names if "*" not in name), here)
+    return url(scheme, here, port), url(scheme, public, port)
+
+
+def url(scheme: str, host: str, port: int) -> str:
+    """The URL of a host and a port."""
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -91,11 +128,13 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def announce(server: uvicorn.Server, directory: Path, url: str) -> None:
-    """Tell other processes where the server is, once it answers."""
+async def announce(server: uvicorn.Server, config: Config, url: str, public: str) -> None:
+    """Tell other processes where the server is, for them and for other machines, once it answers."""
     while not server.started:
         await asyncio.sleep(0.005)
     pid = os.getpid()
     started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    account_file.write_private(directory / ANNOUNCEMENT, msgspec.json.encode({"pid": pid, "started": started, "url": url}))
+    found = {"pid": pid, "started": started, "url": url, "public": public, "domain": config.domain}
+    found["authority"] = str(config.tls_authority) if config.tls_authority else None
+    account_file.write_private(config.directory / ANNOUNCEMENT, msgspec.json.encode(found))
     log.info("server ready", url=url, pid=pid)

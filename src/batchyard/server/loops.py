@@ -17,6 +17,7 @@ from batchyard.engine.loops import LEASE_S, Lease, every
 from batchyard.engine.pools.capacity import Capacity
 from batchyard.engine.scheduling import scheduler
 from batchyard.engine.upkeep.upkeep import PAGES_PER_UNIT, UNITS_PER_ROUND, Upkeep
+from batchyard.server.tls import LOOK_S, Tls
 from batchyard.store import jobs as job_rows
 
 log = structlog.get_logger()
@@ -50,6 +51,11 @@ def background(
         every("room", ROOM_PERIOD_S, _in_thread(room.watch), asyncio.Event()),
         _check_blobs(store),
     ]
+
+
+def renewal(tls: Tls) -> Coroutine[None, None, None]:
+    """Looks after the certificate."""
+    return every("certificate", LOOK_S, _in_thread(tls.look), asyncio.Event())
 
 
 def _expire_blocks(store: LocalBlobStore, clock: Clock) -> Callable[[], Awaitable[None]]:

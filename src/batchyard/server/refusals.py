@@ -48,8 +48,12 @@ def starting(directory: Path) -> Iterator[None]:
 
 def refuse_exposure(config: Config) -> None:
     """Plain HTTP to others only when the operator says so."""
+    if config.tls != "off":
+        return
     with contextlib.suppress(ValueError):
         if ipaddress.ip_address(config.host).is_loopback:
             return
     if config.host not in _LOCAL_NAMES and not config.insecure:
-        raise Refused(f"{config.host} can be reached by others and the server speaks plain HTTP; say --insecure if that is meant")
+        raise Refused(
+            f"{config.host} can be reached by others and the server speaks plain HTTP; say --tls auto, or --insecure if that is meant"
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import socket
-import ssl
 from dataclasses import dataclass
 
 import structlog
@@ -84,14 +83,3 @@ def _system() -> str:
         return platform.freedesktop_os_release()["PRETTY_NAME"]
     except OSError:
         return platform.system()
-
-
-def trust(server: str, ca_file: str | None) -> ssl.SSLContext | None:
-    """Context that trusts the certificates in a PEM file, or the usual ones; None for plain HTTP. Raises OSError."""
-    if not server.startswith("https:"):
-        return None
-    if ca_file is not None:
-        return ssl.create_default_context(cafile=ca_file)
-    import httpx  # large; it knows which certificates are the usual ones
-
-    return httpx.create_ssl_context()

@@ -156,7 +156,12 @@ class Link:
     async def _connect(self) -> _Connection:
         async with asyncio.timeout(_CONNECT_S):
             loop = asyncio.get_running_loop()
-            _, connection = await loop.create_connection(_Connection, self._host, self._port, ssl=self._trust)
+            try:
+                _, connection = await loop.create_connection(_Connection, self._host, self._port, ssl=self._trust)
+            except ssl.SSLCertVerificationError as error:
+                raise Broken(
+                    f"the certificate of {self._host} is not one of the authority that this node trusts ({error.verify_message})"
+                ) from None
             return connection
 
     async def _ask(self, connection: _Connection, request: bytes) -> Answer:

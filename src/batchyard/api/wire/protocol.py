@@ -187,6 +187,7 @@ class BoundedHttp(HttpToolsProtocol):
             del self._lingering[oldest]
             oldest.transport.close()  # what is written goes out before
         self.transport.write(answer)
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS has no half of a connection; the client is told to close
+            self.transport.write_eof()
         self.flow.resume_reading()
         self._due(_LINGER_S)

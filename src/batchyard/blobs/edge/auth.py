@@ -50,7 +50,7 @@ def shared_key_text(request: Request, *, ignore_hyphens: bool) -> str:
     ours = [name for name in headers if name.startswith("x-ms-")]
     ours.sort(key=_culture_key if ignore_hyphens else None)
     lines = [request.method, *(headers.get(name, "") for name in _SIGNED), *(f"{name}:{headers[name]}" for name in ours)]
-    # Path style: the account stands in the path too, so it is there twice.
+    # In path style the account stands in the path too, so it is there twice.
     lines.append(f"/{request.account}{request.raw_path}")
     lines += [f"{name}:{request.query[name]}" for name in sorted(request.query)]
     return "\n".join(lines)

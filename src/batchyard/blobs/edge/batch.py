@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 from batchyard.blobs.base import BlobError
 from batchyard.blobs.edge import transfers
-from batchyard.blobs.edge.request import Request, names_of, query_of
+from batchyard.blobs.edge.request import Request, query_of
 
 _MOST_BYTES = 4 * 1024 * 1024
 _MOST_PARTS = 256
@@ -93,8 +93,8 @@ def _part(request: Request, scope: Scope, part: Message, number: int) -> _Part:
     method, target = line[1].decode(), line[2]
     path, _, query = target.partition(b"?")
     _check(request, method, path.decode("latin-1"), query.decode("latin-1"), number)
-    names = {name for name, _ in headers}
-    headers += [(b"host", request.headers.get("host", "").encode("latin-1"))] * (b"host" not in names)
+    host = request.headers.get("host", "").encode("latin-1")
+    headers = [*((name, value) for name, value in headers if name != b"host"), (b"host", host)]  # it may name the account
     inner = {**scope, "method": method, "raw_path": path, "path": path.decode("latin-1"), "query_string": query, "headers": headers}
     inner["extensions"] = {}
     return _Part(str(part.get("Content-ID", "")).strip(), inner)
@@ -102,7 +102,7 @@ def _part(request: Request, scope: Scope, part: Message, number: int) -> _Part:
 
 def _check(request: Request, method: str, path: str, query: str, number: int) -> None:
     """Raise unless a part is one of the two operations, on a blob of what the batch was sent to."""
-    account, container, blob = names_of(path)
+    account, container, blob = request.names_in(path)
     given = query_of(query)
     wanted = {"DELETE": "", "PUT": "tier"}[method]
     if given.get("comp", "").lower() != wanted or blob is None:

@@ -39,7 +39,7 @@ async def list_containers(store: BlobStore, request: Request, grant: Grant) -> R
     query, marker, include = _list_query(request)
     page = await run_in_threadpool(store.list_containers, request.account, query)
     return Response(
-        documents.container_list(endpoint(request), query, marker, page, request.now_us, metadata="metadata" in include),
+        documents.container_list(request.endpoint, query, marker, page, request.now_us, metadata="metadata" in include),
         media_type=_XML,
     )
 
@@ -109,7 +109,7 @@ async def list_blobs(store: BlobStore, request: Request, grant: Grant) -> Respon
     ref = request.container_ref
     page = await run_in_threadpool(store.list_blobs, ref, query)
     text = await run_in_threadpool(
-        documents.blob_list, endpoint(request), ref.container, query, marker, page, request.now_us, frozenset(include)
+        documents.blob_list, request.endpoint, ref.container, query, marker, page, request.now_us, frozenset(include)
     )
     return Response(text, media_type=_XML)
 
@@ -150,11 +150,6 @@ def page_size(request: Request) -> int:
 def _refuse_public_access(request: Request) -> None:
     if "x-ms-blob-public-access" in request.headers:
         raise BlobError("PublicAccessNotPermitted")
-
-
-def endpoint(request: Request) -> str:
-    """URL of the account, as the caller knows it."""
-    return f"{request.scheme}://{request.headers.get('host', '')}/{request.account}"
 
 
 def _tag_headers(container: Container) -> Mapping[str, str]:

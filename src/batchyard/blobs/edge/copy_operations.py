@@ -22,7 +22,7 @@ from batchyard.blobs.edge import documents, sas, transfers
 from batchyard.blobs.edge.blob_operations import content_headers, tag_headers
 from batchyard.blobs.edge.grants import Grant, Level, Need, Scope
 from batchyard.blobs.edge.mark_operations import checked_tier, wanted_tags
-from batchyard.blobs.edge.request import Request, names_of, query_of
+from batchyard.blobs.edge.request import Request, query_of
 from batchyard.blobs.errors import of_source
 
 T = TypeVar("T")
@@ -162,7 +162,7 @@ async def _source(store: BlobStore, request: Request, grant: Grant) -> Source:
         here = _is_here(request, url.scheme, url.hostname, url.port)
     except ValueError:
         raise BlobError("InvalidHeaderValue", "The value for x-ms-copy-source is not a URL.") from None
-    account, container, name = names_of(url.path)
+    account, container, name = request.names_in(url.path)
     if not here or account not in request.accounts or container is None or name is None:
         raise BlobError("UnsupportedHeader", "Only blobs of this storage endpoint can be copied.")
     query = query_of(url.query)

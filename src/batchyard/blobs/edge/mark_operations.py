@@ -9,7 +9,7 @@ from batchyard.blobs import tags
 from batchyard.blobs.base import BlobError, BlobStore
 from batchyard.blobs.edge import documents, transfers
 from batchyard.blobs.edge.blob_operations import tag_headers
-from batchyard.blobs.edge.container_operations import endpoint, page_size
+from batchyard.blobs.edge.container_operations import page_size
 from batchyard.blobs.edge.grants import Grant
 from batchyard.blobs.edge.request import Request
 from batchyard.blobs.leases import check_named
@@ -46,7 +46,7 @@ async def find_tagged(store: BlobStore, request: Request, grant: Grant) -> Respo
     marker = request.query.get("marker", "")
     start = documents.from_marker(marker) if marker else ""
     found, following = await run_in_threadpool(store.find_tagged, request.account, request.container, wanted, start, page_size(request))
-    return Response(documents.tagged_list(endpoint(request), where, found, following), media_type=_XML)
+    return Response(documents.tagged_list(request.endpoint, where, found, following), media_type=_XML)
 
 
 async def set_tier(store: BlobStore, request: Request, grant: Grant) -> Response:

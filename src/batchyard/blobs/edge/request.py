@@ -9,7 +9,7 @@ import binascii
 import re
 import uuid
 from base64 import b64decode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import unquote, unquote_plus
 
@@ -54,6 +54,18 @@ class Request:
     """Names and keys of the accounts that the endpoint serves."""
     receive: Receive
     now_us: int
+    by_host: bool = False
+    """The account stands in the name of the host and not in the path."""
+
+    @property
+    def endpoint(self) -> str:
+        """URL of the account as the caller wrote it."""
+        host = f"{self.scheme}://{self.headers.get('host', '')}"
+        return f"{host}/" if self.by_host else f"{host}/{self.account}"
+
+    def names_in(self, path: str) -> tuple[str, str | None, str | None]:
+        """Account, container and blob of an encoded path of the same host."""
+        return names_of(f"/{self.account}{path}" if self.by_host else path)
 
     @property
     def container_ref(self) -> ContainerRef:
@@ -164,6 +176,12 @@ class Request:
             raise BlobError("InvalidHeaderValue") from None
 
 
+def account_of_host(host: str, accounts: Iterable[str]) -> str | None:
+    """The account that a host name as `ACCOUNT.blob.DOMAIN` names; None for other hosts."""
+    first, _, rest = host.lower().partition(".")
+    return next((name for name in accounts if name.lower() == first), None) if rest.startswith("blob.") else None
+
+
 def parse(scope: Scope, receive: Receive, accounts: Mapping[str, Sequence[str]], now_us: int) -> Request:
     """Take the request apart; raises BlobError for what cannot be read."""
     headers = _headers(scope["headers"])
@@ -171,7 +189,8 @@ def parse(scope: Scope, receive: Receive, accounts: Mapping[str, Sequence[str]],
     if len(raw_path) > MAX_PATH_BYTES or len(scope["query_string"]) > MAX_PATH_BYTES:
         raise BlobError("InvalidUri")
     path = raw_path.decode("latin-1")
-    account, container, blob = names_of(path)
+    by_host = account_of_host(headers.get("host", ""), accounts)
+    account, container, blob = names_of(path if by_host is None else f"/{by_host}{path}")
     client = scope.get("client")
     version = headers.get("x-ms-version")
     if version is not None and not _VERSION.fullmatch(version):
@@ -190,6 +209,7 @@ def parse(scope: Scope, receive: Receive, accounts: Mapping[str, Sequence[str]],
         accounts=accounts,
         receive=receive,
         now_us=now_us,
+        by_host=by_host is not None,
     )
 
 

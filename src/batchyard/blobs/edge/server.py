@@ -1,4 +1,4 @@
-"""The storage endpoint as an ASGI app: path style `/{account}/{container}/{blob}`, one row per operation.
+"""The storage endpoint as an ASGI app: `/{account}/{container}/{blob}`, or `{account}.blob.{domain}`; one row per operation.
 
 Order for every request: syntax, caller, permission, then the operation; so who may not ask learns nothing of what is stored.
 """

@@ -40,6 +40,7 @@ def server(place: Place) -> Iterator[Finding]:
         yield note("server", f"the server at {running.url} runs, but {refused}", "Run the doctor as the user that owns the directory.")
         return
     start = time.perf_counter()
+    daemon.trust(place.directory, running)
     held = counts.summary(running.url, account.name, account.keys[0])
     seconds = time.perf_counter() - start
     if held is None:
