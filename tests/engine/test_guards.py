@@ -19,7 +19,7 @@ from batchyard.engine.nodes.node_changes import disable_scheduling
 from batchyard.engine.nodes.nodes import silent
 from batchyard.engine.scheduling import scheduler
 from batchyard.engine.scheduling.queues import Queues
-from batchyard.engine.settling.ends import complete
+from batchyard.engine.settling.completions import Completion, complete
 from batchyard.engine.settling.moves import give_back
 from batchyard.model.words import NodeDisableSchedulingOption
 from batchyard.rules.placement import Waiting
@@ -176,7 +176,7 @@ def test_who_saw_a_task_before_its_dependency_was_met_does_not_make_it_wait_for_
     with pytest.raises(Conflict):
         world.run(lambda tx: task_rows.move(tx, seen, ready=0, unmet=1))
     with pytest.raises(Conflict):
-        world.run(lambda tx: complete(tx, job_rows.get(tx, seen.job_pk), seen, TaskHappened.TERMINATED, None, world.now))
+        world.run(lambda tx: complete(tx, job_rows.get(tx, seen.job_pk), [(seen, Completion(TaskHappened.TERMINATED))], world.now))
     assert world.schedule() == 1
 
 

@@ -144,3 +144,60 @@ def test_few_jobs_that_were_read_at_once_answer_as_the_store_does(world: World, 
 def may_start(tx: Tx) -> int:
     """Jobs of which a task may start."""
     return tx.first(Statement("SELECT count(*) FROM job_counts WHERE max_parallel < 0 OR running < max_parallel", int)) or 0
+
+
+def test_what_is_read_for_a_report_does_not_grow_with_its_ends(world: World) -> None:
+    agent = busy(world, usesTaskDependencies=False)
+    one, many = (sum(each.startswith(("SELECT", "WITH")) for each in report(world, agent, n)) for n in (1, SLOTS - 1))
+    assert many <= one, f"{one} questions for one end, {many} for {SLOTS - 1}"
+    assert world.rows("SELECT count(*) FROM task WHERE state = 'completed'") == [(SLOTS,)]
+    world.check()
+
+
+class TestManyEndsInOneReport:
+    """They mean what they would mean one after the other."""
+
+    def started(self, world: World, *names: str, **job: object) -> Agent:
+        [agent] = world.working_pool(slots=SLOTS)
+        world.job("job", **job)
+        world.add(*names)
+        world.schedule()
+        agent.sync()
+        return agent
+
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_two_tasks_of_one_number_let_go_who_waits_for_a_range(self, world: World, alone: bool) -> None:
+        agent = self.started(world, "1", "01", *(() if alone else ("2",)))
+        world.add({"id": "after", "dependsOn": {"taskIdRanges": [{"start": 1, "end": 200}]}})
+        world.add(*(str(number) for number in range(2 if alone else 3, 201)))
+        agent.end(*agent.has)
+        while not world.free("after")[0]:
+            world.schedule()
+            assert agent.sync_all()
+            agent.end(*agent.has)
+        world.check()
+
+    def test_an_end_that_is_told_twice_counts_once(self, world: World) -> None:
+        agent = self.started(world, "a", "b")
+        first, second = agent.has
+        agent.end(first, second, first)
+        assert world.states("a", "b") == ["completed", "completed"]
+        assert world.counts().succeeded == 2
+        world.check()
+
+    def test_a_job_that_ends_with_its_last_task(self, world: World) -> None:
+        agent = self.started(world, "1", "01", "b", "f")
+        world.patch(onAllTasksComplete="terminatejob")
+        attempts = {name: world.attempt(name) for name in ("1", "01", "b", "f")}
+        agent.sync(*(ended(attempts[name]) for name in ("1", "01", "b")), ended(attempts["f"], **EXIT_1))
+        assert world.job_state() == "terminating"
+        assert world.states("1", "01", "b", "f") == ["completed"] * 4
+        world.check()
+
+    def test_a_retry_among_completions(self, world: World) -> None:
+        agent = self.started(world, "a", "b", "c", constraints={"maxTaskRetryCount": 1})
+        attempts = [world.attempt(name) for name in ("a", "b", "c")]
+        agent.sync(ended(attempts[0]), ended(attempts[1], **EXIT_1), ended(attempts[2]))
+        assert world.states("a", "b", "c") == ["completed", "active", "completed"]
+        assert (world.task("b").retries, world.node(agent.node_pk).slots_used) == (1, 0)
+        world.check()

@@ -52,7 +52,7 @@ def texts(tree: ast.AST) -> Iterator[str]:
 
 def test_only_changes_and_the_row_modules_set_a_state() -> None:
     allowed = {f"store/{name}.py" for name in ("tx", "tasks", "jobs", "nodes", "pools", "special_tasks")}
-    users = {name for name, tree in modules() if "set_state" in set(called(tree))}
+    users = {name for name, tree in modules() if {"set_state", "set_states"} & set(called(tree))}
     assert users - allowed == {f"{CHANGES}{name}.py" for name in ("tasks", "jobs", "nodes", "pools", "special_tasks")}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from batchyard.store.drivers.base import Connection
@@ -46,6 +47,26 @@ class Reader:
         """The first row, None when there is none."""
         values = self._connection.execute(statement.sql, params).fetchone()
         return None if values is None else statement.row(*values)
+
+    def among(self, statement: Statement[R], keys: Sequence[int]) -> list[R]:
+        """Every row of some keys, in no order; they stand in the statement as `IN (:keys)`."""
+        found: list[R] = []
+        for at in range(0, len(keys), _FILLS[-1]):
+            some = keys[at : at + _FILLS[-1]]
+            n = next(fill for fill in _FILLS if fill >= len(some))
+            named = {f"k{nth}": some[min(nth, len(some) - 1)] for nth in range(n)}
+            found += [statement.row(*values) for values in self._connection.execute(spread(statement.sql, n), named)]
+        return found
+
+
+_FILLS = (1, 4, 16, 64, 256)
+"""Lengths of lists of keys: a few, for the statements to stay prepared."""
+
+
+@lru_cache(maxsize=128)
+def spread(sql: str, n: int) -> str:
+    """The statement with `n` parameters `:k0`, `:k1` … in the place of `:keys`."""
+    return sql.replace(":keys", ", ".join(f":k{nth}" for nth in range(n)))
 
 
 def columns(row: type[Any], prefix: str = "") -> str:

@@ -157,6 +157,7 @@ def select(row: type[TaskLine]) -> str:
 ROWS = Versioned("task", TaskRow)
 _BY_ID = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE job_pk = :job_pk AND lower(id) = :key", TaskRow)
 _BY_PK = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE pk = :pk", TaskRow)
+_SOME = Statement(f"SELECT {columns(TaskRow)} FROM task WHERE pk IN (:keys)", TaskRow)
 _VIEW_BY_ID = Statement(f"{select(TaskView)} WHERE task.job_pk = :job_pk AND lower(task.id) = :key", TaskView)
 _IN_ORDER = "WHERE task.job_pk = :job_pk AND task.pk > :after ORDER BY task.pk LIMIT :n"
 _PAGE = Statement(f"{select(TaskLine)} {_IN_ORDER}", TaskLine)
@@ -170,10 +171,10 @@ _ATTEMPTS = Statement(
     "SELECT pk, run FROM task WHERE node_pk = :node_pk AND state IN ('preparing', 'running') AND state = 'running'",
     lambda pk, run: (int(pk), int(run)),
 )
-_ORDER = Statement(
+_ORDERS = Statement(
     "SELECT task.pk, task.id, task.run, task.wants_token, job.id, job.environment, job.preparation_id, task_body.body FROM task"
     " JOIN job ON job.pk = task.job_pk"
-    " JOIN task_body ON task_body.pk = task.pk WHERE task.pk = :pk",
+    " JOIN task_body ON task_body.pk = task.pk WHERE task.pk IN (:keys)",
     OrderRow,
 )
 _BODY = Statement("SELECT body FROM task_body WHERE pk = :pk", bytes)
@@ -229,6 +230,11 @@ def find(reader: Reader, job_pk: int, task_id: str) -> TaskRow | None:
 def get(reader: Reader, pk: int) -> TaskRow | None:
     """Task by key."""
     return reader.first(_BY_PK, pk=pk)
+
+
+def some(reader: Reader, pks: Sequence[int]) -> dict[int, TaskRow]:
+    """Those of some tasks that exist, by key."""
+    return {task.pk: task for task in reader.among(_SOME, pks)}
 
 
 def view(reader: Reader, job_pk: int, task_id: str) -> TaskView | None:
@@ -309,11 +315,9 @@ def attempts(reader: Reader, node_pk: int) -> list[tuple[int, int]]:
     return reader.all(_ATTEMPTS, node_pk=node_pk)
 
 
-def order(reader: Reader, pk: int) -> OrderRow:
-    """What a node has to be told to run a task."""
-    found = reader.first(_ORDER, pk=pk)
-    assert found is not None, f"task {pk} has no job or body"
-    return found
+def orders(reader: Reader, pks: Sequence[int]) -> dict[int, OrderRow]:
+    """What a node has to be told to run each of some tasks."""
+    return {order.pk: order for order in reader.among(_ORDERS, pks)}
 
 
 def add(tx: Tx, rows: Sequence[NewTask], bodies: Sequence[tuple[int, bytes]]) -> None:
@@ -335,9 +339,9 @@ def move(tx: Tx, task: TaskRow, **changes: Any) -> TaskRow:
     return tx.move(ROWS, task, changes)
 
 
-def set_state(tx: Tx, task: TaskRow, changes: Mapping[str, Any]) -> TaskRow:
-    """The same with its state, for `engine.changes` alone."""
-    return tx.set_state(ROWS, task, changes)
+def set_states(tx: Tx, changes: Sequence[tuple[TaskRow, Mapping[str, Any]]]) -> list[TaskRow]:
+    """The same for several tasks, of each the same columns, with their states; for `engine.changes` alone."""
+    return tx.set_states(ROWS, changes)
 
 
 def set_body(tx: Tx, pk: int, text: bytes) -> None:

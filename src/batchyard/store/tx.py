@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -109,6 +109,17 @@ class Tx(Reader):
         elif (fresh := done.fetchone()) is not None:
             return rows.row(*fresh)
         raise Conflict(f"{rows.table} {seen.pk} is no longer at version {seen.version}")
+
+    def set_states(self, rows: Versioned[W], changes: Sequence[tuple[Row, Mapping[str, Any]]]) -> list[W]:
+        """The same for several rows, of each the same columns, in one statement; as they are then. Raises Conflict when one was changed."""
+        if not changes:
+            return []
+        assert rows.returning is None, f"rows of {rows.table} show more than their own columns"
+        sql = guarded_sql(rows.table, tuple(changes[0][1]), None)
+        params = [{**values, "pk": seen.pk, "seen": seen.version} for seen, values in changes]
+        if self._connection.executemany(sql, params).rowcount != len(params):
+            raise Conflict(f"some of {rows.table} {', '.join(str(seen.pk) for seen, _ in changes)} is no longer as it was seen")
+        return [replace(cast("Any", seen), version=seen.version + 1, **values) for seen, values in changes]
 
     def mark(self, name: str) -> None:
         """A point to come back to within the unit."""

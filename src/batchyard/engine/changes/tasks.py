@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -30,20 +31,45 @@ class Start(msgspec.Struct, frozen=True):
     happened: TaskHappened
 
 
+class TaskChange(msgspec.Struct, frozen=True):
+    """What happens to a task, and what of it changes by that beside its state."""
+
+    task: TaskRow
+    happened: TaskHappened
+    columns: Mapping[str, Any]
+    cause: str | None = None
+    used: Mapping[str, int] = MappingProxyType({})
+    """What a run cost, in microseconds, which is added to what is known of the task and its job."""
+
+
 def change_task(tx: Tx, task: TaskRow, happened: TaskHappened, now: int, *, cause: str | None = None, **columns: Any) -> TaskRow:
     """Move a task to the state that follows; the task as it is then. Raises IllegalChange, Conflict."""
-    state = TASK.after(task.state, happened)
-    columns |= {
+    return change_tasks(tx, [TaskChange(task, happened, columns, cause)], now)[0]
+
+
+def change_tasks(tx: Tx, changes: Sequence[TaskChange], now: int) -> list[TaskRow]:
+    """Move tasks to the states that follow, of each the same columns, all in one statement; as they are then. Raises the same."""
+    changed = task_rows.set_states(tx, [(change.task, _columns(change, now)) for change in changes])
+    for change, fresh in zip(changes, changed, strict=True):
+        task = change.task
+        _count(tx, task, fresh.ready - task.ready, _changed(task.state, task.result, fresh.state, fresh.result), change.used)
+        tx.log(now, "task", task.pk, change.happened, old=task.state, new=fresh.state, cause=change.cause)
+    return changed
+
+
+def _columns(change: TaskChange, now: int) -> dict[str, Any]:
+    task, state = change.task, TASK.after(change.task.state, change.happened)
+    columns = {
+        **change.columns,
         "state": state,
         "ready": int(state is TaskState.ACTIVE and task.unmet == 0),
         "state_time": now,
         "previous_state": task.state,
         "previous_time": task.state_time,
     }
-    fresh = task_rows.set_state(tx, task, columns)
-    _count(tx, task, fresh.ready - task.ready, _changed(task.state, task.result, fresh.state, fresh.result))
-    tx.log(now, "task", task.pk, happened, old=task.state, new=state, cause=cause)
-    return fresh
+    for name, us in change.used.items():
+        columns[name] = getattr(task, name) + us
+    return columns
 
 
 def start_tasks(tx: Tx, starts: Sequence[Start], now: int) -> None:
@@ -64,8 +90,8 @@ def count_out(tx: Tx, task: TaskRow) -> None:
     _count(tx, task, -task.ready, tuple((name, f"{name}_slots", -1) for name in _counted(task.state, task.result)))
 
 
-def _count(tx: Tx, task: TaskRow, ready: int, changed: _Changed) -> None:
-    deltas = {"ready": ready}
+def _count(tx: Tx, task: TaskRow, ready: int, changed: _Changed, used: Mapping[str, int] = MappingProxyType({})) -> None:
+    deltas = {"ready": ready, **used}
     for name, slots, by in changed:
         deltas[name], deltas[slots] = by, by * task.slots
     tx.count(task.job_pk, **deltas)

@@ -16,6 +16,7 @@ from batchyard.store import special_tasks as special_rows
 from batchyard.store import tasks as task_rows
 from batchyard.store.nodes import NodeRow
 from batchyard.store.reader import Reader
+from batchyard.store.tasks import OrderRow
 
 REMOVALS_PER_SYNC = 100
 
@@ -29,13 +30,12 @@ def orders(reader: Reader, node: NodeRow, sync: Sync, key: bytes) -> Orders:
     """All that a node should run, with the orders that it does not have yet."""
     has, notice_s = set(sync.has), _notice(node)
     removals = [Removal(number=number, directory=path) for number, path in node_rows.removals(reader, node.pk, REMOVALS_PER_SYNC)]
-    wanted: list[str] = []
-    fresh: list[Order] = []
-    for pk, run in task_rows.attempts(reader, node.pk):
-        name = attempts.name(pk, run)
-        wanted.append(name)
-        if name not in has and (order := _order(reader, pk, name, key, node.pk if removals else None)) is not None:
-            fresh.append(order)
+    named = {attempts.name(pk, run): pk for pk, run in task_rows.attempts(reader, node.pk)}
+    wanted = [*named]
+    missing = {pk: name for name, pk in named.items() if name not in has}
+    rows = task_rows.orders(reader, [*missing])
+    made = (_order(reader, rows[pk], name, key, node.pk if removals else None) for pk, name in missing.items())
+    fresh = [order for order in made if order is not None]
     for special in special_rows.running(reader, node.pk):
         name = attempts.name(special.pk, special.run, special=True)
         wanted.append(name)
@@ -55,9 +55,8 @@ def _start_order(node: NodeRow, name: str) -> Order:
     return Order(attempt=name, job_id="", task=msgspec.Raw(start_tasks.order_body(node)), start=True)
 
 
-def _order(reader: Reader, pk: int, name: str, key: bytes, clearing: int | None) -> Order | None:
+def _order(reader: Reader, row: OrderRow, name: str, key: bytes, clearing: int | None) -> Order | None:
     """The order to run a task; None while node `clearing` has yet to remove what an earlier task left in its directory."""
-    row = task_rows.order(reader, pk)
     there = [places.job_directory(row.job_id), places.task_directory(row.job_id, row.id)]
     if clearing is not None and node_rows.must_remove(reader, clearing, there):
         return None

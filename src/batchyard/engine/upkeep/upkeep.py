@@ -11,7 +11,7 @@ from batchyard.engine.changes.jobs import change_job
 from batchyard.engine.clock import Clock
 from batchyard.engine.nodes import nodes as node_cases
 from batchyard.engine.settling import special_tasks
-from batchyard.engine.settling.ends import TASK_ENDED_BY_USER, complete
+from batchyard.engine.settling.completions import ENDED_BY_USER, Completion, terminate
 from batchyard.engine.settling.job_ends import end_job, end_when_complete
 from batchyard.engine.settling.moves import give_back, requeue
 from batchyard.engine.work.tasks import clear_up, remove
@@ -38,8 +38,11 @@ EVENTS_KEPT_US = 30 * 86_400_000_000
 USAGE_KEPT_US = 90 * 86_400_000_000
 """How long it is known what pools used that are gone."""
 TASK_LIFETIME_US = 180 * 86_400_000_000
-_TOO_OLD = TaskFailureInformation(
-    category=ErrorCategory.SERVER_ERROR, code="TaskEnded", message="The task was ended because it was added more than 180 days ago"
+_TOO_OLD = Completion(
+    TaskHappened.TERMINATED,
+    TaskFailureInformation(
+        category=ErrorCategory.SERVER_ERROR, code="TaskEnded", message="The task was ended because it was added more than 180 days ago"
+    ),
 )
 RETURN_US = 15 * 1_000_000
 """How long the tasks of a node whose agent has ended wait for the next one to say what became of them."""
@@ -145,7 +148,7 @@ def end_old_tasks(tx: Tx, job_pk: int, now: int) -> int:
         return 0  # nor need the job be there any more
     job = job_rows.get(tx, job_pk)
     for task in old:
-        complete(tx, job, task, TaskHappened.TERMINATED, _TOO_OLD, now)
+        terminate(tx, job, task, _TOO_OLD, now)
     return len(old)
 
 
@@ -178,7 +181,7 @@ def _advance(tx: Tx, job: JobRow, n: int, now: int) -> int:
             requeue(tx, job, task, TaskHappened.REQUEUED, now, requeues=task.requeues + 1, last_requeue=now)
             give_back(tx, task.node_pk or 0, slots=task.held, tasks=1, now=now)
         else:
-            complete(tx, job, task, TaskHappened.TERMINATED, TASK_ENDED_BY_USER, now)
+            terminate(tx, job, task, ENDED_BY_USER, now)
     return len(running) or _conclude(tx, job, n, now)
 
 

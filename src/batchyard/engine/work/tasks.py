@@ -11,8 +11,9 @@ import msgspec
 from batchyard.engine import lookup, wakes
 from batchyard.engine.changes.tasks import change_task, count_out
 from batchyard.engine.checks import tasks as task_checks
+from batchyard.engine.settling.completions import ENDED_BY_USER
+from batchyard.engine.settling.completions import terminate as end_task
 from batchyard.engine.settling.dependencies import wait_for
-from batchyard.engine.settling.ends import TASK_ENDED_BY_USER, complete
 from batchyard.engine.settling.job_ends import end_when_complete
 from batchyard.engine.settling.moves import give_back, stir
 from batchyard.model import ids, times
@@ -134,7 +135,7 @@ def terminate(tx: Tx, job_id: str, task_id: str, now: int) -> TaskRow:
     if task.state == TaskState.COMPLETED:
         raise BatchError("TaskCompleted")
     modified = max(now, task.modified + 1)
-    return complete(tx, job, task, TaskHappened.TERMINATED, TASK_ENDED_BY_USER, now, modified=modified)
+    return end_task(tx, job, task, ENDED_BY_USER, now, modified)
 
 
 def update(tx: Tx, job_id: str, task_id: str, given: TaskConstraints | None, now: int) -> TaskRow:
