@@ -189,7 +189,7 @@ class TestManyEndsInOneReport:
         agent = self.started(world, "1", "01", "b", "f")
         world.patch(onAllTasksComplete="terminatejob")
         attempts = {name: world.attempt(name) for name in ("1", "01", "b", "f")}
-        agent.sync(*(ended(attempts[name]) for name in ("1", "01", "b")), ended(attempts["f"], **EXIT_1))
+        agent.sync(ended(attempts["f"], **EXIT_1), *(ended(attempts[name]) for name in ("b", "1", "01")))
         assert world.job_state() == "terminating"
         assert world.states("1", "01", "b", "f") == ["completed"] * 4
         world.check()
