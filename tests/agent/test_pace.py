@@ -14,7 +14,8 @@ from batchyard.agent.talk.pace import Pace
 
 @pytest.fixture(autouse=True)
 def _long_moment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "_GATHER_S", 1_000.0)
+    for name in ("_GATHER_S", "_LOADED_S"):
+        monkeypatch.setattr(pace, name, 1_000.0)
 
 
 async def test_who_has_not_reported_lately_speaks_at_once() -> None:
@@ -23,14 +24,14 @@ async def test_who_has_not_reported_lately_speaks_at_once() -> None:
 
 async def test_who_runs_less_than_its_cores_can_speaks_at_once() -> None:
     own = Pace(["one"], 2)
-    own.report()
+    own.report(1)
     await asyncio.wait_for(own.wait(), 10)
 
 
 async def test_an_end_that_leaves_cores_idle_is_the_last_that_is_waited_for() -> None:
     running = ["one", "two", "three"]
     own = Pace(running, 2)
-    own.report()
+    own.report(1)
     waiting = asyncio.create_task(own.wait())
     running.pop()
     own.ended()
@@ -40,6 +41,14 @@ async def test_an_end_that_leaves_cores_idle_is_the_last_that_is_waited_for() ->
     running.pop()
     own.ended()
     await asyncio.wait_for(waiting, 10)
+
+
+@pytest.mark.parametrize(("ends", "moment"), [(1, "_GATHER_S"), (3, "_GATHER_S"), (4, "_LOADED_S"), (16, "_LOADED_S")])
+async def test_more_are_gathered_where_the_cores_are_loaded(monkeypatch: pytest.MonkeyPatch, ends: int, moment: str) -> None:
+    monkeypatch.setattr(pace, moment, 0.0)
+    own = Pace(["one", "two", "three"], 2)
+    own.report(ends)
+    await asyncio.wait_for(own.wait(), 10)
 
 
 async def test_a_busy_agent_tells_ends_together_and_the_first_and_last_at_once(node: Any, place: Path) -> None:

@@ -174,7 +174,7 @@ class Agent:
             await asyncio.sleep(0)  # take along what ends in the same turn of the loop
             self._news.clear()
             if self._state.ended:
-                self._pace.report()
+                self._pace.report(len(self._state.ended))
             await self._exchange(self._state.say(clock=_clock()))
 
     async def _wait(self) -> None:
