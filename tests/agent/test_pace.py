@@ -43,12 +43,21 @@ async def test_an_end_that_leaves_cores_idle_is_the_last_that_is_waited_for() ->
     await asyncio.wait_for(waiting, 10)
 
 
-@pytest.mark.parametrize(("ends", "moment"), [(1, "_GATHER_S"), (3, "_GATHER_S"), (4, "_LOADED_S"), (16, "_LOADED_S")])
-async def test_more_are_gathered_where_the_cores_are_loaded(monkeypatch: pytest.MonkeyPatch, ends: int, moment: str) -> None:
-    monkeypatch.setattr(pace, moment, 0.0)
-    own = Pace(["one", "two", "three"], 2)
-    own.report(ends)
-    await asyncio.wait_for(own.wait(), 10)
+@pytest.mark.parametrize(("ends", "loaded"), [(1, False), (399, False), (400, True), (1000, True)])
+async def test_more_are_gathered_where_so_many_end_that_the_cores_are_loaded(
+    monkeypatch: pytest.MonkeyPatch, ends: int, loaded: bool
+) -> None:
+    monkeypatch.setattr(pace, "_GATHER_S", 0.0)
+    loop = asyncio.get_running_loop()
+    own, now = Pace(["one", "two", "three"], 2), float(int(loop.time()))
+    with monkeypatch.context() as patch:
+        for moment, told in ((now, 1), (now + 1.0, ends)):
+            patch.setattr(loop, "time", lambda moment=moment: moment)
+            own.report(told)
+        waiting = asyncio.create_task(own.wait())
+        await asyncio.sleep(0)
+        assert waiting.done() is not loaded
+    waiting.cancel()
 
 
 async def test_a_busy_agent_tells_ends_together_and_the_first_and_last_at_once(node: Any, place: Path) -> None:

@@ -11,10 +11,9 @@ import math
 from collections.abc import Collection
 
 _GATHER_S, _LOADED_S = 0.005, 0.012
-"""How soon one report follows another on a busy node, and where the last one told of more ends than its cores can make in that time
-while anything else has a share of them: then no room that is filled sooner would bring a task forward."""
-_LOADED = 2
-"""Ends for each core in one report that say so: to start and end a process takes some milliseconds of a core, all in all."""
+"""How soon one report follows another on a busy node, and on a loaded one: there no room that is filled sooner brings a task forward."""
+_LOADED_RATE = 200
+"""Ends per second for each core that say so: starting and ending that many processes is most of what a core can do."""
 
 
 class Pace:
@@ -22,12 +21,14 @@ class Pace:
 
     def __init__(self, running: Collection[str], cores: int) -> None:
         self._running, self._cores = running, cores
-        self._next = -math.inf
+        self._reported = self._next = -math.inf
         self._urgent = asyncio.Event()
 
     def report(self, ends: int) -> None:
         """So many ends are told now."""
-        self._next = asyncio.get_running_loop().time() + (_LOADED_S if ends >= _LOADED * self._cores else _GATHER_S)
+        now = asyncio.get_running_loop().time()
+        loaded = ends >= _LOADED_RATE * self._cores * (now - self._reported)
+        self._reported, self._next = now, now + (_LOADED_S if loaded else _GATHER_S)
 
     async def wait(self) -> None:
         """Return when it is time to speak."""
