@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from copy import deepcopy
 
 import pytest
@@ -24,6 +25,12 @@ def job(number: int, *slots: int, priority: int = 0, running: int = 0, may_start
     tasks = [Waiting(100 * number + nth, need, patient=patient, job=number) for nth, need in enumerate(slots)]
     lines = [[task for task in tasks if task.slots == size] for size in sorted(set(slots))]
     return Queue(priority, running, lines, may_start)
+
+
+def late(queue: Queue) -> Queue:
+    """The same, behind its equals."""
+    queue.late = True
+    return queue
 
 
 def held(nodes: list[Room]) -> dict[int, int]:
@@ -108,6 +115,69 @@ def test_a_more_important_one_holds_first() -> None:
     nodes = rooms(1, 1)
     assert list(place([job(1, 4, priority=2), job(2, 4, priority=1)], Rooms(nodes, 1), pack=True)) == []
     assert held(nodes) == {1: 100}
+
+
+def marks(queues: list[Queue], nodes: Rooms) -> tuple[list[int], list[bool], list[bool]]:
+    """Keys of the tasks whose turn was in vain; which jobs were served; which were barred."""
+    lines = [[list(line) for line in queue.lines] for queue in queues]
+    for queue, tasks in zip(queues, lines, strict=True):
+        queue.lines = tasks
+    list(place(queues, nodes, pack=False))
+    passed = [task.key for of_job in lines for line in of_job for task in line if task.passed]
+    return passed, [queue.served for queue in queues], [queue.barred for queue in queues]
+
+
+# (queues, free slots, most that may be held, turns in vain, served, barred)
+MARKS: dict[str, tuple[list[Queue], list[Room], int, list[int], list[bool], list[bool]]] = {
+    "who starts had no turn in vain": ([job(1, 1, 1)], rooms(1, 1), 1, [], [True], [False]),
+    "who comes behind no room has none": ([job(1, 2, 2), job(2, 1)], rooms(1), 0, [100], [False, True], [False, False]),
+    "a hold serves its job": ([job(1, 4)], rooms(1), 1, [100], [True], [False]),
+    "what is too large for all is barred": ([job(1, 5), job(2, 1)], rooms(1), 1, [100], [False, True], [True, False]),
+    "late, and no more may be held": ([late(job(1, 4, 4))], rooms(1, 1), 0, [100], [False], [False]),
+    "late, and each may hold": ([late(job(1, 4, 4))], rooms(1, 1), 2, [100, 101], [True], [False]),
+}
+
+
+@pytest.mark.parametrize("case", MARKS.values(), ids=MARKS.keys())
+def test_what_is_noted_of_a_turn(case: tuple[list[Queue], list[Room], int, list[int], list[bool], list[bool]]) -> None:
+    queues, nodes, most, passed, served, barred = deepcopy(case)
+    assert marks(queues, Rooms(nodes, most)) == (passed, served, barred)
+
+
+def test_a_job_is_barred_by_any_of_its_tasks() -> None:
+    """The first may not run where there is room; the second waits for room as everybody does."""
+    lines = [[Waiting(1, 1, dedicated_only=True)], [Waiting(2, 3)]]
+    nodes = [Room(1, 2, SLOTS, dedicated=False), Room(2, 0, SLOTS)]
+    for order in (lines, lines[::-1]):
+        for nth, (task,) in enumerate(order):
+            task.key = nth
+        assert marks([Queue(0, 0, order)], Rooms(deepcopy(nodes), 0))[2] == [True]
+
+
+def test_only_a_hold_against_equals_is_kept() -> None:
+    nodes = rooms(1, 1, 1)
+    assert list(place([job(1, 4, 4, priority=1), late(job(2, 4))], Rooms(nodes), pack=False)) == []
+    assert {room.held.key: room.kept for room in nodes if room.held is not None} == {100: True, 101: False, 200: False}
+
+
+def test_the_preferred_node_is_held_when_it_is_as_roomy_as_any() -> None:
+    """Not one that is held, or has less room, or may not be used, or is too small."""
+    task = Waiting(1, 4, prefers=2, dedicated_only=True)
+    other = Waiting(9, 4)
+    assert chosen(task, rooms(1, 1)) == 2
+    assert chosen(task, rooms(2, 1)) == 1
+    assert chosen(task, rooms(1, 2)) == 2
+    assert chosen(task, [Room(1, 1, SLOTS), Room(2, 1, SLOTS, held=other)]) == 1
+    assert chosen(task, [Room(1, 1, SLOTS), Room(2, 1, SLOTS, dedicated=False)]) == 1
+    assert chosen(task, [Room(1, 1, SLOTS), Room(2, 1, 3)]) == 1
+    assert chosen(task, rooms(1, 1), closed={2}) == 1
+    assert chosen(task, rooms(1, 1), closed={1, 2}) is None
+
+
+def chosen(task: Waiting, nodes: list[Room], closed: Collection[int] = ()) -> int | None:
+    """The node that would be held for a task."""
+    room = Rooms(nodes).soonest(task, closed)
+    return None if room is None else room.node
 
 
 class Looked(Room):
