@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import clear
 import msgspec
 
 from batchyard.engine import lookup
@@ -244,7 +245,11 @@ class World:
         self.clock.advance(int(seconds * SECOND_US))
 
     def run(self, unit: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return self.db.call(unit, *args, **kwargs)
+        try:
+            return self.db.call(unit, *args, **kwargs)
+        except BatchError as error:
+            clear.check(error)
+            raise
 
     # loops
 
@@ -402,7 +407,11 @@ class World:
     def add(self, *specs: str | dict[str, Any], job_id: str = "job", **common: Any) -> list[tasks.Outcome]:
         """Add tasks, each an id or what the client would send."""
         sent = [{"commandLine": "true", **common, **({"id": spec} if isinstance(spec, str) else spec)} for spec in specs]
-        return self.run(tasks.add, job_id, msgspec.convert(sent, list[TaskCreateContent]), self.now)
+        outcomes = self.run(tasks.add, job_id, msgspec.convert(sent, list[TaskCreateContent]), self.now)
+        for _, outcome in outcomes:
+            if isinstance(outcome, BatchError):
+                clear.check(outcome)
+        return outcomes
 
     def task(self, task_id: str, job_id: str = "job") -> TaskRow:
         return self.run(tasks.find, job_id, task_id)[1]
