@@ -47,7 +47,12 @@ def test_a_job_and_the_pool_that_it_lacks(raw: Raw, yard: Yard) -> None:
 
 @pytest.mark.parametrize(
     ("path", "error"),
-    [("jobs/none", "JobNotFound"), ("jobs/none/tasks/a", "JobNotFound"), ("pools/none", "PoolNotFound")],
+    [
+        ("jobs/none", "JobNotFound"),
+        ("jobs/none/tasks/a", "JobNotFound"),
+        ("pools/none", "PoolNotFound"),
+        ("pools/none/nodes/none", "PoolNotFound"),
+    ],
 )
 def test_what_is_not_there(raw: Raw, path: str, error: str) -> None:
     raw("GET", f"{EXPLAIN}/{path}").assert_error(404, error)
@@ -55,6 +60,17 @@ def test_what_is_not_there(raw: Raw, path: str, error: str) -> None:
 
 def test_a_task_that_is_not_there(raw: Raw, yard: Yard) -> None:
     raw("GET", f"{EXPLAIN}/jobs/{yard.job()}/tasks/none").assert_error(404, "TaskNotFound")
+
+
+def test_a_node(yard: Yard, raw: Raw) -> None:
+    pool_id = yard.pool_id
+    node = yard.get(f"/pools/{pool_id}/nodes")["value"][0]["id"]
+    found = yard.get(f"{EXPLAIN}/pools/{pool_id}/nodes/{node.upper()}")
+    assert (found["kind"], found["id"], found["poolId"]) == ("node", node, pool_id)
+    [reason] = found["reasons"]
+    assert (reason["code"], reason["nodeId"]) == ("NodeWorks", node)
+    assert reason["look"] == f"batchyard node show {pool_id}/{node}"
+    raw("GET", f"{EXPLAIN}/pools/{pool_id}/nodes/none").assert_error(404, "NodeNotFound")
 
 
 def test_nobody_asks_without_a_signature(raw: Raw) -> None:

@@ -49,8 +49,10 @@ def test_a_task_as_a_tree(server: Server, job: str, tmp_path: Path) -> None:
         "task second is active",
         "WaitsForTask  Task second waits for task first, which is active.",
         "→ Wait for first; what follows says why it is not done.",
+        f"look: batchyard explain task {job}/first",
         f"PoolNotFound  Pool {job} does not exist.",
         "→ Create the pool, or disable the job and move it to another pool.",
+        f"run: batchyard pool create {job} --nodes 1",
     ]
 
 

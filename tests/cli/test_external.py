@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -165,3 +166,47 @@ def test_local_agents_run_the_probes_of_their_server(directory: Path) -> None:
         assert failed["message"] == "The probe gpu ended with 3: no device"
     finally:
         server.stop()
+
+
+def test_up_says_the_line_that_becomes_a_node_and_a_second_agent_on_its_root_says_so_at_once(directory: Path) -> None:
+    up = [*COMMAND, "up", "--dir", str(directory), "--port", "0", "--provider", "external"]
+    said = subprocess.run(up, check=True, capture_output=True, text=True, timeout=60).stdout
+    [line] = [line.strip() for line in said.splitlines() if line.strip().startswith("batchyard agent ")]
+    server, account = daemon.running(directory), daemon.account(directory)
+    assert server is not None
+    with contextlib.ExitStack() as stack:
+        batch = stack.enter_context(Client(server.url, account.name, account.keys[0]))
+        batch.post("pools", body=POOL)
+        node = wait_for(lambda: next(iter(batch.listed("pools", "pool", "nodes")), None), "the node")["id"]
+        wait_for((directory / "nodes" / node / "token").exists, "its token")
+
+        def agent(name: str) -> subprocess.Popen[bytes]:
+            log = stack.enter_context((directory / f"{name}.log").open("ab"))
+            words = shlex.split(line.replace("NODE", node))[1:]
+            started = subprocess.Popen([*COMMAND, *words], cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            stack.callback(started.wait)
+            stack.callback(started.kill)
+            return started
+
+        def told(name: str, what: str) -> Any:
+            return wait_for(lambda: what in (directory / f"{name}.log").read_text(), f"{name} to say {what}")
+
+        first = agent("first")
+        told("first", "joined")
+        second = agent("second")
+        told("second", "another agent uses the root, which may just be leaving")
+        assert second.poll() is None
+        first.terminate()
+        told("second", "joined")  # it waited for the first to leave
+
+
+def test_a_wrong_token_is_a_sentence_and_an_exit_code(directory: Path) -> None:
+    up = [*COMMAND, "up", "--dir", str(directory), "--port", "0", "--provider", "external"]
+    subprocess.run(up, check=True, capture_output=True, timeout=60)
+    server = daemon.running(directory)
+    assert server is not None
+    (directory / "token").write_text(f"1.{'0' * 64}")
+    words = ["agent", "--server", server.url, "--root", str(directory / "root"), "--token-file", str(directory / "token")]
+    agent = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=60, check=False)
+    assert agent.returncode == 1
+    assert f"the server at {server.url} knows no node with the token of {directory / 'token'}" in agent.stderr + agent.stdout

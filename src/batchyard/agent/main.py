@@ -79,6 +79,10 @@ class NodeGone(Exception):
     """The server does not know this node (any more)."""
 
 
+class WrongToken(OSError):
+    """The server knows no node of this token: it was never this agent's."""
+
+
 class Fenced(Exception):
     """The session is over."""
 
@@ -120,7 +124,7 @@ class Agent:
         )
 
     async def run(self) -> None:
-        """Converse until the node is gone; ends all attempts on the way out, however it leaves, and says goodbye."""
+        """Converse until the node is gone; ends all attempts on the way out, however it leaves, and says goodbye. Raises WrongToken."""
         upkeep = asyncio.create_task(self._logins.upkeep())
         watch = asyncio.create_task(self._health.watch(self._settings.health_s, self._note_problems))
         last = self._logins.close
@@ -136,6 +140,8 @@ class Agent:
                 except Fenced:
                     log.warning("fenced off: ending everything and joining again", session=self._state.session)
                     await self._start_over()
+                except WrongToken:
+                    raise
                 except (msgspec.DecodeError, OSError) as error:
                     log.warning("sync failed", reason=str(error) or type(error).__name__)
                     if not self._follow():
@@ -222,7 +228,8 @@ class Agent:
                 raise NodeGone("the server has no such node any more")
             if self._node is not None or self._settings.server_file is not None:
                 raise Broken(f"another server answers there, with {answer.status}")  # ours may come back
-            raise NodeGone(f"the server does not know this token, it answered {answer.status}")
+            told = f"the server at {self._address.url} knows no node with the token of {self._settings.token_file}"
+            raise WrongToken(f"{told}, it answered {answer.status}")
         if answer.status == 204:
             return False
         if answer.status != 200:
@@ -371,7 +378,7 @@ def _clock() -> int:
 
 
 async def run(settings: AgentSettings) -> None:
-    """Be a node until the server says that it is gone, or until SIGTERM. Raises OSError when the node cannot start."""
+    """Be a node until the server says that it is gone, or until SIGTERM. Raises OSError when the node cannot start, WrongToken."""
     layout = Layout(os.fspath(settings.root))
     layout.make()
     with open(settings.token_file, encoding="ascii") as file:
@@ -427,14 +434,17 @@ async def _until_stopped(agent: Agent) -> None:
 def _only_one(layout: Layout) -> Iterator[None]:
     """Hold the root directory for this process alone; waits a while for an earlier one to leave. Raises OSError."""
     with open(layout.volatile + "/agent.lock", "w") as file:
-        deadline = time.monotonic() + _LEAVE_S
+        deadline, told = time.monotonic() + _LEAVE_S, False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise OSError(f"another agent uses {layout.root}") from None
+                    raise OSError(f"another agent uses {layout.root}; end that one first, or choose another --root") from None
+                if not told:
+                    log.warning("another agent uses the root, which may just be leaving", root=layout.root, seconds=_LEAVE_S)
+                    told = True
                 time.sleep(0.1)
         yield
 
@@ -449,13 +459,13 @@ def _quickest() -> Callable[[Coroutine[Any, Any, None]], object]:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "batchyard agent") -> int:
-    """Run an agent from the command line; the exit code is 1 when it cannot start."""
+    """Run an agent from the command line; the exit code is 1 when it cannot start, or shows a token that the server does not know."""
     settings = parse(argv, prog)
     logs.begin()
     try:
         _quickest()(run(settings))
     except OSError as error:
-        log.error("the agent cannot start", reason=str(error))
+        log.error(f"the agent cannot run: {error}")
         return 1
     if any(thread.name.startswith(_TRANSFER) for thread in threading.enumerate()):
         sys.stderr.flush()

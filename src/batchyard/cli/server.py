@@ -25,11 +25,17 @@ def up(*, directory: Path | None, file: Path | None, options: Mapping[str, Any])
     words = [*(["--config", str(file.resolve())] if file else []), *_words(options)]
     server = daemon.start(place, (config.host, config.port), words, effective.variables(os.environ))
     given = option(place)
-    print(f"Batchyard runs at {server.url} with room for {config.max_nodes} local nodes (process {server.pid}).")
+    kind = "nodes, whose agents you start" if config.external_nodes else "local nodes"
+    print(f"Batchyard runs at {server.url} with room for {config.max_nodes} {kind} (process {server.pid}).")
     print(f"Its state is in {place}, its log in {place / 'server.log'}.")
     if closed := daemon.not_passable(place):
         _warn(f"Tasks run as users of their own, and these may not enter {closed}: chmod o+x it, or choose another --dir.")
     print("\nWhat next:")
+    if provider == "external":
+        token = place / "nodes" / "NODE" / "token"
+        print(f"  batchyard pool create{given} default --nodes 1   ask for a node; batchyard nodes{given} says its id")
+        print(f"  batchyard agent --server {server.url} --root ./node --token-file {shlex.quote(str(token))}")
+        print("                                  be that node: NODE is its id, and every node has a root of its own")
     print(f'  eval "$(batchyard env{given})"    point the Azure SDKs and az batch at it')
     print(f"  batchyard submit{given} -f -- echo hello   run a command on a node")
     print(f"  batchyard status{given}           see what it holds")
