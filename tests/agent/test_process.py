@@ -356,3 +356,42 @@ async def test_a_command_whose_logs_have_no_room_is_told_apart(spawners: Spawner
     assert (refused.value.found, refused.value.full) == (True, True)
     disk.relieve()
     assert (await spawners.run(2, command)).code == 0
+
+
+async def test_a_command_inside_of_a_run_ends_alone_or_with_it(spawners: Spawners, run: Run, place: Path) -> None:
+    host, ends, stays = next(keys), next(keys), next(keys)
+
+    async def inside(key: int, name: str) -> Exit:
+        pipes = str(place / f"{name}.out"), str(place / f"{name}.err")
+        held = []
+        for path in pipes:
+            os.mkfifo(path)
+            held.append(os.open(path, os.O_RDWR | os.O_NONBLOCK))
+        script = f"setsid sleep 1000 & echo $! $$ > {place}/{name}.new; mv {place}/{name}.new {place}/{name}; wait"
+        command = Command(["sh", "-c", script], {"PATH": "/usr/bin:/bin", control.MARK: str(place)}, str(place / "wd"), *pipes)
+        try:
+            return await spawners.run_inside(key, host, command)
+        finally:
+            for fd in held:
+                os.close(fd)
+
+    async def pids(name: str) -> list[int]:
+        async with asyncio.timeout(20):
+            while not (place / name).exists():
+                await asyncio.sleep(0.01)
+        return [int(word) for word in (place / name).read_text().split()]
+
+    running = asyncio.create_task(run("sh", "-c", f"echo $$ > {place}/h.new; mv {place}/h.new {place}/host; exec sleep 1000", key=host))
+    [main] = await pids("host")
+    first, second = asyncio.create_task(inside(ends, "first")), asyncio.create_task(inside(stays, "second"))
+    one, two = await pids("first"), await pids("second")
+    spawners.kill(ends)
+    assert (await first).code == 137
+    assert not [pid for pid in one if control.processes().get(pid)]
+    assert not second.done()
+    assert main in control.processes()
+    spawners.kill(host)
+    assert (await second).code == (await running).code == 137
+    assert not [pid for pid in [main, *two] if control.processes().get(pid)]
+    with pytest.raises(NotLaunched, match="the task has ended"):
+        await inside(next(keys), "third")

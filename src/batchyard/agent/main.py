@@ -36,6 +36,7 @@ from batchyard.agent.places.removals import Directories, Remover
 from batchyard.agent.places.users import Users, of_logins
 from batchyard.agent.process.process import Spawners
 from batchyard.agent.run import remains
+from batchyard.agent.run.inside import Insiders
 from batchyard.agent.run.runner import Attempt, Node
 from batchyard.agent.settings import AgentSettings, parse
 from batchyard.agent.state import State
@@ -119,9 +120,9 @@ class Agent:
         self._chaos = Disturbances(settings.chaos)
         self._health = Health(layout.root, settings.probes, self._probers, self._chaos.problems, self._chaos.changed)
         services = {**self._logins.services, "upload_logs": self._logs.answer, "chaos": self._chaos.answer}
-        self._replies = Replies(
-            link, lambda: _client(settings, self._address.url, token), layout.root, self._threads, services, self._chaos.answered
-        )
+        streams = {"exec": Insiders(layout.volatile + "/inside", lambda: self._node).stream}
+        connect = lambda: _client(settings, self._address.url, token)  # noqa: E731
+        self._replies = Replies(link, connect, layout.root, self._threads, services, streams, self._chaos.answered)
 
     async def run(self) -> None:
         """Converse until the node is gone; ends all attempts on the way out, however it leaves, and says goodbye. Raises WrongToken."""

@@ -104,6 +104,17 @@ class Client:
                 return b""
             raise
 
+    def stream(self, *path: str, body: object) -> Iterator[bytes]:
+        """Add something whose answer comes in pieces while it happens. Raises Refused, Problem."""
+        target, content = self._at(path, {}), msgspec.json.encode(body)
+        try:
+            with self._http.stream("POST", target, self._headers("POST", target, content, {}), content) as (answer, pieces):
+                if answer.status != 200:
+                    raise _refusal(self._http.host, "POST", target, answer._replace(body=b"".join(pieces)))
+                yield from pieces
+        except Unreachable as error:
+            raise Problem(f"the connection to the server at {self.url} broke ({error})") from None
+
     def size(self, *path: str) -> int:
         """Bytes of a file. Raises Refused."""
         return int(self.send("HEAD", self._at(path, {})).headers.get("content-length") or 0)

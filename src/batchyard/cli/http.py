@@ -6,12 +6,15 @@ import contextlib
 import os
 import select
 from collections import deque
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 CONNECT_S, ANSWER_S = 10.0, 60.0
 """How long a server may take until it accepts a connection, and between two parts of an answer, in seconds."""
+
+_PIECE = 1 << 16
 
 
 class Answer(NamedTuple):
@@ -71,6 +74,25 @@ class Http:
             self._idle.append(connection)
         return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, content)
 
+    @contextlib.contextmanager
+    def stream(self, method: str, target: str, headers: dict[str, str], body: bytes | None) -> Iterator[tuple[Answer, Iterator[bytes]]]:
+        """Send a request on a connection of its own; the head of the answer, and its body as it comes. Raises Unreachable."""
+        connection = self._new()
+        if self._proxy and not self._encrypted:
+            target = f"http://{self.name}{target}"
+        try:
+            try:
+                connection.connect()
+                connection.sock.settimeout(ANSWER_S)
+                connection.request(method, target, body, headers)
+                answer = connection.getresponse()
+            except (OSError, HTTPException, UnicodeError, ValueError) as error:
+                raise Unreachable(str(error) or type(error).__name__) from error
+            head = {name.lower(): value for name, value in answer.getheaders()}
+            yield Answer(answer.status, head, b""), _pieces(answer)
+        finally:
+            connection.close()
+
     def close(self) -> None:
         """Give up all connections."""
         while self._idle:
@@ -92,6 +114,15 @@ class Http:
         if self._proxy and self._encrypted:
             made.set_tunnel(self.host, self._port)
         return made
+
+
+def _pieces(answer: HTTPResponse) -> Iterator[bytes]:
+    """The body in pieces. Raises Unreachable when it is cut off."""
+    try:
+        while piece := answer.read1(_PIECE):
+            yield piece
+    except (OSError, HTTPException, ValueError) as error:
+        raise Unreachable(str(error) or type(error).__name__) from error
 
 
 def _ended(connection: HTTPConnection) -> bool:

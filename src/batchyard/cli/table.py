@@ -625,6 +625,14 @@ TASK = Noun(
             (JOB,),
         ),
         Verb(
+            "exec",
+            "inside:run",
+            "Run a command inside of a running task: as its user, in its directory, environment and limits; return its exit code.",
+            (_TASK, _COMMAND),
+            (JOB, Flag("time_limit", ("--time-limit",), "When it is ended: 90s, 5m, 1h; an hour by itself.", TEXT, "TIME")),
+            serves=("POST /batchyard/jobs/{job_id}/tasks/{task_id}/exec",),
+        ),
+        Verb(
             "why",
             "explain:task",
             "Say why a task does not run.",

@@ -169,13 +169,13 @@ class FileRequest(Message):
 
     id: str
     operation: str
-    """get, properties, list, delete (files); add_user, update_user, delete_user; upload_logs; chaos. A newer server may know others."""
+    """get, properties, list, delete (files); add_user, update_user, delete_user; upload_logs; chaos; exec. Newer servers may know more."""
     base: str = ""
     """Directory below the node's root that the path may not leave, `` for the root itself."""
     path: str = ""
     """Relative to base; `` is base itself."""
     content: msgspec.Raw = msgspec.Raw(b"{}")
-    """What the operation needs beyond a path, as JSON: NodeUserCreate, NodeUserUpdate, LogUpload, Chaos."""
+    """What the operation needs beyond a path, as JSON: NodeUserCreate, NodeUserUpdate, LogUpload, Chaos, Execution."""
     recursive: bool = False
     after: str = ""
     """A list goes on behind this name; an agent of an older release begins with the first."""
@@ -236,6 +236,15 @@ class LogUpload(Message):
     """Prefix of the blobs' names."""
     start: int
     end: int | None = None
+
+
+class Execution(Message):
+    """A command that runs inside of an attempt; the answer is a stream of `frames`."""
+
+    attempt: str
+    command: list[str]
+    limit_s: float
+    """When it is ended, in seconds."""
 
 
 class Chaos(Message):

@@ -128,6 +128,15 @@ class Cgroups:
         group, self._next = self._next or self._new(), None
         return group
 
+    def inside(self, host: Group, key: int) -> Group:
+        return _CgroupGroup(f"{host.path}/inside-{key}", self.end)  # type: ignore[attr-defined]
+
+    def back(self) -> None:
+        if self._next is not None:
+            write(self._next.path + "/cgroup.procs", b"0")
+        elif self._home_fd >= 0:
+            os.write(self._home_fd, b"0")
+
     def advance(self) -> None:
         try:
             self._next = self._new()

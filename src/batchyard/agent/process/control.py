@@ -44,6 +44,12 @@ class Control(Protocol):
         files, so that a later attempt may have it too.
         """
 
+    def inside(self, host: Group, key: int) -> Group:
+        """A group within that of an attempt, which ends with it and can be ended alone; as with `take`, but for `back`. Raises OSError."""
+
+    def back(self) -> None:
+        """Move the caller from a group that is inside of another to where it was before. Raises OSError."""
+
     def advance(self) -> None:
         """Move the caller out of the group that was taken, to where the next one will be. Raises OSError."""
 
@@ -70,6 +76,13 @@ class Session:
         group = _SessionGroup(self, mark)
         self.groups.add(group)
         return group
+
+    def inside(self, host: Group, key: int) -> _SessionGroup:
+        """What is found by its session alone: the mark of its environment is its host's, who finds it by that."""
+        return self.take(f"inside {key}")
+
+    def back(self) -> None:
+        """Nothing to do."""
 
     def advance(self) -> None:
         """Nothing to do: the session is the group."""

@@ -187,6 +187,22 @@ class Spawners:
                 raise NotLaunched(True, "killed before its start")
         finally:
             noticed = self._beginning.pop(key, False)
+        notice = asyncio.get_running_loop().call_later(_NOTICE_AFTER_S, self.terminate, key) if noticed else None
+        try:
+            return await self._by(one, "start", key, command)
+        finally:
+            if notice is not None:
+                notice.cancel()
+
+    async def run_inside(self, key: int, host: int, command: Command) -> Exit:
+        """Run a command inside of a run, with which it ends; its output goes to named pipes. Raises NotLaunched or SpawnerLost."""
+        one = self._where.get(host)
+        if one is None:
+            raise NotLaunched(True, "the task has ended")
+        return await self._by(one, "exec", key, command, host)
+
+    async def _by(self, one: _Spawner, what: str, key: int, command: Command, *host: int) -> Exit:
+        """Have a spawner start a command, and wait for its end. Raises NotLaunched or SpawnerLost."""
         future: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         one.waiting[key] = future
         self._where[key] = one
@@ -194,13 +210,10 @@ class Spawners:
         limit = -1.0 if command.limit_s is None else command.limit_s
         log_paths = command.stdout, command.stderr
         who = command.uid, command.uid if command.gid is None else command.gid
-        one.send("start", key, command.argv, command.environment, command.directory, *log_paths, *who, limit)
-        notice = asyncio.get_running_loop().call_later(_NOTICE_AFTER_S, self.terminate, key) if noticed else None
+        one.send(what, key, command.argv, command.environment, command.directory, *log_paths, *who, limit, *host)
         try:
             return await future
         finally:
-            if notice is not None:
-                notice.cancel()
             del self._where[key], self._marks[key]
 
     def kill(self, key: int) -> None:
@@ -245,7 +258,7 @@ class Spawners:
         """Wait for the end of a spawner, end what it left, tell its runs."""
         await _watch(one)
         self._slots.pop(slot, None)
-        marks = [f"{control.MARK}={self._marks[key]}" for key in one.waiting]
+        marks = [f"{control.MARK}={self._marks[key]}" for key in one.waiting if key in self._marks]
         await asyncio.to_thread(_bury, one, marks)
         if one.waiting:
             log.error("spawner died", pid=one.pid, attempts=len(one.waiting))

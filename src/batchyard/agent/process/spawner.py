@@ -7,10 +7,11 @@ loop over its socket and its children. Frames on the socket are a length (4 byte
 little endian) and a marshalled tuple:
 
     to it:    ("start", key, argv, environment, directory, stdout, stderr, uid, gid, limit_s)    ("kill", key)    ("terminate", key)
-                 ("ping", 0)
+                 ("exec", key, argv, environment, directory, stdout, stderr, uid, gid, limit_s, host)    ("ping", 0)
     from it:  ("ended", key, code, started_us, ended_us, user_us, kernel_us, overdue, noticed)    ("failed", key, found, text, full)
                  ("alive", 0)
 
+`exec` is a start inside of another run, the host, and ends with it; its output goes to named pipes that are there.
 An end is told once everything that the attempt started is gone. When the socket closes, everything is killed.
 Invariant: outside of `_launch` the process has its own credentials, and stands in no group that may be killed; where it
 is root, the kernel does not choose it either when the memory that it shares with its tasks runs out.
@@ -39,6 +40,7 @@ from batchyard.agent.process.cgroups import write
 from batchyard.agent.process.control import MARK, Control, Group, Session, enter, leave, make
 
 Start = tuple[str, int, list[str], dict[str, str], str, str, str, int, int, float]
+Exec = tuple[str, int, list[str], dict[str, str], str, str, str, int, int, float, int]
 
 _RESET = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 _TRUNCATED = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NOCTTY
@@ -61,10 +63,25 @@ class NotFound(Exception):
 class Run:
     """A task process and what is known of it."""
 
-    __slots__ = ("asked", "code", "deadline", "ended", "group", "kernel", "key", "noticed", "overdue", "pause", "pid", "started", "user")
+    __slots__ = (
+        "asked",
+        "code",
+        "deadline",
+        "ended",
+        "group",
+        "host",
+        "kernel",
+        "key",
+        "noticed",
+        "overdue",
+        "pause",
+        "pid",
+        "started",
+        "user",
+    )
 
-    def __init__(self, key: int, group: Group) -> None:
-        self.key, self.group = key, group
+    def __init__(self, key: int, group: Group, host: int | None = None) -> None:
+        self.key, self.group, self.host = key, group, host
         self.pid: int | None = None
         self.started = self.ended = self.user = self.kernel = self.code = 0
         self.overdue = self.noticed = False
@@ -78,9 +95,11 @@ class Spawner:
         self._fd, self._control = fd, control
         self._root = os.geteuid() == 0
         self._score = _own_score() if self._root else -1
-        self._queue: deque[Start] = deque()
+        self._queue: deque[Start | Exec] = deque()
         self._by_key: dict[int, Run] = {}
         self._by_pid: dict[int, Run] = {}
+        self._guests: set[Run] = set()
+        """Those of the runs that are inside of others."""
         self._noticed: set[int] = set()
         """Keys of the queue whose runs get SIGTERM as soon as they are there."""
         self._leaving: list[Run] = []
@@ -138,7 +157,7 @@ class Spawner:
                 break
             message = marshal.loads(memoryview(buffer)[at + 4 : end])
             at = end
-            if message[0] == "start":
+            if message[0] in ("start", "exec"):
                 self._queue.append(message)
             elif message[0] == "terminate":
                 self._terminate(message[1])
@@ -153,6 +172,7 @@ class Spawner:
     def _kill(self, key: int) -> None:
         run = self._by_key.get(key)
         if run is not None:
+            self._end_guests(key)
             run.group.kill(run.pid)
             return
         for message in self._queue:
@@ -160,6 +180,12 @@ class Spawner:
                 self._queue.remove(message)
                 self._tell("failed", key, True, "killed before its start", False)
                 return
+
+    def _end_guests(self, key: int) -> None:
+        """What runs inside of a run ends with it."""
+        for guest in self._guests:
+            if guest.host == key:
+                guest.group.kill(guest.pid)
 
     def _terminate(self, key: int) -> None:
         """SIGTERM to the group that a run's first process leads; until that was waited for nobody else can have its number."""
@@ -171,14 +197,21 @@ class Spawner:
                 os.killpg(run.pid, signal.SIGTERM)
                 run.noticed = True
 
-    def _start(self, message: Start) -> None:
-        _, key, argv, environment, directory, stdout, stderr, uid, gid, limit_s = message
+    def _start(self, message: Start | Exec) -> None:
+        _, key, argv, environment, directory, stdout, stderr, uid, gid, limit_s, *hosts = message
+        host = self._by_key.get(hosts[0]) if hosts else None
+        if hosts and (host is None or host.pid is None):
+            self._tell("failed", key, True, "the task has ended", False)
+            return
         try:
-            group = self._control.take(environment.get(MARK, ""), tame=self._root and uid > 0)
+            if host is not None:
+                group = self._control.inside(host.group, key)
+            else:
+                group = self._control.take(environment.get(MARK, ""), tame=self._root and uid > 0)
         except OSError as error:
             self._tell("failed", key, True, f"no process group: {error.strerror}", False)
             return
-        run = Run(key, group)
+        run = Run(key, group, None if host is None else host.key)
         try:
             run.pid = self._launch(run, argv, environment, (directory, stdout, stderr), (uid, gid))
         except (OSError, ValueError, NotFound) as error:
@@ -190,6 +223,8 @@ class Spawner:
         with contextlib.suppress(OSError):  # it may be over already
             write(f"/proc/{run.pid}/oom_score_adj", _FIRST_TO_GO)
         self._by_key[key] = self._by_pid[run.pid] = run
+        if host is not None:
+            self._guests.add(run)
         if key in self._noticed:
             self._noticed.discard(key)
             self._terminate(key)
@@ -204,8 +239,11 @@ class Spawner:
 
     def _launch(self, run: Run, argv: list[str], environment: dict[str, str], where: tuple[str, str, str], who: tuple[int, int]) -> int:
         """Process id of the started command. Raises NotFound, OSError or ValueError, always after becoming itself again."""
+        pipes: list[int] = []
         try:
             (directory, *logs), (uid, gid) = where, who
+            if run.host is not None:
+                pipes += (pipe_end(path) for path in logs)
             self._weigh(_ORDINARY)
             if self._root and uid > 0:
                 os.setresgid(gid, gid, 0)
@@ -214,15 +252,18 @@ class Spawner:
                 os.chdir(directory)
                 program = find(argv, environment.get("PATH", ""))
                 run.started = time.time_ns() // 1000
-                pid = spawn(program, argv, environment, logs)
+                pid = spawn(program, argv, environment, logs, pipes)
             except (OSError, ValueError, NotFound) as error:
-                complain(logs, f"batchyard: {argv[0] + ': ' if argv[0] else ''}{_text(error)}\n")
+                if run.host is None:
+                    complain(logs, f"batchyard: {argv[0] + ': ' if argv[0] else ''}{_text(error)}\n")
                 raise
             if isinstance(self._control, Session):
                 run.group.started(pid)  # type: ignore[attr-defined]
             return pid
         finally:
-            self._restore()
+            for fd in pipes:
+                os.close(fd)
+            self._restore(run)
 
     def _become_itself(self) -> None:
         if self._root:
@@ -235,12 +276,15 @@ class Spawner:
             with contextlib.suppress(OSError):
                 os.pwrite(self._score, score, 0)
 
-    def _restore(self) -> None:
+    def _restore(self, run: Run) -> None:
         try:
             self._become_itself()
             self._weigh(_NEVER)
             os.chdir("/")
-            self._control.advance()
+            if run.host is None:
+                self._control.advance()
+            else:
+                self._control.back()
         except BaseException:
             os._exit(70)  # in the wrong place or as the wrong user nothing may be started any more
 
@@ -260,6 +304,7 @@ class Spawner:
             run.ended = time.time_ns() // 1000
             run.user, run.kernel = round(usage.ru_utime * 1e6), round(usage.ru_stime * 1e6)
             run.deadline = time.monotonic() + _PATIENCE_S
+            self._end_guests(run.key)
             self._leaving.append(run)
 
     def _see_off(self) -> None:
@@ -273,6 +318,7 @@ class Spawner:
                 staying.append(run)
             elif run.group.gone() or now > run.deadline:
                 del self._by_key[run.key]
+                self._guests.discard(run)
                 self._tell("ended", run.key, run.code, run.started, run.ended, run.user, run.kernel, run.overdue, run.noticed)
             else:
                 run.group.kill(None)
@@ -285,7 +331,7 @@ class Spawner:
             run = self._by_key.get(heapq.heappop(self._timers)[1])
             if run is not None and run.pid is not None:
                 run.overdue = True
-                run.group.kill(run.pid)
+                self._kill(run.key)
 
     def _tell(self, *message: str | int | bool) -> None:
         data = marshal.dumps(message)
@@ -362,13 +408,23 @@ def find(argv: Sequence[str], path: str) -> str:
     raise NotFound(f"there is no program {program!r}{where}")
 
 
-def spawn(program: str, argv: list[str], environment: dict[str, str], logs: Sequence[str]) -> int:
-    """Start in the current directory as the leader of a new session, with new log files. Raises OSError or ValueError.
+def pipe_end(path: str) -> int:
+    """The end of a named pipe that is written to, whose other end is open. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    os.set_blocking(fd, True)
+    return fd
+
+
+def spawn(program: str, argv: list[str], environment: dict[str, str], logs: Sequence[str], pipes: Sequence[int] = ()) -> int:
+    """Start in the current directory as the leader of a new session, with new log files or `pipes`. Raises OSError or ValueError.
 
     Logs are only ever created: what an earlier run left in their place, a pipe perhaps, is unlinked and never opened.
     """
-    actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
-    actions += [(os.POSIX_SPAWN_OPEN, fd, path, _TRUNCATED, 0o644) for fd, path in enumerate(logs, 1)]
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0)]
+    if pipes:
+        actions += [(os.POSIX_SPAWN_DUP2, pipe, fd) for fd, pipe in enumerate(pipes, 1)]
+    else:
+        actions += [(os.POSIX_SPAWN_OPEN, fd, path, _TRUNCATED, 0o644) for fd, path in enumerate(logs, 1)]
     for _ in range(3):
         try:
             return os.posix_spawn(program, argv, environment, file_actions=actions, setsid=True, setsigmask=[], setsigdef=_RESET)

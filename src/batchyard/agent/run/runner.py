@@ -44,6 +44,7 @@ _TOLD_TO_END = 128 + signal.SIGTERM
 _LAST_TO_HEAR_S = 0.5
 """A machine that goes sends SIGTERM to everything, and the agent may hear last: so long is an end by one that was not its own held back."""
 _KEYS = itertools.count(1)
+"""Of the runs of all spawners."""
 _UNLIMITED = contextlib.nullcontext()
 
 
@@ -58,6 +59,21 @@ class Work(msgspec.Struct, rename="camel"):
     environment_settings: list[EnvironmentSetting] | None = None
     constraints: TaskConstraints | None = None
     user_identity: UserIdentity | None = None
+
+
+def next_key() -> int:
+    """A key for one more run."""
+    return next(_KEYS)
+
+
+class Inside(msgspec.Struct, frozen=True):
+    """What a command needs to run where the command of an attempt runs."""
+
+    key: int
+    variables: dict[str, str]
+    directory: str
+    uid: int
+    gid: int | None
 
 
 _WORK = msgspec.json.Decoder(Work)
@@ -75,6 +91,8 @@ class Node:
     setup: NodeSetup
     directories: Directories
     variables: dict[str, str] = field(default_factory=dict)
+    inside: dict[str, Inside] = field(default_factory=dict)
+    """By attempt, while its command runs."""
     started: bool = False
     """True once the start task was begun since the node joined; what follows are retries."""
 
@@ -92,7 +110,7 @@ class Attempt:
 
     def __init__(self, node: Node, order: Order) -> None:
         self._node, self._order = node, order
-        self._key = next(_KEYS)
+        self._key = next_key()
         self._stop = Stop()
         self._staging = self._stop.part()
         self._transfer: asyncio.Task[None] | None = None
@@ -271,7 +289,11 @@ class Attempt:
         seconds = None if limit_us is None else limit_us / 1e6
         try:
             command = Command(argv, variables, place.working, *logs, user.uid, seconds, user.group)
-            return await self._node.spawners.run(self._key, command, self._noticed)
+            self._node.inside[self._order.attempt] = Inside(self._key, variables, place.working, user.uid, user.group)
+            try:
+                return await self._node.spawners.run(self._key, command, self._noticed)
+            finally:
+                del self._node.inside[self._order.attempt]
         except NotLaunched as error:
             if error.full:
                 raise Failed("preprocessing", _disk_full()) from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Self, cast
 from urllib.parse import urlsplit
@@ -104,6 +105,15 @@ class _Connection(asyncio.Protocol):
             waiting.set_exception(Broken(reason))
 
 
+async def _send(writer: asyncio.StreamWriter, pieces: AsyncIterator[bytes]) -> None:
+    """Send the pieces as chunks, no faster than they are taken. Raises OSError."""
+    async for piece in pieces:
+        writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        await writer.drain()
+    writer.write(b"0\r\n\r\n")
+    await writer.drain()
+
+
 class Link:
     """Connections to one server, opened as needed; a context that closes them. `trust` is for https."""
 
@@ -152,6 +162,25 @@ class Link:
                             raise
                     break  # it was closed while idle; once more, on a new one
             return await self._ask(await self._connect(), head + content)
+
+    async def pour(self, path: str, pieces: AsyncIterator[bytes], more: bytes) -> None:
+        """Send pieces as they come, with `more` header lines, on a connection of their own, until the server answers. Raises OSError."""
+        async with asyncio.timeout(_CONNECT_S):
+            reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._trust)
+        answered = asyncio.ensure_future(reader.read(1))
+        head = b"POST %b HTTP/1.1\r\n%btransfer-encoding: chunked\r\n\r\n"
+        writer.write(head % ((self._prefix + path).encode("ascii"), self._fields + more))
+        sending = asyncio.ensure_future(_send(writer, pieces))
+        try:
+            await asyncio.wait((sending, answered), return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+                await asyncio.wait({answered}, timeout=_CONNECT_S)
+        finally:
+            for task in (sending, answered):
+                task.cancel()
+            await asyncio.wait((sending, answered))
+            writer.transport.abort()
 
     async def _connect(self) -> _Connection:
         async with asyncio.timeout(_CONNECT_S):

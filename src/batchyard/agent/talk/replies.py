@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -40,6 +40,8 @@ _ENTRIES = 500
 
 Service = Callable[[FileRequest], Awaitable[files.Found]]
 """Does what a request asks that is not about files; may raise Refused, OSError or msgspec.ValidationError."""
+Stream = Callable[[FileRequest], Awaitable[AsyncGenerator[bytes, None]]]
+"""Begins what takes as long as it takes and is done once at most; may raise Refused or msgspec.ValidationError."""
 
 
 class Replies:
@@ -56,10 +58,11 @@ class Replies:
         root: str,
         threads: Executor,
         services: Mapping[str, Service],
+        streams: Mapping[str, Stream],
         answered: Callable[[FileRequest, FileHead], None],
     ) -> None:
         self._link, self._connect, self._root, self._threads = link, connect, root, threads
-        self._services, self._hear_answered = services, answered
+        self._services, self._streams, self._hear_answered = services, streams, answered
         self._done: dict[str, files.Found] = {}
         self._connecting = asyncio.Lock()
         self._client: httpx.AsyncClient | None = None
@@ -70,7 +73,8 @@ class Replies:
     def begin(self, request: FileRequest) -> None:
         """Answer in the background, unless that is done or under way."""
         if request.id not in self._tasks and request.id not in self._answered:
-            self._tasks[request.id] = asyncio.create_task(self._reply(request))
+            reply = self._stream if request.operation in self._streams else self._reply
+            self._tasks[request.id] = asyncio.create_task(reply(request))
 
     def turn_to(self, server: str) -> None:
         """Answer to the server at this URL from now on."""
@@ -95,11 +99,33 @@ class Replies:
                         os.close(found.fd)
             self._hear_answered(request, found.head)
             self._done.pop(request.id, None)
-            self._answered[request.id] = None
-            if len(self._answered) > _REMEMBERED:
-                self._answered.popitem(last=False)
+            self._remember(request)
         except OSError as error:
             log.warning("file request not answered", request=request.id, reason=str(error) or type(error).__name__)
+        finally:
+            del self._tasks[request.id]
+
+    def _remember(self, request: FileRequest) -> None:
+        self._answered[request.id] = None
+        if len(self._answered) > _REMEMBERED:
+            self._answered.popitem(last=False)
+
+    async def _stream(self, request: FileRequest) -> None:
+        """Answer with what a stream gives, until the server lets go of it; once, however it goes."""
+        self._remember(request)
+        path = FILES_PATH.format(request_id=request.id)
+        try:
+            try:
+                pieces = await self._streams[request.operation](request)
+            except files.Refused as refused:
+                await self._post(request, files.refusal(refused))
+            except msgspec.ValidationError as error:
+                await self._post(request, files.refusal(files.Refused("InvalidRequestBody", str(error))))
+            else:
+                async with contextlib.aclosing(pieces):
+                    await self._link.pour(path, pieces, f"{FILE_HEADER}: {_ascii(FileHead())}\r\n".encode("ascii"))
+        except OSError as error:
+            log.warning("stream broken off", request=request.id, reason=str(error) or type(error).__name__)
         finally:
             del self._tasks[request.id]
 

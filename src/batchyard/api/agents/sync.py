@@ -163,8 +163,8 @@ class Agents:
         exchange = self._services.relay.answer(node_pk, request_id, head)
         if exchange is None:
             return Response(status_code=410)
-        await exchange.feed(request.stream())
-        return Response(status_code=204)
+        whole = await exchange.feed(request.stream())
+        return Response(status_code=204, headers=None if whole else {"connection": "close"})  # an agent that sends on is to notice
 
 
 async def _waited(event: asyncio.Event, deadline: float) -> bool:

@@ -33,14 +33,15 @@ class Exchange:
         self._closed = asyncio.Event()
         self._complete = False
 
-    async def feed(self, chunks: AsyncIterator[bytes]) -> None:
-        """Pass the agent's bytes on until the client has them all or goes away."""
+    async def feed(self, chunks: AsyncIterator[bytes]) -> bool:
+        """Pass the agent's bytes on until the client has them all, or goes away: then False, also while the agent has nothing to say."""
         closed = asyncio.create_task(self._closed.wait())
         try:
-            async for chunk in chunks:
-                if chunk and not await self._put(chunk, closed):
-                    return
+            while (chunk := await _unless(closed, chunks)) is not None:
+                if closed.done() or (chunk and not await self._put(chunk, closed)):
+                    return False
             self._complete = True
+            return True
         finally:
             await self._put(None, closed)
             closed.cancel()
@@ -65,6 +66,16 @@ class Exchange:
     def close(self) -> None:
         """Nobody reads any more."""
         self._closed.set()
+
+
+async def _unless(closed: asyncio.Task[Literal[True]], chunks: AsyncIterator[bytes]) -> bytes | None:
+    """The next chunk, None behind the last; nothing in it when `closed` is done first."""
+    coming = asyncio.ensure_future(anext(chunks, None))
+    try:
+        await asyncio.wait((coming, closed), return_when=asyncio.FIRST_COMPLETED)
+        return coming.result() if coming.done() else b""
+    finally:
+        coming.cancel()
 
 
 class Relay:

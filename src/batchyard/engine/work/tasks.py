@@ -21,7 +21,7 @@ from batchyard.model.errors import BatchError
 from batchyard.model.job import JobManagerTask
 from batchyard.model.states import TaskResult, TaskState
 from batchyard.model.task import TaskConstraints, TaskCreateContent
-from batchyard.rules import places
+from batchyard.rules import attempts, places
 from batchyard.rules.transitions import TaskHappened
 from batchyard.store import jobs as job_rows
 from batchyard.store import leftovers
@@ -39,6 +39,8 @@ _retention_us = lru_cache(maxsize=1024)(times.duration)
 
 Outcome = tuple[str, int | BatchError]
 """Id of a task and the time of its addition, or why it was refused."""
+_LONGEST_PROGRAM = 200
+"""Characters of a program's name that an event keeps."""
 
 
 def add(tx: Tx, job_id: str, tasks: Sequence[TaskCreateContent], now: int) -> list[Outcome]:
@@ -151,6 +153,19 @@ def update(tx: Tx, job_id: str, task_id: str, given: TaskConstraints | None, now
     fresh = task_rows.move(tx, task, max_retries=constraints.max_task_retry_count, retention=retention, modified=modified)
     tx.log(now, "task", task.pk, "updated")
     return fresh
+
+
+def enter(tx: Tx, job_id: str, task_id: str, program: str, now: int) -> tuple[int, str]:
+    """Note that a client runs a program inside of a running task; the node and the attempt. Raises OperationInvalidForCurrentState.
+
+    Of the command the program alone is kept: its arguments may be secrets.
+    """
+    _, task = find(tx, job_id, task_id)
+    if task.state != TaskState.RUNNING or task.node_pk is None:
+        told = f"The task is {task.state}; a command can be run inside of a task only while that is running"
+        raise BatchError("OperationInvalidForCurrentState", Reason=told)
+    tx.log(now, "task", task.pk, "command inside", cause=program[:_LONGEST_PROGRAM])
+    return task.node_pk, attempts.name(task.pk, task.run)
 
 
 def reactivate(tx: Tx, job_id: str, task_id: str, now: int) -> TaskRow:
