@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from table import Line
 
 STARTS = 7
 ROWS = 50_000
+TASKS = 500
+"""Of a submission whose output is shown or fetched."""
 _COMMAND = [sys.executable, "-P", "-m", "batchyard.cli.main"]
 _AZ_ROWS = 2_000
 
@@ -33,9 +36,32 @@ def lines(server: Server) -> Iterator[Line]:
     begun = time.monotonic()
     _run(["task", "list", "rows", "-o", "jsonl"], environment)
     rate = ROWS / (time.monotonic() - begun)
+    yield from _shown(server, environment)
     az = _az(server, environment)
     yard = f"az {az:,.0f}/s" if az else "no az"
     yield Line("task list -o jsonl", f"{rate:,.0f} rows/s", yard, rate / az if az else None, rate, (20_000.0,), " rows/s")
+
+
+def _shown(server: Server, environment: dict[str, str]) -> Iterator[Line]:
+    """What it costs to show or to fetch what many short tasks write, beside waiting for them."""
+    server.add_pool("shown", 1, 16)
+    _run(["job", "create", "shown", "--pool", "shown"], environment)
+    with tempfile.TemporaryDirectory() as into:
+        ways = {"--wait": ["--wait"], "-f": ["-f"], "--out": ["--wait", "--out", "out.txt", "--out-dir", into]}
+        taken: dict[str, list[float]] = {way: [] for way in ways}
+        for number in range(3):
+            for way, options in ways.items():
+                begun = time.monotonic()
+                id_ = f"{way.strip('-')}-{number}"
+                command = ["sh", "-c", "echo out | tee out.txt"]
+                _run(["submit", "--job", "shown", "--id", id_, "--array", f"1-{TASKS}", *options, "--", *command], environment)
+                taken[way].append(time.monotonic() - begun)
+    plain = min(taken["--wait"])
+    for way in ("-f", "--out"):
+        value = min(taken[way]) / plain
+        yield Line(
+            f"submit {way} of {TASKS} tasks by --wait", f"{value:.2f}", f"--wait {plain:.2f} s", value=value, goals=(1.3,), floor=False
+        )
 
 
 def _run(words: Sequence[str], environment: dict[str, str]) -> None:

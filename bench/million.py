@@ -6,8 +6,11 @@ All wait but a block in its third quarter, which is completed: who looks for it,
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,6 +72,7 @@ def lines(server: Server, empty: Server, n: int, pairs: int, no_ops: int) -> Ite
     yield Line(f"start with {n:,} tasks queued", f"{server.start_s:.2f} s", value=server.start_s, goals=(2.0,), unit=" s", floor=False)
     yield from _pages(server, n)
     yield _counts(server, n)
+    yield from _listed(server, n)
     for each in (server, empty):
         each.add_pool("pool", 1, SLOTS)
     full, bare = rounds.Rounds(), rounds.Rounds()
@@ -132,6 +136,28 @@ def _page(server: Server, name: str, query: str) -> Line:
     took, ratio = statistics.median(ours), statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
     yard = f"bare rows {statistics.median(theirs):.1f} ms"
     return Line(name, f"{took:.1f} ms", yard, ratio, took, (10.0,), " ms", floor=False, cpu=f"server {cpu:.1f} ms")
+
+
+def _listed(server: Server, n: int) -> Iterator[Line]:
+    """`batchyard task list -o jsonl` of all of them: its rate, and how soon it begins."""
+    words = [sys.executable, "-P", "-m", "batchyard.cli.main", "task", "list", "queued", "-o", "jsonl", "--dir", str(server.directory)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AZURE_")}
+    begun = time.monotonic()
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        rows = 1 if process.stdout.readline() else 0
+        first, memory = time.monotonic() - begun, meter.memory_mb([process.pid])
+        while piece := process.stdout.read(1 << 20):
+            rows += piece.count(b"\n")
+            if process.poll() is None:
+                memory = max(memory, meter.memory_mb([process.pid]))
+    if rows != n:
+        raise Broken(f"the list of {n:,} tasks has {rows:,} rows")
+    rate = n / (time.monotonic() - begun)
+    yield Line(
+        f"task list -o jsonl of {n:,} tasks", f"{rate:,.0f} rows/s", value=rate, goals=(20_000.0,), unit=" rows/s", cpu=f"{memory:.0f} MB"
+    )
+    yield Line("its first row", f"{first:.2f} s", value=first, goals=(1.0,), unit=" s", floor=False)
 
 
 def _counts(server: Server, n: int) -> Line:

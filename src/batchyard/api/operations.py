@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from batchyard.api.batch import account, autoscale, files, jobs, nodes, pools, tasks
-from batchyard.api.own import about, chaos, clock, explain, inside
+from batchyard.api.own import about, chaos, clock, explain, inside, outputs
 from batchyard.api.wire.call import Call
 from batchyard.model.errors import BatchError
 
@@ -106,6 +106,7 @@ OPERATIONS = (
     Op("POST", "/batchyard/clock", clock.advance),
     Op("GET", "/batchyard" + _NODE, about.node),
     Op("POST", "/batchyard/jobs/{job_id}/tasks/{task_id}/exec", inside.run),
+    Op("POST", "/batchyard/jobs/{job_id}/outputs", outputs.read),
     Op("GET", "/batchyard/explain/jobs/{job_id}", explain.job),
     Op("GET", "/batchyard/explain/jobs/{job_id}/tasks/{task_id}", explain.task),
     Op("GET", "/batchyard/explain/pools/{pool_id}", explain.pool),

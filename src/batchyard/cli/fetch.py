@@ -8,6 +8,7 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path, PurePosixPath
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,9 @@ Found = dict[str, Any]
 _AT_ONCE = 8
 _MANY = 8
 """When so many tasks ended at a time, all outputs are listed at once."""
+_LISTS = 16
+"""Lists of all outputs that a quick submission costs: fewer ends than that part of all wait for others, though not for long."""
+_PATIENCE_S = 1.0
 
 
 class Outputs:
@@ -37,11 +41,20 @@ class Outputs:
         self._pool: ThreadPoolExecutor | None = None
         self._running: list[Future[object]] = []
         self._missing: list[str] = []
-        self._stopped = False
+        self._ended: list[str] = []
+        self._listed = 0.0
 
     def ended(self, tasks: Sequence[str]) -> None:
-        """These ended well."""
-        self._begin(self._fetch, tasks)
+        """These ended well since this was called last, perhaps none."""
+        self._ended += tasks
+        if len(self._ended) * _LISTS >= len(self._patterns) or monotonic() >= self._listed + _PATIENCE_S:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._ended:
+            self._listed = monotonic()
+            self._begin(self._fetch, self._ended)
+            self._ended = []
 
     def _begin(self, do: Callable[..., object], *given: object) -> None:
         from concurrent.futures import ThreadPoolExecutor
@@ -70,13 +83,13 @@ class Outputs:
 
     def finish(self) -> Iterator[str]:
         """Return when all is there; sentences about what is not. Raises Problem."""
+        self._flush()
         for one in self._running:  # what lists adds what downloads before it ends, so none is missed
             one.result()
         yield from self._missing
 
     def stop(self) -> None:
         """Begin nothing more."""
-        self._stopped = True
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 from batchyard.cli.client import CHUNK, Client, Refused
 from batchyard.cli.problem import Problem
 from batchyard.cli.streams import say
+from batchyard.model import frames
 
 SHORTEST_S, LONGEST_S = 0.2, 1.0
 """How long to wait between two looks at a server: short while something happens, longer when it is quiet."""
 NOT_THERE = frozenset({"FileNotFound", "TaskFilesUnavailable", "OperationInvalidForCurrentState", "NodeNotReady"})
 """What is answered for a file that is not there yet, or no longer."""
 
+UNKNOWN = frozenset({"InvalidUri", "UnsupportedHttpVerb", "HTTP 404", "HTTP 405"})
+"""What a service answers that does not know an operation of ours."""
+
 Body = dict[str, Any]
+Start = tuple[bytes, bool]
+"""The first bytes of a file, and whether there are more."""
 
 
 class Sink(Protocol):
@@ -112,6 +119,23 @@ def first(batch: Client, job: str, task: Body, name: str) -> bytes:
         if "exitCode" in (task.get("executionInfo") or {}):
             say(f"batchyard: {name} of {task['id']} is gone ({refused.error})")
         return b""
+
+
+def starts(batch: Client, job: str, tasks: Sequence[str], names: Sequence[str]) -> dict[str, list[Start | None]]:
+    """The starts of the same files of several tasks that have ended; None for what cannot be read so. Raises Refused, Problem."""
+    pieces = batch.stream("batchyard", "jobs", job, "outputs", body={"tasks": list(tasks), "files": list(names)})
+    seen = frames.Frames()
+    try:
+        found = [one for piece in pieces for one in seen.feed(piece)]
+    except ValueError:
+        found = []
+    if len(found) != len(tasks) * len(names):
+        raise Problem("the server broke off the output of tasks")
+    each = iter(found)
+    return {
+        task: [None if kind == frames.MISSING else (data, kind == frames.START) for kind, data in islice(each, len(names))]
+        for task in tasks
+    }
 
 
 def contents(batch: Client, job: str, task: str, name: str, offset: int = 0) -> Iterator[bytes]:

@@ -111,7 +111,7 @@ SUBMIT = Verb(
         Flag("out_dir", ("--out-dir",), "Where --out files go after --wait or -f.", PATH, "DIR", default="."),
         DRY,
     ),
-    serves=("POST /jobs/{job_id}/addtaskcollection", "POST /jobs", "POST /pools"),
+    serves=("POST /jobs/{job_id}/addtaskcollection", "POST /jobs", "POST /pools", "POST /batchyard/jobs/{job_id}/outputs"),
 )
 LOGS = Verb(
     "logs",

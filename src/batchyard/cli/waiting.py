@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from batchyard.cli import follow, streams, where
-from batchyard.cli.client import CHUNK, Client
-from batchyard.cli.follow import Body, Pace, Streams
-from batchyard.cli.problem import Interrupted
+from batchyard.cli.client import CHUNK, Client, Refused
+from batchyard.cli.follow import Body, Pace, Start, Streams
+from batchyard.cli.problem import Interrupted, Problem
 from batchyard.cli.progress import Progress
 from batchyard.cli.streams import say
 
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
 AT_ONCE = 16
 """Files that are read at a time: each read waits for a node."""
-_WINDOW = 64
+_WINDOW = 200
 """Tasks whose output is read ahead."""
+_TOGETHER = 50
+"""Tasks whose output is asked for at a time, which is as many as the server takes."""
 _LOOKS = 8
 """A list is asked for after so many looks at the counts even when they did not change: one may have ended and another begun again."""
 
@@ -32,7 +34,7 @@ class Fetches(Protocol):
     """What fetches the files that tasks leave."""
 
     def ended(self, tasks: Sequence[str]) -> None:
-        """These ended well."""
+        """These ended well since this was called last, perhaps none."""
 
     def finish(self) -> Iterator[str]:
         """Return when all is there; sentences about what is not."""
@@ -134,7 +136,9 @@ class _Watch:
     def __init__(self, batch: Client, job: str, ids: Sequence[str], streams: Streams, fetches: Fetches | None, several: Any) -> None:
         self._batch, self._job, self._ids, self._streams = batch, job, ids, streams
         self._ends, self._fetches, self._several = Ends(batch, job, ids), fetches, several
-        self._ahead: dict[str, Future[list[bytes]]] = {}
+        self._ahead: dict[str, Future[dict[str, list[Start]]]] = {}
+        self._alone = False
+        """The server reads no files of several tasks at a time."""
 
     def until_end(self, number: int, progress: Progress) -> Body:
         """The task of that number when it has ended and all that it wrote is shown."""
@@ -166,9 +170,8 @@ class _Watch:
         return bool(new)
 
     def _fetch(self, new: Sequence[str]) -> None:
-        good = [one for one in new if (self._ends.found[one].get("executionInfo") or {}).get("result") == "success"]
-        if good and self._fetches is not None:
-            self._fetches.ended(good)
+        if self._fetches is not None:
+            self._fetches.ended([one for one in new if (self._ends.found[one].get("executionInfo") or {}).get("result") == "success"])
 
     def _tell(self, one: str, pace: Pace) -> None:
         """Say once when a single task waits for one that failed."""
@@ -179,18 +182,40 @@ class _Watch:
                 say(line)
 
     def _read_ahead(self, number: int) -> None:
-        for one in self._ids[number : number + _WINDOW]:
-            if one in self._ends.found and one not in self._ahead:
-                self._ahead[one] = self._several.submit(self._first, one)
+        window = self._ids[number : number + _WINDOW]
+        due = [one for one in window if one in self._ends.found and one not in self._ahead]
+        if self._ids[number] not in due and len(due) < _TOGETHER:
+            return
+        for at in range(0, len(due), _TOGETHER):
+            some = due[at : at + _TOGETHER]
+            self._ahead |= dict.fromkeys(some, self._several.submit(self._starts, some))
 
-    def _first(self, one: str) -> list[bytes]:
-        """The start of all that a task wrote."""
-        return [follow.first(self._batch, self._job, self._ends.found[one], name) for name, _ in self._streams]
+    def _starts(self, some: Sequence[str]) -> dict[str, list[Start]]:
+        """The start of all that these tasks wrote: together where the server can do that, else one by one."""
+        names = [name for name, _ in self._streams]
+        found = {} if self._alone else self._together(some, names)
+        return found | {one: [self._first(one, name) for name in names] for one in some if one not in found}
+
+    def _together(self, some: Sequence[str], names: Sequence[str]) -> dict[str, list[Start]]:
+        try:
+            read = follow.starts(self._batch, self._job, some, names)
+        except Refused as refused:
+            if refused.error not in follow.UNKNOWN:
+                raise
+            self._alone = True
+            return {}
+        except Problem:  # the server is away; who reads one by one waits for it
+            return {}
+        return {one: [start for start in starts if start is not None] for one, starts in read.items() if None not in starts}
+
+    def _first(self, one: str, name: str) -> Start:
+        data = follow.first(self._batch, self._job, self._ends.found[one], name)
+        return data, len(data) == CHUNK
 
     def _show(self, one: str) -> None:
-        for (name, target), data in zip(self._streams, self._ahead.pop(one).result(), strict=True):
+        for (name, target), (data, more) in zip(self._streams, self._ahead.pop(one).result()[one], strict=True):
             target.write(data)
-            if len(data) == CHUNK:
+            if more:
                 for part in follow.contents(self._batch, self._job, one, name, len(data)):
                     target.write(part)
             target.flush()

@@ -1,4 +1,4 @@
-"""How the output of a command that runs inside of a task travels: frames of a kind, a length (4 bytes, big endian) and bytes."""
+"""How outputs travel, of a command inside of a task or of many tasks: frames of a kind, a length (4 bytes, big endian) and bytes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import msgspec
 
 QUIET, STDOUT, STDERR, EXIT = range(4)
 """Kinds; a quiet frame is empty and only says that the command still runs. The last frame is an exit, with `Exited` as JSON."""
+MISSING, WHOLE, START = range(3)
+"""Kinds where the frames are files: one that cannot be read, all of it, or its start only."""
 LARGEST = 1 << 20
 _HEAD = 5
 

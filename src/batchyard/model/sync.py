@@ -169,13 +169,13 @@ class FileRequest(Message):
 
     id: str
     operation: str
-    """get, properties, list, delete (files); add_user, update_user, delete_user; upload_logs; chaos; exec. Newer servers may know more."""
+    """get, properties, list, delete, starts (files); add_user, update_user, delete_user; upload_logs; chaos; exec. There may be others."""
     base: str = ""
     """Directory below the node's root that the path may not leave, `` for the root itself."""
     path: str = ""
     """Relative to base; `` is base itself."""
     content: msgspec.Raw = msgspec.Raw(b"{}")
-    """What the operation needs beyond a path, as JSON: NodeUserCreate, NodeUserUpdate, LogUpload, Chaos, Execution."""
+    """What the operation needs beyond a path, as JSON: NodeUserCreate, NodeUserUpdate, LogUpload, Chaos, Execution, Starts."""
     recursive: bool = False
     after: str = ""
     """A list goes on behind this name; an agent of an older release begins with the first."""
@@ -245,6 +245,15 @@ class Execution(Message):
     command: list[str]
     limit_s: float
     """When it is ended, in seconds."""
+
+
+class Starts(Message):
+    """Files of several directories of which the first bytes are wanted; the answer has a frame for each, in this order."""
+
+    directories: list[str]
+    files: list[str]
+    most: int
+    """Bytes of each."""
 
 
 class Chaos(Message):

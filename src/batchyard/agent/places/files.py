@@ -14,10 +14,13 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from batchyard.agent.places import beneath, listing
 from batchyard.agent.places.listing import entry_of
 from batchyard.disk import trees
-from batchyard.model.sync import FileEntry, FileHead, FileRequest
+from batchyard.model import frames
+from batchyard.model.sync import FileEntry, FileHead, FileRequest, Starts
 
 CHUNK = 256 << 10
 
@@ -41,6 +44,8 @@ class Found:
 
 def answer(root: str, request: FileRequest) -> Found:
     """Do everything but the body. Errors become the head's error."""
+    if request.operation == "starts":
+        return _starts(root, request)
     try:
         path = _path(request)
         with _base(root, request) as (top, known_as):
@@ -61,6 +66,30 @@ def answer(root: str, request: FileRequest) -> Found:
         return Found(FileHead(error="FileNotFound"))
     except OSError:
         return Found(FileHead(error="IOError"))
+
+
+def _starts(root: str, request: FileRequest) -> Found:
+    """The first bytes of many files; what of them cannot be read is a frame that says so."""
+    try:
+        wanted = msgspec.json.decode(request.content, type=Starts)
+    except msgspec.DecodeError as error:
+        return refusal(Refused("InvalidRequestBody", str(error)))
+    most = min(wanted.most, frames.LARGEST)
+    names = itertools.product(wanted.directories, wanted.files)
+    return Found(FileHead(), body=b"".join(_start(root, directory, name, most) for directory, name in names))
+
+
+def _start(root: str, directory: str, name: str, most: int) -> bytes:
+    found = answer(root, FileRequest(id="", operation="get", base=directory, path=name, length=most))
+    if found.fd < 0 or found.head.entry is None:
+        return frames.frame(frames.MISSING)
+    try:
+        data = b"".join(read(found.fd, found.head.offset, found.head.length))
+    except OSError:
+        return frames.frame(frames.MISSING)
+    finally:
+        os.close(found.fd)
+    return frames.frame(frames.START if len(data) < found.head.entry.size else frames.WHOLE, data)
 
 
 def refusal(refused: Refused) -> Found:
