@@ -15,7 +15,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-az test-clients races lint fix bench mutants serve lock clean
+.PHONY: help setup demo test test-az test-clients races lint fix bench mutants pythons release serve lock clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -53,6 +53,12 @@ bench: .venv/.ready ## measure this machine, each figure beside its yardstick; A
 mutants: .venv-mutants/.ready ## change the code in 1,000 small ways and count what the tests notice; ARGS="--sample 200 --only '*outcomes*'"
 	.venv-mutants/bin/python scripts/mutants $(ARGS)
 
+pythons: setup ## run all tests with every Python from 3.11 on that is found here; ARGS="--list" only says which
+	scripts/pythons $(ARGS)
+
+release: .venv/.ready ## check, build and tag the version in src/batchyard/__init__.py; ARGS=--dry-run changes nothing
+	$(BIN)/python scripts/release $(ARGS)
+
 serve: .venv/.ready ## run a server in the foreground; ARGS="--dir D --port N"
 	$(BIN)/batchyard serve $(ARGS)
 
@@ -60,7 +66,7 @@ lock: .venv/.ready ## choose the newest versions again (requirements/*.txt)
 	scripts/lock
 
 clean: ## remove the environments and all caches
-	rm -rf .venv .venv-sdk14 .venv-az .venv-clients .venv-mutants mutants build *.egg-info src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-3.* .venv-sdk14 .venv-az .venv-clients .venv-mutants mutants build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/.ready: requirements/dev.txt pyproject.toml
 	scripts/venv .venv requirements/dev.txt

@@ -20,7 +20,7 @@ import batchyard
 
 MOST_MB = 45
 """What the agent may take with all that it needs."""
-LEFT_OUT = (".github/", ".containerignore", ".dockerignore")
+LEFT_OUT = (".github/", ".dockerignore")
 
 
 def tracked(*below: str) -> set[str]:
