@@ -23,7 +23,7 @@ _AZ_ROWS = 2_000
 
 
 def lines(server: Server) -> Iterator[Line]:
-    """Start costs of three commands, and the rate of a list."""
+    """Start costs of three commands and of an agent, and the rate of a list."""
     environment = {**os.environ, "BATCHYARD_DIR": str(server.directory)}
     environment = {name: value for name, value in environment.items() if not name.startswith("AZURE_")}
     bare = _cpu([sys.executable, "-P", "-c", "pass"], environment)
@@ -32,6 +32,8 @@ def lines(server: Server) -> Iterator[Line]:
         each = _cpu([*_COMMAND, *words.split()], environment) - bare
         yard = f"bare interpreter {bare:.3f} s"
         yield Line(f"batchyard {words}, CPU beyond it", f"{each:.3f} s", yard, value=each, goals=(0.15,), unit=" s", floor=False)
+    agent = _cpu([sys.executable, "-P", "-m", "batchyard.agent.main", "--version"], environment)
+    yield Line("start of an agent, CPU", f"{agent:.3f} s", f"bare interpreter {bare:.3f} s", value=agent, goals=(0.3,), unit=" s", floor=False)
     _run(["submit", "--job", "rows", "--id", "row", "--array", f"1-{ROWS}", "--", "true"], environment)
     begun = time.monotonic()
     _run(["task", "list", "rows", "-o", "jsonl"], environment)

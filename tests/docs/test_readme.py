@@ -61,12 +61,14 @@ def test_make_targets_exist() -> None:
 def test_commands_exist() -> None:
     from batchyard.cli import table
 
+    guide = (ROOT / "docs/install.md").read_text("utf-8")
     named = set(re.findall(r"batchyard ([a-z]+)", README))
     assert named >= {"up", "env", "status", "down", "serve"}
+    named |= set(re.findall(r"`batchyard ([a-z]+)", guide))
     assert named <= {verb.name for verb in table.COMMANDS} | {noun.name for noun in table.NOUNS}
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/install.md"])
 def test_links_lead_somewhere(document: str) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / document).read_text("utf-8")):
         assert (ROOT / document).parent.joinpath(target).exists(), target
