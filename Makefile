@@ -15,7 +15,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-az test-clients races lint fix bench mutants pythons release serve lock clean
+.PHONY: help setup demo test test-az test-clients races docs lint fix bench mutants pythons release serve lock clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -26,7 +26,7 @@ demo: .venv/.ready ## run the main job on a server of its own and print the resu
 	@scripts/demo $(ARGS)
 
 test: setup ## run all tests but those of test-az and test-clients; ARGS="-k name" chooses
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not az and not clients" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not az and not clients and not site" $(ARGS)
 
 test-az: setup .venv-az/.ready ## run the tests with azure-cli
 	$(BIN)/python -m pytest -m az $(ARGS)
@@ -36,6 +36,11 @@ test-clients: setup .venv-clients/.ready ## run the tests with older clients, of
 
 races: setup ## try each race between a task and root RACES times (1,000)
 	BATCHYARD_RACES=$(RACES) $(BIN)/python -m pytest -n 0 --timeout 0 tests/agent/test_races.py $(ARGS)
+
+docs: .venv/.ready .venv-docs/.ready ## build the documentation as a site in build/site and check every link of it
+	rm -rf build/site
+	.venv-docs/bin/sphinx-build -q -W --keep-going -n -c docs/site -d build/doctrees . build/site
+	$(BIN)/python -m pytest -q -m site tests/docs/test_site.py $(ARGS)
 
 lint: .venv/.ready ## check style, types and layers
 	$(BIN)/ruff check .
@@ -66,7 +71,7 @@ lock: .venv/.ready ## choose the newest versions again (requirements/*.txt)
 	scripts/lock
 
 clean: ## remove the environments and all caches
-	rm -rf .venv .venv-3.* .venv-sdk14 .venv-az .venv-clients .venv-mutants mutants build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-3.* .venv-sdk14 .venv-az .venv-clients .venv-docs .venv-mutants mutants build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/.ready: requirements/dev.txt pyproject.toml
 	scripts/venv .venv requirements/dev.txt
@@ -86,7 +91,14 @@ clean: ## remove the environments and all caches
 	scripts/venv .venv-az requirements/az.txt
 	@touch $@
 
-.venv-clients/.ready: requirements/clients.txt requirements/clients/python.txt requirements/clients/package-lock.json scripts/clients
+.venv-clients/.ready: requirements/clients.txt requirements/clients/python.txt requirements/clients/package-lock.json scripts/clients scripts/npm
 	scripts/venv .venv-clients requirements/clients.txt
 	scripts/clients .venv-clients
+	@touch $@
+
+.venv-docs/.ready: requirements/docs.txt requirements/docs/package-lock.json scripts/npm
+	scripts/venv .venv-docs requirements/docs.txt
+	scripts/npm .venv-docs requirements/docs .venv-docs/npm
+	mv .venv-docs/npm/node_modules/mermaid/dist/mermaid.min.js .venv-docs/
+	rm -rf .venv-docs/npm
 	@touch $@

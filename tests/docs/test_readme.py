@@ -1,53 +1,14 @@
-"""The README is true: its sessions are run against a live server, its commands and links exist."""
+"""The README's commands and links exist; test_pages.py follows it."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
-SDK14_PYTHON = "BATCHYARD_SDK14_PYTHON"
-
-
-class Server(Protocol):
-    """What these tests need of the fixture `server`."""
-
-    endpoint: str
-    account: str
-    key: str
-    storage_connection_string: str
-
-
-def block(kind: str, name: str) -> str:
-    """The fenced block that follows the comment `<!-- kind: name -->`."""
-    found = re.search(rf"<!-- {kind}: {name} -->\n```\w+\n(.*?)```", README, re.DOTALL)
-    assert found, f"the README has no {kind} block named {name}"
-    return found[1]
-
-
-@pytest.mark.parametrize("sdk", ["sdk15", "sdk14"])
-def test_session_runs_as_it_is_printed(sdk: str, server: Server, tmp_path: Path) -> None:
-    interpreter = sys.executable if sdk == "sdk15" else os.environ.get(SDK14_PYTHON)
-    if not interpreter:
-        pytest.skip(f"{SDK14_PYTHON} is not set (make test sets it)")
-    environment = {
-        **os.environ,
-        "AZURE_BATCH_ACCOUNT": server.account,
-        "AZURE_BATCH_ACCESS_KEY": server.key,
-        "AZURE_BATCH_ENDPOINT": server.endpoint,
-        "AZURE_STORAGE_CONNECTION_STRING": server.storage_connection_string,
-    }
-    session = tmp_path / "session.py"
-    session.write_text(block("session", sdk), "utf-8")
-    done = subprocess.run([interpreter, session], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=100, check=False)
-    assert (done.returncode, done.stdout) == (0, block("output", sdk)), done.stderr
 
 
 def test_make_targets_exist() -> None:

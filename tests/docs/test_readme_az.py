@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -12,8 +11,7 @@ from typing import Protocol
 
 import pytest
 from tests.conftest import wait_for
-
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+from tests.docs.pages import ROOT, all_steps
 
 
 class Server(Protocol):
@@ -26,9 +24,7 @@ class Server(Protocol):
 
 def commands() -> list[list[str]]:
     """The `az` commands of the README, split as a shell does."""
-    section = README.partition("### With the Azure CLI")[2].partition("\n## ")[0]
-    lines = "\n".join(re.findall(r"^    (.*)$", section, re.MULTILINE)).replace("\\\n", " ").splitlines()
-    return [shlex.split(line) for line in lines if line.startswith("az ")]
+    return [shlex.split(step.command.replace("\\\n", " ")) for step in all_steps(ROOT / "README.md") if step.command.startswith("az ")]
 
 
 @pytest.mark.az

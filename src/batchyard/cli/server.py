@@ -31,7 +31,7 @@ def up(*, directory: Path | None, file: Path | None, options: Mapping[str, Any])
     if closed := daemon.not_passable(place):
         _warn(f"Tasks run as users of their own, and these may not enter {closed}: chmod o+x it, or choose another --dir.")
     print("\nWhat next:")
-    if provider == "external":
+    if config.external_nodes:
         token = place / "nodes" / "NODE" / "token"
         print(f"  batchyard pool create{given} default --nodes 1   ask for a node; batchyard nodes{given} says its id")
         print(f"  batchyard agent --server {server.url} --root ./node --token-file {shlex.quote(str(token))}")
