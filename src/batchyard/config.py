@@ -125,8 +125,15 @@ def domain(text: str) -> str:
     return text.lower()
 
 
+def _probes(path: Path | None) -> Path | None:
+    """The directory of probes. Raises Misconfigured."""
+    if path is not None and not path.is_dir():
+        raise Misconfigured(f"{path} is no directory; --probes names one with programs")
+    return None if path is None else path.resolve()
+
+
 def of(directory: Path, values: Mapping[str, Any], offer: Offer) -> Config:
-    """The configuration that checked values of all settings make."""
+    """The configuration that checked values of all settings make. Raises Misconfigured."""
     return Config(
         directory=directory,
         host=values["host"],
@@ -143,7 +150,7 @@ def of(directory: Path, values: Mapping[str, Any], offer: Offer) -> Config:
         offer=offer,
         node_silence_s=values["node_silence"],
         chaos=values["chaos"],
-        probes=None if values["probes"] is None else values["probes"].resolve(),
+        probes=_probes(values["probes"]),
         external_nodes=values["provider"] == "external",
         node_join_s=values["node_join"],
         autoscale_min_interval_s=values["autoscale_min_interval"],

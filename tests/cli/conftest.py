@@ -26,6 +26,7 @@ class Server(Protocol):
     key: str
     environment: dict[str, str]
     storage_connection_string: str
+    directory: Path
 
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-from tests.cli.conftest import Cli, a_job_without_nodes
+from tests.cli.conftest import Cli, Server, a_job_without_nodes, command
 
 from batchyard.cli.client import Client
 
@@ -63,6 +66,40 @@ MISTAKES = """
 2 | completion tcsh | SHELL is one of bash, zsh, fish
 2 | autoscale test formula | --history is missing
 2 | jobs --wat | there is no option --wat
+2 | submit '' | the command is missing
+2 | submit --out '' -- true | --out wants a value
+2 | tasks {job} --where sort:nothing | tasks have no query word 'nothing'
+2 | tasks {job} --where took:>soon | '>soon' is no span of time
+2 | job update {job} --priority 5000 | from -1000 to 1000
+1 | pool create p -f bad.json | bad.json is no JSON: line 2, column 12: Expecting value
+1 | pool create p -f bad.yaml | nor YAML (line 3, column 2: expected ',' or ']', but got ':')
+1 | pool create p -f text.json | text.json has no JSON object
+1 | pool create p -f deep.json | deep.json is no JSON: it is nested too deep
+1 | pool create p -f itself.yaml | holds itself
+1 | pool create p -f halves.json | no Unicode
+1 | pool create p -f binary | is neither JSON (it is no UTF-8) nor YAML
+1 | pool create p -f . | cannot read . (Is a directory)
+1 | pool create p -f odd.json | targetDedicatedNode; The property is not known; did you mean targetDedicatedNodes?
+1 | task create {job} -f odd-task.json | constraints.maxTaskRetryCnt; The property is not known; did you mean maxTaskRetryCount?
+1 | tasks {job} --state running,nope | state is compared with one of active
+1 | pool create p --autoscale '$x =' | Line 1, Col 5
+1 | pool create p --slots 9999 | taskSlotsPerNode
+1 | job create {job} --pool x | JobExists
+1 | job show zz* | none of the jobs is called zz*
+1 | logs {job}/1-5 | has no tasks 1-5
+1 | get {job}/x* | x*
+1 | storage create Bad_Name | InvalidResourceName
+1 | up --config missing | missing cannot be read
+1 | up --config broken --dir x | broken is not TOML
+1 | up --probes missing --dir x | missing is no directory
+1 | up --host 0.0.0.0 --port 0 --dir x | say --insecure if that is meant
+1 | up --dir broken --port 0 | cannot write to
+1 | up --dir /proc/no-such --port 0 | cannot write to /proc/no-such
+1 | up --port 1 --host 192.0.2.1 --insecure --dir x | 192.0.2.1
+1 | down --dir missing | no server of
+1 | env --dir missing | there is no account in
+1 | jobs --account other | AuthenticationFailed
+1 | jobs --endpoint https://{address} | is it running?
 1 | submit --each-line missing -- true | cannot read missing (No such file or directory)
 1 | submit --in missing -- true | there is no file missing
 1 | submit --stdin missing -- cat | there is no file missing
@@ -99,30 +136,72 @@ MISTAKES = """
 1 | jobs --dir missing | no server of
 """
 
+WRONG_FILES = {
+    "bad.json": b'{"id": "p",\n "vmSize": oops}\n',
+    "bad.yaml": b"id: p\nvmSize: [a\nb: c\n",
+    "text.json": b'"x"',
+    "deep.json": b"[" * 100_000,
+    "itself.yaml": b"a: &a [*a]\n",
+    "halves.json": b'{"id": "\\ud800"}',
+    "binary": bytes(range(128, 256)),
+    "odd.json": b'{"id": "p", "vmSize": "standard_d2s_v3", "targetDedicatedNode": 1}',
+    "odd-task.json": b'{"id": "t", "commandLine": "true", "constraints": {"maxTaskRetryCnt": 2}}',
+}
+
 
 def rows() -> list[tuple[int, str, str]]:
     found = [line.split(" | ", 2) for line in MISTAKES.strip().splitlines()]
     return [(int(code), words, said) for code, words, said in found]
 
 
+def everything(client: Client) -> set[str]:
+    """Pools and jobs that there are."""
+    return {f"{kind}/{one['id']}" for kind in ("pools", "jobs") for one in client.listed(kind)}
+
+
 @pytest.fixture(scope="module")
 def still_job(client: Client) -> Iterator[str]:
     """A job, and a pool of its name, that no mistake changes."""
     with a_job_without_nodes(client) as name:
+        before = everything(client)
         yield name
+        assert everything(client) <= before
         assert client.get("jobs", name)["state"] == "active"
         assert client.get("jobs", name, "taskcounts")["taskCounts"]["active"] == 0
 
 
 @pytest.mark.parametrize(("code", "words", "said"), rows())
-def test_a_mistake_gets_one_sentence(cli: Cli, still_job: str, tmp_path: Path, code: int, words: str, said: str) -> None:
+def test_a_mistake_gets_one_sentence(cli: Cli, still_job: str, server: Server, tmp_path: Path, code: int, words: str, said: str) -> None:
     (tmp_path / "lines").write_text("a\n")
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "broken").write_text('{"id": ')
+    for name, text in WRONG_FILES.items():
+        (tmp_path / name).write_bytes(text)
     (tmp_path / "formula").write_text("$a = 1;")
     (tmp_path / "many.json").write_text('[{"id": "a", "commandLine": "true"}]')
-    done = cli(*shlex.split(words.format(job=still_job)))
+    done = cli(*shlex.split(words.format(job=still_job, address=urlsplit(server.endpoint).netloc)))
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert done.stderr.startswith("batchyard: ")
     assert done.stderr.count("\n") == 1, done.stderr
     assert said.format(job=still_job) in done.stderr
+
+
+@pytest.mark.parametrize("words", ["jobs", "pools -o jsonl", "completion bash", "--help", "env", "status"])
+def test_an_output_that_cannot_be_written_is_one_sentence(server: Server, cli: Cli, still_job: str, words: str) -> None:
+    given = [words, "--dir", str(server.directory)] if words in ("env", "status") else words.split()
+    with open("/dev/full", "w") as full:
+        done = cli(*given, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (1, "batchyard: cannot go on (No space left on device)\n")
+
+
+def test_streams_that_are_closed_are_no_mistake(server: Server, still_job: str) -> None:
+    script = '"$@" >&- && "$@" <&- >/dev/null && "$@" 2>&- >/dev/null'
+    done = subprocess.run(["sh", "-c", script, "sh", *command("jobs")], env=server.environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_key_that_is_given_counts_for_a_local_server_too(server: Server, tmp_path: Path) -> None:
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("AZURE_")}
+    words = command("jobs", "--dir", server.directory, "--key", "QUJD")
+    done = subprocess.run(words, env=bare, capture_output=True, text=True, check=False)
+    assert (done.returncode, "does not accept this key" in done.stderr) == (1, True)

@@ -32,7 +32,6 @@ _FENCE = re.compile(_ABOUT + r"```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M |
 _INDENTED = re.compile(_ABOUT + r"(?<=\n\n)(?P<text>(?: {4}.*\n|\n(?= {4}))+)")
 _ANSWER = re.compile(r"^\$ (?P<command>.*\n(?:> .*\n)*)(?P<shown>(?:(?!\$ ).*\n)*)", re.M)
 _MARK = "--- next ---"
-_ANY_PORT = 'batchyard() { if [ "$1" = up ]; then shift; command batchyard up --port 0 "$@"; else command batchyard "$@"; fi; }'
 
 
 class Step(NamedTuple):
@@ -93,8 +92,8 @@ def _writing(name: str, text: str) -> str:
 def run(
     todo: Sequence[Step], environment: Mapping[str, str], directory: Path, before: Sequence[str] = (), wait_s: float = 280
 ) -> list[Shown]:
-    """What each step prints in one shell; `before` is put before the shell's words. A server that it starts takes any port."""
-    script = "\n".join([_ANY_PORT, *(f"code=$?; echo '{_MARK}'; (exit $code)\n{_told(step)}" for step in todo)])
+    """What each step prints in one shell; `before` is put before the shell's words."""
+    script = "\n".join(f"code=$?; echo '{_MARK}'; (exit $code)\n{_told(step)}" for step in todo)
     shell = subprocess.Popen(
         [*before, "sh", "-c", script],
         stdin=subprocess.DEVNULL,

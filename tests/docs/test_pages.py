@@ -32,10 +32,10 @@ def home() -> Iterator[Path]:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """What a reader's shell has: nothing of ours."""
+    """What a reader's shell has: nothing of ours but the place of the state, and any port, since 8777 may be somebody else's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AZURE_", "BATCHYARD_"))}
     sdk14 = {SDK14_PYTHON: os.environ[SDK14_PYTHON]} if SDK14_PYTHON in os.environ else {}
-    return {**kept, **sdk14, "HOME": str(home), "BATCHYARD_DIR": str(home / "state")}
+    return {**kept, **sdk14, "HOME": str(home), "BATCHYARD_DIR": str(home / "state"), "BATCHYARD_PORT": "0"}
 
 
 def follow(name: str, home: Path, *before: str) -> None:

@@ -35,22 +35,45 @@ def given(file: str | None) -> Any:
     except OSError as error:
         raise Problem(f"cannot read {file} ({error.strerror})") from None
     try:
-        return msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        return _yaml(data, file, str(error))
+        found = msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        if file.endswith(".json"):
+            raise Problem(f"{file} is no JSON: {_no_json(data)}") from None
+        found = _yaml(data, file)
+    if not isinstance(found, dict | list):
+        raise Problem(f"{file} has no JSON object, nor one in YAML")
+    return found
 
 
-def _yaml(data: bytes, file: str, no_json: str) -> Any:
+def _yaml(data: bytes, file: str) -> Any:
     import yaml  # type: ignore[import-untyped]
 
     try:
         found = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Problem(f"{file} is neither JSON ({no_json}) nor YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(found, dict | list):
-        raise Problem(f"{file} has no JSON object ({no_json})")
-    # YAML reads times and dates as such; the service wants them as text.
-    return msgspec.json.decode(msgspec.json.encode(found))
+        # YAML reads times and dates as such; the service wants them as text.
+        return msgspec.json.decode(msgspec.json.encode(found))
+    except yaml.MarkedYAMLError as error:
+        where = error.problem_mark
+        place = "" if where is None else f"line {where.line + 1}, column {where.column + 1}: "
+        raise Problem(f"{file} is neither JSON ({_no_json(data)}) nor YAML ({place}{error.problem})") from None
+    except (yaml.YAMLError, msgspec.MsgspecError, UnicodeError, RecursionError, ValueError, TypeError) as error:
+        reason = "it is nested too deep, or holds itself" if isinstance(error, RecursionError) else str(error).partition("\n")[0]
+        raise Problem(f"{file} is neither JSON ({_no_json(data)}) nor YAML ({reason})") from None
+
+
+def _no_json(data: bytes) -> str:
+    """Why it is none, with line and column."""
+    import json
+
+    try:
+        json.loads(data)
+    except json.JSONDecodeError as error:
+        return f"line {error.lineno}, column {error.colno}: {error.msg}"
+    except RecursionError:
+        return "it is nested too deep"
+    except UnicodeError:
+        return "it is no UTF-8"
+    return "some text in it is no Unicode"
 
 
 def laid(file: str | None, *overs: Mapping[str, Any]) -> Body:

@@ -180,6 +180,10 @@ def _refusal(host: str, method: str, target: str, answer: Answer) -> Refused:
             text, details = f"the server at {host} does not offer {method} {target.partition('?')[0]}", ""
         if body["code"] == "AuthenticationFailed" and "MAC signature" in details:
             text, details = f"the server at {host} does not accept this key", ""
+        if details.endswith("The property is not known"):
+            from batchyard.cli import properties
+
+            details += properties.meant(details)
         return Refused(str(body["code"]), f"{text}: {details}" if details else text)
     except (ValueError, LookupError, TypeError, AttributeError, msgspec.MsgspecError):
         missing = {404: "it is not there", 412: "it changed meanwhile"}.get(answer.status)

@@ -24,7 +24,8 @@ def find(endpoint: str | None, account: str | None, key: str | None, directory: 
     """The server that is meant. Raises Problem when it is not known well enough."""
     named = endpoint or (None if directory else os.environ.get("AZURE_BATCH_ENDPOINT"))
     if not named:
-        return local((directory or daemon.default_directory()).resolve())
+        found = local((directory or daemon.default_directory()).resolve())
+        return found._replace(account=account or found.account, key=key or found.key)
     account = account or os.environ.get("AZURE_BATCH_ACCOUNT")
     key = key or os.environ.get("AZURE_BATCH_ACCESS_KEY")
     if not account or not key:

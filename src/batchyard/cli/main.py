@@ -90,23 +90,34 @@ def _served(verb: Verb, values: dict[str, Any]) -> int:
         return command(client, **values) or 0
 
 
+def _told(words: Sequence[str]) -> int:
+    """Run a command line, or print the help that it asks for."""
+    try:
+        return run(words)
+    except helping.Help as wanted:
+        print(wanted.text, file=sys.stderr if wanted.code else sys.stdout)
+        return wanted.code
+
+
 def main() -> None:
     """Entry point: a Problem is one sentence on stderr and an exit code; a reader of the output that goes ends the command quietly."""
     from batchyard.cli import streams
 
     streams.prepare()
     try:
-        code = run(sys.argv[1:])
+        code = _told(sys.argv[1:])
         sys.stdout.flush()
-    except helping.Help as wanted:
-        print(wanted.text, file=sys.stderr if wanted.code else sys.stdout)
-        code = wanted.code
     except Problem as problem:
         streams.say(f"batchyard: {problem}")
         code = problem.code
     except BrokenPipeError:
         streams.forget_output()
         code = 130
+    except OSError as error:
+        streams.forget_output()
+        what = f"cannot use {error.filename}" if error.filename is not None else "cannot go on"
+        streams.say(f"batchyard: {what} ({error.strerror or error})")
+        code = 1
     except KeyboardInterrupt:
         streams.say("batchyard: interrupted")
         code = 130

@@ -25,8 +25,10 @@ def submit(batch: Client, **given: Any) -> int:
     """Run a command as a task, or as many tasks."""
     if given["script"] is not None:
         given = with_directives(given, _read(given["script"], "--script"))
-    elif not given["command"]:
+    elif not any(given["command"][:1]):
         raise Usage("the command is missing: batchyard submit [OPTIONS] -- PROGRAM [ARGUMENTS]")
+    if empty := next((option for option in ("out", "cwd") if "" in (given[option] if option != "cwd" else [given[option]])), None):
+        raise Usage(f"--{empty} wants a value; it got nothing")
     lines = None if given["each_line"] is None else _read(given["each_line"], "--each-line").split("\n")
     many = sent.values(given["array"], lines, given["matrix"])
     base, folder = given["id"] or sent.new_id(), f"out/{sent.new_id()}{sent.new_id()}"
