@@ -59,7 +59,7 @@ MISTAKES = """
 2 | task create {job} | say what to run
 2 | task create {job} -f many.json --id x | options say something of one only
 2 | storage cp a b | one of the two is CONTAINER:BLOB
-2 | explain jobs x | job|task|pool is one of job, task, pool
+2 | explain jobs x | job|task|pool|node is one of job, task, pool, node
 2 | env --for cobol | --for is one of
 2 | up --port 99999 | from 0 to 65535
 2 | chaos melt x | KIND is one of
