@@ -30,6 +30,7 @@ from batchyard.engine.upkeep.upkeep import Upkeep
 from batchyard.engine.wakes import Wakes
 from batchyard.model import times
 from batchyard.providers.external import ExternalProvider
+from batchyard.providers.joined import JOINED, JoinedProvider
 from batchyard.providers.local import FOLLOWS, LocalProvider
 from batchyard.rules import images
 from batchyard.rules.offer import Offer
@@ -74,7 +75,7 @@ async def _serve(config: Config) -> None:
     provider = _provider(config, url, tls)
     offer = msgspec.structs.replace(config.offer, images=images.supported(images.of_machine(_os_release())))
     room = space.Room(config.directory)
-    services = _services(config, url, account, (db, hub, clock), provider, offer, room)
+    services = _services(config, (url, public), account, (db, hub, clock), provider, offer, room, None if tls is None else tls.pinned)
     blobs = storage_endpoint(store, {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now()), room.for_content)
     api = Api(services, {account.storage_name: blobs})
     server = http.http_server(api, config.proxies, tls)
@@ -89,7 +90,7 @@ async def _serve(config: Config) -> None:
     with refusals.starting(config.directory):
         await lease.renew()
         await provider.sweep({node.id for node in await db.read(node_rows.every)})
-    capacity = Capacity(db, {LOCAL: provider}, clock, services.node_key, int(config.node_join_s * 1e6), offer)
+    capacity = Capacity(db, {LOCAL: provider, JOINED: JoinedProvider()}, clock, services.node_key, int(config.node_join_s * 1e6), offer)
     upkeep = Upkeep(db, clock, services.node_silence_us)
     loops = background(services, lease, capacity, upkeep, store, room, on_demand=config.autoscale_on_demand)
     if tls is not None:
@@ -111,15 +112,17 @@ async def _serve(config: Config) -> None:
 
 def _services(
     config: Config,
-    url: str,
+    urls: tuple[str, str],
     account: AccountFile,
     state: tuple[Database, Wakes, Clock],
     provider: LocalProvider | ExternalProvider,
     offer: Offer,
     room: space.Room,
+    authority: tuple[bytes, str] | None,
 ) -> Services:
     """What the handlers of requests work with."""
     db, hub, clock = state
+    url, public = urls
     here = Machine(addresses.towards(url), socket.gethostname(), addresses.ipv6(url))
     return Services(
         db=db,
@@ -135,6 +138,10 @@ def _services(
         machines={LOCAL: here} if isinstance(provider, LocalProvider) else {},
         node_silence_us=int(config.node_silence_s * 1e6),
         restarting=frozenset({LOCAL} if provider.restarts else ()),
+        outside=frozenset({JOINED} if provider.restarts else {JOINED, LOCAL}),
+        authority=None if authority is None else authority[0],
+        public_url=public,
+        authority_fingerprint="" if authority is None else authority[1],
         room=room.for_work,
     )
 

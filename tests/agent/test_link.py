@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from batchyard.agent.health import facts
-from batchyard.agent.talk import link
+from batchyard.agent.talk import link, trust
 from batchyard.agent.talk.link import Broken, Link
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -229,12 +228,12 @@ async def test_tls_with_a_certificate_of_ones_own(serve: Serve, tmp_path: Path) 
     context.load_cert_chain(certificate, key)
     server = await serve(OK, OK, trust=context)
     url = f"https://127.0.0.1:{server.port}"
-    async with Link(url, "token", facts.trust(url, str(certificate))) as line:
+    async with Link(url, "token", trust.of_server(url, str(certificate))) as line:
         for _ in range(2):
             assert (await line.post("/", b"", 5)).body == b"ok"
     assert server.connections == 1
     for wrong, ca_file in ((url, None), (url.replace("127.0.0.1", "localhost"), str(certificate))):
-        async with Link(wrong, "token", facts.trust(wrong, ca_file)) as line:
-            with pytest.raises(ssl.SSLCertVerificationError):
+        async with Link(wrong, "token", trust.of_server(wrong, ca_file)) as line:
+            with pytest.raises(Broken, match="not one of the authority that this node trusts"):
                 await line.post("/", b"", 5)
     assert len(server.requests) == 2

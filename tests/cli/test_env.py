@@ -110,7 +110,7 @@ def test_bash_completes(cli: Cli, tmp_path: Path) -> None:
     batchyard = tmp_path / "batchyard"
     batchyard.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m batchyard.cli.main "$@"\n')
     batchyard.chmod(0o755)
-    script = 'eval "$(batchyard completion bash)"; COMP_WORDS=(batchyard pool re); COMP_CWORD=2; _batchyard; echo "${COMPREPLY[@]}"'
+    script = 'eval "$(batchyard completion bash)"; COMP_WORDS=(batchyard pool res); COMP_CWORD=2; _batchyard; echo "${COMPREPLY[@]}"'
     path = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     assert subprocess.run(["bash", "-c", script], env=path, capture_output=True, text=True, check=True).stdout == "resize\n"
     for shell in ("zsh", "fish"):

@@ -35,6 +35,7 @@ from batchyard.model.sync import Ended, Orders, Sync
 from batchyard.model.task import TaskConstraints, TaskCreateContent, TaskFailureInformation
 from batchyard.model.words import DisableJobOption
 from batchyard.providers.base import Handle, NodeOrder, NodeProvider, Seen
+from batchyard.providers.joined import JOINED, JoinedProvider
 from batchyard.rules.offer import Offer
 from batchyard.rules.sizes import SizeRule, Sizes
 from batchyard.rules.transitions import SPECIAL_TASK, TABLES, Table
@@ -72,6 +73,9 @@ NO_UPLOAD = {"exit_code": 0, "failure": {"category": "usererror", "code": "FileU
 
 
 _NO_CHANGE = {
+    "join token added",
+    "join token revoked",
+    "machine joined",
     "patched",
     "updated",
     "launch failed",
@@ -213,7 +217,7 @@ class World:
     def open_loops(self) -> None:
         """Make the loops for the provider that there is."""
         self.upkeep_job = Upkeep(self.db, self.clock, SILENCE_US)
-        self.capacity_job = Capacity(self.db, {"local": self.provider}, self.clock, b"key", JOIN_US, self.offer)
+        self.capacity_job = Capacity(self.db, {"local": self.provider, JOINED: JoinedProvider()}, self.clock, b"key", JOIN_US, self.offer)
         self.autoscale_job = Autoscale(self.db, self.clock)
 
     def reopen(self) -> None:

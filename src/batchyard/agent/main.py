@@ -230,7 +230,9 @@ class Agent:
             if self._node is not None or self._settings.server_file is not None:
                 raise Broken(f"another server answers there, with {answer.status}")  # ours may come back
             told = f"the server at {self._address.url} knows no node with the token of {self._settings.token_file}"
-            raise WrongToken(f"{told}, it answered {answer.status}")
+            raise WrongToken(
+                f"{told}, it answered {answer.status}: its keys were made anew, or it is another server; join again with a new join token"
+            )
         if answer.status == 204:
             return False
         if answer.status != 200:

@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from batchyard.api.batch import account, autoscale, files, jobs, nodes, pools, tasks
-from batchyard.api.own import about, chaos, clock, explain, inside, outputs
+from batchyard.api.own import about, chaos, clock, explain, inside, joining, outputs
 from batchyard.api.wire.call import Call
 from batchyard.model.errors import BatchError
 
@@ -107,6 +107,9 @@ OPERATIONS = (
     Op("GET", "/batchyard" + _NODE, about.node),
     Op("POST", "/batchyard/jobs/{job_id}/tasks/{task_id}/exec", inside.run),
     Op("POST", "/batchyard/jobs/{job_id}/outputs", outputs.read),
+    Op("POST", "/batchyard/v1/pools/{pool_id}/jointokens", joining.add),
+    Op("GET", "/batchyard/v1/pools/{pool_id}/jointokens", joining.list_),
+    Op("DELETE", "/batchyard/v1/pools/{pool_id}/jointokens/{token_id}", joining.revoke),
     Op("GET", "/batchyard/explain/jobs/{job_id}", explain.job),
     Op("GET", "/batchyard/explain/jobs/{job_id}/tasks/{task_id}", explain.task),
     Op("GET", "/batchyard/explain/pools/{pool_id}", explain.pool),

@@ -38,6 +38,9 @@ def up(*, directory: Path | None, file: Path | None, options: Mapping[str, Any])
         print("                                  be that node: NODE is its id, and every node has a root of its own")
     print(f'  eval "$(batchyard env{given})"    point the Azure SDKs and az batch at it')
     print(f"  batchyard submit{given} -f -- echo hello   run a command on a node")
+    if config.external_nodes:
+        print(f"  batchyard pool join-token{given} POOL   print the line that makes a machine a node of a pool:")
+        print(f"  batchyard join {server.public} --token TOKEN")
     print(f"  batchyard status{given}           see what it holds")
     print(f"  batchyard down{given}             end it and its nodes; the state stays")
 

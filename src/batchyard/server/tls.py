@@ -15,6 +15,8 @@ from pathlib import Path
 
 import structlog
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from batchyard.config import Config
 from batchyard.server import authority
@@ -63,6 +65,14 @@ class Tls:
     def authority_file(self) -> Path | None:
         """The authority that clients have to be told of, as PEM; None when they know it anyway."""
         return self._config.tls_authority if self._own is None else self._home / authority.CERTIFICATE
+
+    @property
+    def pinned(self) -> tuple[bytes, str] | None:
+        """The authority as PEM and the SHA-256 of it; None when clients know it anyway. Raises OSError."""
+        if self.authority_file is None:
+            return None
+        found = x509.load_pem_x509_certificate(self.authority_file.read_bytes())
+        return found.public_bytes(Encoding.PEM), found.fingerprint(SHA256()).hex()
 
     def look(self) -> None:
         """Renew the certificate when it is time, and read files that have changed; what cannot be read leaves all as it is."""

@@ -10,6 +10,7 @@ import msgspec
 from batchyard.model.pool import PoolCreateContent
 from batchyard.model.states import AllocationState, PoolState
 from batchyard.rules.odata import Filter, matches
+from batchyard.store import joining
 from batchyard.store.filters import Page, by_key, sift
 from batchyard.store.reader import Change, Reader, Statement, columns
 from batchyard.store.tx import Tx, Versioned
@@ -194,4 +195,5 @@ def delete(tx: Tx, pk: int) -> None:
     """Remove a pool whose nodes are gone."""
     tx.change(_DELETE_SAMPLES, pk=pk)
     tx.change(_DELETE_RUNS, pk=pk)
+    joining.forget(tx, pk, joining.ALL)
     tx.change(_DELETE, pk=pk)

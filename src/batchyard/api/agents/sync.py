@@ -10,11 +10,13 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from batchyard.api.agents import joining
 from batchyard.api.wire.call import Services, decode
 from batchyard.engine import wakes
 from batchyard.engine.nodes import linked_storage, nodes
 from batchyard.engine.nodes.nodes import NotThisNode, Occupied, Setting
 from batchyard.model.errors import BatchError
+from batchyard.model.joining import AUTHORITY_PATH, JOIN_PATH
 from batchyard.model.sync import FILE_HEADER, FileHead, Orders, Sync, gone
 from batchyard.store.db import StoreUnavailable
 
@@ -58,9 +60,13 @@ class Agents:
         self._services.wakes([wakes.node(node_pk) for node_pk in self._talks])
 
     async def __call__(self, request: Request) -> Response:
-        """Dispatch `/agent/sync` and `/agent/files/{id}`."""
+        """Dispatch `/agent/join`, `/agent/authority`, `/agent/sync` and `/agent/files/{id}`."""
         known = b""
         try:
+            if (request.method, request.scope["path"]) == ("GET", AUTHORITY_PATH):
+                return joining.authority(self._services)
+            if (request.method, request.scope["path"]) == ("POST", JOIN_PATH):
+                return await joining.join(request, self._services)
             scheme, _, token = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer":
                 raise NotThisNode

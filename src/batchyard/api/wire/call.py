@@ -63,6 +63,14 @@ class Services(msgspec.Struct, frozen=True):
     """How long a node may say nothing before its tasks run elsewhere, and before another agent may be it."""
     restarting: frozenset[str] = frozenset()
     """Names of the providers that can start a node's agent anew, however the agent is."""
+    outside: frozenset[str] = frozenset()
+    """Names of the providers whose nodes wait for agents that somebody else starts."""
+    authority: bytes | None = None
+    """What machines that join have to trust, as PEM; None where they know it anyway, or there is no TLS."""
+    authority_fingerprint: str = ""
+    """Its SHA-256 in hexadecimal."""
+    public_url: str = ""
+    """Where other machines find the server; empty when nobody said."""
     room: Callable[[], str | None] = lambda: None
     """Why no new work is taken at the moment, None when it is."""
     turns: Turns = msgspec.field(default_factory=Turns)

@@ -173,7 +173,7 @@ def _grow(tx: Tx, pool: PoolView, dedicated: int, missing: int, now: int, offer:
         room = max(0, quota - used) // size.cores
     added = min(missing, room, NODES_PER_ROUND)
     for number in node_rows.free_numbers(tx, pool.pk, added):
-        _add_node(tx, pool, body.vm_size, size, dedicated, number, now)
+        add_node(tx, pool, body.vm_size, size, dedicated, number, now)
     if added < room or room >= missing:
         return added, None
     code = "AccountCoreQuotaReached" if dedicated else "AccountLowPriorityCoreQuotaReached"
@@ -213,8 +213,10 @@ def no_capacity(tx: Tx, pool: PoolView, node: NodeRow, message: str) -> None:
         tx.wake(wakes.CAPACITY)
 
 
-def _add_node(tx: Tx, pool: PoolView, vm_size: str, size: Size, dedicated: int, number: int, now: int) -> None:
-    """A node that is wanted; its id is as the service's (contract 2.2)."""
+def add_node(
+    tx: Tx, pool: PoolView, vm_size: str, size: Size, dedicated: int, number: int, now: int, *, provider: str | None = None
+) -> int:
+    """A node that is wanted, of the provider of its size unless another is named; its key. Its id is as the service's (contract 2.2)."""
     node_id = f"tvmps_{secrets.token_hex(32)}_{'d' if dedicated else 'p'}"
     pk = node_rows.add(
         tx,
@@ -229,11 +231,12 @@ def _add_node(tx: Tx, pool: PoolView, vm_size: str, size: Size, dedicated: int, 
         cores=size.core_limit,
         memory=size.memory_limit_bytes,
         task_disk=size.task_disk_bytes,
-        provider=size.provider,
+        provider=provider or size.provider,
         number=number,
     )
     usage.begin(tx, pool, vm_size, size.cores, now, node_pk=pk, dedicated=dedicated)
     tx.log(now, "node", pk, "added", new=NodeState.CREATING)
+    return pk
 
 
 def _stop(tx: Tx, pool: PoolView, nodes: Sequence[NodeRow], now: int) -> None:
