@@ -43,6 +43,7 @@ def test_options_are_stronger_than_variables_and_these_than_the_file(tmp_path: P
 
 
 def test_the_file_is_the_one_that_is_named(tmp_path: Path) -> None:
+    (tmp_path / "fit").mkdir()
     for name, port in (("batchyard.toml", 1), ("second.toml", 2), ("third.toml", 3)):
         (tmp_path / name).write_text(f"port = {port}\nprobes = 'fit'\n")
     assert told("--dir", tmp_path)["port"][0] == "1"
@@ -65,7 +66,8 @@ EXAMPLES: dict[str, Any] = {
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
 def test_a_setting_means_the_same_wherever_it_stands(setting: Setting, tmp_path: Path) -> None:
     value = setting.choices[-1] if setting.kind == "choice" else EXAMPLES[setting.kind]
-    text = str(value).lower()
+    value = tmp_path if setting.name == "probes" else value
+    text = str(value) if isinstance(value, Path) else str(value).lower()
     file = tmp_path / "batchyard.toml"
     written = f'"{text}"' if isinstance(value, (str, Path)) else text
     file.write_text(f"{setting.name} = {f'[{written}]' if setting.many else written}\n")
