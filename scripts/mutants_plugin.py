@@ -1,0 +1,92 @@
+"""pytest for scripts/mutants: once it has collected, each change is tried in a process forked for it, which imports and collects nothing.
+
+`MUTANTS_ASKED` names a file: the changes with their tests in order, how many processes, until when, and where the verdicts go, a line each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from _pytest.main import pytest_runtestloop as run_tests
+
+FAILED, BROKE, TOO_LONG = 1, 3, 24
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool:
+    """Try every change instead of running the tests."""
+    asked = json.loads(Path(os.environ["MUTANTS_ASKED"]).read_text())
+    items = {item.nodeid: item for item in session.items}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    gc.collect()
+    gc.freeze()
+    waiting, running = deque(asked["changes"]), dict[int, dict[str, Any]]()
+    with Path(asked["verdicts"]).open("a", buffering=1) as verdicts:
+        try:
+            while (waiting or running) and time.monotonic() < asked["until"]:
+                while waiting and len(running) < asked["children"]:
+                    change = waiting.popleft()
+                    running[_start(session, change, items)] = change | {"until": time.monotonic() + change["limit_s"]}
+                time.sleep(0.02)
+                for pid, code in _ended(running).items():
+                    verdicts.write(json.dumps({"name": running.pop(pid)["name"], "code": code}) + "\n")
+        finally:
+            for pid in running:
+                _end(pid)
+    return True
+
+
+def _start(session: pytest.Session, change: Mapping[str, Any], items: Mapping[str, pytest.Item]) -> int:
+    pid = os.fork()
+    if not pid:
+        _try(session, change["name"], [items[name] for name in change["tests"] if name in items])
+    return pid
+
+
+def _try(session: pytest.Session, name: str, tests: list[pytest.Item]) -> NoReturn:
+    code = BROKE
+    try:
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in range(3):
+            os.dup2(nothing, descriptor)
+        os.environ["MUTANT_UNDER_TEST"] = name
+        session.items = tests
+        run_tests(session)
+        code = FAILED if session.testsfailed else 0
+    except session.Failed:
+        code = FAILED
+    finally:
+        os._exit(code)
+
+
+def _ended(running: Mapping[int, Mapping[str, Any]]) -> dict[int, int]:
+    """Processes that ended, or ran for too long, and what came of them."""
+    found = dict[int, int]()
+    for pid, change in running.items():
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            found[pid] = os.waitstatus_to_exitcode(status)
+            _end(pid)
+        elif time.monotonic() > change["until"]:
+            _end(pid)
+            os.waitpid(pid, 0)
+            found[pid] = TOO_LONG
+    return found
+
+
+def _end(pid: int) -> None:
+    """End what is left of a try, with all that its tests started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
