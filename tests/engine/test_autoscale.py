@@ -331,6 +331,9 @@ class TestEvaluations:
         world.delete_pool()
         world.advance(3600)
         assert world.run(autoscale.look, world.now, on_demand=True) == []
+        with pytest.raises(BatchError) as refused:
+            world.run(autoscale_settings.evaluate, "pool", PoolEvaluateAutoScale(auto_scale_formula="$a=1"), world.now)
+        assert refusal(refused) == (409, "PoolBeingDeleted")
 
     def test_one_formula_that_breaks_does_not_stop_the_others(self, world: World) -> None:
         for name in ("pool", "second"):

@@ -391,6 +391,7 @@ class TestProblems:
         assert self.errors(world, agent) == []
         agent.sync(clock=world.now - 60_000_000)
         assert self.errors(world, agent) == ["ClockSkew"]
+        assert "is 60 s behind the server's; set it by NTP" in (world.node(agent.node_pk).errors or b"").decode()
         version = world.node(agent.node_pk).version
         agent.sync(clock=world.now - 61_000_000)
         assert world.node(agent.node_pk).version == version, "the same is not written again"
@@ -398,6 +399,8 @@ class TestProblems:
         assert self.errors(world, agent) == ["DiskNearlyFull", "ClockSkew"]
         agent.sync(clock=world.now)
         assert self.errors(world, agent) == ["DiskNearlyFull"]
+        agent.sync(clock=world.now + 90_000_000)
+        assert "is 90 s ahead of the server's; set it by NTP" in (world.node(agent.node_pk).errors or b"").decode()
 
 
 def test_recent_tasks_are_the_last_ten(world: World) -> None:

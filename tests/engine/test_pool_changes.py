@@ -96,6 +96,10 @@ class TestWhatIsKept:
         world.pool("pool", **{name: [] for name in names})
         assert not set(names) & set(body(world))
 
+    def test_the_smallest_ids_of_linux(self, world: World) -> None:
+        world.pool("pool", userAccounts=[USER | {"linuxUserConfiguration": {"uid": 1, "gid": 1}}])
+        assert body(world)["userAccounts"][0]["linuxUserConfiguration"] == {"uid": 1, "gid": 1}
+
     def test_windows_users(self, world: World) -> None:
         world.pool("pool", virtualMachineConfiguration=WINDOWS, userAccounts=[USER])
         assert body(world)["userAccounts"][0]["windowsUserConfiguration"] == {"loginMode": "batch"}

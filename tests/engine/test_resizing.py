@@ -183,6 +183,20 @@ class TestStop:
         }
         assert world.schedule() == 1
 
+    def test_a_stop_does_not_call_off_what_else_waits_for_the_end_of_tasks(self, world: World) -> None:
+        [agent] = world.working_pool()
+        world.job()
+        world.add("a")
+        world.schedule()
+        world.change(node_changes.reboot, agent.node_pk, "taskcompletion")
+        waiting = world.node(agent.node_pk)
+        assert waiting.action == "reboot"
+        world.resize(3)
+        world.stop_resize()
+        world.capacity(2)
+        assert (row(world).allocation_state, size(world)) == ("steady", (1, 0))
+        assert world.node(agent.node_pk) == waiting
+
     def test_a_resize_that_reached_its_targets_in_the_meantime_has_no_error(self, world: World) -> None:
         world.pool("pool", 1)
         world.capacity()

@@ -16,7 +16,7 @@ from batchyard.rules import odata
 from batchyard.rules.odata import Properties
 from batchyard.store import jobs, nodes, pools, special_tasks, task_pages
 from batchyard.store.db import Database
-from batchyard.store.filters import Page
+from batchyard.store.filters import Page, sift
 from batchyard.store.reader import Change, Reader
 from batchyard.store.tx import Tx
 
@@ -51,6 +51,24 @@ def walk(read: Callable[[int], Page[Any]], most: int, key: Callable[[Any], int] 
             return
         assert page.more > after, "the list never ends"
         after = page.more
+
+
+@given(st.sets(st.integers(1, 60)).map(sorted), st.sets(st.integers(1, 60)), st.integers(1, 5), st.integers(1, 9))
+def test_what_is_sifted_is_all_there_is_however_little_each_page_looks_at(keys: list[int], kept: set[int], most: int, look_at: int) -> None:
+    read: list[int] = []
+
+    def behind(after: int, n: int) -> list[int]:
+        found = [key for key in keys if key > after][:n]
+        read.extend(found)
+        return found
+
+    def page(after: int) -> Page[int]:
+        read.clear()
+        found = sift(behind, kept.__contains__, int, after, most, look_at)
+        assert len(read) <= look_at
+        return found
+
+    assert list(walk(page, most, int)) == [key for key in keys if key in kept]
 
 
 def checked(
