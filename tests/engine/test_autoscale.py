@@ -120,6 +120,21 @@ class TestEnable:
         assert last_run(world).timestamp == times.iso(pool.modified)
         assert len(settle(world)) == 3
 
+    def test_it_is_shown_and_noted_when_it_is_on(self, world: World) -> None:
+        world.working_pool(1)
+        for _ in range(2):
+            on = world.enable_autoscale(autoScaleFormula="$TargetDedicatedNodes=1;")
+            assert pool_rows.content(on.body).enable_auto_scale is True
+            world.advance(60)
+        off = world.disable_autoscale()
+        assert pool_rows.content(off.body).enable_auto_scale is False
+        assert world.disable_autoscale() == off, "nothing happens where it is off"
+        assert [name for (name,) in world.rows("SELECT happened FROM event WHERE happened LIKE 'autoscale %abled' ORDER BY pk")] == [
+            "autoscale enabled",
+            "autoscale enabled",
+            "autoscale disabled",
+        ]
+
     def test_the_same_size_needs_no_resize(self, world: World) -> None:
         world.working_pool(1)
         before = pool_of(world).modified

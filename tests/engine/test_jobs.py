@@ -177,6 +177,16 @@ def test_a_job_without_tasks_is_complete_at_once(world: World) -> None:
     assert (row.state, row.terminate_reason) == ("completed", "AllTasksComplete")
 
 
+def test_a_job_is_told_its_pool(world: World) -> None:
+    """Neither a new one nor a patch may leave it open."""
+    world.job()
+    for call in (lambda: world.job("other", poolInfo={}), lambda: world.patch(poolInfo={})):
+        with pytest.raises(BatchError, match="InvalidPropertyValue") as refused:
+            call()
+        assert refused.value.values["PropertyName"] == "poolInfo"
+    assert world.job_row("other") is None
+
+
 def test_a_patch_ends_a_complete_job_and_cannot_be_taken_back(world: World) -> None:
     [agent] = world.working_pool()
     world.job()
