@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 
@@ -42,7 +44,12 @@ def request(
 def policies(ref: ContainerRef) -> Mapping[str, AccessPolicy]:
     if ref != ContainerRef("mine", "box"):
         raise BlobError("ContainerNotFound")
-    return {"full": AccessPolicy(EARLIER, LATER, "rw"), "letters": AccessPolicy(permissions="r"), "empty": AccessPolicy()}
+    return {
+        "full": AccessPolicy(EARLIER, LATER, "rw"),
+        "letters": AccessPolicy(permissions="r"),
+        "my policy": AccessPolicy(permissions="r"),
+        "empty": AccessPolicy(),
+    }
 
 
 def answer(asked: Request) -> Grant | str:
@@ -115,6 +122,45 @@ def test_a_signature_is_of_a_key_of_its_account() -> None:
     assert answer(request()) == "NoAuthenticationInformation"
 
 
+MINUTE_US = 60_000_000
+SKEWED, UNKNOWN = "Request date header too old or in the future.", "The Date header in the request is missing or incorrect."
+DATES: dict[str, tuple[dict[str, str], str]] = {
+    "now": ({"date": http_date(NOW)}, ""),
+    "old": ({"date": http_date(NOW - 15 * MINUTE_US)}, ""),
+    "too old": ({"date": http_date(NOW - 15 * MINUTE_US - 1_000_000)}, SKEWED),
+    "ahead": ({"date": http_date(NOW + 15 * MINUTE_US)}, ""),
+    "too far ahead": ({"date": http_date(NOW + 15 * MINUTE_US + 1_000_000)}, SKEWED),
+    "its own header": ({"x-ms-date": http_date(NOW)}, ""),
+    "its own goes before": ({"x-ms-date": http_date(NOW), "date": http_date(0)}, ""),
+    "its own alone counts": ({"x-ms-date": http_date(0), "date": http_date(NOW)}, SKEWED),
+    "none": ({}, UNKNOWN),
+    "no date": ({"date": "yesterday"}, UNKNOWN),
+}
+
+
+@pytest.mark.parametrize("case", DATES)
+def test_a_signed_request_is_good_for_a_quarter_of_an_hour_around_its_date(case: str) -> None:
+    headers, message = DATES[case]
+    text = shared_key_text(request(headers=headers), ignore_hyphens=False)
+    asked = request(headers={**headers, "authorization": f"SharedKey mine:{sas.signature(KEY, text)}"})
+    if message:
+        with pytest.raises(BlobError) as refused:
+            authenticate(asked, ACCOUNTS, policies)
+        assert (refused.value.code, refused.value.message) == ("AuthenticationFailed", message)
+    else:
+        assert authenticate(asked, ACCOUNTS, policies) == Grant(Scope.KEY)
+
+
+def test_a_signature_counts_for_the_scheme_it_names() -> None:
+    headers = {"date": http_date(NOW)}
+    signed = sas.signature(KEY, shared_key_text(request(headers=headers), ignore_hyphens=False))
+    for said in ("SharedKeyLite mine:", "sharedkey mine:", "SharedKey other:", "SharedKey :", "mine:"):
+        assert answer(request(headers={**headers, "authorization": said + signed})) == "AuthenticationFailed"
+    with pytest.raises(BlobError) as unsaid:
+        authenticate(request(headers=headers), ACCOUNTS, policies)
+    assert unsaid.value.headers == {"www-authenticate": "SharedKey"}
+
+
 # Shared access signatures
 
 
@@ -170,6 +216,7 @@ def account(key: str = KEY, **fields: str) -> dict[str, str]:
 BOX, BLOB, NO = Grant(Scope.CONTAINER, "r"), Grant(Scope.BLOB, "r"), "AuthenticationFailed"
 GRANTS: dict[str, tuple[dict[str, str], Grant | str]] = {
     "container": (service(), BOX),
+    "a space in a name": (service(si="my policy", sp=""), BOX),
     "old key": (service(key=OLD_KEY), BOX),
     "other key": (service(key="dGhpcmQ="), NO),
     "blob": (service("/blob/mine/box/x", sr="b"), BLOB),
@@ -276,6 +323,21 @@ def test_what_is_made_here(moment: datetime, text: str) -> None:
     assert made.rpartition("&sig=")[0] == f"sv=2021-12-02&se={text}&sr=c&sp=wl"
     every = sas.container_sas("mine", KEY, "box", "ldwcarx", moment, start=moment, https_only=True)
     assert every.rpartition("&sig=")[0] == f"sv=2021-12-02&spr=https&st={text}&se={text}&sr=c&sp=racwdl"
+
+
+def test_what_is_made_here_is_a_query_whatever_its_signature() -> None:
+    for number in range(20):
+        made = sas.container_sas("mine", KEY, f"box-{number}", "r", datetime(2027, 1, 1, tzinfo=UTC))
+        query = dict(parse_qsl(made, strict_parsing=True))
+        assert query["sig"] == sas.signature(KEY, sas.service_text(query, f"/blob/mine/box-{number}"))
+        assert re.fullmatch(r"[A-Za-z0-9%&=._~-]+", made), "nothing in it means anything in a URL or a shell's double quotes"
+
+
+def test_who_comes_at_the_wrong_time_is_told_so() -> None:
+    for query in (service(se=EARLIER), service(st=LATER, se="2027-01-01"), service(se="")):
+        with pytest.raises(BlobError) as refused:
+            authenticate(request(query=query), ACCOUNTS, policies)
+        assert refused.value.message == "Signature not valid in the specified time frame."
 
 
 # What a grant opens
