@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     import httpx
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20
 _PART = 4 << 20
+_SMALL = 256 << 10
+"""Bytes up to which a file is uploaded in one request without the SDK."""
+_VERSION, _CREATED = "2021-12-02", 201
 _CONNECT_S, _READ_S = 20, 60
 PAUSES_S = (0.25, 0.5, 1, 2, 4, 5, 5, 5, 5)
 """Pauses before a request is made again that failed for a passing reason: 28 s in all."""
@@ -60,8 +64,12 @@ def read_url(url: str) -> Iterator[bytes]:
         raise Unreachable(400 if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL) else 0, type(error).__name__) from error
 
 
+@lru_cache(maxsize=32)
 def container(url: str) -> ContainerClient:
-    """Client of the container that a URL (with SAS) names; imports the SDK. Raises Unreachable for what is no such URL."""
+    """Client of the container that a URL (with SAS) names; imports the SDK. Raises Unreachable for what is no such URL.
+
+    The same for all who use the URL, in any thread, with its connections: to make one costs as much as a small upload.
+    """
     from azure.storage.blob import ContainerClient
 
     try:
@@ -108,6 +116,8 @@ def write_blob(client: ContainerClient, name: str, fd: int, headers: dict[str, s
     from azure.storage.blob import ContentSettings
 
     settings, metadata, other = sort_headers(headers)
+    if not other and os.fstat(fd).st_size <= _SMALL and _put(client.url, name, fd, settings, metadata):
+        return
     content = ContentSettings(**settings)  # type: ignore[arg-type]
     try:
         os.lseek(fd, 0, os.SEEK_SET)
@@ -115,6 +125,26 @@ def write_blob(client: ContainerClient, name: str, fd: int, headers: dict[str, s
             client.upload_blob(name, file, overwrite=True, content_settings=content, metadata=metadata or None, headers=other)
     except Exception as error:
         raise _translated(error) from error
+
+
+def _put(url: str, name: str, fd: int, settings: dict[str, str], metadata: dict[str, str]) -> bool:
+    """Upload a small file in one request, for a quarter of what the SDK takes; False when that did not work, whatever the reason."""
+    import httpx
+
+    where, _, signature = url.partition("?")
+    if "sig=" not in signature:
+        return False
+    data = os.pread(fd, _SMALL + 1, 0)
+    if len(data) > _SMALL:
+        return False  # it has grown
+    headers = {f"x-ms-blob-{key.replace('_', '-')}": value for key, value in settings.items()}
+    headers |= {f"x-ms-meta-{key}": value for key, value in metadata.items()}
+    headers |= {"x-ms-blob-type": "BlockBlob", "x-ms-version": _VERSION, "content-type": "application/octet-stream"}
+    try:
+        target = f"{where}/{quote(name, safe='~/')}?{signature}"
+        return web().put(target, content=data, headers=headers, follow_redirects=False).status_code == _CREATED
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError):
+        return False
 
 
 _CONTENT = {
