@@ -84,7 +84,7 @@ def test_airflows_connection_is_json(cli: Cli, server: Server) -> None:
 
 
 def test_what_was_not_run_is_marked(cli: Cli, server: Server) -> None:
-    for name in ("dotnet", "java", "nextflow", "snakemake"):
+    for name in ("dotnet", "java", "nextflow", "snakemake", "airflow"):
         assert f"# {name}: untested" in cli("env", "--dir", server.directory, "--for", name).stdout
 
 

@@ -87,6 +87,7 @@ HINTS: Mapping[str, Hint] = {
             'task = AzureBatchOperator(task_id="t", azure_batch_conn_id="azure_batch_default", batch_pool_id="p", batch_job_id="j", ...)',
         ),
         {"AIRFLOW_CONN_AZURE_BATCH_DEFAULT": "connection"},
+        "untested: no Airflow was run against this server",
     ),
 }
 """By the names that --for takes."""
