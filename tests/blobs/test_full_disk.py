@@ -7,14 +7,16 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from tests.conftest import SmallDisk
 
 from batchyard.blobs.base import ALWAYS, BlobDraft, BlobRef, ContainerRef
-from batchyard.blobs.store.catalogue import Catalogue
+from batchyard.blobs.store.catalogue import Catalogue, NewerCatalogue
 from batchyard.blobs.store.local import LocalBlobStore
+from batchyard.blobs.store.schema import SCHEMA
 
 SECONDS = 30
 BOX = ContainerRef("account", "box")
@@ -73,7 +75,7 @@ def test_everybody_hears_of_a_full_disk_and_all_works_once_there_is_room(small_d
 
 @pytest.fixture
 def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
-    made = Catalogue(tmp_path / "catalogue.db")
+    made = Catalogue(tmp_path / "catalogue.db", SCHEMA)
     yield made
     made.close()
 
@@ -125,4 +127,45 @@ def test_what_was_deleted_is_given_back_also_by_a_catalogue_of_an_earlier_releas
     assert steps > 1
     assert path.stat().st_size < 2_500_000
     assert path.with_name("catalogue.db-wal").stat().st_size == 0
+    store.close()
+
+
+def test_a_catalogue_of_a_newer_release_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "catalogue.db"
+    Catalogue(path, SCHEMA).close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA.newest,)
+        connection.execute(f"PRAGMA user_version = {SCHEMA.newest + 1}")
+    with pytest.raises(NewerCatalogue, match=f"catalogue {SCHEMA.newest + 1}, this release knows {SCHEMA.newest}"):
+        Catalogue(path, SCHEMA)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA.newest + 1,)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_catalogue_of_an_earlier_release_is_opened_with_all_that_it_holds(tmp_path: Path, kept: int) -> None:
+    """The first releases kept no version; what a blob is stays as it was, and no id is given again."""
+    path = tmp_path / "blobs" / "catalogue.db"
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        SCHEMA.build(connection, 1)
+        connection.execute(f"PRAGMA user_version = {kept}")
+        connection.execute(
+            "INSERT INTO containers (account, name, etag, modified, metadata, policies) VALUES ('a', 'box', '', 0, '{}', '{}')"
+        )
+        for name, number in (("x", 7), ("gone", 9)):
+            connection.execute("INSERT INTO blobs VALUES (?, 1, ?, 'BlockBlob', 3, '0x1', 5, 4, '{}', '{\"k\":\"v\"}', 0)", (number, name))
+        connection.execute("INSERT INTO segments VALUES (7, 0, 3, NULL, NULL, x'616263')")
+        connection.execute("DELETE FROM blobs WHERE id = 9")
+    store = LocalBlobStore(tmp_path / "blobs")
+    place = BlobRef("a", "box", "x")
+    seen = store.blob(place)
+    assert (seen.length, seen.etag, seen.modified_us, seen.created_us, seen.metadata, seen.snapshot) == (3, "0x1", 5, 4, {"k": "v"}, None)
+    reader = store.read(place, ALWAYS, 0, None)
+    assert reader.read(10) == b"abc"
+    reader.close()
+    upload = store.put(BlobRef("a", "box", "y"), BlobDraft(), ALWAYS)
+    upload.commit(1)
+    with store._catalogue.reading() as tx:
+        assert tx.execute("SELECT id FROM blobs WHERE name = 'y'").fetchone()[0] == 10
     store.close()

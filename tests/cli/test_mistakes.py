@@ -92,7 +92,7 @@ MISTAKES = """
 1 | up --config missing | missing cannot be read
 1 | up --config broken --dir x | broken is not TOML
 1 | up --probes missing --dir x | missing is no directory
-1 | up --host 0.0.0.0 --port 0 --dir x | say --insecure if that is meant
+1 | up --host 0.0.0.0 --port 0 --dir x | say --tls auto, or --insecure if that is meant
 1 | up --dir broken --port 0 | cannot write to
 1 | up --dir /proc/no-such --port 0 | cannot write to /proc/no-such
 1 | up --port 1 --host 192.0.2.1 --insecure --dir x | 192.0.2.1

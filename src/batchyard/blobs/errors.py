@@ -73,6 +73,11 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "ContainerAlreadyExists": (409, "The specified container already exists."),
         "ContainerBeingDeleted": (409, "The specified container is being deleted."),
         "ContainerNotFound": (404, "The specified container does not exist."),
+        # queues
+        "QueueAlreadyExists": (409, "The specified queue already exists."),
+        "QueueNotFound": (404, "The specified queue does not exist."),
+        "MessageNotFound": (404, "The specified message does not exist."),
+        "PopReceiptMismatch": (400, "The specified pop receipt did not match the pop receipt for a dequeued message."),
         # blobs
         "BlobAlreadyExists": (409, "The specified blob already exists."),
         "BlobNotFound": (404, "The specified blob does not exist."),

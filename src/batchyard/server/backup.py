@@ -24,7 +24,7 @@ from typing import IO
 
 import msgspec
 
-from batchyard.blobs.store import schema
+from batchyard.blobs.store.schema import SCHEMA
 from batchyard.disk import trees
 
 FORMAT = 1
@@ -141,7 +141,7 @@ class _Writer:
         with tempfile.TemporaryDirectory() as place:
             empty = Path(place) / _CATALOGUE
             with closing(sqlite3.connect(empty, isolation_level=None)) as connection:
-                schema.build(connection)
+                SCHEMA.build(connection)
             self._add(store / _CATALOGUE, empty)
 
     def _add(self, path: Path, source: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from batchyard.blobs.store import schema
 from batchyard.blobs.store.local import LocalBlobStore
+from batchyard.blobs.store.schema import SCHEMA
 from batchyard.engine.wakes import Wakes
 from batchyard.server import account_file
 from batchyard.server.account_file import AccountFile
@@ -77,7 +77,7 @@ def _refuse_misplaced(directory: Path) -> None:
 def _refuse_damage(directory: Path) -> None:
     """What belongs to an account holds what its server left there, and is not filled anew. Raises Refused, OSError, sqlite3.Error."""
     database = damage(directory / DATABASE, lambda model, version: build(model, max(version, 1)))
-    for name, wrong in ((DATABASE, database), (f"{BLOBS}/{CATALOGUE}", damage(directory / BLOBS / CATALOGUE, schema.build))):
+    for name, wrong in ((DATABASE, database), (f"{BLOBS}/{CATALOGUE}", damage(directory / BLOBS / CATALOGUE, SCHEMA.build))):
         if wrong:
             raise Refused(f"{directory / name} is damaged ({wrong}): put a copy of it back")
 

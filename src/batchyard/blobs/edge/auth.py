@@ -33,7 +33,7 @@ def authenticate(request: Request, accounts: Mapping[str, Sequence[str]], polici
     """Grant of the caller; raises a 401 or 403 that is the same whatever the store holds."""
     keys = accounts.get(request.account, ())
     if "authorization" in request.headers:
-        _verify_shared_key(request, keys)
+        verify_shared_key(request, keys)
         return Grant(Scope.KEY)
     if "sig" in request.query:
         return sas.verify(request, keys, policies)
@@ -61,7 +61,8 @@ def _culture_key(name: str) -> tuple[str, str]:
     return name.replace("-", "").replace("_", " "), name.replace("-", "\x7f")
 
 
-def _verify_shared_key(request: Request, keys: Sequence[str]) -> None:
+def verify_shared_key(request: Request, keys: Sequence[str]) -> None:
+    """Raise AuthenticationFailed unless a key of the account signed the request, not long ago."""
     scheme, _, credentials = request.headers["authorization"].partition(" ")
     account, _, given = credentials.partition(":")
     if scheme != "SharedKey" or account != request.account:

@@ -26,7 +26,7 @@ from batchyard.blobs.base import (
 )
 from batchyard.model import times
 
-_HEAD = '<?xml version="1.0" encoding="utf-8"?>'
+HEAD = '<?xml version="1.0" encoding="utf-8"?>'
 _SOURCES = {source.value: source for source in BlockSource}
 _MAX_BLOCK_ID_BYTES = 64
 _MAX_POLICIES = 5
@@ -44,14 +44,14 @@ _REFERENCES = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
 
 def error(code: str, message: str) -> str:
     """Body of a failed request."""
-    return f"{_HEAD}<Error>{element('Code', code)}{element('Message', message)}</Error>"
+    return f"{HEAD}<Error>{element('Code', code)}{element('Message', message)}</Error>"
 
 
 def container_list(endpoint: str, query: ListQuery, marker: str, page: ContainerPage, now_us: int, *, metadata: bool) -> str:
     """Body of List Containers."""
     entries = "".join(_container(entry, now_us, metadata=metadata) for entry in page.entries)
     return (
-        f"{_HEAD}<EnumerationResults ServiceEndpoint={quoteattr(endpoint)}>{_echo(query, marker)}"
+        f"{HEAD}<EnumerationResults ServiceEndpoint={quoteattr(endpoint)}>{_echo(query, marker)}"
         f"<Containers>{entries}</Containers>{element('NextMarker', to_marker(page.next))}</EnumerationResults>"
     )
 
@@ -60,7 +60,7 @@ def blob_list(endpoint: str, container: str, query: ListQuery, marker: str, page
     """Body of List Blobs."""
     entries = "".join(_prefix(entry) if isinstance(entry, str) else _blob(entry, now_us, include) for entry in page.entries)
     return (
-        f"{_HEAD}<EnumerationResults ServiceEndpoint={quoteattr(endpoint)} ContainerName={quoteattr(container)}>{_echo(query, marker)}"
+        f"{HEAD}<EnumerationResults ServiceEndpoint={quoteattr(endpoint)} ContainerName={quoteattr(container)}>{_echo(query, marker)}"
         f"<Blobs>{entries}</Blobs>{element('NextMarker', to_marker(page.next))}</EnumerationResults>"
     )
 
@@ -69,7 +69,7 @@ def block_list(committed: Sequence[Block] | None, uncommitted: Sequence[Block] |
     """Body of Get Block List; None leaves a list out."""
     parts = [("CommittedBlocks", committed), ("UncommittedBlocks", uncommitted)]
     lists = "".join(f"<{tag}>{''.join(map(_block, blocks))}</{tag}>" for tag, blocks in parts if blocks is not None)
-    return f"{_HEAD}<BlockList>{lists}</BlockList>"
+    return f"{HEAD}<BlockList>{lists}</BlockList>"
 
 
 def policy_list(policies: Mapping[str, AccessPolicy]) -> str:
@@ -84,7 +84,7 @@ def policy_list(policies: Mapping[str, AccessPolicy]) -> str:
         + "</AccessPolicy></SignedIdentifier>"
         for name, policy in policies.items()
     )
-    return f"{_HEAD}<SignedIdentifiers>{items}</SignedIdentifiers>"
+    return f"{HEAD}<SignedIdentifiers>{items}</SignedIdentifiers>"
 
 
 def service_properties() -> str:
@@ -93,7 +93,7 @@ def service_properties() -> str:
     verbs = "<Delete>false</Delete><Read>false</Read><Write>false</Write>"
     log = f"<Version>1.0</Version>{verbs}<RetentionPolicy><Enabled>false</Enabled></RetentionPolicy>"
     return (
-        f"{_HEAD}<StorageServiceProperties><Logging>{log}</Logging><HourMetrics>{off}</HourMetrics><MinuteMetrics>{off}</MinuteMetrics>"
+        f"{HEAD}<StorageServiceProperties><Logging>{log}</Logging><HourMetrics>{off}</HourMetrics><MinuteMetrics>{off}</MinuteMetrics>"
         "<Cors /><DeleteRetentionPolicy><Enabled>false</Enabled></DeleteRetentionPolicy>"
         "<StaticWebsite><Enabled>false</Enabled></StaticWebsite></StorageServiceProperties>"
     )
@@ -104,7 +104,7 @@ def parse_block_list(body: bytes) -> list[tuple[BlockSource, str]]:
     if body.count(b"</") > MAX_BLOCKS + 1:  # one for each entry and one for the list: that many need not be read to be counted
         raise BlobError("BlockListTooLong")
     entries = []
-    for path, text in _leaves(body, MAX_BLOCKS + 1):
+    for path, text in leaves(body, MAX_BLOCKS + 1):
         if path == ("BlockList",):
             continue
         if len(path) != 2 or path[0] != "BlockList" or path[1] not in _SOURCES:
@@ -118,7 +118,7 @@ def parse_block_list(body: bytes) -> list[tuple[BlockSource, str]]:
 def parse_policies(body: bytes) -> dict[str, AccessPolicy]:
     """Body of Set Container ACL; raises InvalidXmlDocument."""
     fields: list[dict[str, str]] = []
-    for path, text in _leaves(body, 100):
+    for path, text in leaves(body, 100):
         if path[-1] == "Id":
             fields.append({"Id": text})
         elif path[-1] in ("Start", "Expiry", "Permission") and fields:
@@ -153,7 +153,7 @@ def from_marker(text: str) -> str:
         raise BlobError("InvalidQueryParameterValue", "The marker is not one that this service gave out.") from None
 
 
-def _leaves(body: bytes, most: int) -> list[tuple[tuple[str, ...], str]]:
+def leaves(body: bytes, most: int) -> list[tuple[tuple[str, ...], str]]:
     """(path, text) of every element without children, at most `most` of them; no recursion, no entities."""
     found: list[tuple[tuple[str, ...], str]] = []
     path: list[str] = []
@@ -262,7 +262,7 @@ def _lease(lease: Lease | None, now_us: int) -> str:
 
 def tag_set(tags: Mapping[str, str]) -> str:
     """Body of Get Blob Tags."""
-    return f"{_HEAD}<Tags>{_tag_set(tags)}</Tags>"
+    return f"{HEAD}<Tags>{_tag_set(tags)}</Tags>"
 
 
 def _tag_set(tags: Mapping[str, str]) -> str:
@@ -274,7 +274,7 @@ def parse_tags(body: bytes) -> dict[str, str]:
     """Body of Set Blob Tags; raises InvalidXmlDocument or InvalidTag."""
     found: dict[str, str] = {}
     key: str | None = None
-    for path, text in _leaves(body, _MOST_TAG_LEAVES):
+    for path, text in leaves(body, _MOST_TAG_LEAVES):
         if path[-1] == "Key":
             key = text
         elif path[-1] == "Value" and key is not None:
@@ -291,7 +291,7 @@ def tagged_list(endpoint: str, where: str, found: Sequence[tuple[str, Blob]], fo
         for container, blob in found
     )
     return (
-        f"{_HEAD}<EnumerationResults ServiceEndpoint={quoteattr(endpoint)}>{element('Where', where)}"
+        f"{HEAD}<EnumerationResults ServiceEndpoint={quoteattr(endpoint)}>{element('Where', where)}"
         f"<Blobs>{entries}</Blobs>{element('NextMarker', to_marker(following))}</EnumerationResults>"
     )
 

@@ -92,27 +92,37 @@ def account_text(query: Mapping[str, str], account: str) -> str:
 
 def verify(request: Request, keys: Sequence[str], policies: Policies) -> Grant:
     """Grant of the SAS in the query; raises AuthenticationFailed or one of the Authorization codes."""
-    query = request.query
+    check_form(request.query)
+    grant = account_grant(request, keys, "b") if "ss" in request.query else _service_grant(request, keys, policies)
+    check_caller(request)
+    return grant
+
+
+def check_form(query: Mapping[str, str]) -> None:
+    """Raise AuthenticationFailed for what is no signature that can be checked here."""
     # Signatures of user delegation keys need Entra ID, which is not served.
     # A line break in a field could pass for the seam of two fields in the string-to-sign.
     if not _VERSION.fullmatch(query.get("sv", "")) or query["sv"] < _OLDEST or "skoid" in query or not _is_clean(query):
         raise BlobError("AuthenticationFailed")
-    grant = _account_grant(request, keys) if "ss" in query else _service_grant(request, keys, policies)
-    _check_protocol(query.get("spr", ""), request.scheme)
-    _check_address(query.get("sip", ""), request.peer)
-    return grant
+
+
+def check_caller(request: Request) -> None:
+    """Raise unless the caller comes by a protocol and from an address that the signature allows."""
+    _check_protocol(request.query.get("spr", ""), request.scheme)
+    _check_address(request.query.get("sip", ""), request.peer)
 
 
 def _is_clean(query: Mapping[str, str]) -> bool:
     return not any(character < " " for name in _FIELDS for character in query.get(name, ""))
 
 
-def _account_grant(request: Request, keys: Sequence[str]) -> Grant:
+def account_grant(request: Request, keys: Sequence[str], service: str) -> Grant:
+    """Grant of an account SAS that has this service (b or q) among its own."""
     query = request.query
     if not signed_by(keys, account_text(query, request.account), query["sig"]):
         raise BlobError("AuthenticationFailed")
     _check_times(query.get("st"), query.get("se"), request.now_us)
-    if "b" not in query["ss"]:
+    if service not in query["ss"]:
         raise BlobError("AuthorizationServiceMismatch")
     # An account SAS does not sign the response headers, so it cannot dictate any.
     return Grant(Scope.ACCOUNT, query.get("sp", ""), query.get("srt", ""))
@@ -127,11 +137,17 @@ def _service_grant(request: Request, keys: Sequence[str], policies: Policies) ->
     if not signed_by(keys, service_text(query, resource), query["sig"]):
         raise BlobError("AuthenticationFailed")
     policy = _policy(request, policies)
-    _check_times(_either(query.get("st"), policy.start), _either(query.get("se"), policy.expiry), request.now_us)
+    permissions = permissions_of(query, policy, request.now_us)
     overrides = {header: query[name] for name, header in _OVERRIDES.items() if query.get(name)}
     if any(not value.isprintable() or not value.isascii() for value in overrides.values()):
         raise BlobError("InvalidQueryParameterValue")
-    return Grant(scope, _either(query.get("sp"), policy.permissions) or "", overrides=overrides)
+    return Grant(scope, permissions, overrides=overrides)
+
+
+def permissions_of(query: Mapping[str, str], policy: AccessPolicy, now_us: int) -> str:
+    """The letters of a service SAS and its stored access policy together. Raises AuthenticationFailed outside of their time."""
+    _check_times(_either(query.get("st"), policy.start), _either(query.get("se"), policy.expiry), now_us)
+    return _either(query.get("sp"), policy.permissions) or ""
 
 
 def _policy(request: Request, policies: Policies) -> AccessPolicy:

@@ -5,9 +5,6 @@ Order for every request: syntax, caller, permission, then the operation; so who 
 
 from __future__ import annotations
 
-import errno
-import logging
-import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,30 +15,22 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from batchyard.blobs.base import AccessPolicy, BlobError, BlobStore, ContainerRef
-from batchyard.blobs.edge import batch, documents
+from batchyard.blobs.edge import batch
 from batchyard.blobs.edge import blob_operations as blobs
 from batchyard.blobs.edge import container_operations as containers
 from batchyard.blobs.edge import copy_operations as copies
 from batchyard.blobs.edge import lease_operations as leases
 from batchyard.blobs.edge import mark_operations as marks
 from batchyard.blobs.edge import upload_operations as uploads
+from batchyard.blobs.edge.answers import as_answer, busy, error_response, with_common_headers
 from batchyard.blobs.edge.auth import authenticate
 from batchyard.blobs.edge.grants import Grant, Level, Need
 from batchyard.blobs.edge.request import Request, parse
 from batchyard.blobs.edge.transfers import ClientGone
-from batchyard.disk import sqlite
 from batchyard.model import times
 from batchyard.model.errors import let_go
 
-log = logging.getLogger(__name__)
-
 Handler = Callable[[BlobStore, Request, Grant], Awaitable[Response]]
-
-DEFAULT_VERSION = "2021-12-02"
-_RETRY_AFTER_S = "5"
-"""A disk is not emptied in a moment."""
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +124,7 @@ def application(
             response = await endpoint.answer(scope, receive, times.micros(now()))
         except ClientGone:
             return
-        await response(scope, receive, _with_common_headers(scope, send))
+        await response(scope, receive, with_common_headers(scope, send))
 
     return app
 
@@ -153,7 +142,7 @@ class _Endpoint:
         except ClientGone:
             raise
         except Exception as error:
-            response = _error_response(_as_answer(error), scope["method"])
+            response = error_response(as_answer(error), scope["method"])
             let_go(error)
             return response
 
@@ -165,7 +154,7 @@ class _Endpoint:
         request = request.without_empty()
         _refuse_unserved(request, operation)
         if request.method == "PUT" and (reason := self.room(_content_length(request))) is not None:
-            raise _busy(reason)
+            raise busy(reason)
         if operation.handler is None:
             return await batch.run(request, scope, lambda part: self.answer(part, _no_body, now_us))
         return await operation.handler(self.store, request, grant)
@@ -173,27 +162,6 @@ class _Endpoint:
 
 async def _no_body() -> Message:
     return {"type": "http.request", "body": b"", "more_body": False}
-
-
-def _as_answer(error: Exception) -> BlobError:
-    """What an error is to the client; what is no answer of ours is logged."""
-    if isinstance(error, BlobError):
-        return error
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
-        log.error("no space left for blobs: %s", error)
-        return _busy("The storage endpoint has no disk space left.")
-    if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
-        log.error("no file descriptors left for blobs: %s", error)
-        return _busy("The storage endpoint has too many files open.")
-    if sqlite.passing(error):
-        log.error("the catalogue cannot be used now: %s", error)
-        return _busy("The storage endpoint cannot read or write its catalogue for now.")
-    log.error("storage request failed", exc_info=error)
-    return BlobError("InternalError")
-
-
-def _busy(reason: str) -> BlobError:
-    return BlobError("ServerBusy", reason, headers={"retry-after": _RETRY_AFTER_S})
 
 
 def _content_length(request: Request) -> int:
@@ -229,30 +197,3 @@ def _refuse_unserved(request: Request, operation: Operation) -> None:
         raise BlobError("UnsupportedQueryParameter")
     if any(name.startswith(_REFUSED_HEADERS) for name in request.headers):
         raise BlobError("UnsupportedHeader")
-
-
-def _error_response(error: BlobError, method: str) -> Response:
-    headers = {"x-ms-error-code": "ConditionNotMet" if error.code == "NotModified" else error.code, **error.headers}
-    if method == "HEAD" or error.status == 304:
-        return Response(status_code=error.status, headers=headers)
-    return Response(documents.error(error.code, error.message), error.status, headers, media_type="application/xml")
-
-
-def _with_common_headers(scope: Scope, send: Send) -> Send:
-    """What every answer carries: ids, version, and the client's own id when it can be echoed."""
-    asked = {name: value for name, value in scope["headers"] if name in (b"x-ms-version", b"x-ms-client-request-id")}
-    version = asked.get(b"x-ms-version", b"")
-    common = [
-        (b"x-ms-request-id", str(uuid.uuid4()).encode()),
-        (b"x-ms-version", version if len(version) == 10 else DEFAULT_VERSION.encode()),
-    ]
-    client_id = asked.get(b"x-ms-client-request-id", b"")
-    if 0 < len(client_id) <= 1024 and all(0x21 <= byte <= 0x7E for byte in client_id):
-        common.append((b"x-ms-client-request-id", client_id))
-
-    async def wrapped(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], *common]
-        await send(message)
-
-    return wrapped

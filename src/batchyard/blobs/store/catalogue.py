@@ -13,10 +13,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from batchyard.blobs.store import schema
 from batchyard.disk import commits, sqlite
 from batchyard.disk.commits import Unit
 
@@ -42,11 +42,49 @@ class _Unit(Unit[sqlite3.Connection], Generic[T]):
         self.value = self.work(connection)
 
 
+class NewerCatalogue(RuntimeError):
+    """A newer release wrote the catalogue."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Tables, step by step: what a step made is never changed, a later one adds to it. Each step is one transaction."""
+
+    steps: tuple[tuple[str, ...], ...]
+
+    @property
+    def newest(self) -> int:
+        """The version that this release makes; `user_version` says which one a file has."""
+        return len(self.steps)
+
+    def build(self, connection: sqlite3.Connection, version: int | None = None) -> None:
+        """Make what a catalogue of that version holds, out of an empty one or an older one. Raises NewerCatalogue.
+
+        Catalogues of before there were versions say 0 and hold what the first step makes.
+        """
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found > self.newest:
+            raise NewerCatalogue(f"catalogue {found}, this release knows {self.newest}")
+        for number, step in enumerate(self.steps[: self.newest if version is None else max(version, 1)], 1):
+            if number <= found:
+                continue
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                for statement in step:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {number}")
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+
 class Catalogue:
     """Database file with group commit; safe to use from any thread."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, schema: Schema) -> None:
+        self._path, self._schema = path, schema
         self._lock = threading.Lock()
         self._waiting: deque[_Unit[Any]] = deque()
         self._readers: deque[sqlite3.Connection] = deque()
@@ -105,7 +143,7 @@ class Catalogue:
             connection.execute("PRAGMA synchronous = FULL")
             if new:
                 _let_shrink(connection, self._path)
-                schema.build(connection)
+                self._schema.build(connection)
             connection.execute("PRAGMA temp_store = memory")
         except BaseException:
             sqlite.close(connection)

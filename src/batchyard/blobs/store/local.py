@@ -38,6 +38,7 @@ from batchyard.blobs.store.containers import Containers
 from batchyard.blobs.store.files import DataFiles
 from batchyard.blobs.store.marks import Marks, as_copied
 from batchyard.blobs.store.readers import LocalReader, Part
+from batchyard.blobs.store.schema import SCHEMA
 from batchyard.blobs.store.uploads import AppendUpload, PutUpload, StageUpload
 from batchyard.disk.trees import sync_directory
 from batchyard.model import times
@@ -62,7 +63,7 @@ class LocalBlobStore(Containers, Marks):
             os.close(self._lock)
             raise RuntimeError(f"{directory} is in use by another process") from None
         self._closed = False
-        self._catalogue = Catalogue(directory / "catalogue.db")
+        self._catalogue = Catalogue(directory / "catalogue.db", SCHEMA)
         self._files = DataFiles(directory / "data")
         sync_directory(directory)
         sync_directory(directory.parent)

@@ -1,8 +1,8 @@
-"""The tables of the catalogue, step by step: what a step made is never changed, a later one adds to it."""
+"""The tables of the catalogue of blobs."""
 
 from __future__ import annotations
 
-import sqlite3
+from batchyard.blobs.store.catalogue import Schema
 
 CURRENT = "~"
 """`snapshot` of a blob that is none; it comes behind all times, so a blob follows its snapshots."""
@@ -42,32 +42,4 @@ _SECOND = (
     "CREATE TABLE tags (container INTEGER NOT NULL, blob INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, UNIQUE (blob, key))",
     "CREATE INDEX tags_found ON tags (key, value, container, blob)",
 )
-_STEPS = (_FIRST, _SECOND)
-NEWEST = len(_STEPS)
-
-
-class TooNew(RuntimeError):
-    """A newer release made the catalogue."""
-
-
-def build(connection: sqlite3.Connection, version: int = NEWEST) -> None:
-    """Make what a catalogue of that version holds, out of an empty one or an older one; each step is one transaction. Raises TooNew.
-
-    Catalogues of before there were versions say 0 and hold what the first step makes.
-    """
-    (found,) = connection.execute("PRAGMA user_version").fetchone()
-    if found > NEWEST:
-        raise TooNew(f"the catalogue of blobs has version {found}, this release knows {NEWEST}")
-    for number, step in enumerate(_STEPS[: max(version, 1)], 1):
-        if number <= found:
-            continue
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            for statement in step:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {number}")
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+SCHEMA = Schema((_FIRST, _SECOND))

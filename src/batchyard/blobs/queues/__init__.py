@@ -1,0 +1,1 @@
+"""Queues: the Queue service's wire protocol over a catalogue of messages."""
