@@ -395,3 +395,23 @@ async def test_a_command_inside_of_a_run_ends_alone_or_with_it(spawners: Spawner
     assert not [pid for pid in [main, *two] if control.processes().get(pid)]
     with pytest.raises(NotLaunched, match="the task has ended"):
         await inside(next(keys), "third")
+
+
+async def test_a_command_inside_ends_with_a_run_that_ends_by_itself(spawners: Spawners, run: Run, place: Path) -> None:
+    host = next(keys)
+    running = asyncio.create_task(run("sh", "-c", f"touch {place}/up; until [ -e {place}/inner ]; do sleep 0.01; done; exit 3", key=host))
+    async with asyncio.timeout(20):
+        while not (place / "up").exists():
+            await asyncio.sleep(0.01)
+    pipes = str(place / "out"), str(place / "err")
+    for path in pipes:
+        os.mkfifo(path)
+    held = [os.open(path, os.O_RDWR | os.O_NONBLOCK) for path in pipes]
+    try:
+        script = f"echo $$ > {place}/new; mv {place}/new {place}/inner; exec sleep 1000"
+        command = Command(["sh", "-c", script], {"PATH": "/usr/bin:/bin", control.MARK: str(place)}, str(place / "wd"), *pipes)
+        inner = await spawners.run_inside(next(keys), host, command)
+    finally:
+        for fd in held:
+            os.close(fd)
+    assert (inner.code, (await running).code) == (137, 3)

@@ -227,3 +227,17 @@ def test_a_retry_that_is_due_is_no_reason(world: World) -> None:
     run_all(world, agents, **EXIT_1)
     assert world.state("a") == "active"
     assert first(world, "a").code == Code.READY
+
+
+def test_a_node_that_fell_silent_is_named_before_it_counts_as_lost(world: World) -> None:
+    world.working_pool()
+    world.job()
+    world.add("a", "b")
+    world.schedule()
+    world.advance(40)
+    silent = pool(world).reasons[0]
+    assert silent.code == Code.NODE_SILENT
+    assert "has said nothing for 40 s" in silent.sentence
+    running = first(world, "a")
+    assert (running.code, codes(running.because or [])) == (Code.RUNNING, [Code.NODE_SILENT])
+    assert Code.NODE_SILENT in codes(task(world, "b"))
