@@ -38,7 +38,21 @@ def request(
         raise AssertionError("nobody reads the body of a caller who is not known")
 
     path = "".join(f"/{part}" for part in (account, container, blob) if part is not None)
-    return Request("PUT", scheme, peer, path, account, container, blob, query or {}, headers or {}, receive, NOW)
+    return Request(
+        method="PUT",
+        scheme=scheme,
+        peer=peer,
+        raw_path=path,
+        account=account,
+        container=container,
+        blob=blob,
+        query=query or {},
+        headers=headers or {},
+        metadata_names={},
+        accounts=ACCOUNTS,
+        receive=receive,
+        now_us=NOW,
+    )
 
 
 def policies(ref: ContainerRef) -> Mapping[str, AccessPolicy]:
