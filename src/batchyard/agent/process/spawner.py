@@ -304,6 +304,7 @@ class Spawner:
             run.ended = time.time_ns() // 1000
             run.user, run.kernel = round(usage.ru_utime * 1e6), round(usage.ru_stime * 1e6)
             run.deadline = time.monotonic() + _PATIENCE_S
+            self._end_guests(run.key)
             self._leaving.append(run)
 
     def _see_off(self) -> None:
