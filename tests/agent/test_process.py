@@ -410,7 +410,8 @@ async def test_a_command_inside_ends_with_a_run_that_ends_by_itself(spawners: Sp
     try:
         script = f"echo $$ > {place}/new; mv {place}/new {place}/inner; exec sleep 1000"
         command = Command(["sh", "-c", script], {"PATH": "/usr/bin:/bin", control.MARK: str(place)}, str(place / "wd"), *pipes)
-        inner = await spawners.run_inside(next(keys), host, command)
+        async with asyncio.timeout(20):
+            inner = await spawners.run_inside(next(keys), host, command)
     finally:
         for fd in held:
             os.close(fd)
