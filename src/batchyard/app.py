@@ -20,6 +20,8 @@ from batchyard.api.wire.auth import Account
 from batchyard.api.wire.call import Machine, Services
 from batchyard.api.wire.relay import Relay
 from batchyard.blobs.edge.server import application as storage_endpoint
+from batchyard.blobs.queues.edge import PATH as QUEUE_PATH
+from batchyard.blobs.queues.edge import application as queue_endpoint
 from batchyard.config import Config
 from batchyard.disk import logs, space
 from batchyard.engine.clock import Clock, MovableClock
@@ -71,13 +73,14 @@ async def _serve(config: Config) -> None:
     hub.bind(asyncio.get_running_loop())
     tls = None if config.tls == "off" else Tls(config, lambda: times.moment(clock.now()))
     url, public = http.urls(config, listener, tls)
-    account, db, store = open_state(config.directory, hub)
+    account, db, store, queues = open_state(config.directory, hub)
     provider = _provider(config, url, tls)
     offer = msgspec.structs.replace(config.offer, images=images.supported(images.of_machine(_os_release())))
     room = space.Room(config.directory)
     services = _services(config, (url, public), account, (db, hub, clock), provider, offer, room, None if tls is None else tls.pinned)
-    blobs = storage_endpoint(store, {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now()), room.for_content)
-    api = Api(services, {account.storage_name: blobs})
+    keys, moment = {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now())
+    blobs = storage_endpoint(store, keys, moment, room.for_content)
+    api = Api(services, {account.storage_name: blobs, QUEUE_PATH: queue_endpoint(queues, keys, moment, room.for_content)})
     server = http.http_server(api, config.proxies, tls)
 
     def end() -> None:
@@ -92,7 +95,7 @@ async def _serve(config: Config) -> None:
         await provider.sweep({node.id for node in await db.read(node_rows.every)})
     capacity = Capacity(db, {LOCAL: provider, JOINED: JoinedProvider()}, clock, services.node_key, int(config.node_join_s * 1e6), offer)
     upkeep = Upkeep(db, clock, services.node_silence_us)
-    loops = background(services, lease, capacity, upkeep, store, room, on_demand=config.autoscale_on_demand)
+    loops = background(services, lease, capacity, upkeep, (store, queues), room, on_demand=config.autoscale_on_demand)
     if tls is not None:
         loops.append(renewal(tls))
     _settle_memory()
@@ -107,6 +110,7 @@ async def _serve(config: Config) -> None:
             await lease.release()
         db.close()
         store.close()
+        queues.close()
         log.info("server ended", url=url)
 
 

@@ -147,7 +147,8 @@ def test_env_prints_exports_that_a_shell_takes_as_they_are(tmp_path: Path, sleep
         "a+b/c==",
         "http://127.0.0.1:4711",
         "DefaultEndpointsProtocol=http;AccountName=store;AccountKey=$(id)==;"
-        + "".join(f"{service}Endpoint=http://127.0.0.1:4711/store;" for service in ("Blob", "Queue", "Table", "File")),
+        "BlobEndpoint=http://127.0.0.1:4711/store;QueueEndpoint=http://127.0.0.1:4711/queue/store;"
+        "TableEndpoint=http://127.0.0.1:4711/store;FileEndpoint=http://127.0.0.1:4711/store;",
     ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from azure.storage.queue import QueueClient
 from tests.cli.conftest import Cli
 
 from batchyard.cli import completion, env, table
@@ -123,5 +124,19 @@ def test_no_storage_service_is_left_to_the_public_cloud(cli: Cli, server: Server
     variables, _ = told(cli, server, "sdk15")
     said = dict(part.split("=", 1) for part in variables["AZURE_STORAGE_CONNECTION_STRING"].split(";") if part)
     wanted = f"{server.endpoint}/{server.storage_account}"
-    assert {said[f"{service}Endpoint"] for service in ("Blob", "Queue", "Table", "File")} == {wanted}
+    assert {said[f"{service}Endpoint"] for service in ("Blob", "Table", "File")} == {wanted}
+    assert said["QueueEndpoint"] == f"{server.endpoint}/queue/{server.storage_account}"
     assert not any("EndpointSuffix" in name for name in said)
+
+
+def test_queues_of_the_server_are_used_with_its_connection_string(cli: Cli, server: Server) -> None:
+    variables, _ = told(cli, server, "sdk15")
+    queue = QueueClient.from_connection_string(variables["AZURE_STORAGE_CONNECTION_STRING"], "orders", retry_total=0)
+    queue.create_queue()
+    queue.send_message("hello")
+    got = queue.receive_message()
+    assert got is not None
+    assert got.content == "hello"
+    queue.delete_message(got)
+    assert queue.peek_messages() == []
+    queue.delete_queue()

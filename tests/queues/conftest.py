@@ -30,7 +30,7 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/{ACCOUNT}"
+        return f"http://127.0.0.1:{self.port}/queue/{ACCOUNT}"
 
     @property
     def connection_string(self) -> str:

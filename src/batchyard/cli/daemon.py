@@ -139,8 +139,9 @@ def blob_endpoint(account: Account, url: str, domain: str | None = None) -> str:
 
 def storage_connection_string(account: Account, url: str, domain: str | None = None) -> str:
     """Connection string of an account's storage; of a service that it did not name a client would ask the public cloud."""
-    account_url = blob_endpoint(account, url, domain)
-    endpoints = "".join(f"{service}Endpoint={account_url};" for service in ("Blob", "Queue", "Table", "File"))
+    blobs = blob_endpoint(account, url, domain)
+    queues = f"{url}/queue/{account.storage_name}"
+    endpoints = f"BlobEndpoint={blobs};QueueEndpoint={queues};TableEndpoint={blobs};FileEndpoint={blobs};"
     return (
         f"DefaultEndpointsProtocol={url.partition(':')[0]};AccountName={account.storage_name};AccountKey={account.storage_key};{endpoints}"
     )

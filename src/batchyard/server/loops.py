@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 import structlog
 
 from batchyard.api.wire.call import Services
+from batchyard.blobs.queues.store import QueueStore
 from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.disk import space
 from batchyard.engine import wakes
@@ -32,6 +33,7 @@ CHECKPOINT_PERIOD_S = 2.0
 BLOCKS_PERIOD_S = 3600.0
 CATALOGUE_PERIOD_S = 30.0
 PURGE_PERIOD_S = 60.0
+QUEUES_PERIOD_S = 5.0
 PURGED_AT_ONCE = 200
 ROOM_PERIOD_S = 1.0
 UNCOMMITTED_KEPT_US = 7 * 86_400_000_000
@@ -39,14 +41,24 @@ UNCOMMITTED_KEPT_US = 7 * 86_400_000_000
 
 
 def background(
-    services: Services, lease: Lease, capacity: Capacity, upkeep: Upkeep, store: LocalBlobStore, room: space.Room, *, on_demand: bool
+    services: Services,
+    lease: Lease,
+    capacity: Capacity,
+    upkeep: Upkeep,
+    storage: tuple[LocalBlobStore, QueueStore],
+    room: space.Room,
+    *,
+    on_demand: bool,
 ) -> list[Coroutine[None, None, None]]:
     """Everything that runs beside the answering of requests; `on_demand` evaluates formulas as soon as tasks come or go."""
+    store, queues = storage
     return [
         *_of_the_account(services, lease, capacity, upkeep),
         _autoscale(services, lease, on_demand),
         every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, services.clock), asyncio.Event()),
         every("catalogue", CATALOGUE_PERIOD_S, _shrink(store), asyncio.Event()),
+        every("queues", QUEUES_PERIOD_S, _tidy(queues, services.clock), asyncio.Event()),
+        every("queues' file", CATALOGUE_PERIOD_S, _shrink(queues), asyncio.Event()),
         every("deleted containers", PURGE_PERIOD_S, _in_thread(lambda: _purge(store)), _told_of_deletions(store)),
         every("room", ROOM_PERIOD_S, _in_thread(room.watch), asyncio.Event()),
         _check_blobs(store),
@@ -73,7 +85,7 @@ async def _check_blobs(store: LocalBlobStore) -> None:
         log.exception("blobs not checked")
 
 
-def _shrink(store: LocalBlobStore) -> Callable[[], Awaitable[None]]:
+def _shrink(store: LocalBlobStore | QueueStore) -> Callable[[], Awaitable[None]]:
     """Gives what deleted blobs left free in the catalogue back to the disk, a bounded part each time."""
 
     async def run_once() -> None:
@@ -82,6 +94,18 @@ def _shrink(store: LocalBlobStore) -> Callable[[], Awaitable[None]]:
                 return
 
     return run_once
+
+
+def _tidy(queues: QueueStore, clock: Clock) -> Callable[[], Awaitable[None]]:
+    """Removes messages whose time is over, and those of deleted queues, in small steps."""
+
+    def work() -> None:
+        while queues.expire(PURGED_AT_ONCE, clock.now()):
+            pass
+        while queues.purge(PURGED_AT_ONCE):
+            pass
+
+    return _in_thread(work)
 
 
 def _told_of_deletions(store: LocalBlobStore) -> asyncio.Event:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import msgspec
 
+from batchyard.blobs.queues.schema import SCHEMA as QUEUES_SCHEMA
+from batchyard.blobs.queues.store import QueueStore
 from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.blobs.store.schema import SCHEMA
 from batchyard.engine.wakes import Wakes
@@ -19,7 +21,7 @@ from batchyard.store.drivers.sqlite import build
 from batchyard.store.migrate import NewerSchema
 from batchyard.store.soundness import damage
 
-DATABASE, BLOBS, CATALOGUE = "batchyard.db", "blobs", "catalogue.db"
+DATABASE, BLOBS, CATALOGUE, QUEUES = "batchyard.db", "blobs", "catalogue.db", "queues.db"
 _DIRECTORIES = ("nodes", BLOBS, f"{BLOBS}/data")
 _FILES = ("server.json", "reserve", account_file.UNFINISHED)
 """What a server makes when it is missing, and cannot where something else has the name."""
@@ -44,7 +46,7 @@ def open_account(directory: Path) -> AccountFile:
     return account
 
 
-def open_state(directory: Path, hub: Wakes) -> tuple[AccountFile, Database, LocalBlobStore]:
+def open_state(directory: Path, hub: Wakes) -> tuple[AccountFile, Database, LocalBlobStore, QueueStore]:
     """All that the directory holds, whole or not at all. Raises Refused."""
     try:
         _refuse_misplaced(directory)
@@ -54,6 +56,11 @@ def open_state(directory: Path, hub: Wakes) -> tuple[AccountFile, Database, Loca
         db = _open_database(directory / DATABASE, hub)
         try:
             store = LocalBlobStore(directory / BLOBS)
+            try:
+                queues = QueueStore(_keep_private(directory / QUEUES))
+            except BaseException:
+                store.close()
+                raise
         except BaseException:
             db.close()
             raise
@@ -63,7 +70,7 @@ def open_state(directory: Path, hub: Wakes) -> tuple[AccountFile, Database, Loca
         raise Refused(str(error)) from None
     except (OSError, sqlite3.Error, RuntimeError) as error:
         raise Refused(f"what {directory} holds cannot be opened ({error})") from None
-    return account, db, store
+    return account, db, store, queues
 
 
 def _refuse_misplaced(directory: Path) -> None:
@@ -77,7 +84,10 @@ def _refuse_misplaced(directory: Path) -> None:
 def _refuse_damage(directory: Path) -> None:
     """What belongs to an account holds what its server left there, and is not filled anew. Raises Refused, OSError, sqlite3.Error."""
     database = damage(directory / DATABASE, lambda model, version: build(model, max(version, 1)))
-    for name, wrong in ((DATABASE, database), (f"{BLOBS}/{CATALOGUE}", damage(directory / BLOBS / CATALOGUE, SCHEMA.build))):
+    found = [(DATABASE, database), (f"{BLOBS}/{CATALOGUE}", damage(directory / BLOBS / CATALOGUE, SCHEMA.build))]
+    if (directory / QUEUES).exists():  # which earlier releases did not make
+        found.append((QUEUES, damage(directory / QUEUES, QUEUES_SCHEMA.build)))
+    for name, wrong in found:
         if wrong:
             raise Refused(f"{directory / name} is damaged ({wrong}): put a copy of it back")
 

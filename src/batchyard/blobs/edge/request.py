@@ -182,15 +182,15 @@ def account_of_host(host: str, accounts: Iterable[str]) -> str | None:
     return next((name for name in accounts if name.lower() == first), None) if rest.startswith("blob.") else None
 
 
-def parse(scope: Scope, receive: Receive, accounts: Mapping[str, Sequence[str]], now_us: int) -> Request:
-    """Take the request apart; raises BlobError for what cannot be read."""
+def parse(scope: Scope, receive: Receive, accounts: Mapping[str, Sequence[str]], now_us: int, below: str = "") -> Request:
+    """Take the request apart, whose names come behind `below` in the path; raises BlobError for what cannot be read."""
     headers = _headers(scope["headers"])
     raw_path = scope["raw_path"].split(b"?", 1)[0]
     if len(raw_path) > MAX_PATH_BYTES or len(scope["query_string"]) > MAX_PATH_BYTES:
         raise BlobError("InvalidUri")
     path = raw_path.decode("latin-1")
     by_host = account_of_host(headers.get("host", ""), accounts)
-    account, container, blob = names_of(path if by_host is None else f"/{by_host}{path}")
+    account, container, blob = names_of(path.removeprefix(below) if by_host is None else f"/{by_host}{path}")
     client = scope.get("client")
     version = headers.get("x-ms-version")
     if version is not None and not _VERSION.fullmatch(version):

@@ -1,4 +1,4 @@
-"""The queue endpoint as an ASGI app: path style `/{account}/{queue}/messages/{id}`, one row per operation.
+"""The queue endpoint as an ASGI app: path style `/queue/{account}/{queue}/messages/{id}`, one row per operation.
 
 Order for every request: syntax, caller, permission, then the operation; so who may not ask learns nothing of what is stored.
 """
@@ -32,6 +32,8 @@ from batchyard.model.errors import let_go
 Handler = Callable[[QueueStore, Request], Awaitable[Response]]
 Room = Callable[[int], str | None]
 
+PATH = "queue"
+"""First segment of the path, ahead of the account: `/queue/{account}/{queue}/messages`."""
 _NAME = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _XML = "application/xml"
 _MOST_BODY_BYTES = 512 * 1024
@@ -64,7 +66,7 @@ def application(
 
     async def answer(scope: Scope, receive: Receive) -> Response:
         try:
-            request = parse(scope, receive, accounts, times.micros(now()))
+            request = parse(scope, receive, accounts, times.micros(now()), f"/{PATH}")
             grant = await run_in_threadpool(grants.authenticate, request, accounts, lambda ref: store.queue(ref).policies)
             operation = _operation(request)
             grants.require(grant, Need(operation.level, operation.letters))
