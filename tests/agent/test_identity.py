@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from batchyard.agent.main import run
+from batchyard.agent.main import WrongToken, run
 from batchyard.agent.places.identity import Address, of_root
 from batchyard.agent.places.layout import Layout
 from batchyard.agent.settings import AgentSettings
@@ -108,5 +108,6 @@ async def test_a_stranger_in_the_servers_place_ends_no_agent_and_nothing_that_it
 
 async def test_an_agent_whose_token_no_server_ever_knew_ends(server: Any, settings: AgentSettings) -> None:
     Path(settings.token_file).write_text("another")
-    await asyncio.wait_for(run(settings), 20)
+    with pytest.raises(WrongToken, match="knows no node with the token"):
+        await asyncio.wait_for(run(settings), 20)
     assert not server.syncs

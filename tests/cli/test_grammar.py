@@ -148,8 +148,8 @@ def test_aliases() -> None:
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (["jo"], {"job", "jobs"}),
-        (["pool", "re"], {"resize"}),
+        (["jo"], {"job", "jobs", "join"}),
+        (["pool", "re"], {"resize", "revoke-token"}),
         (["submit", "--arr"], {"--array"}),
         (["jobs", "-o", "j"], {"json", "jsonl"}),
         (["completion", ""], {"bash", "zsh", "fish"}),

@@ -84,7 +84,7 @@ def test_every_backup_of_a_busy_server_is_of_one_moment(filled: Server, tmp_path
     """Each round writes a task and then, as its output, a blob anew; in no backup is there a task ahead of its blob, or half a blob."""
     assert add_job(filled, "busy") == 201
     box = BlobServiceClient.from_connection_string(filled.storage_connection_string).create_container("busy")
-    stop, failed = threading.Event(), []
+    begun, stop, failed = threading.Event(), threading.Event(), []
 
     def write() -> None:
         number = 0
@@ -96,12 +96,14 @@ def test_every_backup_of_a_busy_server_is_of_one_moment(filled: Server, tmp_path
                     box.upload_blob(f"{number}", b"x" * BIG)
                     box.delete_blob(f"{number}")
                 assert ask(filled, "POST", "/jobs/busy/tasks", {"id": f"{number:06d}", "commandLine": "true"})[0] == 201
+                begun.set()
         except BaseException as error:
             failed.append(error)
 
     writer = threading.Thread(target=write)
     writer.start()
     try:
+        assert begun.wait(60)
         for number in range(5):
             work.backup(filled.directory, tmp_path / f"{number}.tar.gz")
     finally:

@@ -14,6 +14,7 @@ EXIT_CODES = (
     ("1", "It was refused or failed; one sentence on stderr says why."),
     ("2", "The words on the command line make no sense."),
     ("130", "It was interrupted."),
+    ("the command's", "Of task exec."),
     ("the task's", "Of commands that wait for one task."),
 )
 _ENVIRONMENT = (
