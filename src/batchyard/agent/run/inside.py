@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import msgspec
 
 from batchyard.agent.places.files import Refused
-from batchyard.agent.process.process import Command, NotLaunched, SpawnerLost
+from batchyard.agent.process.process import Command, Exit, NotLaunched, SpawnerLost
 from batchyard.agent.run.runner import Inside, Node, next_key
 from batchyard.model import frames
 from batchyard.model.frames import Exited
@@ -30,7 +30,9 @@ _AHEAD = 4
 """Frames that wait for whoever takes them."""
 _QUIET_S = 5.0
 """After so long without output a frame says that the command still runs, which also finds out that nobody listens any more."""
-_NOT_FOUND, _NOT_RUN = 127, 126
+_NOT_FOUND, _NOT_RUN, _KILLED = 127, 126, 128 + 9
+_WITH_THE_TASK_S = 1.0
+"""How long the end of the task is waited for once a command was killed."""
 _content = msgspec.json.Decoder(Execution)
 
 
@@ -137,11 +139,11 @@ async def _run(key: int, node: Node, inside: Inside, wanted: Execution, pipes: l
         ended = _exit(_NOT_RUN, "")
         try:
             done = await node.spawners.run_inside(key, inside.key, command)
-            ended = _exit(done.code, _why(node, wanted, overdue=done.overdue))
+            ended = _exit(done.code, await _why(inside, done))
         except NotLaunched as error:
             ended = _exit(_NOT_RUN if error.found else _NOT_FOUND, str(error))
         except SpawnerLost as error:
-            ended = _exit(128 + 9, str(error))
+            ended = _exit(_KILLED, str(error))
         for pipe in pipes:
             pipe.end()
         await asyncio.gather(*readers)
@@ -152,11 +154,14 @@ async def _run(key: int, node: Node, inside: Inside, wanted: Execution, pipes: l
             reader.cancel()
 
 
-def _why(node: Node, wanted: Execution, *, overdue: bool) -> str:
-    """Why a command was ended, if it did not end by itself."""
-    if overdue:
+async def _why(inside: Inside, done: Exit) -> str:
+    """Why a command was ended, if it did not end by itself. Who is killed with the task may be heard of before the task is."""
+    if done.overdue:
         return "it ran longer than its time limit"
-    return "" if wanted.attempt in node.inside else "the task ended"
+    if done.code == _KILLED:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(inside.over.wait(), _WITH_THE_TASK_S)
+    return "the task ended" if inside.over.is_set() else ""
 
 
 async def _copy(pipe: _Pipe, kind: int, queue: asyncio.Queue[bytes | None]) -> None:

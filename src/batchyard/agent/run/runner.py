@@ -66,7 +66,8 @@ def next_key() -> int:
     return next(_KEYS)
 
 
-class Inside(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Inside:
     """What a command needs to run where the command of an attempt runs."""
 
     key: int
@@ -74,6 +75,8 @@ class Inside(msgspec.Struct, frozen=True):
     directory: str
     uid: int
     gid: int | None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the attempt's command has ended."""
 
 
 _WORK = msgspec.json.Decoder(Work)
@@ -289,11 +292,13 @@ class Attempt:
         seconds = None if limit_us is None else limit_us / 1e6
         try:
             command = Command(argv, variables, place.working, *logs, user.uid, seconds, user.group)
-            self._node.inside[self._order.attempt] = Inside(self._key, variables, place.working, user.uid, user.group)
+            inside = Inside(self._key, variables, place.working, user.uid, user.group)
+            self._node.inside[self._order.attempt] = inside
             try:
                 return await self._node.spawners.run(self._key, command, self._noticed)
             finally:
                 del self._node.inside[self._order.attempt]
+                inside.over.set()
         except NotLaunched as error:
             if error.full:
                 raise Failed("preprocessing", _disk_full()) from error
