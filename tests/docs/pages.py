@@ -13,6 +13,7 @@ In what is printed `…` stands for anything in a line, alone on a line for any 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -107,8 +108,11 @@ def run(
     try:
         text = shell.communicate(timeout=wait_s)[0]
     except subprocess.TimeoutExpired as late:
-        os.killpg(shell.pid, signal.SIGKILL)
         raise AssertionError(f"not done after {wait_s:.0f} s:\n{(late.stdout or b'').decode()[-2000:]}") from None
+    finally:  # also what a page has put into the background and not ended
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)
+        shell.wait()
     _, *printed = text.split(f"{_MARK}\n")
     assert len(printed) == len(todo), text[-2000:]
     return [Shown(step, each) for step, each in zip(todo, printed, strict=True)]

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.conftest import wait_for
 from tests.docs import ordinary, pages
 from tests.docs.pages import ROOT, SDK14_PYTHON, Step
 
-from batchyard.cli import daemon
+from batchyard.cli import daemon, processes
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -103,3 +104,10 @@ def test_a_block_that_says_nothing_of_itself_is_refused(tmp_path: Path) -> None:
         pages.steps(tmp_path / "page.md")
     (tmp_path / "page.md").write_text("<!-- not run: it is an example of what is stored -->\n```json\n{}\n```\n")
     assert pages.steps(tmp_path / "page.md") == []
+
+
+def test_nothing_that_a_page_starts_outlives_it(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("```console\n$ sleep 1000 > /dev/null 2>&1 & echo $! > pid\n```\n")
+    pages.run(pages.steps(tmp_path / "page.md"), os.environ, tmp_path)
+    pid = int((tmp_path / "pid").read_text())
+    wait_for(lambda: processes.start_time(pid) is None, "the end of what the page started")
