@@ -42,6 +42,7 @@ def end(pid: int, started: int, patience_s: float) -> bool:
 def agents_below(directory: Path) -> Iterator[tuple[int, int]]:
     """Pid and start time of every agent whose node lives below `directory`."""
     prefix = f"{directory}{os.sep}"
+    found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
             continue
@@ -51,6 +52,16 @@ def agents_below(directory: Path) -> Iterator[tuple[int, int]]:
             continue
         roots = [after for word, after in pairwise(words) if word == "--root"]
         if "batchyard.agent.main" in words and any(root.startswith(prefix) for root in roots):
-            started = start_time(int(entry.name))
-            if started is not None:
-                yield int(entry.name), started
+            pid = int(entry.name)
+            found[pid] = _parent(pid), start_time(pid)
+    for pid, (parent, started) in found.items():
+        # What an agent starts has its words until it runs its own program.
+        if started is not None and parent not in found:
+            yield pid, started
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
