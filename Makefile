@@ -15,7 +15,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-az test-clients races docs lint fix bench mutants pythons release serve lock clean
+.PHONY: help setup demo test test-az test-clients test-postgres races docs lint fix bench mutants pythons release serve lock clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -36,6 +36,9 @@ test-clients: setup .venv-clients/.ready ## run the tests with older clients, of
 
 races: setup ## try each race between a task and root RACES times (1,000)
 	BATCHYARD_RACES=$(RACES) $(BIN)/python -m pytest -n 0 --timeout 0 tests/agent/test_races.py $(ARGS)
+
+test-postgres: setup ## run all tests of store and engine on PostgreSQL: an embedded one, or that of BATCHYARD_TEST_POSTGRES=URL
+	$(BIN)/python -m pytest -n $(WORKERS) --driver postgres tests/store tests/engine $(ARGS)
 
 docs: .venv/.ready .venv-docs/.ready ## build the documentation as a site in build/site and check every link of it
 	rm -rf build/site

@@ -16,15 +16,42 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 import pytest
 from hypothesis import HealthCheck, settings
 
+import databases
+import postgres
 from batchyard.cli import daemon, processes
 
 READY_S = 60.0
 # A machine that does other work too is no reason to fail.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    databases.add_option(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        postgres.share(Path(tempfile.mkdtemp(prefix="batchyard-postgres-")) / "cluster")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        postgres.let_go()
+
+
+@pytest.fixture
+def driver(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The database that a test's stores lie in."""
+    databases.choose(request.param)
+    yield request.param
+    databases.clear()
+    databases.choose(databases.SQLITE)
 
 
 class Server:

@@ -12,6 +12,20 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from engine_world import World
 
+import databases
+
+BOTH = ("test_changes", "test_guards", "test_crashes", "test_ends", "test_joins", "test_walks", "test_state_writers")
+"""Modules whose tests run on each database in every run; of the others `make test-postgres` runs all on PostgreSQL too."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    databases.parametrize(metafunc, both=metafunc.module.__name__.rpartition(".")[2] in BOTH)
+
+
+@pytest.fixture(autouse=True)
+def _on_a_driver(driver: str) -> None:
+    """Every test has one, whether it asks or not."""
+
 
 @pytest.fixture
 def world() -> Iterator[World]:

@@ -16,6 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import clear
 import msgspec
 
+import databases
 from batchyard.engine import lookup
 from batchyard.engine.autoscale import settings as autoscale_settings
 from batchyard.engine.autoscale.loop import Autoscale
@@ -97,6 +98,12 @@ _EVERY_WRITE_COUNTS = (
     " BEGIN SELECT raise(ABORT, 'a write to a {0} that its version does not show'); END"
 )
 """What is known of a row that is still at its version is all that there is: `store.tx` relies on it."""
+_COUNTING = (
+    "CREATE OR REPLACE FUNCTION every_write_counts() RETURNS trigger LANGUAGE plpgsql AS $body$ BEGIN IF new.version <> old.version + 1"
+    " THEN RAISE 'a write to a % that its version does not show', tg_table_name; END IF; RETURN new; END $body$"
+)
+_EACH_COUNTS = "CREATE OR REPLACE TRIGGER every_write_counts AFTER UPDATE ON {0} FOR EACH ROW EXECUTE FUNCTION every_write_counts()"
+"""The same in PostgreSQL."""
 _AWAY = (NodeState.LEAVING_POOL, NodeState.PREEMPTED, NodeState.DEALLOCATED)
 _AT_WORK = (NodeState.IDLE, NodeState.RUNNING, NodeState.OFFLINE, NodeState.START_TASK_FAILED)
 
@@ -204,14 +211,24 @@ class World:
 
     def __init__(self, path: Path = MEMORY, provider: NodeProvider | None = None, offer: Offer = OFFER) -> None:
         self.path, self.clock, self.offer = path, StandingClock(), offer
+        self._location: str | None = None
         self.provider = Steady() if provider is None else provider
         self.topics: Counter[str] = Counter()
         self._open()
 
     def _open(self) -> None:
-        self.db = Database(self.path, self.topics.update)
-        for table in ("task", "node", "job", "pool", "special_task"):
-            self.db.call(lambda tx, table=table: tx.change(Change(_EVERY_WRITE_COUNTS.format(table))))
+        self.db = Database(databases.place(self.path) if self._location is None else self._location, self.topics.update)
+        if self._location is None and databases.on_postgres():
+            self._location = databases.last()
+        once, each = (Change(_COUNTING), _EACH_COUNTS) if databases.on_postgres() else (None, _EVERY_WRITE_COUNTS)
+
+        def watch(tx: Tx) -> None:
+            if once is not None:
+                tx.change(once)
+            for table in ("task", "node", "job", "pool", "special_task"):
+                tx.change(Change(each.format(table)))
+
+        self.db.call(watch)
         self.open_loops()
 
     def open_loops(self) -> None:
@@ -222,13 +239,17 @@ class World:
 
     def reopen(self) -> None:
         """Start over from the file, as after a crash: no word of what was in memory."""
-        assert self.path != MEMORY
+        assert self.path != MEMORY or self._location is not None
         self.db.close()
         self._open()
 
     def crash(self) -> None:
         """Go on with the files as a killed process leaves them: nothing is closed, nothing is moved out of the log."""
         before = self.db
+        if databases.on_postgres():  # whoever is killed says nothing, and what it had begun is undone
+            self._open()
+            before.close()
+            return
         place = self.path.with_name(f"{self.path.name}-after")
         place.mkdir()
         for file in self.path.parent.glob(f"{self.path.name}*"):
@@ -500,10 +521,15 @@ class World:
 
     def _check_counts(self) -> None:
         sums = (
-            "sum(ready), sum(state = 'active'), sum(state IN ('preparing', 'running')), sum(state = 'completed'), sum(result = 'success'"
-            " AND state = 'completed'), sum(result = 'failure' AND state = 'completed'), sum((state = 'active') * slots),"
-            " sum((state IN ('preparing', 'running')) * slots), sum((state = 'completed') * slots), sum((state = 'completed'"
-            " AND result = 'success') * slots), sum((state = 'completed' AND result = 'failure') * slots)"
+            "sum(ready), count(*) FILTER (WHERE {0}), count(*) FILTER (WHERE {1}), count(*) FILTER (WHERE {2}),"
+            " count(*) FILTER (WHERE {3}), count(*) FILTER (WHERE {4}), sum(slots) FILTER (WHERE {0}), sum(slots) FILTER (WHERE {1}),"
+            " sum(slots) FILTER (WHERE {2}), sum(slots) FILTER (WHERE {3}), sum(slots) FILTER (WHERE {4})"
+        ).format(
+            "state = 'active'",
+            "state IN ('preparing', 'running')",
+            "state = 'completed'",
+            "state = 'completed' AND result = 'success'",
+            "state = 'completed' AND result = 'failure'",
         )
         for (pk,) in self.rows("SELECT pk FROM job WHERE state <> 'deleting'"):
             (counted,) = self.rows(f"SELECT {sums} FROM task WHERE job_pk = :pk", pk=pk)

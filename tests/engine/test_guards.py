@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from engine_world import SECOND_US, World
 
+import databases
 from batchyard.engine.changes.tasks import change_task
 from batchyard.engine.loops import LEASE_S, Lease
 from batchyard.engine.nodes.node_changes import disable_scheduling
@@ -28,6 +29,10 @@ from batchyard.store import jobs as job_rows
 from batchyard.store import pools as pool_rows
 from batchyard.store import tasks as task_rows
 from batchyard.store.db import Database
+from batchyard.store.drivers.pipeline import PostgresConnection
+from batchyard.store.drivers.postgres import connect
+from batchyard.store.drivers.postgres_words import locate
+from batchyard.store.drivers.sqlite import SqliteConnection
 from batchyard.store.jobs import JobDemand
 from batchyard.store.leases import LeaseLost
 from batchyard.store.reader import Reader
@@ -48,8 +53,13 @@ def world(tmp_path: Path) -> Iterator[World]:
 @contextmanager
 def snapshot(world: World) -> Iterator[Reader]:
     """What another server that began now would see, whatever is written meanwhile."""
-    connection = sqlite3.connect(world.path, isolation_level=None)
-    connection.execute("BEGIN")
+    connection: Any
+    if databases.on_postgres():
+        connection = PostgresConnection(connect(locate(str(databases.place(world.path)))))
+        connection.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    else:
+        connection = sqlite3.connect(world.path, factory=SqliteConnection, isolation_level=None)
+        connection.execute("BEGIN")
     connection.execute("SELECT count(*) FROM node").fetchone()
     yield Reader(connection)
     connection.close()
@@ -361,6 +371,7 @@ def story(world: World) -> dict[str, list[tuple[Any, ...]]]:
     return world.summary()
 
 
+@pytest.mark.sqlite  # where an undone row takes no key, so that both lives have the same
 def test_every_unit_may_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a unit was given it leaves as it was: the second run does the same as the first would have done."""
     lucky = World()

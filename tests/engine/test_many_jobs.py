@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from engine_world import EXIT_1, SETTING, Agent, World, ended
 
+import databases
 from batchyard.engine.nodes import nodes
 from batchyard.engine.pools import pools
 from batchyard.engine.scheduling import scheduler
@@ -22,6 +23,8 @@ SLOTS = 4
 
 def steps(world: World, unit: Callable[[Tx], object]) -> int:
     """Steps of the database's machine that a unit takes."""
+    if databases.on_postgres():
+        pytest.skip("SQLite counts what it does")
     seen = 0
 
     def count() -> None:
@@ -172,7 +175,9 @@ class TestNoRoomForReasonsOfTheirOwn:
                 world.job(f"m{number}", jobManagerTask={"id": "manager", "commandLine": "true"})
             world.run(lambda tx: tx.change(Change("UPDATE task SET run = 1, version = version + 1 WHERE manager = 1")))
             world.run(
-                lambda tx: tx.change(Change("UPDATE job_counts SET restarted = job_pk IN (SELECT job_pk FROM task WHERE manager = 1)"))
+                lambda tx: tx.change(
+                    Change("UPDATE job_counts SET restarted = 1 WHERE job_pk IN (SELECT job_pk FROM task WHERE manager = 1)")
+                )
             )
 
         few = self.beside(world, agents, range(FEW), jobs)

@@ -50,7 +50,8 @@ def test_a_task_begins_active_with_the_defaults(world: World) -> None:
     task = world.task("a")
     assert (task.id, task.state, task.ready, task.slots, task.max_retries, task.run, task.retries) == ("A", "active", 1, 1, 3, 0, 0)
     assert (task.previous_state, task.node_pk, task.started, task.ended) == (None, None, None, None)
-    (body,) = world.rows("SELECT CAST(body AS TEXT) FROM task_body")[0]
+    (content,) = world.rows("SELECT body FROM task_body")[0]
+    body = content.decode()
     assert '"retentionTime":"P7D"' in body
     assert '"requiredSlots":1' in body
     assert world.topics["pool:pool"] == 1

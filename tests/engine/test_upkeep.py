@@ -124,6 +124,7 @@ def fill_the_disk(tx: Tx) -> None:
     tx.insert("autoscale_run", pool_pk=1, body=bytes(1 << 20))
 
 
+@pytest.mark.sqlite  # whose file is kept from growing
 def test_time_in_which_nothing_could_be_written_down_is_no_silence(world: World) -> None:
     """On a full disk agents speak and nobody can note it: their tasks must not run twice for that."""
     [agent] = world.working_pool()

@@ -12,16 +12,22 @@ from batchyard.store.db import MEMORY, Database
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import databases
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    databases.parametrize(metafunc, both=True)
+
 
 @pytest.fixture
-def memory() -> Iterator[Database]:
-    db = Database(MEMORY)
+def memory(driver: str) -> Iterator[Database]:
+    db = Database(databases.place(MEMORY))
     yield db
     db.close()
 
 
 @pytest.fixture
-def db(tmp_path: Path) -> Iterator[Database]:
-    db = Database(tmp_path / "batchyard.db")
+def db(driver: str, tmp_path: Path) -> Iterator[Database]:
+    db = Database(databases.place(tmp_path / "batchyard.db"))
     yield db
     db.close()

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 from store_rows import add_job, add_tasks, numbers
 from tests.conftest import SmallDisk
@@ -104,6 +105,7 @@ def test_what_was_acknowledged_survives_sigkill(tmp_path: Path) -> None:
         assert integrity(path) == "ok"
 
 
+@pytest.mark.sqlite
 def test_a_commit_is_on_the_disk_before_anybody_hears(db: Database) -> None:
     """A killed process loses nothing even without this; a machine that loses its power would."""
     assert db.call(numbers, "PRAGMA synchronous") == [2]
@@ -118,6 +120,7 @@ def integrity(path: Path) -> str:
         connection.close()
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("most_bytes", [600_000, 2_000_000])
 def test_a_file_that_cannot_grow_refuses_whole_commits_and_goes_on_afterwards(tmp_path: Path, most_bytes: int) -> None:
     path = tmp_path / "batchyard.db"
@@ -133,6 +136,7 @@ def test_a_file_that_cannot_grow_refuses_whole_commits_and_goes_on_afterwards(tm
     assert integrity(path) == "ok"
 
 
+@pytest.mark.sqlite
 def test_a_full_database_refuses_all_of_the_commit_and_goes_on_afterwards(db: Database) -> None:
     pk = db.call(add_job, "job")
     (pages,) = db.call(numbers, "PRAGMA page_count")
@@ -179,6 +183,7 @@ os._exit(0)  # the writer may still have something to say, and the interpreter d
 """
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("logging", ["raises", "begun"])
 def test_a_full_disk_under_database_and_log_refuses_commits_and_ends_no_writer(
     small_disk: Callable[[int], SmallDisk], logging: str
@@ -219,7 +224,7 @@ def test_a_connection_in_an_unknown_state_is_opened_anew(db: Database) -> None:
         tx._connection.close()
 
     broken, beside = db.submit(break_off), db.submit(add_tasks, pk, "beside")
-    assert isinstance(broken.exception(30), StoreUnavailable)
+    assert isinstance(broken.exception(30), (StoreUnavailable, sqlite3.ProgrammingError, psycopg.Error))
     beside.exception(30)
     db.call(add_tasks, pk, "afterwards")
     assert "lost" not in db.call(lambda tx: tx.all(Statement("SELECT id FROM task", str)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,6 +21,12 @@ def counts_of(tx: Reader, pk: int) -> dict[str, int]:
     row = tx.first(Statement(f"SELECT {', '.join(names)} FROM job_counts WHERE job_pk = :pk", lambda *values: values), pk=pk)
     assert row is not None
     return dict(zip(names, row, strict=True))
+
+
+def settled(tx: Tx, change: Callable[[], object]) -> None:
+    """A change, and what it raises: where an answer costs a way and back it shows at the unit's end at the latest."""
+    change()
+    tx.settle()
 
 
 class TestGuardedChanges:
@@ -45,7 +52,7 @@ class TestGuardedChanges:
             stale = jobs.get(tx, pk)
             fresh = tx.move(jobs.ROWS, stale, {"priority": 7})
             with pytest.raises(Conflict, match=f"^job {pk} is no longer at version {stale.version}$"):
-                tx.set_state(jobs.ROWS, stale, {column: 9})
+                settled(tx, lambda: tx.set_state(jobs.ROWS, stale, {column: 9}))
             assert jobs.get(tx, pk) == fresh
 
         memory.call(unit)
@@ -56,7 +63,7 @@ class TestGuardedChanges:
             seen = jobs.get(tx, pk)
             tx.change(Change("DELETE FROM job WHERE pk = :pk"), pk=pk)
             with pytest.raises(Conflict):
-                tx.move(jobs.ROWS, seen, {"priority": 7})
+                settled(tx, lambda: tx.move(jobs.ROWS, seen, {"priority": 7}))
 
         memory.call(unit)
 
@@ -181,9 +188,9 @@ def test_changes_say_how_many_rows_they_reached(memory: Database) -> None:
     def unit(tx: Tx) -> None:
         keys = [add_job(tx, f"job-{number}") for number in range(4)]
         change = Change("UPDATE job SET priority = :priority, version = version + 1 WHERE pk <= :pk")
-        assert [tx.change(change, pk=pk, priority=1) for pk in (0, keys[0], keys[-1])] == [0, 1, 4]
+        assert [tx.changed(change, pk=pk, priority=1) for pk in (0, keys[0], keys[-1])] == [0, 1, 4]
         rows = [{"pk": keys[1], "priority": 2}, {"pk": keys[0], "priority": 3}]
-        assert tx.change_many(change, rows) == 3
+        assert tx.changed_many(change, rows) == 3
         assert [jobs.get(tx, pk).priority for pk in keys] == [3, 2, 1, 1]
 
     memory.call(unit)

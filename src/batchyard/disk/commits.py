@@ -63,8 +63,8 @@ class Unit(Generic[C]):
         raise NotImplementedError
 
     def refuse(self, error: BaseException) -> None:
-        """Nothing of it is stored, whatever it did."""
-        self.error = error
+        """Nothing of it is stored, whatever it did; what it raised itself is its error all the same."""
+        self.error = self.error or error
 
 
 def commit(journal: Journal[C], batch: Sequence[Unit[C]]) -> list[BaseException]:
@@ -109,9 +109,8 @@ def _run(journal: Journal[C], connection: C, unit: Unit[C]) -> None:
     except Exception as error:
         if journal.spoils(error):
             raise
-        unit.wakes = ()
+        unit.error, unit.wakes = error, ()
         journal.undo()
-        unit.error = error
     journal.keep()
 
 

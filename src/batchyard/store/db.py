@@ -27,8 +27,9 @@ import structlog
 from batchyard.disk import commits
 from batchyard.disk.commits import Unit
 from batchyard.rules.transitions import IllegalChange
+from batchyard.store import drivers
 from batchyard.store.drivers.base import Connection, Driver, Wakes
-from batchyard.store.drivers.sqlite import MEMORY, SqliteDriver
+from batchyard.store.drivers.sqlite import MEMORY
 from batchyard.store.reader import Reader
 from batchyard.store.tx import Conflict, Tx
 
@@ -68,8 +69,13 @@ class _Waiting(Unit[Connection]):
         self.tries += 1
         if self.guard is not None:
             self.guard(tx)
-        self.result = self.unit(tx, *self.args, **self.kwargs)
-        tx.flush()
+        try:
+            self.result = self.unit(tx, *self.args, **self.kwargs)
+            tx.flush()
+        except Exception as error:
+            if not tx.came_of(error):
+                tx.settle()  # a race that was lost before may be why it came so far
+            raise
         self.wakes = tx.wakes
 
     def refuse(self, error: BaseException) -> None:
@@ -81,7 +87,10 @@ class _Waiting(Unit[Connection]):
 
 
 def open_store(location: Path | str, on_wake: Wakes = lambda topics: None) -> Database:
-    """The store at a location: the path of a SQLite file. Raises NewerSchema, and what the database's driver raises."""
+    """The store at a location: the path of a SQLite file, or `postgresql://…?schema=…`.
+
+    Raises NewerSchema, drivers.Unusable, and what the database raises.
+    """
     return Database(location, on_wake)
 
 
@@ -96,10 +105,14 @@ class Database:
         self.failures = 0
         """Commits that failed so far; who measures how long somebody was silent leaves out the time of these."""
         self._works = True
-        self.driver: Driver = SqliteDriver(Path(location))
+        self.driver: Driver = drivers.opened(location, self._heard)
         self._readers = ThreadPoolExecutor(max(self.driver.readers, 1), thread_name_prefix="store-read")
         self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
         self._writer.start()
+
+    def _heard(self, topics: Iterable[str]) -> None:
+        """What another server's commit wakes."""
+        self.on_wake(topics)
 
     def close(self) -> None:
         """Finish what waits, then close; what comes later is refused."""

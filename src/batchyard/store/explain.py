@@ -76,10 +76,10 @@ _WAITING_JOBS = Statement(
     WaitingJob,
 )
 _PARENTS = Statement("SELECT parent FROM dependency WHERE child = :child ORDER BY parent LIMIT :n", str)
-# The plus takes the type of the column away, without which the index on an expression is not used.
+# What is appended takes the type of the column away, without which the index on an expression is not used.
 _BLOCKERS = Statement(
     "SELECT edge.parent FROM (SELECT job_pk, parent FROM dependency WHERE child = :child LIMIT :most) AS edge"
-    " JOIN task ON task.job_pk = edge.job_pk AND lower(task.id) = +edge.parent WHERE task.state = 'completed' LIMIT :n",
+    " JOIN task ON task.job_pk = edge.job_pk AND lower(task.id) = edge.parent || '' WHERE task.state = 'completed' LIMIT :n",
     str,
 )
 _RANGES = Statement("SELECT low, high, remaining FROM dependency_range WHERE child = :child ORDER BY low LIMIT :n", OpenRange)

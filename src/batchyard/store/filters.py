@@ -63,7 +63,7 @@ def _comparison(part: Comparison, column: str, params: dict[str, Any]) -> str:
     said = f"{column} {_SIGNS.get(part.operator)} :{name}"
     if part.operator == "startswith":
         params[f"{name}_length"] = len(str(part.value))
-        said = f"substr({column}, 1, :{name}_length) = :{name}"
+        said = f"substr({column}, 1, CAST(:{name}_length AS INTEGER)) = :{name}"
     return f"({column} IS NULL OR NOT {said})" if part.negated else said
 
 

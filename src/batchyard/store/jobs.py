@@ -151,8 +151,8 @@ _RESTARTED = Statement(
 )
 _SET_RESTARTED = Change("UPDATE job_counts SET restarted = :restarted WHERE job_pk = :job_pk")
 _HOLDING = Statement(
-    f"SELECT DISTINCT {_DEMAND} FROM task CROSS JOIN job_counts ON job_counts.job_pk = task.job_pk"
-    " WHERE holds = 1 AND task.ready = 1 AND pool_key = :pool_key AND job_counts.ready > 0 AND open = 1"
+    f"SELECT DISTINCT {_DEMAND} FROM task CROSS JOIN job_counts"
+    " WHERE job_counts.job_pk = task.job_pk AND holds = 1 AND task.ready = 1 AND pool_key = :pool_key AND job_counts.ready > 0 AND open = 1"
     " AND (max_parallel < 0 OR running < max_parallel) ORDER BY priority DESC, running, job_counts.job_pk",
     JobDemand,
 )
@@ -287,7 +287,7 @@ def pools_with_demand(reader: Reader) -> list[str]:
 
 def forget_events(tx: Tx, before: int, n: int) -> int:
     """Remove up to `n` events from before a time; how many."""
-    return tx.change(_PURGE_EVENTS, before=before, n=n)
+    return tx.changed(_PURGE_EVENTS, before=before, n=n)
 
 
 def add(tx: Tx, **values: Any) -> int:

@@ -63,7 +63,7 @@ def add(tx: Tx, **values: Any) -> int:
 
 def use(tx: Tx, pk: int) -> None:
     """Use a token once. Raises Conflict when it has no use left, whatever was seen before."""
-    if tx.change(_USE, pk=pk) != 1:
+    if tx.changed(_USE, pk=pk) != 1:
         raise Conflict(f"join token {pk} has no use left")
 
 

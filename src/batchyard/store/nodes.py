@@ -145,7 +145,7 @@ _PAGE = Statement(f"{_VIEW} WHERE node.pool_pk = :pool_pk AND node.pk > :after O
 _NUMBERS = Statement("SELECT number FROM node WHERE pool_pk = :pool_pk", int)
 _OF_POOL = Statement(f"SELECT {_COLUMNS} FROM node WHERE pool_pk = :pool_pk ORDER BY pk", NodeRow)
 _BY_START = Statement(
-    f"{_VIEW} WHERE substr(lower(node.id), 1, :length) = :start ORDER BY length(node.id), node.pk LIMIT 2",
+    f"{_VIEW} WHERE substr(lower(node.id), 1, CAST(:length AS INTEGER)) = :start ORDER BY length(node.id), node.pk LIMIT 2",
     NodeView,
 )
 _ALL = Statement(f"SELECT {_COLUMNS} FROM node ORDER BY pk", NodeRow)

@@ -182,7 +182,7 @@ _IDS_TAKEN = Statement("SELECT 1 FROM task WHERE job_pk = :job_pk AND lower(id) 
 _ADD = Change(
     "INSERT INTO task (pk, job_pk, id, number, ready, unmet, slots, max_retries, conditions, created, modified, state_time, retention,"
     " wants_token, affinity, manager, exclusive, dedicated_only, state)"
-    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10, ?10, ?11, ?12, ?13, ?14, ?15, ?16, 'active')"
+    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10, ?10, ?11, ?12, ?13, ?14, ?15, ?16, 'active') ON CONFLICT DO NOTHING"
 )
 _ADD_BODY = Change("INSERT INTO task_body (pk, body) VALUES (?1, ?2)")
 _SET_BODY = Change("UPDATE task_body SET body = :body WHERE pk = :pk")
@@ -322,16 +322,14 @@ def orders(reader: Reader, pks: Sequence[int]) -> dict[int, OrderRow]:
 
 def add(tx: Tx, rows: Sequence[NewTask], bodies: Sequence[tuple[int, bytes]]) -> None:
     """Insert tasks in state active, and the JSON of each. Raises Taken when the job has one of that id."""
-    try:
-        tx.change_many(_ADD, rows)
-    except tx.duplicate as error:
-        raise Taken from error
+    if tx.changed_many(_ADD, rows) != len(rows):
+        raise Taken
     tx.change_many(_ADD_BODY, bodies)
 
 
 def start(tx: Tx, rows: Sequence[Params]) -> int:
     """Assign ready tasks to nodes, a new run each; how many were still ready."""
-    return tx.change_many(_START, rows)
+    return tx.changed_many(_START, rows)
 
 
 def move(tx: Tx, task: TaskRow, **changes: Any) -> TaskRow:
@@ -415,7 +413,7 @@ def release_dependants(tx: Tx, task: TaskRow) -> int:
     children = tx.all(_TAKE_EDGES, job_pk=task.job_pk, parent=task.id.lower())
     if task.number is not None and tx.first(_NUMBER_MET, job_pk=task.job_pk, number=task.number, pk=task.pk) is None:
         children += tx.all(_TAKE_EDGES, job_pk=task.job_pk, parent=number_key(task.number))
-        if tx.change(_CLOSE_RANGES, job_pk=task.job_pk, number=task.number):
+        if tx.changed(_CLOSE_RANGES, job_pk=task.job_pk, number=task.number):
             children += tx.all(_TAKE_RANGES, job_pk=task.job_pk, number=task.number)
     released = 0
     for child in children:

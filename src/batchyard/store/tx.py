@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from msgspec.structs import replace
 
-from batchyard.store.drivers.base import Connection
+from batchyard.store.drivers.base import Answer, Connection
 from batchyard.store.reader import Change, Params, Reader, Statement
 
 _RESERVE = Statement(
@@ -65,25 +65,29 @@ class Versioned(Generic[W]):
 class Tx(Reader):
     """A running transaction. Counts and events are gathered and written once, when the unit ends."""
 
-    __slots__ = ("_counts", "_events", "_grown", "wakes")
+    __slots__ = ("_counts", "_events", "_grown", "_guards", "wakes")
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
         self._counts: dict[int, dict[str, int]] = {}
         self._grown: set[int] = set()
         self._events: list[Params] = []
+        self._guards: list[tuple[Answer, int, str]] = []
         self.wakes: set[str] = set()
 
-    @property
-    def duplicate(self) -> type[Exception]:
-        """What a row of a name that is taken raises."""
-        return self._connection.IntegrityError
+    def change(self, change: Change, **params: Any) -> None:
+        """Run a change."""
+        self._connection.execute(change.sql, params)
 
-    def change(self, change: Change, **params: Any) -> int:
-        """Run a change; how many rows it reached."""
+    def changed(self, change: Change, **params: Any) -> int:
+        """Run a change; how many rows it reached, which costs the way to the database and back."""
         return self._connection.execute(change.sql, params).rowcount
 
-    def change_many(self, change: Change, rows: Iterable[Params | tuple[Any, ...]]) -> int:
+    def change_many(self, change: Change, rows: Iterable[Params | tuple[Any, ...]]) -> None:
+        """Run a change for every row of parameters."""
+        self._connection.executemany(change.sql, rows)
+
+    def changed_many(self, change: Change, rows: Iterable[Params | tuple[Any, ...]]) -> int:
         """Run a change for every row of parameters; how many rows it reached in all."""
         return self._connection.executemany(change.sql, rows).rowcount
 
@@ -103,7 +107,7 @@ class Tx(Reader):
         sql = guarded_sql(rows.table, tuple(values), rows.returning)
         done = self._connection.execute(sql, {**values, "pk": seen.pk, "seen": seen.version})
         if rows.returning is None:
-            if done.rowcount == 1:
+            if self._reached(done, f"{rows.table} {seen.pk} is no longer at version {seen.version}"):
                 known: W = replace(cast("Any", seen), version=seen.version + 1, **values)
                 return known
         elif (fresh := done.fetchone()) is not None:
@@ -117,9 +121,29 @@ class Tx(Reader):
         assert rows.returning is None, f"rows of {rows.table} show more than their own columns"
         sql = guarded_sql(rows.table, tuple(changes[0][1]), None)
         params = [{**values, "pk": seen.pk, "seen": seen.version} for seen, values in changes]
-        if self._connection.executemany(sql, params).rowcount != len(params):
-            raise Conflict(f"some of {rows.table} {', '.join(str(seen.pk) for seen, _ in changes)} is no longer as it was seen")
+        refusal = f"some of {rows.table} {', '.join(str(seen.pk) for seen, _ in changes)} is no longer as it was seen"
+        if not self._reached(self._connection.executemany(sql, params), refusal, len(params)):
+            raise Conflict(refusal)
         return [replace(cast("Any", seen), version=seen.version + 1, **values) for seen, values in changes]
+
+    def _reached(self, done: Answer, otherwise: str, rows: int = 1) -> bool:
+        """Whether so many rows were reached; where an answer costs a way and back that is looked at when the unit ends."""
+        if self._connection.lazy:
+            self._guards.append((done, rows, otherwise))
+            return True
+        return done.rowcount == rows
+
+    def settle(self) -> None:
+        """Have every change made, or raise what it raises. Raises Conflict when what one guarded is no longer so."""
+        guards, self._guards = self._guards, []
+        self._connection.settle()
+        for done, rows, otherwise in guards:
+            if done.rowcount != rows:
+                raise Conflict(otherwise)
+
+    def came_of(self, error: BaseException) -> bool:
+        """True for an error of the database."""
+        return isinstance(error, self._connection.Error)
 
     def mark(self, name: str) -> None:
         """A point to come back to within the unit."""
@@ -175,13 +199,16 @@ class Tx(Reader):
             starts = changed.get("running", 0) > 0
             if changed or job_pk in self._grown:
                 sql = _count_sql(tuple(changed), job_pk in self._grown, starts)
-                if self._connection.execute(sql, {**changed, "job_pk": job_pk}).rowcount != 1 and starts:
-                    raise Conflict(f"job {job_pk} may not run so many tasks any more")
+                done = self._connection.execute(sql, {**changed, "job_pk": job_pk})
+                refusal = f"job {job_pk} may not run so many tasks any more"
+                if starts and not self._reached(done, refusal):
+                    raise Conflict(refusal)
         if self._events:
             self._connection.executemany(_LOG.sql, self._events)
         self._counts.clear()
         self._grown.clear()
         self._events.clear()
+        self.settle()
 
 
 @lru_cache

@@ -76,4 +76,4 @@ def dedicated_core_time(reader: Reader, pool_pk: int, now: int) -> int:
 
 def forget(tx: Tx, before: int, n: int) -> int:
     """Remove at most `n` lifetimes of pools that are gone and that ended before a time; how many."""
-    return tx.change(_FORGET, before=before, n=n)
+    return tx.changed(_FORGET, before=before, n=n)

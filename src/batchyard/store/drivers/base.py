@@ -35,9 +35,12 @@ class Answer(Protocol):
 class Connection(Protocol):
     """A connection within a transaction."""
 
+    lazy: bool
+    """True when a look at an answer costs a way to the database and back, so that who need not look does not."""
+
     @property
-    def IntegrityError(self) -> type[Exception]:  # noqa: N802 - so the drivers' own connections have it
-        """What a row of a name that is taken raises, at the latest by the next statement whose answer is looked at."""
+    def Error(self) -> type[Exception]:  # noqa: N802 - so the drivers' own connections have it
+        """All errors of the database."""
         ...
 
     def execute(self, sql: str, params: Mapping[str, Any] | Sequence[Any] = ..., /) -> Answer:
@@ -46,6 +49,10 @@ class Connection(Protocol):
 
     def executemany(self, sql: str, rows: Iterable[Any], /) -> Answer:
         """Run a statement for each row of parameters."""
+        ...
+
+    def settle(self) -> None:
+        """Wait for all answers. Raises what the statements so far raised."""
         ...
 
     def shrink(self, pages: int) -> int:

@@ -38,6 +38,11 @@ _WORDS = {"KEY": "INTEGER PRIMARY KEY", "NAME": "INTEGER PRIMARY KEY AUTOINCREME
 class SqliteConnection(sqlite3.Connection):
     """A connection as the store wants it, which is nearly what SQLite's is."""
 
+    lazy = False
+
+    def settle(self) -> None:
+        """Nothing: every answer is there."""
+
     def shrink(self, pages: int) -> int:
         """Give up to `pages` free pages of the file back to the disk; how many, fewer when there are no more."""
         return sqlite.shrink(self, pages)

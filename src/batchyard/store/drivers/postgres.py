@@ -1,0 +1,324 @@
+"""A store in a schema of a PostgreSQL database: servers share it, one of them writes at a time (decisions D17, D18).
+
+A commit begins by taking the schema's advisory lock, which ends with the transaction; each statement behind it sees all that was
+committed before. So what is true of SQLite's one writer is true of the writers of all servers together. Readers take no lock and
+see a snapshot. What a commit wakes is told to the other servers by NOTIFY in the same transaction.
+
+When the connection is lost while a commit is on its way, the number that each commit leaves in `commit_mark` says whether it arrived.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import psycopg
+import structlog
+from psycopg import errors
+
+from batchyard.store.drivers import postgres_words as words
+from batchyard.store.drivers.base import Wakes
+from batchyard.store.drivers.pipeline import PostgresConnection
+from batchyard.store.migrate import pending
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+OLDEST = 14
+_READERS = 4
+_CONNECT_S = 5
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
+_ASK_S = 8.0
+"""So long it is tried to find out what became of a commit whose answer was lost."""
+_NOTICE_BYTES = 7000
+"""PostgreSQL takes 8,000."""
+_MARKS_KEPT = "7 days"
+_PASSING = (
+    psycopg.InterfaceError,
+    errors.OperationalError,
+    errors.ReadOnlySqlTransaction,
+    errors.IdleInTransactionSessionTimeout,
+)
+
+
+class OutcomeUnknown(psycopg.OperationalError):
+    """The connection was lost while a commit was on its way, and the database cannot be asked whether it arrived."""
+
+
+def connect(location: words.Location) -> psycopg.Connection[Any]:
+    """A connection to a schema, which need not be there yet. Raises psycopg.Error."""
+    connection: psycopg.Connection[Any] = psycopg.connect(
+        location.conninfo, autocommit=True, connect_timeout=_CONNECT_S, prepare_threshold=2, cursor_factory=psycopg.RawCursor
+    )
+    try:
+        if connection.info.server_version < OLDEST * 10_000:
+            raise psycopg.NotSupportedError(f"PostgreSQL {connection.info.server_version // 10_000} is older than {OLDEST}")
+        connection.prepared_max = 1000
+        words.adapt(connection.adapters)
+        connection.execute(
+            "SELECT set_config('search_path', $1, false), set_config('timezone', 'UTC', false),"
+            " set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'"
+            " ELSE current_setting('synchronous_commit') END, false)",
+            (location.quoted,),
+        )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+class PostgresDriver:
+    """A schema that is open."""
+
+    readers = _READERS
+
+    def __init__(self, location: str, on_wake: Wakes) -> None:
+        self._location = words.locate(location)
+        self._on_wake = on_wake
+        with connect(self._location) as connection:
+            migrate(connection, self._location)
+        self._writer_id = secrets.token_hex(8)
+        self.journal = PostgresJournal(self._location, self._writer_id)
+        self._local = threading.local()
+        self._opened: list[PostgresConnection] = []
+        self._closed = threading.Event()
+        self._listening: psycopg.Connection[Any] | None = None
+        self._listener_ready = threading.Event()
+        self._listener = threading.Thread(target=self._listen, name="store-listen", daemon=True)
+        self._listener.start()
+
+    def read(self, query: Callable[[PostgresConnection], T]) -> T:
+        """Run a query on a snapshot of this thread's own connection. Raises what it raises, and psycopg.Error."""
+        connection = self._reader()
+        try:
+            connection.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            try:
+                return query(connection)
+            finally:
+                connection.finish("COMMIT")
+        except psycopg.Error:
+            self._drop(connection)
+            raise
+        except BaseException:
+            if not connection.idle:
+                self._drop(connection)
+            raise
+
+    def _reader(self) -> PostgresConnection:
+        """This thread's connection; one that was lost while nobody used it is made anew."""
+        connection: PostgresConnection | None = getattr(self._local, "connection", None)
+        if connection is not None and not connection.alive():
+            self._drop(connection)
+            connection = None
+        if connection is None:
+            connection = self._local.connection = PostgresConnection(connect(self._location))
+            self._opened.append(connection)
+        return connection
+
+    def _drop(self, connection: PostgresConnection) -> None:
+        self._local.connection = None
+        with suppress(ValueError):
+            self._opened.remove(connection)
+        connection.close()
+
+    def passing(self, error: BaseException) -> bool:
+        """True while the server is away, starts, or has no room."""
+        return isinstance(error, _PASSING) and not isinstance(error, errors.SyntaxErrorOrAccessRuleViolation)
+
+    def checkpoint(self, *, empty: bool) -> None:
+        """Nothing: the server keeps its files itself."""
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._closed.set()
+        listening = self._listening
+        if listening is not None:
+            with suppress(psycopg.Error):
+                listening.cancel_safe(timeout=1)
+        self._listener.join(_CONNECT_S)
+        for connection in self._opened:
+            connection.close()
+        self.journal.close()
+
+    def _listen(self) -> None:
+        """Hear what other servers' commits wake; what is lost while the connection is costs a loop period."""
+        pause = _FIRST_PAUSE_S
+        while not self._closed.is_set():
+            try:
+                with connect(self._location) as connection:
+                    self._listening = connection
+                    connection.execute(f"LISTEN {self._location.channel}")
+                    pause = _FIRST_PAUSE_S
+                    self._listener_ready.set()
+                    while not self._closed.is_set():
+                        for notice in connection.notifies(timeout=0.5, stop_after=1):
+                            self._heard(notice.payload)
+            except psycopg.Error as error:
+                if not self._closed.is_set():
+                    log.warning("not heard what other servers wake", reason=str(error), next_try_s=pause)
+                self._closed.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+            finally:
+                self._listening = None
+
+    def _heard(self, payload: str) -> None:
+        try:
+            writer, topics = json.loads(payload)
+            if writer != self._writer_id:
+                self._on_wake(topics)
+        except Exception:
+            log.exception("wake-ups lost")
+
+
+class PostgresJournal:
+    """The connection that writes, opened anew with back-off when it is lost."""
+
+    def __init__(self, location: words.Location, writer: str) -> None:
+        self._location, self._writer = location, writer
+        self._number = 0
+        self._pause = _FIRST_PAUSE_S
+        self._not_before = 0.0
+        self._reason = ""
+        self.connection: PostgresConnection | None = self._open()
+
+    def _open(self) -> PostgresConnection:
+        """Raises psycopg.OperationalError, at once while the last failure is not long ago."""
+        if time.monotonic() < self._not_before:
+            raise psycopg.OperationalError(self._reason)
+        try:
+            connection = PostgresConnection(connect(self._location))
+        except psycopg.Error as error:
+            self._reason = str(error)
+            self._not_before = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE_S)
+            raise
+        self._pause = _FIRST_PAUSE_S
+        return connection
+
+    def begin(self) -> PostgresConnection:
+        """Begin to write, when no other server does. Raises psycopg.Error."""
+        if self.connection is not None and not self.connection.alive():
+            self._give_up()
+        if self.connection is None:
+            self.connection = self._open()
+        self.connection.begin("BEGIN ISOLATION LEVEL READ COMMITTED")
+        self.connection.later("SELECT pg_advisory_xact_lock($1)", (self._location.lock,))
+        return self.connection
+
+    def mark(self) -> None:
+        """A point that `undo` comes back to; sent with the first statement behind it."""
+        self._at_work().later("SAVEPOINT unit")
+
+    def undo(self) -> None:
+        """Undo what was written since the mark. Raises what a statement did: then all is undone, and begun anew without the unit."""
+        connection = self._at_work()
+        connection.settle()
+        connection.later("ROLLBACK TO unit")
+
+    def keep(self) -> None:
+        """Forget the mark. What the unit sent is settled by now."""
+        self._at_work().later("RELEASE unit")
+
+    def commit(self, topics: Sequence[str]) -> None:
+        """Returns when all is on disk. Raises OutcomeUnknown when nobody can say whether it is."""
+        connection = self._at_work()
+        self._number += 1
+        connection.later(
+            "INSERT INTO commit_mark (writer, number) VALUES ($1, $2) ON CONFLICT (writer) DO UPDATE SET number = $2, at = now()",
+            (self._writer, self._number),
+        )
+        for notice in _notices(self._writer, topics):
+            connection.later("SELECT pg_notify($1, $2)", (self._location.topic, notice))
+        connection.settle()
+        try:
+            connection.finish("COMMIT")
+        except psycopg.Error as error:
+            if connection.alive():
+                raise
+            self._ask(error)
+
+    def _ask(self, lost: psycopg.Error) -> None:
+        """Find out whether a commit arrived whose answer was lost. Raises what was lost when it did not, OutcomeUnknown."""
+        self._give_up()
+        deadline = time.monotonic() + _ASK_S
+        while True:
+            try:
+                with connect(self._location) as connection, connection.transaction():
+                    # Behind the lock the transaction that it belonged to has ended, one way or the other.
+                    connection.execute("SELECT pg_advisory_xact_lock($1)", (self._location.lock,))
+                    found = connection.execute("SELECT number FROM commit_mark WHERE writer = $1", (self._writer,)).fetchone()
+                break
+            except psycopg.Error:
+                if time.monotonic() > deadline:
+                    raise OutcomeUnknown("the connection was lost during a commit; whether it is stored is not known") from lost
+                time.sleep(_FIRST_PAUSE_S)
+        if found is None or found[0] != self._number:
+            raise lost
+
+    def abandon(self, error: BaseException) -> None:
+        """Undo a transaction that failed."""
+        if self.connection is not None and not self.connection.undone():
+            self._give_up()
+
+    def spoils(self, error: BaseException) -> bool:
+        """True when the connection is lost, or the server had no room or no time."""
+        return isinstance(error, _PASSING)
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self.connection is not None:
+            with suppress(psycopg.Error):
+                self.connection.execute("DELETE FROM commit_mark WHERE writer = $1", (self._writer,))
+        self._give_up()
+
+    def _give_up(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+    def _at_work(self) -> PostgresConnection:
+        if self.connection is None or self.connection.broken or not self.connection.in_transaction:
+            raise psycopg.OperationalError("the transaction is gone")
+        return self.connection
+
+
+def _notices(writer: str, topics: Sequence[str]) -> list[str]:
+    """Topics in as many notices as they need."""
+    if not topics:
+        return []
+    text = json.dumps([writer, topics])
+    if len(text) <= _NOTICE_BYTES or len(topics) == 1:
+        return [text] if len(text) <= _NOTICE_BYTES else []
+    half = len(topics) // 2
+    return _notices(writer, topics[:half]) + _notices(writer, topics[half:])
+
+
+def migrate(connection: psycopg.Connection[Any], location: words.Location) -> None:
+    """Make the schema, and bring it to the newest version, while no other server does. Raises NewerSchema, psycopg.Error."""
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock($1)", (location.lock,))
+        there = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = $1", (location.schema,)).fetchone()
+        if there is None:
+            connection.execute(f"CREATE SCHEMA {location.quoted}")
+        found = connection.execute("SELECT to_regclass($1)", (f"{location.quoted}.schema_version",)).fetchone()
+        if found is None or found[0] is None:
+            connection.execute(words.OWN_TABLES)
+        version = connection.execute("SELECT version FROM schema_version").fetchone()
+        assert version is not None
+        missing = pending(version[0])
+        if missing:
+            steps = "".join(f"{words.migration(sql)}\n;" for _, sql in missing)
+            connection.execute(f"{steps}UPDATE schema_version SET version = {missing[-1][0]}")
+        connection.execute(f"DELETE FROM commit_mark WHERE at < now() - interval '{_MARKS_KEPT}'")
+
+
+def drop(location: str) -> None:
+    """Remove a store with all that it holds. Raises psycopg.Error."""
+    found = words.locate(location)
+    with connect(found) as connection:
+        connection.execute(f"DROP SCHEMA IF EXISTS {found.quoted} CASCADE")
