@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from server import Server
 from table import Line
+
+from server import Server
 
 STARTS = 7
 ROWS = 50_000

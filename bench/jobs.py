@@ -14,8 +14,9 @@ import bodies
 import children
 import meter
 import rounds
-from server import Broken, Server, wait_for
 from table import Line
+
+from server import Broken, Server, wait_for
 
 _SINGLES = 60
 

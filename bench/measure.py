@@ -22,8 +22,9 @@ import meter
 import million as queue
 import rounds
 import table
-from server import NOBODY, Broken, Server
 from table import Line
+
+from server import NOBODY, Broken, Server
 
 PARTS = ("start", "idle", "latency", "no-op", "add", "unisolated")
 LONG_PARTS = ("release", "graph", "million", "nodes", "jobs", "beside", "cli")

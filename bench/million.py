@@ -19,7 +19,6 @@ import bodies
 import meter
 import msgspec
 import rounds
-from server import Broken, Server
 from table import Line
 
 from batchyard.engine.clock import Clock
@@ -29,6 +28,7 @@ from batchyard.model.task import TaskCreateContent
 from batchyard.server.state import open_account
 from batchyard.store.db import Database
 from batchyard.store.tasks import TaskLine, select
+from server import Broken, Server
 
 SLOTS = 16
 PAGE = 1_000

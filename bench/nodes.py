@@ -21,11 +21,11 @@ from typing import Any
 import bodies
 import meter
 import msgspec
-from server import Broken, Server, wait_for
 
 from batchyard.agent.state import State
 from batchyard.agent.talk.link import Link
 from batchyard.model.sync import SYNC_PATH, Ended, NodeFacts, Orders, Sync
+from server import Broken, Server, wait_for
 
 SLOTS = 4
 CHATTER = 20

@@ -17,6 +17,7 @@ from typing import Any
 
 import bodies
 import meter
+
 from server import Broken, Server, wait_for
 
 DATE = ["/usr/bin/date", "+%s.%N"]

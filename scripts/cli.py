@@ -33,7 +33,7 @@ def _command(noun: str, verb: Verb) -> Iterator[str]:
     yield f"**`{grammar.usage(noun, verb)}`** {verb.help}{also}"
     words = [f"`{word.metavar}`: {word.help}" for word in verb.words if word.help and word.metavar]
     own = [flag for flag in verb.flags if not flag.group]
-    groups = dict.fromkeys(_GROUPS[flag.group] for flag in verb.flags if flag.group)
+    groups = dict.fromkeys(_GROUPS[flag.group] for flag in verb.flags if flag.group in _GROUPS)
     more = [*words, *([f"{'and' if words else 'With'} the options of {' and '.join(groups)}"] if groups else [])]
     if more:
         yield f"{'; '.join(more)}.\n"

@@ -35,7 +35,7 @@ def test_a_migration_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatc
     path = tmp_path / "batchyard.db"
     broken = [*migrations(), (migrations()[-1][0] + 1, "CREATE TABLE half (pk ${KEY}); INSERT INTO nowhere VALUES (1);")]
     with monkeypatch.context() as patched:
-        patched.setattr("batchyard.store.migrate.migrations", lambda: broken)
+        patched.setattr("batchyard.store.migrate.migrations", lambda *_: broken)
         with pytest.raises(sqlite3.OperationalError, match="nowhere"):
             Database(path)
     connection = sqlite3.connect(path)

@@ -1,9 +1,10 @@
-"""What every request goes through, in order: identity of the request, signature, version, operation, body, answer."""
+"""What every request to an account goes through, in order: identity of the request, signature, version, operation, body, answer."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import structlog
 from starlette.requests import ClientDisconnect, Request
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from batchyard.api import operations
 from batchyard.api.agents.sync import Agents
 from batchyard.api.wire import auth, deviations, wire
+from batchyard.api.wire.accounts import OPERATOR, PREFIXED
 from batchyard.api.wire.auth import Signed
 from batchyard.api.wire.call import LARGEST_BODY, Call, Services, read_query
 from batchyard.blobs.edge.request import account_of_host
@@ -44,8 +46,20 @@ VERSIONS = frozenset(
 HEALTH_PATH = "/agent/health"
 
 
+class _Caller(NamedTuple):
+    """Who asks: an account with its key, a running task with its token, or the operator."""
+
+    job_id: str | None = None
+    """The only job that a task's token is good for."""
+    task: int = 0
+    operator: bool = False
+
+
 class Api:
-    """The server's ASGI application: agents, storage accounts and the Batch operations behind one port."""
+    """The ASGI application of one account: its agents, its storage accounts and the Batch operations.
+
+    `PREFIXED` of the scope is the part of the path in front of all that names the account, which the client's signature covers.
+    """
 
     def __init__(self, services: Services, storage: Mapping[str, ASGIApp]) -> None:
         self._services = services
@@ -82,7 +96,8 @@ class Api:
         if (account := self._storage_account(scope)) is not None:
             await self._storage[account](scope, receive, send)
         elif first == "agent":
-            response = PlainTextResponse("ok") if scope["path"] == HEALTH_PATH else await self._agents(Request(scope, receive))
+            healthy = scope["path"].removeprefix(scope.get(PREFIXED, "")) == HEALTH_PATH
+            response = PlainTextResponse("ok") if healthy else await self._agents(Request(scope, receive))
             await response(scope, receive, send)
         else:
             response = await self._answer(Request(scope, receive), scope)
@@ -90,6 +105,8 @@ class Api:
 
     def _storage_account(self, scope: Scope) -> str | None:
         """The storage account that a request is for, by the name of the host or the path; None for other requests."""
+        if PREFIXED in scope:
+            return None
         host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
         named = account_of_host(host, self._storage)
         return named or (first if (first := _first(scope)) in self._storage else None)
@@ -99,7 +116,7 @@ class Api:
         if self._storage_account(scope) is not None or _first(scope) == "agent":
             return Response(status_code=503, headers={"x-ms-error-code": "ServerBusy", "retry-after": wire.RETRY_AFTER_S["ServerBusy"]})
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        identifier, base = wire.request_id(), f"{scope['scheme']}://{headers.get('host', 'localhost')}"
+        identifier, base = wire.request_id(), _base(scope, headers)
         response = wire.error(BatchError("ServerBusy"), identifier, base, self._services.clock.now(), body=scope["method"] != "HEAD")
         wire.common_headers(response, identifier, headers)
         return response
@@ -107,7 +124,7 @@ class Api:
     async def _answer(self, request: Request, scope: Scope) -> Response:
         identifier = wire.request_id()
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        base = f"{scope['scheme']}://{headers.get('host', 'localhost')}"
+        base = _base(scope, headers)
         now = self._services.clock.now()
         try:
             response = await self._operate(request, scope, headers, base, identifier, now)
@@ -128,33 +145,43 @@ class Api:
         wire.common_headers(response, identifier, headers)
         return response
 
-    async def _caller(self, signed: Signed, now: int) -> tuple[str | None, int]:
-        """(None, 0) for whoever signs with an account key; for a task's token the only job that it is good for, and the task's key."""
-        scheme, _, token = signed.headers.get("authorization", "").partition(" ")
+    async def _caller(self, signed: Signed, now: int) -> _Caller:
+        """Who asks. Raises InvalidAuthenticationInfo, AuthenticationFailed."""
+        authorization = signed.headers.get("authorization", "")
+        scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
-            auth.verify(self._services.account, signed, now)
-            return None, 0
+            operator = self._services.operator if auth.signer(authorization) == OPERATOR else None
+            auth.verify(operator or self._services.account, signed, now)
+            return _Caller(operator=operator is not None)
         caller = await self._services.db.read(job_of_token, self._services.node_key, token.strip())
         if caller is None:
             raise BatchError("InvalidAuthenticationInfo", AuthenticationErrorDetail="The token is not that of a running task.")
-        return caller
+        return _Caller(*caller)
 
     async def _operate(self, request: Request, scope: Scope, headers: Mapping[str, str], base: str, identifier: str, now: int) -> Response:
         raw_path = scope["raw_path"].decode("latin-1").partition("?")[0]
         raw_query = scope["query_string"].decode("latin-1")
         signed = Signed(scope["method"], raw_path, raw_query, headers)
-        job_id, by_task = await self._caller(signed, now)
+        caller = await self._caller(signed, now)
         query = read_query(raw_query)
         version = _known_version(query.get("api-version"))
-        op, ids = operations.match(scope["method"], raw_path, version)
-        if job_id is not None and ids.get("job_id", "").lower() != job_id.lower():
+        path = raw_path.removeprefix(scope.get(PREFIXED, ""))
+        op, ids = operations.match(scope["method"], path, version)
+        if caller.job_id is not None and ids.get("job_id", "").lower() != caller.job_id.lower():
+            raise BatchError("InsufficientAccountPermissions")
+        if caller.operator and not op.operator:
             raise BatchError("InsufficientAccountPermissions")
         operations.check_query(op, query)
         if op.adds and (reason := self._services.room()) is not None:
             raise BatchError("ServerBusy", Reason=reason)
         body = await _read(request, headers)
-        call = Call(self._services, signed, base, ids, query, body, now, identifier, by_task)
+        call = Call(self._services, signed, base, ids, query, body, now, identifier, caller.task, caller.operator, path)
         return await _in_version(version, op, call)
+
+
+def _base(scope: Scope, headers: Mapping[str, str]) -> str:
+    """The URL that the client knows the account by."""
+    return f"{scope['scheme']}://{headers.get('host', 'localhost')}{scope.get(PREFIXED, '')}"
 
 
 async def _in_version(version: str, op: operations.Op, call: Call) -> Response:
@@ -173,7 +200,7 @@ async def _in_version(version: str, op: operations.Op, call: Call) -> Response:
 
 def _first(scope: Scope) -> str:
     """The first segment of the path."""
-    path: str = scope["path"]
+    path: str = scope["path"].removeprefix(scope.get(PREFIXED, ""))
     return path.partition("/")[2].partition("/")[0]
 
 

@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from batchyard.api.batch import account, autoscale, files, jobs, nodes, pools, tasks
-from batchyard.api.own import about, chaos, clock, explain, inside, joining, outputs
+from batchyard.api.own import about, accounts, chaos, clock, explain, inside, joining, outputs
 from batchyard.api.wire.call import Call
 from batchyard.model.errors import BatchError
 
@@ -30,6 +30,8 @@ class Op(msgspec.Struct, frozen=True):
     """The last API version that has the operation, where the service has given it up."""
     adds: bool = False
     """It brings new work, which is refused while the server's disk is nearly full."""
+    operator: bool = False
+    """The operator's key is good for it."""
 
 
 _FILTERED = _PAGED | {"$filter"}
@@ -40,6 +42,7 @@ _RECURSIVE = frozenset({"recursive"})
 _NODE = "/pools/{pool_id}/nodes/{node_id}"
 _TASK_FILE = "/jobs/{job_id}/tasks/{task_id}/files/{file_path}"
 _NODE_FILE = "/pools/{pool_id}/nodes/{node_id}/files/{file_path}"
+_ACCOUNTS = "/batchyard/v1/accounts"
 
 OPERATIONS = (
     Op("GET", "/supportedimages", account.supported_images, _FILTERED),
@@ -114,6 +117,13 @@ OPERATIONS = (
     Op("GET", "/batchyard/explain/jobs/{job_id}/tasks/{task_id}", explain.task),
     Op("GET", "/batchyard/explain/pools/{pool_id}", explain.pool),
     Op("GET", "/batchyard/explain" + _NODE, explain.node),
+    Op("POST", _ACCOUNTS, accounts.create, adds=True, operator=True),
+    Op("GET", _ACCOUNTS, accounts.list_, _PAGED, operator=True),
+    Op("GET", _ACCOUNTS + "/{account}", accounts.get, operator=True),
+    Op("DELETE", _ACCOUNTS + "/{account}", accounts.delete, operator=True),
+    Op("PATCH", _ACCOUNTS + "/{account}/quotas", accounts.limit, operator=True),
+    Op("GET", _ACCOUNTS + "/{account}/keys", accounts.keys, operator=True),
+    Op("POST", _ACCOUNTS + "/{account}/keys/{key_name}/renew", accounts.renew_key, operator=True),
     Op("GET", "/batchyard/autoscale/pools/{pool_id}", autoscale.report, frozenset({"samples"})),
 )
 

@@ -24,14 +24,27 @@ def find(endpoint: str | None, account: str | None, key: str | None, directory: 
     """The server that is meant. Raises Problem when it is not known well enough."""
     named = endpoint or (None if directory else os.environ.get("AZURE_BATCH_ENDPOINT"))
     if not named:
-        found = local((directory or daemon.default_directory()).resolve())
-        return found._replace(account=account or found.account, key=key or found.key)
+        return _of_one(local((directory or daemon.default_directory()).resolve()), account, key, directory)
     account = account or os.environ.get("AZURE_BATCH_ACCOUNT")
     key = key or os.environ.get("AZURE_BATCH_ACCESS_KEY")
     if not account or not key:
         raise Problem(f"account and key for {named} are missing; give --account and --key, or set AZURE_BATCH_ACCOUNT and _ACCESS_KEY")
     url = named if "://" in named else f"https://{named}"
     return Address(url.rstrip("/"), account, key, os.environ.get("AZURE_STORAGE_CONNECTION_STRING"))
+
+
+def _of_one(address: Address, account: str | None, key: str | None, directory: Path | None) -> Address:
+    """The same server for the account that is named; its key is found where it lies below the state directory. Raises Problem."""
+    if account is None or account.lower() == address.account.lower():
+        return address if key is None else address._replace(key=key)
+    place = (directory or daemon.default_directory()).resolve() / "accounts" / account.lower()
+    url = f"{address.url}/accounts/{account.lower()}"
+    if key is not None:
+        return Address(url, account, key, None)
+    if not account.isalnum() or not (place / "account.json").exists():
+        raise Problem(f"the key of {account} is not known here; give --key, or see: batchyard account keys {account}")
+    found = daemon.account(place)
+    return Address(url, found.name, found.keys[0], daemon.storage_connection_string(found, address.url))
 
 
 def local(directory: Path) -> Address:

@@ -829,6 +829,85 @@ STORAGE = Noun(
     ),
 )
 
+_OPERATOR = Flag("operator_key", ("--operator-key",), "File with the operator's key.", PATH, "FILE", shown="$BATCHYARD_OPERATOR_KEY")
+_AS_OPERATOR = (*CONNECTION, _OPERATOR)
+_ACCOUNT = Word("name", "ACCOUNT", "name of an account")
+_OWN_ACCOUNT = _ACCOUNT._replace(times="?", help="another one than that of the key, for its operator")
+_LIMITS = (
+    Flag("pools", ("--pools",), "Most pools; none: the server's own limit.", TEXT, "N"),
+    Flag("jobs", ("--jobs",), "Most active jobs and schedules.", TEXT, "N"),
+    Flag("cores", ("--cores",), "Most cores of dedicated nodes.", TEXT, "N"),
+    Flag("spot_cores", ("--spot-cores",), "Most cores of spot nodes.", TEXT, "N"),
+)
+_V1 = "/batchyard/v1/accounts"
+ACCOUNT = Noun(
+    "account",
+    "Accounts: worlds of their own on one server.",
+    (
+        Verb(
+            "create",
+            "accounts:create",
+            "Make an account, and print what points clients at it.",
+            (_ACCOUNT._replace(help="3 to 24 lower-case letters and digits"),),
+            (
+                Flag("location", ("--location",), "Directory for its state, on the server's machine.", PATH, "DIR"),
+                *_LIMITS,
+                *_AS_OPERATOR,
+            ),
+            server=False,
+            serves=(f"POST {_V1}",),
+            aliases=("add",),
+        ),
+        Verb("list", "accounts:list_", "List all accounts.", (), (*LISTED, *_AS_OPERATOR), server=False, serves=(f"GET {_V1}",)),
+        Verb(
+            "show",
+            "accounts:show",
+            "Show an account and its quotas; itself, also what it takes of them.",
+            (_OWN_ACCOUNT,),
+            (*SHOWN, *_AS_OPERATOR),
+            server=False,
+            serves=(f"GET {_V1}/{{account}}",),
+        ),
+        Verb(
+            "keys",
+            "accounts:keys",
+            "Print both keys of an account.",
+            (_OWN_ACCOUNT,),
+            _AS_OPERATOR,
+            server=False,
+            serves=(f"GET {_V1}/{{account}}/keys",),
+        ),
+        Verb(
+            "renew-key",
+            "accounts:renew_key",
+            "Put a new key in the place of one of the two; the other keeps working.",
+            (Word("which", "primary|secondary", "which one", kind=one_of("primary", "secondary")), _OWN_ACCOUNT),
+            _AS_OPERATOR,
+            server=False,
+            serves=(f"POST {_V1}/{{account}}/keys/{{key_name}}/renew",),
+        ),
+        Verb(
+            "quota",
+            "accounts:quota",
+            "Limit an account.",
+            (_ACCOUNT,),
+            (*_LIMITS, *SHOWN, *_AS_OPERATOR),
+            server=False,
+            serves=(f"PATCH {_V1}/{{account}}/quotas",),
+        ),
+        Verb(
+            "delete",
+            "accounts:delete",
+            "Delete accounts with all they have and run.",
+            (_ACCOUNT._replace(name="names", times="+"),),
+            (YES, *_AS_OPERATOR),
+            server=False,
+            serves=(f"DELETE {_V1}/{{account}}",),
+            aliases=("remove", "rm"),
+        ),
+    ),
+)
+
 NOUNS: tuple[Noun, ...] = (
     POOL,
     JOB_NOUN,
@@ -836,7 +915,8 @@ NOUNS: tuple[Noun, ...] = (
     NODE,
     STORAGE,
     _AUTOSCALE,
-    *(Noun(name, "", (), later=True) for name in ("account", "schedule", "app", "trigger", "run", "queue", "event")),
+    ACCOUNT,
+    *(Noun(name, "", (), later=True) for name in ("schedule", "app", "trigger", "run", "queue", "event")),
 )
 
 NOT_REACHABLE = {

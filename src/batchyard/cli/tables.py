@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +104,22 @@ POOLS = (
     _of("SIZE", "vmSize"),
     _age("AGE", "creationTime"),
     Column("AUTOSCALE", lambda found, now: "yes" if found.get("enableAutoScale") else "no", wide=True),
+)
+
+
+def _quota(name: str) -> Callable[[Any, Any], object]:
+    return lambda found, now: found.get("quotas", {}).get(name, "-")
+
+
+ACCOUNTS = (
+    _of("ACCOUNT", "name", keep=9),
+    _STATE,
+    Column("POOLS", _quota("poolQuota"), number=True),
+    Column("JOBS", _quota("activeJobAndJobScheduleQuota"), number=True),
+    Column("CORES", _quota("dedicatedCoreQuota"), number=True),
+    Column("SPOT CORES", _quota("lowPriorityCoreQuota"), number=True),
+    _of("STORAGE", "storageAccount"),
+    _of("ENDPOINT", "accountEndpoint"),
 )
 FILES = (
     _of("FILE", "name", keep=9),

@@ -76,3 +76,32 @@ class Application(Shape):
     id: str
     display_name: str
     versions: list[str]
+
+
+class AccountLimits(Shape, kw_only=True):
+    """Quotas of an account, or how much of each is taken, by the names of the service (contract 7.2); absent is without limit."""
+
+    pool_quota: int | None = None
+    active_job_and_job_schedule_quota: int | None = None
+    dedicated_core_quota: int | None = None
+    low_priority_core_quota: int | None = None
+
+
+class OwnAccount(Shape, kw_only=True):
+    """An account of this server, as it is shown to the operator and to itself."""
+
+    name: str
+    state: str
+    account_endpoint: str
+    storage_account: str
+    created: Timestamp
+    quotas: AccountLimits
+    used: AccountLimits | None = None
+    """What the account takes of its quotas, told to itself."""
+
+
+class AccountKeys(Shape, kw_only=True):
+    """Both keys of an account."""
+
+    primary: str
+    secondary: str

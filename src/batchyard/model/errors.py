@@ -78,6 +78,10 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "ServerBusy": (503, "Server is busy. Please try again after some time."),
         "UnsupportedRequestVersion": (400, "The specified api version is not supported."),
         "OperationInvalidForCurrentState": (409, "The specified operation is not valid for the current state of the resource."),
+        # accounts
+        "AccountExists": (409, "The specified account already exists."),
+        "AccountNotFound": (404, "The specified account does not exist."),
+        "AccountBeingDeleted": (409, "The specified account has been marked for deletion and is being reclaimed."),
         # pools
         "PoolExists": (409, "The specified pool already exists."),
         "PoolNotFound": (404, "The specified pool does not exist."),

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from batchyard.model.task import TaskFailureInformation
+from batchyard.model.tokens import parted
 
 SYNC_PATH = "/agent/sync"
 FILES_PATH = "/agent/files/{request_id}"
@@ -22,7 +23,7 @@ FILE_HEADER = "x-batchyard-file"
 
 def gone(token: str) -> bytes:
     """What a server that knows a node's token answers, with 403, when the node is no more: a stranger at its address never says it."""
-    return f"node {token.partition('.')[0]} is gone".encode()
+    return f"node {parted(token)[1].partition('.')[0]} is gone".encode()
 
 
 class Message(msgspec.Struct, kw_only=True, omit_defaults=True, rename="camel"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -21,19 +21,20 @@ log = structlog.get_logger()
 
 
 class ExternalProvider:
-    """At most `max_nodes` places."""
+    """At most `max_nodes` places, with the `others` that are none of this directory's."""
 
     restarts = False
 
-    def __init__(self, directory: Path, max_nodes: int) -> None:
+    def __init__(self, directory: Path, max_nodes: int, *, others: Callable[[], int] = lambda: 0) -> None:
         self._directory = directory
+        self._others = others
         self._max_nodes = max_nodes
 
     async def launch(self, order: NodeOrder) -> Handle:
         """Keep a place for a node. Raises NoCapacity."""
         home = self._directory / order.node_id
         if not home.exists():
-            if sum(1 for _ in self._homes()) >= self._max_nodes:
+            if self.count() + self._others() >= self._max_nodes:
                 raise NoCapacity(f"this server is set to have {self._max_nodes} nodes at most")
             self._directory.mkdir(mode=0o711, exist_ok=True)
             home.mkdir(mode=0o700)
@@ -67,6 +68,10 @@ class ExternalProvider:
 
     async def stop_all(self) -> None:
         """Nothing: agents wait until a server answers again."""
+
+    def count(self) -> int:
+        """Places of this directory."""
+        return len(self._homes())
 
     def _homes(self) -> list[Path]:
         return [home for home in self._directory.iterdir() if home.is_dir()] if self._directory.exists() else []

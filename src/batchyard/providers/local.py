@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -48,12 +48,15 @@ class _Process(msgspec.Struct):
 
 
 class LocalProvider:
-    """At most `max_nodes` agents on this machine."""
+    """At most `max_nodes` agents on this machine, with the `others` that are none of this directory's."""
 
     restarts = True
 
-    def __init__(self, directory: Path, server_url: str, max_nodes: int, agent_options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, server_url: str, max_nodes: int, agent_options: Sequence[str] = (), *, others: Callable[[], int] = lambda: 0
+    ) -> None:
         self._directory = directory
+        self._others = others
         self._agent_options = agent_options
         self._server_url = server_url
         self._max_nodes = max_nodes
@@ -71,7 +74,7 @@ class LocalProvider:
         home = self._directory / order.node_id
         async with self._turn(home):
             if not home.exists():
-                if self._count() >= self._max_nodes:
+                if self.count() + self._others() >= self._max_nodes:
                     raise NoCapacity(f"this machine is set to run {self._max_nodes} nodes at most")
                 self._directory.mkdir(mode=0o711, exist_ok=True)
                 home.mkdir(mode=0o711)  # at once, so that launches at the same time count each other
@@ -108,7 +111,8 @@ class LocalProvider:
                 if isinstance(result, BaseException):
                     log.warning("node directory not removed", directory=str(home), reason=str(result))
 
-    def _count(self) -> int:
+    def count(self) -> int:
+        """Nodes of this directory."""
         return sum(1 for home in self._directory.iterdir() if home.is_dir()) if self._directory.exists() else 0
 
     def _start(self, home: Path, order: NodeOrder) -> None:

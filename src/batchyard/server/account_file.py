@@ -51,9 +51,35 @@ def read(path: Path) -> AccountFile | None:
     return account
 
 
-def fresh() -> AccountFile:
+def fresh(name: str = "batchyard", storage: str = "batchyardstorage") -> AccountFile:
     """A new account with random keys."""
-    return AccountFile("batchyard", [_key(64), _key(64)], "batchyardstorage", _key(64), _key(32))
+    return AccountFile(name, [new_key(), new_key()], storage, new_key(), new_key(32))
+
+
+def renewed(account: AccountFile, number: int) -> AccountFile:
+    """The account with another key in the place of its first or second; the other one stays."""
+    keys = [*account.keys]
+    keys[number : number + 1] = [new_key()]
+    return msgspec.structs.replace(account, keys=keys)
+
+
+def store(path: Path, account: AccountFile) -> None:
+    """Write an account, all of it or nothing."""
+    write_private(path, msgspec.json.format(msgspec.json.encode(account)))
+
+
+def operator_key(path: Path) -> str:
+    """The operator's key, made when there is none. Raises Unusable."""
+    try:
+        key = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        key = new_key()
+        write_private(path, f"{key}\n".encode())
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unusable(f"{path} cannot be read ({error})") from None
+    if problem := _key_problem(key):
+        raise Unusable(f"{path} cannot be used: the key {problem}; take the file away for a new one")
+    return key
 
 
 def finish(directory: Path) -> None:
@@ -84,17 +110,21 @@ def _problems(account: AccountFile) -> list[str]:
         found.append(f"keys holds {len(account.keys)} keys, and an account has one or two")
     named = [(f"keys[{at}]", key) for at, key in enumerate(account.keys)]
     for name, key in [*named, ("storageKey", account.storage_key), ("nodeKey", account.node_key)]:
-        try:
-            length = len(b64decode(key, validate=True))
-        except (binascii.Error, ValueError):
-            found.append(f"{name} is not base64")
-        else:
-            if length < _SHORTEST_KEY:
-                found.append(f"{name} has {length} bytes, and a key has at least {_SHORTEST_KEY}")
+        if problem := _key_problem(key):
+            found.append(f"{name} {problem}")
     return found
 
 
-def _key(size: int) -> str:
+def _key_problem(key: str) -> str | None:
+    try:
+        length = len(b64decode(key, validate=True))
+    except (binascii.Error, ValueError):
+        return "is not base64"
+    return f"has {length} bytes, and a key has at least {_SHORTEST_KEY}" if length < _SHORTEST_KEY else None
+
+
+def new_key(size: int = 64) -> str:
+    """A random key of so many bytes in base64."""
     return b64encode(secrets.token_bytes(size)).decode()
 
 

@@ -13,8 +13,8 @@ from typing import cast
 import msgspec
 import structlog
 import uvicorn
+from starlette.types import ASGIApp
 
-from batchyard.api.app import Api
 from batchyard.api.wire.protocol import BoundedHttp
 from batchyard.config import Config
 from batchyard.server import account_file
@@ -52,7 +52,7 @@ class HttpServer(uvicorn.Server):
         self.started = True
 
 
-def http_server(app: Api, proxies: Sequence[str], tls: Tls | None) -> HttpServer:
+def http_server(app: ASGIApp, proxies: Sequence[str], tls: Tls | None) -> HttpServer:
     server = HttpServer(
         uvicorn.Config(
             app,

@@ -46,12 +46,16 @@ def background(
     capacity: Capacity,
     upkeep: Upkeep,
     storage: tuple[LocalBlobStore, QueueStore],
-    room: space.Room,
+    room: space.Room | None,
     *,
     on_demand: bool,
 ) -> list[Coroutine[None, None, None]]:
-    """Everything that runs beside the answering of requests; `on_demand` evaluates formulas as soon as tasks come or go."""
+    """Everything that runs in a world beside the answering of requests; `on_demand` evaluates formulas as soon as tasks come or go.
+
+    `room` is that of a world which lies on a disk of its own.
+    """
     store, queues = storage
+    watch = [] if room is None else [every("room", ROOM_PERIOD_S, _in_thread(room.watch), asyncio.Event())]
     return [
         *_of_the_account(services, lease, capacity, upkeep),
         _autoscale(services, lease, on_demand),
@@ -60,7 +64,7 @@ def background(
         every("queues", QUEUES_PERIOD_S, _tidy(queues, services.clock), asyncio.Event()),
         every("queues' file", CATALOGUE_PERIOD_S, _shrink(queues), asyncio.Event()),
         every("deleted containers", PURGE_PERIOD_S, _in_thread(lambda: _purge(store)), _told_of_deletions(store)),
-        every("room", ROOM_PERIOD_S, _in_thread(room.watch), asyncio.Event()),
+        *watch,
         _check_blobs(store),
     ]
 

@@ -1,12 +1,11 @@
-"""What a state directory holds: account, database, blobs; opened whole or not at all."""
+"""What the directory of a world holds: account, database, blobs; opened whole or not at all. That of the server has the registry too."""
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Callable, Iterable
 from pathlib import Path
-
-import msgspec
 
 from batchyard.blobs.queues.schema import SCHEMA as QUEUES_SCHEMA
 from batchyard.blobs.queues.store import QueueStore
@@ -16,19 +15,28 @@ from batchyard.engine.wakes import Wakes
 from batchyard.server import account_file
 from batchyard.server.account_file import AccountFile
 from batchyard.server.refusals import Refused
+from batchyard.store import accounts, migrate
 from batchyard.store.db import Database, open_store
 from batchyard.store.drivers.sqlite import build
 from batchyard.store.migrate import NewerSchema
 from batchyard.store.soundness import damage
+from batchyard.store.tx import Taken, Tx
 
 DATABASE, BLOBS, CATALOGUE, QUEUES = "batchyard.db", "blobs", "catalogue.db", "queues.db"
+REGISTRY, ACCOUNTS, OPERATOR_KEY = "registry.db", "accounts", "operator.key"
+DEFAULT = "."
+"""Where the world of the default account lies: in the state directory itself."""
 _DIRECTORIES = ("nodes", BLOBS, f"{BLOBS}/data")
 _FILES = ("server.json", "reserve", account_file.UNFINISHED)
 """What a server makes when it is missing, and cannot where something else has the name."""
 
 
-def open_account(directory: Path) -> AccountFile:
-    """The account of a state directory; new random keys when there is none yet. Raises Refused, also when what belongs to it is gone."""
+State = tuple[AccountFile, Database, LocalBlobStore, QueueStore]
+"""What the directory of a world holds, open."""
+
+
+def open_account(directory: Path, fresh: Callable[[], AccountFile] = account_file.fresh) -> AccountFile:
+    """The account of a world's directory; new random keys when there is none yet. Raises Refused, also when what belongs to it is gone."""
     path, database = directory / account_file.NAME, directory / DATABASE
     account = account_file.read(path)
     if account is not None:
@@ -41,16 +49,16 @@ def open_account(directory: Path) -> AccountFile:
     begun = account_file.read(directory / account_file.UNFINISHED)
     if begun is None and database.exists():
         raise Refused(f"{path} is missing although there is a database: put it back, or every client and node would lose its key")
-    account = begun or account_file.fresh()
-    account_file.write_private(directory / account_file.UNFINISHED, msgspec.json.format(msgspec.json.encode(account)))
+    account = begun or fresh()
+    account_file.store(directory / account_file.UNFINISHED, account)
     return account
 
 
-def open_state(directory: Path, hub: Wakes) -> tuple[AccountFile, Database, LocalBlobStore, QueueStore]:
+def open_state(directory: Path, hub: Wakes, fresh: Callable[[], AccountFile] = account_file.fresh) -> State:
     """All that the directory holds, whole or not at all. Raises Refused."""
     try:
         _refuse_misplaced(directory)
-        account = open_account(directory)
+        account = open_account(directory, fresh)
         if (directory / account_file.NAME).exists():
             _refuse_damage(directory)
         db = _open_database(directory / DATABASE, hub)
@@ -71,6 +79,53 @@ def open_state(directory: Path, hub: Wakes) -> tuple[AccountFile, Database, Loca
     except (OSError, sqlite3.Error, RuntimeError) as error:
         raise Refused(f"what {directory} holds cannot be opened ({error})") from None
     return account, db, store, queues
+
+
+def open_registry(directory: Path, account: AccountFile, now: int) -> Database:
+    """The registry of a state directory, which knows its default account; made when there are no other accounts. Raises Refused.
+
+    A directory of a release that had one account becomes one of this release by that alone, and nothing of it is moved.
+    """
+    path = directory / REGISTRY
+    try:
+        begun = path.exists() and path.stat().st_size > 0
+        if begun and (wrong := damage(path, lambda model, version: build(model, version, migrate.REGISTRY))):
+            raise Refused(f"{path} is damaged ({wrong}): put a copy of it back")
+        registry = _open_database(path, lambda topics: None, migrate.REGISTRY)
+        try:
+            orphans = sorted((directory / ACCOUNTS).glob(f"*/{account_file.NAME}"))
+            if orphans and registry.call(accounts.lying_at, DEFAULT) is None:
+                raise Refused(f"{path} does not know the accounts in {directory / ACCOUNTS}: put a copy of it back")
+            registry.call(_adopt, account, now)
+        except BaseException:
+            registry.close()
+            raise
+    except Taken as taken:
+        raise Refused(f"the {taken} of the account of {directory} is that of another account of it") from None
+    except (OSError, sqlite3.Error) as error:
+        raise Refused(f"{path} cannot be opened ({error})") from None
+    return registry
+
+
+def operator_key(directory: Path) -> str:
+    """The key of who makes and removes accounts, made at the first start. Raises Refused."""
+    try:
+        return account_file.operator_key(directory / OPERATOR_KEY)
+    except (account_file.Unusable, OSError) as error:
+        raise Refused(str(error)) from None
+
+
+def _adopt(tx: Tx, account: AccountFile, now: int) -> None:
+    """Enter the default account, or what its file says by now. Raises Taken."""
+    row = accounts.lying_at(tx, DEFAULT)
+    if row is None:
+        accounts.add(tx, name=account.name, state=accounts.ACTIVE, location=DEFAULT, storage=account.storage_name, created=now)
+        return
+    for what, found in (("name", accounts.named(tx, account.name)), ("storage", accounts.storing(tx, account.storage_name))):
+        if found is not None and found.pk != row.pk:
+            raise Taken(what)
+    if (row.name, row.storage) != (account.name, account.storage_name):
+        accounts.change(tx, row, {"name": account.name, "storage": account.storage_name})
 
 
 def _refuse_misplaced(directory: Path) -> None:
@@ -101,8 +156,8 @@ def _keep_private(database: Path) -> Path:
     return database
 
 
-def _open_database(path: Path, hub: Wakes) -> Database:
+def _open_database(path: Path, on_wake: Callable[[Iterable[str]], None], chain: str = migrate.WORLD) -> Database:
     try:
-        return open_store(_keep_private(path), hub)
+        return open_store(_keep_private(path), on_wake, chain)
     except NewerSchema as newer:
         raise Refused(f"{path} was written by a newer release ({newer}); install that one") from None

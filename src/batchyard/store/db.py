@@ -30,6 +30,7 @@ from batchyard.rules.transitions import IllegalChange
 from batchyard.store import drivers
 from batchyard.store.drivers.base import Connection, Driver, Wakes
 from batchyard.store.drivers.sqlite import MEMORY
+from batchyard.store.migrate import WORLD
 from batchyard.store.reader import Reader
 from batchyard.store.tx import Conflict, Tx
 
@@ -86,18 +87,18 @@ class _Waiting(Unit[Connection]):
         return isinstance(self.error, Conflict | IllegalChange) and self.tries < _TRIES
 
 
-def open_store(location: Path | str, on_wake: Wakes = lambda topics: None) -> Database:
-    """The store at a location: the path of a SQLite file, or `postgresql://…?schema=…`.
+def open_store(location: Path | str, on_wake: Wakes = lambda topics: None, chain: str = WORLD) -> Database:
+    """The store at a location: the path of a SQLite file, or `postgresql://…?schema=…`; `chain` makes its tables.
 
     Raises NewerSchema, drivers.Unusable, and what the database raises.
     """
-    return Database(location, on_wake)
+    return Database(location, on_wake, chain)
 
 
 class Database:
     """A store with its writer thread; `on_wake` hears of every topic after the commit."""
 
-    def __init__(self, location: Path | str, on_wake: Wakes = lambda topics: None) -> None:
+    def __init__(self, location: Path | str, on_wake: Wakes = lambda topics: None, chain: str = WORLD) -> None:
         self.on_wake = on_wake
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
@@ -105,7 +106,7 @@ class Database:
         self.failures = 0
         """Commits that failed so far; who measures how long somebody was silent leaves out the time of these."""
         self._works = True
-        self.driver: Driver = drivers.opened(location, self._heard)
+        self.driver: Driver = drivers.opened(location, self._heard, chain)
         self._readers = ThreadPoolExecutor(max(self.driver.readers, 1), thread_name_prefix="store-read")
         self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
         self._writer.start()

@@ -18,6 +18,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -105,7 +106,8 @@ class Node:
 
     def learn_url(self, server: str) -> None:
         """The server has another address; attempts that begin from now on are told that one."""
-        self.variables["AZ_BATCH_ACCOUNT_URL"] = environment.account_url(server)
+        below = urlsplit(self.setup.account_url).path  # the path that names the account stays
+        self.variables["AZ_BATCH_ACCOUNT_URL"] = environment.account_url(server.rstrip("/") + below)
 
 
 class Attempt:

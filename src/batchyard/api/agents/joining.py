@@ -11,6 +11,7 @@ from batchyard.engine.nodes import nodes
 from batchyard.engine.pools import joining
 from batchyard.model.errors import BatchError
 from batchyard.model.joining import Join, Joined, JoinRefused, read
+from batchyard.model.tokens import marked
 
 LARGEST = 4096
 _JSON = "application/json"
@@ -41,7 +42,7 @@ async def join(request: Request, services: Services) -> Response:
         )
     except BatchError as error:
         return _refused(error)
-    joined = Joined(nodes.token(services.node_key, node.pk), node.id, pool.id, services.account.name)
+    joined = Joined(marked(services.named, nodes.token(services.node_key, node.pk)), node.id, pool.id, services.account.name)
     return Response(msgspec.json.encode(joined), media_type=_JSON)
 
 

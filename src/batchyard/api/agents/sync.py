@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from batchyard.api.agents import joining
+from batchyard.api.wire.accounts import PREFIX, PREFIXED
 from batchyard.api.wire.call import Services, decode
 from batchyard.engine import wakes
 from batchyard.engine.nodes import linked_storage, nodes
@@ -18,6 +19,7 @@ from batchyard.engine.nodes.nodes import NotThisNode, Occupied, Setting
 from batchyard.model.errors import BatchError
 from batchyard.model.joining import AUTHORITY_PATH, JOIN_PATH
 from batchyard.model.sync import FILE_HEADER, FileHead, Orders, Sync, gone
+from batchyard.model.tokens import marked
 from batchyard.store.db import StoreUnavailable
 
 LONGEST_WAIT_S = 30.0
@@ -61,18 +63,18 @@ class Agents:
 
     async def __call__(self, request: Request) -> Response:
         """Dispatch `/agent/join`, `/agent/authority`, `/agent/sync` and `/agent/files/{id}`."""
-        known = b""
+        known, path = b"", request.scope["path"].removeprefix(request.scope.get(PREFIXED, ""))
         try:
-            if (request.method, request.scope["path"]) == ("GET", AUTHORITY_PATH):
+            if (request.method, path) == ("GET", AUTHORITY_PATH):
                 return joining.authority(self._services)
-            if (request.method, request.scope["path"]) == ("POST", JOIN_PATH):
+            if (request.method, path) == ("POST", JOIN_PATH):
                 return await joining.join(request, self._services)
             scheme, _, token = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer":
                 raise NotThisNode
             node_pk = nodes.identify(self._services.node_key, token.strip())
             known = gone(token.strip())
-            parts = request.scope["path"].strip("/").split("/")
+            parts = path.strip("/").split("/")
             if request.method != "POST":
                 return Response(status_code=405)
             if parts[1:] == ["sync"]:
@@ -129,7 +131,8 @@ class Agents:
             if answer is None:
                 return _json(Orders(session=sync.session, number=sync.number, fenced=True))
             if answer.setup is not None:
-                answer.setup.account_url = str(request.base_url).rstrip("/")
+                below = f"/{PREFIX}/{services.named}" if services.named else ""
+                answer.setup.account_url = str(request.base_url).rstrip("/") + below
             deadline = asyncio.get_running_loop().time() + min(sync.wait_s, LONGEST_WAIT_S)
             while sync.wait_s > 0 and not self._has_news(answer, sync, node_pk, talk):
                 if self._closing or not await _waited(event, deadline):
@@ -144,6 +147,9 @@ class Agents:
         answer.files = services.relay.waiting(node_pk)
         if services.linked_storage is not None and answer.orders:
             linked_storage.open_to_node(answer.orders, services.linked_storage, str(request.base_url), services.clock.now())
+        if services.named:
+            for each in answer.orders:
+                each.token = None if each.token is None else marked(services.named, each.token)
         talk.told = frozenset(sync.has) - frozenset(answer.wanted)
         return _json(answer)
 

@@ -38,7 +38,7 @@ _CONTENT_LENGTH = _SIGNED.index("content-length")
 
 
 class Account(msgspec.Struct, frozen=True):
-    """The Batch account that is served, with its two keys in base64."""
+    """A Batch account with its two keys in base64, read anew for each request, so that one may be renewed."""
 
     name: str
     keys: Sequence[str]
@@ -52,6 +52,12 @@ class Signed(msgspec.Struct, frozen=True):
     raw_query: str
     headers: Mapping[str, str]
     """Names in lower case."""
+
+
+def signer(authorization: str) -> str:
+    """Whom a SharedKey header names; empty when it is none."""
+    scheme, _, credential = authorization.partition(" ")
+    return credential.strip().rpartition(":")[0] if scheme.lower() == "sharedkey" else ""
 
 
 def verify(account: Account, request: Signed, now: int) -> None:
@@ -75,7 +81,7 @@ def verify(account: Account, request: Signed, now: int) -> None:
     raise _failed(f"The MAC signature found in the HTTP request is not the same as any computed signature. String to sign: '{first}'")
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2048)
 def _secret(key: str) -> bytes:
     return base64.b64decode(key)
 

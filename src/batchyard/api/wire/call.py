@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, quote
 
 import msgspec
 
+from batchyard.api.wire.accounts import Accounts
 from batchyard.api.wire.auth import Account, Signed
 from batchyard.api.wire.relay import Relay
 from batchyard.api.wire.turns import Turns
@@ -41,8 +42,8 @@ class Machine(msgspec.Struct, frozen=True):
     """Empty when it has none."""
 
 
-class Services(msgspec.Struct, frozen=True):
-    """What handlers work with."""
+class Services(msgspec.Struct):
+    """What handlers work with; the keys of the account and its quotas may change while it runs, nothing else."""
 
     db: Database
     wakes: Wakes
@@ -73,6 +74,12 @@ class Services(msgspec.Struct, frozen=True):
     """Where other machines find the server; empty when nobody said."""
     room: Callable[[], str | None] = lambda: None
     """Why no new work is taken at the moment, None when it is."""
+    named: str = ""
+    """What tokens and URLs say of the account, its name; empty for the default one."""
+    accounts: Accounts | None = None
+    """All accounts of the server."""
+    operator: Account | None = None
+    """Who makes, limits and removes accounts; asked in the world of the default one alone."""
     turns: Turns = msgspec.field(default_factory=Turns)
     """Of collections of tasks."""
     single_turns: Turns = msgspec.field(default_factory=Turns)
@@ -95,6 +102,10 @@ class Call(msgspec.Struct):
     request_id: str
     by_task: int = 0
     """Key of the task whose token was shown, 0 when it was an account key."""
+    by_operator: bool = False
+    """It was the operator's key."""
+    path: str = ""
+    """The path below `base`, still encoded."""
 
     @property
     def db(self) -> Database:
@@ -176,7 +187,7 @@ class Call(msgspec.Struct):
         kept = {name: value for name, value in self.query.items() if name not in ("$skiptoken", "timeout")}
         kept["$skiptoken"] = last_key if isinstance(last_key, str) else f"{last_key:x}"
         options = "&".join(f"{quote(name, safe='$')}={quote(value, safe='')}" for name, value in kept.items())
-        return f"{self.base}{self.signed.raw_path}?{options}"
+        return f"{self.base}{self.path}?{options}"
 
 
 def decode(body: bytes | msgspec.Raw, shape: type[T]) -> T:

@@ -160,6 +160,25 @@ class _Endpoint:
         return await operation.handler(self.store, request, grant)
 
 
+def turned_away(accounts: Mapping[str, Sequence[str]], scope: Scope, receive: Receive, now: datetime) -> Response | None:
+    """The answer to whom no key of these accounts lets in, told without a store; None for others, and where only the store can tell."""
+
+    def unknown(ref: ContainerRef) -> Mapping[str, AccessPolicy]:
+        raise _NeedsStore
+
+    try:
+        authenticate(parse(scope, receive, accounts, times.micros(now)), accounts, unknown)
+    except _NeedsStore:
+        return None
+    except BlobError as error:
+        return error_response(error, scope["method"])
+    return None
+
+
+class _NeedsStore(Exception):
+    """A stored access policy decides."""
+
+
 async def _no_body() -> Message:
     return {"type": "http.request", "body": b"", "more_body": False}
 

@@ -286,6 +286,12 @@ class LocalBlobStore(Containers, Marks):
 
         return self._and_give_up(work)
 
+    def oldest_block(self) -> int | None:
+        """When the oldest of the uncommitted blocks was staged, None when there are none."""
+        with self._catalogue.reading() as tx:
+            (at,) = tx.execute("SELECT min(modified) FROM staged").fetchone()
+        return None if at is None else int(at)
+
     def shrink(self, pages: int) -> int:
         """Give up to `pages` free pages of the catalogue back to the disk; how many, fewer when there are no more."""
         return self._catalogue.shrink(pages)

@@ -71,8 +71,8 @@ def identify(key: bytes, shown: str) -> int:
     return int(node)
 
 
-def job_of_token(reader: Reader, key: bytes, shown: str) -> tuple[str, int] | None:
-    """Id of the job that a task's token is good for, and the task's key; None when it is wrong or the run is over."""
+def run_of_token(key: bytes, shown: str) -> tuple[int, int] | None:
+    """The task and the number of the run that a token was made for; None when it was not made with this key."""
     kind, _, rest = shown.partition(".")
     pk, _, rest = rest.partition(".")
     run, _, _ = rest.partition(".")
@@ -80,8 +80,14 @@ def job_of_token(reader: Reader, key: bytes, shown: str) -> tuple[str, int] | No
         return None
     if not hmac.compare_digest(task_token(key, int(pk), int(run)).encode(), shown.encode()):
         return None
-    task = task_rows.get(reader, int(pk))
-    if task is None or task.run != int(run) or task.state != TaskState.RUNNING or not task.wants_token:
+    return int(pk), int(run)
+
+
+def job_of_token(reader: Reader, key: bytes, shown: str) -> tuple[str, int] | None:
+    """Id of the job that a task's token is good for, and the task's key; None when it is wrong or the run is over."""
+    meant = run_of_token(key, shown)
+    task = None if meant is None else task_rows.get(reader, meant[0])
+    if task is None or (task.pk, task.run) != meant or task.state != TaskState.RUNNING or not task.wants_token:
         return None
     return job_rows.get(reader, task.job_pk).id, task.pk
 

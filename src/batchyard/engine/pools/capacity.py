@@ -26,6 +26,7 @@ from batchyard.engine.pools import resizing
 from batchyard.engine.settling import special_tasks
 from batchyard.model.node import ComputeNodeError
 from batchyard.model.states import AllocationState, NodeState, PoolState
+from batchyard.model.tokens import marked
 from batchyard.providers.base import Handle, NoCapacity, NodeOrder, NodeProvider, Seen
 from batchyard.rules import transitions
 from batchyard.rules.offer import AZURE, Offer
@@ -79,7 +80,7 @@ class NoSuchProvider(Exception):
 
 
 class Capacity:
-    """The capacity loop's work; `join_us` is how long a launched node's agent may stay silent."""
+    """The capacity loop's work; `join_us` is how long a launched node's agent may stay silent, `account` what its token says."""
 
     def __init__(
         self,
@@ -89,9 +90,12 @@ class Capacity:
         node_key: bytes,
         join_us: int = JOIN_US,
         offer: Offer = AZURE,
+        account: str = "",
     ) -> None:
+        self._account = account
         self._db, self._providers, self._clock, self._node_key, self._join_us = db, providers, clock, node_key, join_us
-        self._offer = offer
+        self.offer = offer
+        """What a pool may be; the quotas in it may change."""
         self._errands = Errands(clock)
         self._unswept: set[str] = set()
         """Providers that may have a machine for a node whose launch an earlier server began, and that was let go since."""
@@ -101,7 +105,7 @@ class Capacity:
         """One round: plan, and begin to watch, launch, stop and release."""
         now = self._clock.now()
         self._note_gap(now)
-        plan = await self._db.run(make_plan, self._node_key, now, self._offer)
+        plan = await self._db.run(make_plan, self._node_key, now, self.offer)
         late = [(pk, handle) for pk, handle in plan.watch if self._late(plan.rows[pk], now)]
         self._watch(plan, {pk for pk, _ in late})
         for name, some in self._batches(plan, late):
@@ -208,10 +212,10 @@ class Capacity:
     async def _launch_now(self, pk: int, order: NodeOrder, name: str) -> None:
         try:
             provider = self._provider(name)
-            size = self._offer.sizes.find(order.vm_size)
-            labelled = msgspec.structs.replace(order, labels=size.labels if size is not None else {})
+            size = self.offer.sizes.find(order.vm_size)
+            labels, token = size.labels if size is not None else {}, marked(self._account, order.token)
             async with asyncio.timeout(LAUNCH_S):
-                handle = await provider.launch(labelled)
+                handle = await provider.launch(msgspec.structs.replace(order, labels=labels, token=token))
         except Exception as error:
             reason = str(error) or type(error).__name__
             unit = no_capacity if isinstance(error, NoCapacity) else launch_failed

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from batchyard.store.drivers.base import Driver, Wakes
 from batchyard.store.drivers.sqlite import SqliteDriver
+from batchyard.store.migrate import WORLD
 
 
 class Unusable(Exception):
@@ -17,16 +18,16 @@ def is_postgres(location: Path | str) -> bool:
     return isinstance(location, str) and location.startswith(("postgres://", "postgresql://"))
 
 
-def opened(location: Path | str, on_wake: Wakes) -> Driver:
-    """The database at a location, with the newest schema. Raises Unusable, NewerSchema, and what the database raises."""
+def opened(location: Path | str, on_wake: Wakes, chain: str = WORLD) -> Driver:
+    """The database at a location, with the newest schema of its chain. Raises Unusable, NewerSchema, and what the database raises."""
     if not is_postgres(location):
-        return SqliteDriver(Path(location))
+        return SqliteDriver(Path(location), chain)
     try:
         from batchyard.store.drivers.postgres import PostgresDriver
     except ImportError:
         raise Unusable("PostgreSQL needs psycopg: pip install 'batchyard[postgres]'") from None
     try:
-        return PostgresDriver(str(location), on_wake)
+        return PostgresDriver(str(location), on_wake, chain)
     except ValueError as error:
         raise Unusable(f"the database's URL cannot be used: {error}") from None
 

@@ -24,7 +24,7 @@ from psycopg import errors
 from batchyard.store.drivers import postgres_words as words
 from batchyard.store.drivers.base import Wakes
 from batchyard.store.drivers.pipeline import PostgresConnection
-from batchyard.store.migrate import pending
+from batchyard.store.migrate import WORLD, pending
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -77,11 +77,11 @@ class PostgresDriver:
 
     readers = _READERS
 
-    def __init__(self, location: str, on_wake: Wakes) -> None:
+    def __init__(self, location: str, on_wake: Wakes, chain: str = WORLD) -> None:
         self._location = words.locate(location)
         self._on_wake = on_wake
         with connect(self._location) as connection:
-            migrate(connection, self._location)
+            migrate(connection, self._location, chain)
         self._writer_id = secrets.token_hex(8)
         self.journal = PostgresJournal(self._location, self._writer_id)
         self._local = threading.local()
@@ -298,7 +298,7 @@ def _notices(writer: str, topics: Sequence[str]) -> list[str]:
     return _notices(writer, topics[:half]) + _notices(writer, topics[half:])
 
 
-def migrate(connection: psycopg.Connection[Any], location: words.Location) -> None:
+def migrate(connection: psycopg.Connection[Any], location: words.Location, chain: str = WORLD) -> None:
     """Make the schema, and bring it to the newest version, while no other server does. Raises NewerSchema, psycopg.Error."""
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock($1)", (location.lock,))
@@ -310,7 +310,7 @@ def migrate(connection: psycopg.Connection[Any], location: words.Location) -> No
             connection.execute(words.OWN_TABLES)
         version = connection.execute("SELECT version FROM schema_version").fetchone()
         assert version is not None
-        missing = pending(version[0])
+        missing = pending(version[0], chain)
         if missing:
             steps = "".join(f"{words.migration(sql)}\n;" for _, sql in missing)
             connection.execute(f"{steps}UPDATE schema_version SET version = {missing[-1][0]}")

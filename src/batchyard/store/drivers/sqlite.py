@@ -13,7 +13,7 @@ import structlog
 
 from batchyard.disk import sqlite
 from batchyard.disk.sqlite import Journal
-from batchyard.store.migrate import migrations, pending
+from batchyard.store.migrate import WORLD, migrations, pending
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -51,8 +51,8 @@ class SqliteConnection(sqlite3.Connection):
 class SqliteDriver:
     """A file, or memory, that is open."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, chain: str = WORLD) -> None:
+        self._path, self._chain = path, chain
         self.readers = 0 if path == MEMORY else _READERS
         self.journal = Journal(self._first_connection(), self._writer, in_memory=path == MEMORY)
         self._local = threading.local()
@@ -64,7 +64,7 @@ class SqliteDriver:
         try:
             if self._path != MEMORY:
                 self._let_shrink(connection)
-            migrate(connection)
+            migrate(connection, self._chain)
         except BaseException:
             connection.close()
             raise
@@ -162,16 +162,16 @@ def _for_writing(connection: SqliteConnection) -> SqliteConnection:
     return connection
 
 
-def migrate(connection: sqlite3.Connection) -> None:
+def migrate(connection: sqlite3.Connection, chain: str = WORLD) -> None:
     """Bring the schema to the newest version, which `user_version` holds. Raises NewerSchema."""
     (at,) = connection.execute("PRAGMA user_version").fetchone()
-    for number, sql in pending(at):
+    for number, sql in pending(at, chain):
         _apply(connection, number, sql)
 
 
-def build(connection: sqlite3.Connection, version: int) -> None:
+def build(connection: sqlite3.Connection, version: int, chain: str = WORLD) -> None:
     """Make in an empty database what one of that version holds; nothing for that of a newer release, which is not known here."""
-    known = migrations()
+    known = migrations(chain)
     for number, sql in known:
         if number <= version <= known[-1][0]:
             _apply(connection, number, sql)

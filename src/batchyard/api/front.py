@@ -1,0 +1,204 @@
+"""The door of a server with many accounts: which one a request is for, and that it is let in before a closed world is opened for it.
+
+An account is named by `/accounts/NAME` in front of the path, by the first label of the host name, by who signs, by what a token says, or
+by its storage account. The default one is asked where nothing names another; a name that says two different ones is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from batchyard.api.wire import auth, wire
+from batchyard.api.wire.accounts import OPERATOR, PREFIX, PREFIXED, Known, Worlds
+from batchyard.api.wire.auth import Signed
+from batchyard.blobs.edge.server import turned_away
+from batchyard.engine.clock import Clock
+from batchyard.engine.nodes import nodes
+from batchyard.engine.nodes.nodes import NotThisNode
+from batchyard.model import times
+from batchyard.model.errors import BatchError
+from batchyard.model.joining import read
+from batchyard.model.sync import gone
+from batchyard.model.tokens import parted
+from batchyard.store.db import StoreUnavailable
+
+_AGENT = "agent"
+_OWN = frozenset({"", _AGENT, PREFIX, "pools", "jobs", "batchyard", "supportedimages", "nodeagentskus", "nodecounts", "poolusagemetrics"})
+"""First segments of paths that name no storage account."""
+_PREFIX = re.compile(rf"/{PREFIX}/([A-Za-z0-9-]{{1,63}})(?=/)", re.ASCII)
+_HOST = re.compile(r"([A-Za-z0-9-]{1,63})\.[^.:]+\.(?:[^.:]+\.)*[A-Za-z][A-Za-z0-9-]*(?::\d+)?", re.ASCII)
+
+
+class _Asked(NamedTuple):
+    """What a request says of whom it is for."""
+
+    prefix: str
+    """`/accounts/NAME`, or nothing."""
+    first: str
+    """The first segment of the path behind that."""
+    authorization: str
+    host: str
+
+    @property
+    def signer(self) -> str:
+        return auth.signer(self.authorization)
+
+    @property
+    def token(self) -> str:
+        scheme, _, token = self.authorization.partition(" ")
+        return token.strip() if scheme.lower() == "bearer" else ""
+
+
+class Front:
+    """The server's ASGI application."""
+
+    def __init__(self, worlds: Worlds, clock: Clock) -> None:
+        self._worlds, self._clock = worlds, clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request to the world of its account."""
+        if scope["type"] != "http":
+            return
+        asked = _asked(scope)
+        try:
+            name = await self._named(asked)
+            if asked.prefix:
+                scope[PREFIXED] = asked.prefix
+            if name != self._worlds.default:
+                await self._to(name, asked, scope, receive, send)
+                return
+        except BatchError as error:
+            await _refusal(error, asked, scope, self._clock.now())(scope, receive, send)
+            return
+        except StoreUnavailable:
+            await _refusal(BatchError("ServerBusy"), asked, scope, self._clock.now())(scope, receive, send)
+            return
+        world = self._worlds.opened(name)
+        assert world is not None, "the default account is always open"
+        await world(scope, receive, send)
+
+    async def _named(self, asked: _Asked) -> str:
+        """Name of the account that is asked. Raises AuthenticationFailed when it is named differently in two places."""
+        if not asked.prefix and (storing := await self._storing(asked)):
+            return storing
+        joining = read(asked.token)
+        said = parted(asked.token)[0] if joining is None else joining.account
+        addressed = asked.prefix.rpartition("/")[2] or await self._by_host(asked.host)
+        if addressed:
+            if said and said.lower() != addressed.lower():
+                raise _unknown()
+            return self._worlds.default if addressed.lower() == self._worlds.default.lower() else addressed.lower()
+        if asked.signer and asked.signer != OPERATOR:
+            known = asked.signer.lower() != self._worlds.default.lower() and await self._worlds.known(asked.signer)
+            return known.account.name if known else self._worlds.default
+        return said or self._worlds.default
+
+    async def _storing(self, asked: _Asked) -> str | None:
+        """The account whose storage account the host names, as `NAME.blob.DOMAIN`, or the path."""
+        name, _, domain = asked.host.partition(".")
+        if domain.lower().startswith("blob.") and (storing := await self._worlds.storing(name)):
+            return storing
+        return None if asked.first in _OWN else await self._worlds.storing(asked.first)
+
+    async def _by_host(self, host: str) -> str:
+        """The account that a host name of three labels or more begins with; the default one's label may be that of a machine."""
+        label = _HOST.fullmatch(host)
+        if label is None or label[1].lower() == self._worlds.default.lower():
+            return ""
+        known = await self._worlds.known(label[1])
+        return known.account.name if known else ""
+
+    async def _to(self, name: str, asked: _Asked, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request to the world of an account, opened if need be. Raises BatchError for who is not let in."""
+        _unmark(scope, asked.token)
+        if self._worlds.opened(name) is None:
+            known = await self._worlds.known(name)
+            if known is None:
+                raise _unknown()
+            if (refusal := _turned_away(known, asked, scope, receive, self._clock.now())) is not None:
+                await refusal(scope, receive, send)
+                return
+        async with self._worlds.entered(name) as world:
+            await world(scope, receive, send)
+
+
+def _asked(scope: Scope) -> _Asked:
+    path = scope["raw_path"].decode("latin-1").partition("?")[0]
+    found = _PREFIX.match(path)
+    authorization = host = ""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            authorization = value.decode("latin-1")
+        elif name == b"host":
+            host = value.decode("latin-1")
+    prefix = found[0] if found else ""
+    return _Asked(prefix, path.removeprefix(prefix).partition("/")[2].partition("/")[0], authorization, host)
+
+
+def _unmark(scope: Scope, token: str) -> None:
+    """A world knows its tokens without its name."""
+    name, rest = parted(token)
+    if name:
+        kept = [header for header in scope["headers"] if header[0] != b"authorization"]
+        scope["headers"] = [*kept, (b"authorization", f"Bearer {rest}".encode("latin-1"))]
+
+
+def _turned_away(known: Known, asked: _Asked, scope: Scope, receive: Receive, now: int) -> Response | None:
+    """The answer to whom the account's keys do not let in, told without its world; None for others."""
+    named = known.storage.lower()
+    if not asked.prefix and (asked.first.lower() == named or asked.host.lower().startswith(f"{named}.blob.")):
+        keys = {} if known.leaving else {known.storage: [known.storage_key]}
+        return turned_away(keys, scope, receive, times.moment(now))
+    token = parted(asked.token)[1]
+    if asked.first == _AGENT:
+        return _no_node(known, asked.token, token)
+    try:
+        if token:
+            if known.leaving or nodes.run_of_token(known.node_key, token) is None:
+                detail = "The token is not that of a running task."
+                raise BatchError("InvalidAuthenticationInfo", AuthenticationErrorDetail=detail)
+        else:
+            auth.verify(known.account, _signed(scope), now)
+        if known.leaving:
+            raise _unknown()
+    except BatchError as error:
+        return _refusal(error, asked, scope, now)
+    return None
+
+
+def _no_node(known: Known, shown: str, token: str) -> Response | None:
+    try:
+        nodes.identify(known.node_key, token)
+    except NotThisNode:
+        return Response(status_code=403)
+    return Response(gone(shown), status_code=403) if known.leaving else None
+
+
+def _signed(scope: Scope) -> Signed:
+    return Signed(
+        scope["method"], scope["raw_path"].decode("latin-1").partition("?")[0], scope["query_string"].decode("latin-1"), _headers(scope)
+    )
+
+
+def _headers(scope: Scope) -> Mapping[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def _unknown() -> BatchError:
+    return BatchError("AuthenticationFailed", AuthenticationErrorDetail="The account name is not known here.")
+
+
+def _refusal(error: BatchError, asked: _Asked, scope: Scope, now: int) -> Response:
+    """An answer in the words of the service that was asked, or of the agents' endpoint."""
+    if asked.first == _AGENT:
+        return Response(status_code=error.status)
+    headers = _headers(scope)
+    identifier, base = wire.request_id(), f"{scope['scheme']}://{headers.get('host', 'localhost')}{asked.prefix}"
+    response = wire.error(error, identifier, base, now, body=scope["method"] != "HEAD")
+    wire.common_headers(response, identifier, headers)
+    return response

@@ -1,0 +1,339 @@
+"""The worlds of a server: opened when first asked for, closed when they have nothing to do; made, limited and removed for the operator.
+
+What is closed is a row of the registry and nothing else: no loop, no thread, no memory. Its `due` opens it in time; a world that is
+open has 0 there, so that one whose server was killed is opened by the next. An account is made with its row first and removed with its
+row last, so that a crash in between is seen and taken up: what was not made to the end is removed, what was to be removed is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from secrets import token_hex
+from typing import Any
+from weakref import WeakValueDictionary
+
+import structlog
+from starlette.types import ASGIApp
+
+from batchyard.api.wire.accounts import Described, Known
+from batchyard.api.wire.auth import Account
+from batchyard.engine.wakes import Wakes
+from batchyard.model.errors import BatchError, invalid_property
+from batchyard.rules.offer import Quotas
+from batchyard.server import account_file
+from batchyard.server.account_file import AccountFile
+from batchyard.server.places import Places
+from batchyard.server.refusals import Refused
+from batchyard.server.world import Server, World, quotas
+from batchyard.store import accounts as rows
+from batchyard.store.accounts import ACTIVE, CREATING, DELETING, AccountRow
+from batchyard.store.db import Database, StoreUnavailable
+from batchyard.store.tx import Taken, Tx
+
+log = structlog.get_logger()
+
+IDLE_S = 60.0
+"""How long nobody may have asked for a world before it is looked at whether it may be closed."""
+_PATIENCE_S = 30.0
+"""How long a world that could not be opened or removed is left alone."""
+_AT_ONCE = 50
+_NAME = re.compile(r"[a-z0-9]{3,24}", re.ASCII)
+_STORAGE_STEM = 17
+
+
+@dataclass
+class _Open:
+    """A world that is open."""
+
+    world: World
+    row: AccountRow
+    using: int = 0
+    """Requests under way."""
+    last: float = 0.0
+    """When the last of them ended, by the loop's clock."""
+
+
+class Worlds:
+    """All accounts of a server, and the way into each."""
+
+    def __init__(self, server: Server, registry: Database, places: Places, default: str, *, idle_s: float = IDLE_S) -> None:
+        self._server, self._registry, self._places, self._default, self._idle_s = server, registry, places, default, idle_s
+        self._open: dict[str, _Open] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._failed: dict[str, float] = {}
+        """Worlds that could not be opened or removed, and when it may be tried again."""
+        self._removals: dict[str, asyncio.Task[None]] = {}
+        self._closing = False
+
+    @property
+    def default(self) -> str:
+        return self._default
+
+    @property
+    def open_names(self) -> frozenset[str]:
+        """Names of the worlds that are open."""
+        return frozenset(self._open)
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        """To be held by whoever opens, closes or changes a world."""
+        return self._locks.setdefault(name.lower(), asyncio.Lock())
+
+    # the way in
+
+    def opened(self, name: str) -> ASGIApp | None:
+        found = self._open.get(name.lower())
+        return found.world.api if found else None
+
+    async def known(self, name: str) -> Known | None:
+        if (found := self._open.get(name.lower())) is not None:
+            return found.world.known
+        row = await self._registry.read(rows.named, name)
+        if row is None or row.state == CREATING:
+            return None
+        try:
+            secrets = await asyncio.to_thread(self._places.secrets, row)
+        except account_file.Unusable as error:
+            log.error("account without keys", account=row.name, reason=str(error))
+            return None
+        account = Account(secrets.name, secrets.keys)
+        return Known(account, secrets.node_key.encode(), secrets.storage_name, secrets.storage_key, row.state == DELETING)
+
+    async def storing(self, storage: str) -> str | None:
+        for found in self._open.values():
+            if found.row.storage.lower() == storage.lower():
+                return found.row.name
+        row = await self._registry.read(rows.storing, storage)
+        return None if row is None or row.state == CREATING else row.name
+
+    @asynccontextmanager
+    async def entered(self, name: str) -> AsyncIterator[ASGIApp]:
+        found = self._open.get(name.lower()) or await self._enter(name)
+        found.using += 1
+        try:
+            yield found.world.api
+        finally:
+            found.using -= 1
+            found.last = asyncio.get_running_loop().time()
+
+    async def _enter(self, name: str) -> _Open:
+        """Open a world. Raises AccountNotFound, and ServerBusy when it cannot be opened."""
+        async with self._lock(name):
+            if (found := self._open.get(name.lower())) is not None:
+                return found
+            row = await self._row(name)
+            now = asyncio.get_running_loop().time()
+            if self._closing or now < self._failed.get(row.name, 0.0):
+                raise BatchError("ServerBusy", Reason="The account cannot be opened")
+            try:
+                return await self._open_now(row)
+            except (Refused, OSError, StoreUnavailable) as error:
+                log.error("account not opened", account=row.name, reason=str(error))
+                self._failed[row.name] = now + _PATIENCE_S
+                raise BatchError("ServerBusy", Reason="The account cannot be opened") from None
+
+    async def _open_now(self, row: AccountRow) -> _Open:
+        if row.due != 0:
+            row = await self._registry.run(rows.change, row, {"due": 0})
+        hub = Wakes()
+        hub.bind(asyncio.get_running_loop())
+        state = await asyncio.to_thread(self._places.open, row, hub)
+        return await self._begin(row, state, hub, named=row.name)
+
+    async def _begin(self, row: AccountRow, state: Any, hub: Wakes, *, named: str) -> _Open:
+        room = self._places.room(row)
+        world = World(self._server, row, state, hub, self._places.nodes(row), self, named=named, own_disk=room)
+        try:
+            await world.begin()
+        except BaseException:
+            await world.end()
+            raise
+        found = self._open[row.name.lower()] = _Open(world, row, last=asyncio.get_running_loop().time())
+        self._failed.pop(row.name, None)
+        log.info("account opened", account=row.name)
+        return found
+
+    async def begin(self, state: Any, hub: Wakes) -> None:
+        """Open the world of the default account for good, and take up what a crash left of others."""
+        row = await self._registry.read(rows.named, self._default)
+        assert row is not None, "the registry knows the default account"
+        await self._begin(row, state, hub, named="")
+        for left in await self._registry.read(rows.changing, _AT_ONCE):
+            self._begin_removal(left)
+
+    async def run_once(self) -> None:
+        """Open what is due, close what has nothing to do, remove what is to go."""
+        loop, clock = asyncio.get_running_loop(), self._server.clock
+        for row in await self._registry.read(rows.due, clock.now(), len(self._open) + _AT_ONCE):
+            if row.name.lower() not in self._open and loop.time() >= self._failed.get(row.name, 0.0):
+                try:
+                    await self._enter(row.name)
+                except BatchError as error:
+                    log.warning("account not opened in time", account=row.name, reason=error.code)
+        for name, found in list(self._open.items()):
+            if name != self._default.lower() and not found.using and loop.time() - found.last >= self._idle_s:
+                await self._rest(name, found)
+        for row in await self._registry.read(rows.changing, _AT_ONCE):
+            if row.state == DELETING and loop.time() >= self._failed.get(row.name, 0.0):
+                self._begin_removal(row)
+
+    async def _rest(self, name: str, found: _Open) -> None:
+        """Close a world in which nothing is due within the hour."""
+        async with self._lock(name):
+            rests, due = await found.world.rests()
+            if found.using or self._open.get(name) is not found:
+                return
+            if not rests:
+                found.last = asyncio.get_running_loop().time()
+                return
+            del self._open[name]
+            await found.world.end()
+            row = await self._row(name)
+            await self._registry.run(rows.change, row, {"due": due})
+            log.info("account closed", account=row.name, due=due)
+
+    def release(self) -> None:
+        """The server ends: whoever waits is let go."""
+        self._closing = True
+        for found in self._open.values():
+            found.world.api.close()
+
+    async def end(self) -> None:
+        """Close everything; what was open is opened by the next server."""
+        self._closing = True
+        for task in self._removals.values():
+            task.cancel()
+        await asyncio.gather(*self._removals.values(), return_exceptions=True)
+        while self._open:
+            _, found = self._open.popitem()
+            try:
+                await found.world.end()
+            except Exception:
+                log.exception("account not closed", account=found.row.name)
+        await asyncio.to_thread(self._registry.close)
+
+    # what the operator does
+
+    async def create(self, name: str, location: str | None, quotas: Quotas) -> Described:
+        if _NAME.fullmatch(name) is None:
+            raise invalid_property("name", name[:64], "A name has 3 to 24 lower-case letters and digits")
+        try:
+            place = await asyncio.to_thread(self._places.chosen, name, location)
+        except (ValueError, OSError) as error:
+            raise invalid_property("location", str(location)[:200], str(error)) from None
+        made = asyncio.ensure_future(self._create(name, place, quotas))
+        return await asyncio.shield(made)  # a client that goes leaves no half of it
+
+    async def _create(self, name: str, place: str, quotas: Quotas) -> Described:
+        async with self._lock(name):
+            try:
+                row = await self._registry.run(_add, name, place, quotas, self._server.clock.now())
+            except Taken as taken:
+                if str(taken) == "location":
+                    raise invalid_property("location", place, "Another account lies there") from None
+                raise BatchError("AccountExists") from None
+            try:
+                await asyncio.to_thread(self._places.make, row)
+                row = await self._registry.run(rows.change, row, {"state": ACTIVE})
+            except BaseException as error:
+                self._begin_removal(row)
+                if isinstance(error, Refused | OSError):
+                    log.error("account not made", account=name, reason=str(error))
+                    raise BatchError("ServerBusy", Reason="The account cannot be made") from None
+                raise
+            log.info("account made", account=name, location=place)
+            return self._described(row)
+
+    async def describe(self, name: str) -> Described:
+        return self._described(await self._row(name, leaving=True))
+
+    async def listed(self, after: int, most: int) -> Sequence[Described]:
+        return [self._described(row) for row in await self._registry.read(rows.page, after, most)]
+
+    async def limit(self, name: str, quotas: Quotas) -> Described:
+        async with self._lock(name):
+            row = await self._registry.run(rows.change, await self._row(name), _columns(quotas))
+            if (found := self._open.get(name.lower())) is not None:
+                found.world.limit(row)
+            return self._described(row)
+
+    async def delete(self, name: str) -> None:
+        async with self._lock(name):
+            row = await self._row(name)
+            if row.name == self._default:
+                raise BatchError("Forbidden", Reason="The default account stays as long as its server")
+            row = await self._registry.run(rows.change, row, {"state": DELETING, "due": None})
+        self._begin_removal(row)
+
+    async def keys(self, name: str) -> Sequence[str]:
+        row = await self._row(name)
+        return (await asyncio.to_thread(self._secrets, row)).keys
+
+    async def renew_key(self, name: str, number: int) -> Sequence[str]:
+        async with self._lock(name):
+            row = await self._row(name)
+            renewed = account_file.renewed(await asyncio.to_thread(self._secrets, row), number)
+            await asyncio.to_thread(self._places.keep, row, renewed)
+            if (found := self._open.get(name.lower())) is not None:
+                found.world.learn_keys(renewed)
+            log.info("key renewed", account=row.name, key=number)
+            return renewed.keys
+
+    def _secrets(self, row: AccountRow) -> AccountFile:
+        """Raises ServerBusy."""
+        try:
+            return self._places.secrets(row)
+        except account_file.Unusable as error:
+            log.error("account without keys", account=row.name, reason=str(error))
+            raise BatchError("ServerBusy", Reason="The keys of the account cannot be read") from None
+
+    async def _row(self, name: str, *, leaving: bool = False) -> AccountRow:
+        """Raises AccountNotFound, AccountBeingDeleted."""
+        row = await self._registry.read(rows.named, name)
+        if row is None or row.state == CREATING:
+            raise BatchError("AccountNotFound")
+        if row.state == DELETING and not leaving:
+            raise BatchError("AccountBeingDeleted")
+        return row
+
+    def _described(self, row: AccountRow) -> Described:
+        return Described(row.pk, row.name, row.state, row.storage, row.created, quotas(row, self._server.offer.quotas))
+
+    # removal
+
+    def _begin_removal(self, row: AccountRow) -> None:
+        running = self._removals.get(row.name)
+        if not self._closing and (running is None or running.done()):
+            self._removals[row.name] = asyncio.get_running_loop().create_task(self._remove(row))
+
+    async def _remove(self, row: AccountRow) -> None:
+        """Take an account away with all that it runs and keeps; its row goes last."""
+        try:
+            async with self._lock(row.name):
+                if (found := self._open.pop(row.name.lower(), None)) is not None:
+                    await found.world.end(for_good=True)
+                await self._server.provider(self._places.nodes(row)).sweep(())
+                await asyncio.to_thread(self._places.remove, row)
+                await self._registry.run(rows.delete, row.pk)
+            log.info("account removed", account=row.name)
+        except Exception:
+            self._failed[row.name] = asyncio.get_running_loop().time() + _PATIENCE_S
+            log.exception("account not removed; it is tried again", account=row.name)
+        else:
+            self._failed.pop(row.name, None)
+            self._removals.pop(row.name, None)
+
+
+def _add(tx: Tx, name: str, location: str, quotas: Quotas, now: int) -> AccountRow:
+    """Enter a new account, whose world is not there yet. Raises Taken."""
+    storage = f"{name[:_STORAGE_STEM]}storage"
+    while rows.storing(tx, storage) is not None:
+        storage = f"{name[: _STORAGE_STEM - 6]}{token_hex(3)}storage"
+    return rows.add(tx, name=name, state=CREATING, location=location, storage=storage, created=now, **_columns(quotas))
+
+
+def _columns(quotas: Quotas) -> Mapping[str, int | None]:
+    return {name: getattr(quotas, name) for name in quotas.__struct_fields__}
