@@ -25,6 +25,7 @@ IDS = {
     "extension_name": "x",
     "account": "{account}",
     "key_name": "primary",
+    "token_id": "jt",
 }
 
 
@@ -143,6 +144,21 @@ def test_nothing_of_all_that_changed_anything(two: Two) -> None:
                 refused(two, op, mine, theirs, case, "")
                 refused(two, op, mine, theirs, case, f"/accounts/{mine.raw.account}")
     assert state(two.server) == before
+
+
+def test_a_join_token_opens_its_own_account_only(two: Two) -> None:
+    """Used up or not, under another account's name it is refused, and the machine gets a node where the token says."""
+    for mine, theirs in (two.halves, two.halves[::-1]):
+        token = theirs.raw("POST", "/batchyard/v1/pools/p/jointokens", {}).json["token"]
+        body = b'{"name": "' + b"0a" * 16 + b'"}'
+        headers = {"authorization": f"Bearer {token}", "content-length": str(len(body))}
+        for path in (f"/accounts/{mine.raw.account}/agent/join", f"/accounts/{mine.raw.account}/agent/sync"):
+            assert mine.raw.send("POST", path, headers, body).status == 403, path
+        renamed = {**headers, "authorization": f"Bearer {token.replace(theirs.raw.account, mine.raw.account)}"}
+        assert mine.raw.send("POST", "/agent/join", renamed, body).status in (401, 403)
+        for prefix in ("", f"/accounts/{mine.raw.account}"):
+            answer = mine.raw("GET", f"{prefix}/pools", headers={"authorization": f"Bearer {token}"})
+            assert answer.status in (401, 403), prefix
 
 
 def test_a_node_is_heard_in_its_own_account_only(two: Two) -> None:

@@ -52,7 +52,9 @@ class House:
         self.registry: Database = open_registry(self.directory, state[0], self.clock.now())
         places, config = Places(self.directory), Config(self.directory)
         operator = Account("$operator", [operator_key(self.directory)])
-        server = Server(config, "http://server", self.clock, AZURE, space.Room(self.directory), operator, places.count_nodes)
+        server = Server(
+            config, ("http://server", "http://server"), None, self.clock, AZURE, space.Room(self.directory), operator, places.count_nodes
+        )
         self.worlds = Worlds(server, self.registry, places, "batchyard", idle_s=0.0)
         await self.worlds.begin(state, hub)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(Front(self.worlds, self.clock)), base_url="http://server")
