@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import NamedTuple
 
 from starlette.responses import Response
@@ -28,6 +29,8 @@ from batchyard.model.tokens import parted
 from batchyard.store.db import StoreUnavailable
 
 _AGENT = "agent"
+_GONE = ("AccountNotFound", "AccountBeingDeleted")
+"""It went while the request was on its way, which is told nobody but the operator."""
 _OWN = frozenset({"", _AGENT, PREFIX, "pools", "jobs", "batchyard", "supportedimages", "nodeagentskus", "nodecounts", "poolusagemetrics"})
 """First segments of paths that name no storage account."""
 _PREFIX = re.compile(rf"/{PREFIX}/([A-Za-z0-9-]{{1,63}})(?=/)", re.ASCII)
@@ -123,7 +126,11 @@ class Front:
             if (refusal := _turned_away(known, asked, scope, receive, self._clock.now())) is not None:
                 await refusal(scope, receive, send)
                 return
-        async with self._worlds.entered(name) as world:
+        async with AsyncExitStack() as stack:
+            try:
+                world = await stack.enter_async_context(self._worlds.entered(name))
+            except BatchError as error:
+                raise _unknown() if error.code in _GONE else error from None
             await world(scope, receive, send)
 
 

@@ -16,6 +16,7 @@ from secrets import token_hex
 from typing import Any
 from weakref import WeakValueDictionary
 
+import msgspec
 import structlog
 from starlette.types import ASGIApp
 
@@ -55,6 +56,8 @@ class _Open:
     """Requests under way."""
     last: float = 0.0
     """When the last of them ended, by the loop's clock."""
+    leaving: bool = False
+    """The account is being deleted: nobody is let in any more."""
 
 
 class Worlds:
@@ -86,11 +89,11 @@ class Worlds:
 
     def opened(self, name: str) -> ASGIApp | None:
         found = self._open.get(name.lower())
-        return found.world.api if found else None
+        return found.world.api if found and not found.leaving else None
 
     async def known(self, name: str) -> Known | None:
         if (found := self._open.get(name.lower())) is not None:
-            return found.world.known
+            return msgspec.structs.replace(found.world.known, leaving=found.leaving)
         row = await self._registry.read(rows.named, name)
         if row is None or row.state == CREATING:
             return None
@@ -112,6 +115,8 @@ class Worlds:
     @asynccontextmanager
     async def entered(self, name: str) -> AsyncIterator[ASGIApp]:
         found = self._open.get(name.lower()) or await self._enter(name)
+        if found.leaving:
+            raise BatchError("AccountBeingDeleted")
         found.using += 1
         try:
             yield found.world.api
@@ -266,6 +271,8 @@ class Worlds:
             if row.name == self._default:
                 raise BatchError("Forbidden", Reason="The default account stays as long as its server")
             row = await self._registry.run(rows.change, row, {"state": DELETING, "due": None})
+            if (found := self._open.get(name.lower())) is not None:
+                found.leaving = True
         self._begin_removal(row)
 
     async def keys(self, name: str) -> Sequence[str]:
