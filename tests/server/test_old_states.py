@@ -67,13 +67,13 @@ def test_a_server_of_this_release_goes_on_with_it(monkeypatch: pytest.MonkeyPatc
 
 def open_all(directory: Path) -> None:
     """What a server does with its directory before it answers anybody."""
-    account, db, store = state.open_state(directory, Wakes())
+    account, *parts = state.open_state(directory, Wakes())
     try:
         state.open_registry(directory, account, 1).close()
         state.operator_key(directory)
     finally:
-        db.close()
-        store.close()
+        for part in parts:
+            part.close()
 
 
 _STEPS = tuple(f"batchyard/{name}.py" for name in ("server/state", "server/account_file", "store/drivers/sqlite", "store/accounts"))
@@ -141,9 +141,9 @@ def test_an_account_whose_file_has_another_name_now_is_known_by_that(tmp_path: P
     open_all(tmp_path)
     path = tmp_path / "account.json"
     path.write_text(path.read_text().replace('"batchyard"', '"renamed"'))
-    account, db, store = state.open_state(tmp_path, Wakes())
+    account, *parts = state.open_state(tmp_path, Wakes())
     registry = state.open_registry(tmp_path, account, 1)
     found = asyncio.run(registry.read(rows.page, 0, 10))
     assert [(row.name, row.location) for row in found] == [("renamed", ".")]
-    for each in (registry, db, store):
+    for each in (registry, *parts):
         each.close()

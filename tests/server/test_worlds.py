@@ -112,6 +112,8 @@ async def test_nobody_opens_a_world_without_its_key(house: House) -> None:
     assert (await house.http.get(f"/{storage}/c/b")).status_code == 401
     assert (await house.http.get(f"/{storage}/c/b?sv=2021-12-02&sr=c&sp=r&sig=AAAA")).status_code == 403
     assert (await house.http.get(f"/{storage}/c/b", headers={"authorization": f"SharedKey {storage}:AAAA"})).status_code == 403
+    assert (await house.http.get(f"/queue/{storage}/q/messages")).status_code in (401, 403)
+    assert (await house.http.get(f"/queue/{storage}/q/messages", headers={"authorization": f"SharedKey {storage}:AAAA"})).status_code == 403
     assert house.worlds.open_names == {"batchyard"}
 
 

@@ -18,6 +18,8 @@ from batchyard.api.wire import auth, wire
 from batchyard.api.wire.accounts import OPERATOR, PREFIX, PREFIXED, Known, Worlds
 from batchyard.api.wire.auth import Signed
 from batchyard.blobs.edge.server import turned_away
+from batchyard.blobs.queues.edge import PATH as QUEUES
+from batchyard.blobs.queues.edge import turned_away as queue_turned_away
 from batchyard.engine.clock import Clock
 from batchyard.engine.nodes import nodes
 from batchyard.engine.nodes.nodes import NotThisNode
@@ -29,9 +31,12 @@ from batchyard.model.tokens import parted
 from batchyard.store.db import StoreUnavailable
 
 _AGENT = "agent"
+_STORAGE_HOSTS = ("blob.", "queue.")
 _GONE = ("AccountNotFound", "AccountBeingDeleted")
 """It went while the request was on its way, which is told nobody but the operator."""
-_OWN = frozenset({"", _AGENT, PREFIX, "pools", "jobs", "batchyard", "supportedimages", "nodeagentskus", "nodecounts", "poolusagemetrics"})
+_OWN = frozenset(
+    {"", _AGENT, PREFIX, "pools", "jobs", "batchyard", "supportedimages", "nodeagentskus", "nodecounts", "poolusagemetrics", QUEUES}
+)
 """First segments of paths that name no storage account."""
 _PREFIX = re.compile(rf"/{PREFIX}/([A-Za-z0-9-]{{1,63}})(?=/)", re.ASCII)
 _HOST = re.compile(r"([A-Za-z0-9-]{1,63})\.[^.:]+\.(?:[^.:]+\.)*[A-Za-z][A-Za-z0-9-]*(?::\d+)?", re.ASCII)
@@ -44,6 +49,7 @@ class _Asked(NamedTuple):
     """`/accounts/NAME`, or nothing."""
     first: str
     """The first segment of the path behind that."""
+    second: str
     authorization: str
     host: str
 
@@ -104,8 +110,10 @@ class Front:
     async def _storing(self, asked: _Asked) -> str | None:
         """The account whose storage account the host names, as `NAME.blob.DOMAIN`, or the path."""
         name, _, domain = asked.host.partition(".")
-        if domain.lower().startswith("blob.") and (storing := await self._worlds.storing(name)):
+        if domain.lower().startswith(_STORAGE_HOSTS) and (storing := await self._worlds.storing(name)):
             return storing
+        if asked.first == QUEUES:
+            return await self._worlds.storing(asked.second)
         return None if asked.first in _OWN else await self._worlds.storing(asked.first)
 
     async def _by_host(self, host: str) -> str:
@@ -144,7 +152,8 @@ def _asked(scope: Scope) -> _Asked:
         elif name == b"host":
             host = value.decode("latin-1")
     prefix = found[0] if found else ""
-    return _Asked(prefix, path.removeprefix(prefix).partition("/")[2].partition("/")[0], authorization, host)
+    first, second = [*path.removeprefix(prefix).split("/"), "", ""][1:3]
+    return _Asked(prefix, first, second, authorization, host)
 
 
 def _unmark(scope: Scope, token: str) -> None:
@@ -158,8 +167,10 @@ def _unmark(scope: Scope, token: str) -> None:
 def _turned_away(known: Known, asked: _Asked, scope: Scope, receive: Receive, now: int) -> Response | None:
     """The answer to whom the account's keys do not let in, told without its world; None for others."""
     named = known.storage.lower()
+    keys = {} if known.leaving else {known.storage: [known.storage_key]}
+    if not asked.prefix and asked.first == QUEUES and asked.second.lower() == named:
+        return queue_turned_away(keys, scope, receive, times.moment(now))
     if not asked.prefix and (asked.first.lower() == named or asked.host.lower().startswith(f"{named}.blob.")):
-        keys = {} if known.leaving else {known.storage: [known.storage_key]}
         return turned_away(keys, scope, receive, times.moment(now))
     token = parted(asked.token)[1]
     if asked.first == _AGENT:

@@ -10,16 +10,14 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.disk import space
 from batchyard.disk.trees import remove_tree, sync_directory
 from batchyard.engine.wakes import Wakes
 from batchyard.server import account_file
 from batchyard.server.account_file import AccountFile
 from batchyard.server.refusals import Refused
-from batchyard.server.state import ACCOUNTS, BLOBS, DATABASE, DEFAULT, open_state
+from batchyard.server.state import ACCOUNTS, BLOBS, DATABASE, DEFAULT, QUEUES, State, open_state
 from batchyard.store.accounts import AccountRow
-from batchyard.store.db import Database
 
 _NODES = "nodes"
 
@@ -54,11 +52,10 @@ class Places:
             sync_directory(directory.parent)
         if any(path.iterdir()):
             raise Refused(f"{path} is not empty")
-        _, db, store = self.open(row, Wakes())
-        db.close()
-        store.close()
+        for part in self.open(row, Wakes())[1:]:
+            part.close()
 
-    def open(self, row: AccountRow, hub: Wakes) -> tuple[AccountFile, Database, LocalBlobStore]:
+    def open(self, row: AccountRow, hub: Wakes) -> State:
         """What the world of an account holds. Raises Refused."""
         return open_state(self._directory / row.location, hub, lambda: account_file.fresh(row.name, row.storage))
 
@@ -95,7 +92,9 @@ class Places:
         for name in (BLOBS, _NODES):
             _gone(path / name)
         _gone(self.nodes(row))
-        for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "reserve", account_file.UNFINISHED, f"{account_file.NAME}.part"):
+        for name in (f"{file}{end}" for file in (DATABASE, QUEUES) for end in ("", "-wal", "-shm")):
+            (path / name).unlink(missing_ok=True)
+        for name in ("reserve", account_file.UNFINISHED, f"{account_file.NAME}.part"):
             (path / name).unlink(missing_ok=True)
         (path / account_file.NAME).unlink(missing_ok=True)
         for directory in (path, self.nodes(row).parent):

@@ -140,7 +140,8 @@ def _refuse_damage(directory: Path) -> None:
     """What belongs to an account holds what its server left there, and is not filled anew. Raises Refused, OSError, sqlite3.Error."""
     database = damage(directory / DATABASE, lambda model, version: build(model, max(version, 1)))
     found = [(DATABASE, database), (f"{BLOBS}/{CATALOGUE}", damage(directory / BLOBS / CATALOGUE, SCHEMA.build))]
-    if (directory / QUEUES).exists():  # which earlier releases did not make
+    queues = directory / QUEUES
+    if queues.exists() and queues.stat().st_size:  # earlier releases did not make it, and a crash may have come between
         found.append((QUEUES, damage(directory / QUEUES, QUEUES_SCHEMA.build)))
     for name, wrong in found:
         if wrong:

@@ -19,7 +19,8 @@ from batchyard.api.wire.auth import Account
 from batchyard.api.wire.call import Machine, Services
 from batchyard.api.wire.relay import Relay
 from batchyard.blobs.edge.server import application as storage_endpoint
-from batchyard.blobs.store.local import LocalBlobStore
+from batchyard.blobs.queues.edge import PATH as QUEUES
+from batchyard.blobs.queues.edge import application as queue_endpoint
 from batchyard.config import Config
 from batchyard.disk import space
 from batchyard.engine.clock import Clock
@@ -39,10 +40,11 @@ from batchyard.rules.sizes import LOCAL
 from batchyard.server import http
 from batchyard.server.account_file import AccountFile
 from batchyard.server.loops import UNCOMMITTED_KEPT_US, background
+from batchyard.server.state import State
 from batchyard.server.tls import Tls
 from batchyard.store import nodes as node_rows
 from batchyard.store.accounts import AccountRow
-from batchyard.store.db import Database, StoreUnavailable
+from batchyard.store.db import StoreUnavailable
 
 log = structlog.get_logger()
 
@@ -94,7 +96,7 @@ class World:
         self,
         server: Server,
         row: AccountRow,
-        state: tuple[AccountFile, Database, LocalBlobStore],
+        state: State,
         hub: Wakes,
         nodes: Path,
         accounts: Accounts,
@@ -102,7 +104,7 @@ class World:
         named: str,
         own_disk: space.Room | None = None,
     ) -> None:
-        account, self.db, self.store = state
+        account, self.db, self.store, self.queues = state
         config, clock = server.config, server.clock
         self._server, self._clock = server, clock
         self.provider = server.provider(nodes)
@@ -135,10 +137,9 @@ class World:
             accounts=accounts,
             operator=None if named else server.operator,
         )
-        blobs = storage_endpoint(
-            self.store, {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now()), room.for_content
-        )
-        self.api = Api(self.services, {account.storage_name: blobs})
+        keys, moment = {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now())
+        blobs = storage_endpoint(self.store, keys, moment, room.for_content)
+        self.api = Api(self.services, {account.storage_name: blobs, QUEUES: queue_endpoint(self.queues, keys, moment, room.for_content)})
         self._lease = Lease(self.db, clock, EMBEDDED)
         join_us = int(config.node_join_s * 1e6)
         providers: dict[str, NodeProvider] = {LOCAL: self.provider, JOINED: JoinedProvider()}
@@ -167,7 +168,7 @@ class World:
             self._lease,
             self._capacity,
             upkeep,
-            self.store,
+            (self.store, self.queues),
             self._own_disk,
             on_demand=self._server.config.autoscale_on_demand,
         )
@@ -190,6 +191,7 @@ class World:
             await self._lease.release()
         await asyncio.to_thread(self.db.close)
         await asyncio.to_thread(self.store.close)
+        await asyncio.to_thread(self.queues.close)
 
 
 def quotas(row: AccountRow, otherwise: Quotas) -> Quotas:

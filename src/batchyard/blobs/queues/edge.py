@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from batchyard.blobs.base import BlobError
+from batchyard.blobs.base import AccessPolicy, BlobError
 from batchyard.blobs.edge import documents as storage_documents
 from batchyard.blobs.edge import transfers
 from batchyard.blobs.edge.answers import as_answer, busy, error_response, with_common_headers
@@ -57,6 +57,25 @@ class Operation:
     def level(self) -> Level:
         """What it is about, in the letters of an account SAS."""
         return {"service": Level.SERVICE, "queue": Level.CONTAINER}.get(self.place, Level.OBJECT)
+
+
+def turned_away(accounts: Mapping[str, Sequence[str]], scope: Scope, receive: Receive, now: datetime) -> Response | None:
+    """The answer to whom no key of these accounts lets in, told without a store; None for others, and where only the store can tell."""
+
+    def unknown(ref: QueueRef) -> Mapping[str, AccessPolicy]:
+        raise _NeedsStore
+
+    try:
+        grants.authenticate(parse(scope, receive, accounts, times.micros(now), f"/{PATH}"), accounts, unknown)
+    except _NeedsStore:
+        return None
+    except BlobError as error:
+        return error_response(error, scope["method"])
+    return None
+
+
+class _NeedsStore(Exception):
+    """A stored access policy decides."""
 
 
 def application(
