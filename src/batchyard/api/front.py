@@ -96,7 +96,10 @@ class Front:
         if not asked.prefix and (storing := await self._storing(asked)):
             return storing
         joining = read(asked.token)
-        said = parted(asked.token)[0] if joining is None else joining.account
+        if joining is not None:  # a stranger's is refused by the default account, in the words that machines know
+            said = joining.account if await self._worlds.known(joining.account) else ""
+        else:
+            said = parted(asked.token)[0]
         addressed = asked.prefix.rpartition("/")[2] or await self._by_host(asked.host)
         if addressed:
             if said and said.lower() != addressed.lower():
