@@ -365,7 +365,7 @@ class Still:
         """Write columns of the only row of a table."""
 
         def unit(tx: Tx) -> None:
-            assert tx.change(Change(f"UPDATE {table} SET {', '.join(f'{name} = :{name}' for name in values)}"), **values) == 1
+            assert tx.changed(Change(f"UPDATE {table} SET {', '.join(f'{name} = :{name}' for name in values)}"), **values) == 1
 
         await self.db.run(unit)
 

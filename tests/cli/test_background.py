@@ -55,7 +55,7 @@ def held_by_another(tx: Tx) -> int:
     now = times.micros(datetime.now(UTC)) + int(LEASE_S * 1e6)
     assert leases.acquire(tx, "loops", "another", now, 3600)
     tx.insert("node", pool_pk=1, id="idle", state="idle", state_time=0, scheduling_state="enabled", dedicated=1, slots=1, allocated=0)
-    assert tx.change(Change("UPDATE pool SET autoscale_next = 0 WHERE autoscale_next IS NOT NULL")) == 1
+    assert tx.changed(Change("UPDATE pool SET autoscale_next = 0 WHERE autoscale_next IS NOT NULL")) == 1
     return now + 3_600_000_000
 
 

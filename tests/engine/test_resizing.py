@@ -367,7 +367,7 @@ class TestPartial:
     def test_a_size_that_is_no_longer_offered(self, world: World) -> None:
         world.pool("pool", 0)
         world.capacity(2)
-        world.capacity_job._offer = Offer()
+        world.capacity_job.offer = Offer()
         world.resize(1)
         world.capacity(2)
         assert (row(world).allocation_state, codes(world)) == ("steady", ["AllocationFailed"])

@@ -53,7 +53,8 @@ def texts(tree: ast.AST) -> Iterator[str]:
 def test_only_changes_and_the_row_modules_set_a_state() -> None:
     allowed = {f"store/{name}.py" for name in ("tx", "tasks", "jobs", "nodes", "pools", "special_tasks")}
     users = {name for name, tree in modules() if {"set_state", "set_states"} & set(called(tree))}
-    assert users - allowed == {f"{CHANGES}{name}.py" for name in ("tasks", "jobs", "nodes", "pools", "special_tasks")}
+    registry = {"store/accounts.py"}  # which accounts there are lies in a database of its own, of which the engine knows nothing
+    assert users - allowed - registry == {f"{CHANGES}{name}.py" for name in ("tasks", "jobs", "nodes", "pools", "special_tasks")}
 
 
 def test_only_one_statement_changes_a_state_beside_the_guarded_one_and_changes_alone_runs_it() -> None:

@@ -124,7 +124,7 @@ def test_a_newer_schema_is_refused_and_left_as_it_is(location: str) -> None:
 def test_a_migration_that_fails_leaves_nothing_behind(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = [*migrations(), (migrations()[-1][0] + 1, "CREATE TABLE half (pk ${KEY}); INSERT INTO nowhere VALUES (1);")]
     with monkeypatch.context() as patched:
-        patched.setattr("batchyard.store.migrate.migrations", lambda: broken)
+        patched.setattr("batchyard.store.migrate.migrations", lambda chain: broken)
         with pytest.raises(psycopg.errors.UndefinedTable, match="nowhere"):
             open_store(location)
     db = open_store(location)
