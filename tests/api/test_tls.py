@@ -148,6 +148,32 @@ def test_azure_storage_blob_works_by_the_account_s_host_name(secure: Server, hos
     assert python(sys.executable, STORAGE, environment(secure)) == "done"
 
 
+def test_a_task_s_programs_believe_the_server_and_a_setting_of_its_own_wins(secure: Server) -> None:
+    given = environment(secure)
+    code = "import os, urllib.request as u; print(u.urlopen(os.environ['AZ_BATCH_ACCOUNT_URL'] + 'agent/health').read())"
+    asks = f'python3 -c "{code}"; echo $NODE_EXTRA_CA_CERTS $REQUESTS_CA_BUNDLE'
+
+    def said(*words: str) -> str:
+        command = [*COMMAND, "submit", "-f", *words, "--", "sh", "-c", asks]
+        done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=90, check=False)
+        return done.stdout + done.stderr
+
+    assert "b'ok'" in said()
+    refused = said("--env", "SSL_CERT_FILE=/dev/null", "--env", "REQUESTS_CA_BUNDLE=mine")
+    assert "CERTIFICATE_VERIFY_FAILED" in refused
+    assert "authorities.pem mine" in refused
+
+
+def test_this_machine_s_server_is_believed_when_only_its_url_is_named(secure: Server) -> None:
+    given = environment(secure)
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"):
+        del given[name]
+    here = {**given, "BATCHYARD_DIR": str(secure.directory)}
+    assert subprocess.run([*COMMAND, "pools"], env=here, capture_output=True, timeout=60, check=False).returncode == 0
+    elsewhere = subprocess.run([*COMMAND, "pools"], env=given, capture_output=True, text=True, timeout=60, check=False)
+    assert (elsewhere.returncode, "export SSL_CERT_FILE=FILE" in elsewhere.stderr) == (1, True)
+
+
 @pytest.mark.az
 def test_az_works_with_its_configuration_changed(secure: Server, hosts_line: None) -> None:
     program = os.environ.get("BATCHYARD_AZ")

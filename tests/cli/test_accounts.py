@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 
+from azure.storage.blob import BlobServiceClient
 from tests.conftest import Server, wait_for
 
 
@@ -22,6 +23,11 @@ def test_an_account_from_its_making_to_its_end(server: Server) -> None:
     assert made.returncode == 0, made.stderr
     exports = dict(word.split("=", 1) for line in made.stdout.splitlines() for word in shlex.split(line)[1:])
     assert exports["AZURE_BATCH_ENDPOINT"] == f"{server.endpoint}/accounts/cliacct"
+    again = batchyard("env", "--account", "CliAcct", *at)
+    assert again.stdout == made.stdout, again.stderr
+    with BlobServiceClient.from_connection_string(exports["AZURE_STORAGE_CONNECTION_STRING"]) as blobs:
+        assert blobs.account_name == "cliacctstorage"
+        assert list(blobs.list_containers()) == []
     rows = batchyard("account", "list", "-o", "json", *at)
     found = {row["name"]: row for row in json.loads(rows.stdout)}
     assert found["cliacct"]["quotas"] == {"poolQuota": 1, "lowPriorityCoreQuota": 0}

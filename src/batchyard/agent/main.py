@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -92,9 +92,17 @@ class Agent:
     """The conversation over `link`; `token` is for the answers to file requests, `unwatched` what `remains` tells of earlier agents."""
 
     def __init__(
-        self, settings: AgentSettings, layout: Layout, found: facts.Found, link: Link, token: str, *, unwatched: bool = False
+        self,
+        settings: AgentSettings,
+        layout: Layout,
+        found: facts.Found,
+        link: Link,
+        token: str,
+        trusted: Mapping[str, str],
+        *,
+        unwatched: bool = False,
     ) -> None:
-        self._settings, self._layout, self._found, self._link = settings, layout, found, link
+        self._settings, self._layout, self._found, self._link, self._trusted = settings, layout, found, link, trusted
         self._token, self._address = token, Address(settings.server, settings.server_file)
         self._threads = ThreadPoolExecutor(_THREADS, _TRANSFER)
         self._users = Users(found.uid_base, found.facts.switches_users)
@@ -321,7 +329,7 @@ class Agent:
             spawners = Spawners(self._found.place, count, self._found.limits, remains.watches(self._layout))
         else:
             spawners = self._node.spawners
-        self._node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories)
+        self._node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories, self._trusted)
 
     async def _make(self, name: str, attempt: Making) -> None:
         ended = await attempt.run()
@@ -387,12 +395,11 @@ async def run(settings: AgentSettings) -> None:
     with open(settings.token_file, encoding="ascii") as file:
         token = file.read().strip()
     with _only_one(layout), claims.held(layout.root, settings.uid_base) as claim:
-        if settings.ca_file is not None:
-            trust.everywhere(settings.ca_file, layout.volatile)
+        trusted = trust.everywhere(settings.ca_file, layout.root) if settings.ca_file is not None else {}
         unwatched = remains.ran_unwatched(layout)
         found = facts.find(layout, settings.server, claim, settings.control)
         async with Link(settings.server, token, trust.of_server(settings.server, settings.ca_file)) as link:
-            await _until_stopped(Agent(settings, layout, found, link, token, unwatched=unwatched))
+            await _until_stopped(Agent(settings, layout, found, link, token, trusted, unwatched=unwatched))
 
 
 def _client(settings: AgentSettings, server: str, token: str) -> httpx.AsyncClient:

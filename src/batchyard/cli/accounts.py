@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from batchyard.cli import connect, daemon, output, tables
+from batchyard.cli import connect, daemon, env, output, tables
 from batchyard.cli.client import Client
-from batchyard.cli.problem import Problem, Usage
+from batchyard.cli.connect import ACCOUNTS
+from batchyard.cli.problem import Usage
 from batchyard.cli.streams import confirmed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Given = Mapping[str, Any]
-_PATH = ("batchyard", "v1", "accounts")
 _QUOTAS = {
     "pools": "poolQuota",
     "jobs": "activeJobAndJobScheduleQuota",
@@ -35,15 +35,11 @@ def _operator(connection: Given, key_file: Path | None) -> Iterator[Client]:
     if named:
         parts = urlsplit(named if "://" in named else f"https://{named}")
         url = f"{parts.scheme}://{parts.netloc}"
+        daemon.trust_named(url)
     else:
         url = connect.local(directory).url
     named_file = os.environ.get("BATCHYARD_OPERATOR_KEY")
-    file = key_file or (Path(named_file) if named_file else directory / "operator.key")
-    try:
-        key = file.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Problem(f"the operator's key {file} cannot be read ({error}); name it with --operator-key") from None
-    with Client(url, "$operator", key) as client:
+    with connect.operator(url, key_file or (Path(named_file) if named_file else directory / "operator.key")) as client:
         yield client
 
 
@@ -85,35 +81,36 @@ def create(
     quotas = _wanted({"pools": pools, "jobs": jobs, "cores": cores, "spot_cores": spot_cores})
     body = {"name": name, "quotas": quotas} | ({} if location is None else {"location": str(location)})
     with _operator(connection, operator_key) as client:
-        made = client.post(*_PATH, body=body)
-        keys = client.get(*_PATH, name, "keys")
-    print(f"export AZURE_BATCH_ACCOUNT={made['name']}")
-    print(f"export AZURE_BATCH_ACCESS_KEY={keys['primary']}")
-    print(f"export AZURE_BATCH_ENDPOINT={made['accountEndpoint']}")
+        made = client.post(*ACCOUNTS, body=body)
+        place = (connection["directory"] or daemon.default_directory()).resolve()
+        here = daemon.running(place)
+        if here is not None and here.url != client.url:
+            here = None
+        env.show(*env.of(client, made, here.public if here else client.url), place, here)
 
 
 def list_(*, connection: Given, operator_key: Path | None, shown: Given) -> None:
     """List all accounts."""
     with _operator(connection, operator_key) as client:
-        output.show(lambda: client.raw(*_PATH), tables.ACCOUNTS, shown)
+        output.show(lambda: client.raw(*ACCOUNTS), tables.ACCOUNTS, shown)
 
 
 def show(*, name: str | None, connection: Given, operator_key: Path | None, shown: Given) -> None:
     """Show an account, its quotas and, to itself, what it takes of them."""
     with _asking(connection, operator_key, name) as (client, account):
-        output.entries([client.get(*_PATH, account)], tables.ACCOUNTS, shown)
+        output.entries([client.get(*ACCOUNTS, account)], tables.ACCOUNTS, shown)
 
 
 def keys(*, name: str | None, connection: Given, operator_key: Path | None) -> None:
     """Print both keys of an account."""
     with _asking(connection, operator_key, name) as (client, account):
-        _print(client.get(*_PATH, account, "keys"))
+        _print(client.get(*ACCOUNTS, account, "keys"))
 
 
 def renew_key(*, which: str, name: str | None, connection: Given, operator_key: Path | None) -> None:
     """Put a new key in the place of one of the two."""
     with _asking(connection, operator_key, name) as (client, account):
-        _print(client.post(*_PATH, account, "keys", which, "renew"))
+        _print(client.post(*ACCOUNTS, account, "keys", which, "renew"))
 
 
 def quota(
@@ -132,18 +129,18 @@ def quota(
     if not wanted:
         raise Usage("say what to limit: --pools, --jobs, --cores, --spot-cores")
     with _operator(connection, operator_key) as client:
-        client.change("PATCH", *_PATH, name, "quotas", body=wanted)
-        output.entries([client.get(*_PATH, name)], tables.ACCOUNTS, shown)
+        client.change("PATCH", *ACCOUNTS, name, "quotas", body=wanted)
+        output.entries([client.get(*ACCOUNTS, name)], tables.ACCOUNTS, shown)
 
 
 def delete(*, names: Sequence[str], yes: bool | None, connection: Given, operator_key: Path | None) -> None:
     """Delete accounts with all they have and run."""
     with _operator(connection, operator_key) as client:
         for name in names:
-            client.get(*_PATH, name)
+            client.get(*ACCOUNTS, name)
         confirmed(f"Delete {', '.join(names)} with all pools, jobs and blobs?", yes=bool(yes))
         for name in names:
-            client.delete(*_PATH, name)
+            client.delete(*ACCOUNTS, name)
             print(f"{name} is being deleted")
 
 

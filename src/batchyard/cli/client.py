@@ -146,7 +146,7 @@ class Client:
                 answer = self._http.send(method, target, self._headers(method, target, content, more or {}), content)
             except Unreachable as error:
                 if not self._answered or not reads or late:
-                    raise Problem(f"cannot reach the server at {self.url} ({error}); is it running?") from None
+                    raise Problem(f"cannot reach the server at {self.url} ({error}); {_remedy(error)}") from None
             else:
                 self._answered = True
                 again = answer.status in (_PASSING if reads else (429, 503))
@@ -188,3 +188,9 @@ def _refusal(host: str, method: str, target: str, answer: Answer) -> Refused:
     except (ValueError, LookupError, TypeError, AttributeError, msgspec.MsgspecError):
         missing = {404: "it is not there", 412: "it changed meanwhile"}.get(answer.status)
         return Refused(f"HTTP {answer.status}", missing or f"the server at {host} refused {method}")
+
+
+def _remedy(error: Unreachable) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return "name the file of its authority: export SSL_CERT_FILE=FILE; `batchyard ca --pem` prints it on the server's machine"
+    return "is it running?"

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from batchyard.cli import daemon
 from batchyard.cli.problem import Problem
+
+if TYPE_CHECKING:
+    from batchyard.cli.client import Client
+
+
+ACCOUNTS = ("batchyard", "v1", "accounts")
+"""Where a server's accounts are (docs/accounts.md)."""
 
 
 class Address(NamedTuple):
@@ -30,6 +37,7 @@ def find(endpoint: str | None, account: str | None, key: str | None, directory: 
     if not account or not key:
         raise Problem(f"account and key for {named} are missing; give --account and --key, or set AZURE_BATCH_ACCOUNT and _ACCESS_KEY")
     url = named if "://" in named else f"https://{named}"
+    daemon.trust_named(url)
     return Address(url.rstrip("/"), account, key, os.environ.get("AZURE_STORAGE_CONNECTION_STRING"))
 
 
@@ -57,3 +65,14 @@ def local(directory: Path) -> Address:
     account = daemon.account(directory)
     daemon.trust(directory, server)
     return Address(server.url, account.name, account.keys[0], daemon.storage_connection_string(account, server.url))
+
+
+def operator(url: str, key_file: Path) -> Client:
+    """A server as its operator sees it. Raises Problem."""
+    from batchyard.cli.client import Client
+
+    try:
+        key = key_file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Problem(f"the operator's key {key_file} cannot be read ({error}); name it with --operator-key") from None
+    return Client(url, "$operator", key)

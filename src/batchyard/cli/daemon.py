@@ -99,6 +99,17 @@ def trust(directory: Path, server: Server) -> None:
             os.environ[name] = str(bundle)
 
 
+def trust_named(url: str) -> None:
+    """The same, where a URL that the environment or an option names is that of this machine's server."""
+    from urllib.parse import urlsplit
+
+    directory = default_directory().resolve()
+    if not url.startswith("https:") or "SSL_CERT_FILE" in os.environ or (server := running(directory)) is None:
+        return
+    if urlsplit(url).netloc in (urlsplit(server.url).netloc, urlsplit(server.public).netloc):
+        trust(directory, server)
+
+
 def former_port(directory: Path) -> int:
     """Port of the server that was killed here, or 0: its agents may live on and look for it there."""
     from urllib.parse import urlsplit

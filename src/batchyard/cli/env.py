@@ -6,10 +6,12 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from batchyard.cli import daemon, server, trust
+from batchyard.cli.client import Client
+from batchyard.cli.connect import ACCOUNTS, operator
 
 
 class Hint(NamedTuple):
@@ -93,18 +95,35 @@ HINTS: Mapping[str, Hint] = {
 """By the names that --for takes."""
 
 
-def env(*, directory: Path | None, for_: str | None) -> None:
+def env(*, directory: Path | None, account: str | None, for_: str | None) -> None:
     """Print shell exports for the Azure SDKs and az batch: eval "$(batchyard env)"."""
     place = server.state_directory(directory)
-    account, running = daemon.account(place), server.running(place)
-    url, domain = running.public, running.domain
+    own, running = daemon.account(place), server.running(place)
+    if account is None or account.lower() == own.name.lower():
+        show(own, running.public, place, running, for_)
+        return
+    daemon.trust(place, running)
+    with operator(running.url, place / "operator.key") as client:
+        show(*of(client, client.get(*ACCOUNTS, account), running.public), place, running, for_)
+
+
+def of(client: Client, shown: Mapping[str, Any], url: str) -> tuple[daemon.Account, str]:
+    """An account with its keys, and its endpoint below the URL by which clients reach the server, asked by who may know them."""
+    keys = client.get(*ACCOUNTS, shown["name"], "keys")
+    found = daemon.Account(shown["name"], (keys["primary"], keys["secondary"]), shown["storageAccount"], keys["storageKey"])
+    return found, url.rstrip("/") + urlsplit(shown["accountEndpoint"]).path.rstrip("/")
+
+
+def show(account: daemon.Account, url: str, place: Path, running: daemon.Server | None, for_: str | None = None) -> None:
+    """Print what points clients at an account; what they need to believe the server where it runs here."""
+    root, domain = url.removesuffix(f"/accounts/{account.name}"), running.domain if running else None
     values = {
         "endpoint": url,
         "account": account.name,
         "key": account.keys[0],
         "storage": account.storage_name,
         "storage_key": account.storage_key,
-        "blob": daemon.blob_endpoint(account, url, domain),
+        "blob": daemon.blob_endpoint(account, root, domain),
     }
     exports = {
         "AZURE_BATCH_ACCOUNT": account.name,
@@ -113,15 +132,15 @@ def env(*, directory: Path | None, for_: str | None) -> None:
         "AZURE_STORAGE_ACCOUNT": account.storage_name,
         "AZURE_STORAGE_KEY": account.storage_key,
         "AZURE_STORAGE_BLOB_ENDPOINT": values["blob"],
-        "AZURE_STORAGE_CONNECTION_STRING": daemon.storage_connection_string(account, url, domain),
-        **trust.variables(place, running),
+        "AZURE_STORAGE_CONNECTION_STRING": daemon.storage_connection_string(account, root, domain),
+        **(trust.variables(place, running) if running else {}),
     }
     hint = HINTS[for_] if for_ else None
     for name, value in (hint.more if hint else {}).items():
         exports[name] = _connection(values) if value == "connection" else value.format(**values)
     for name, value in exports.items():
         print(f"export {name}={shlex.quote(value)}")
-    for line in _notes(place, running, values["blob"]):
+    for line in _notes(place, running, values["blob"]) if running else ():
         print(f"# {line}")
     if hint is not None:
         print(f"# {for_}: {hint.note.format(**values)}" if hint.note else f"# {for_}: paste these two lines")

@@ -275,6 +275,7 @@ ENV = Verb(
     (),
     (
         DIRECTORY,
+        Flag("account", ("--account",), "Another account than the server's first one; the operator's key is used.", TEXT, "NAME"),
         Flag(
             "for_",
             ("--for",),

@@ -101,7 +101,8 @@ class OwnAccount(Shape, kw_only=True):
 
 
 class AccountKeys(Shape, kw_only=True):
-    """Both keys of an account."""
+    """Both keys of an account, and the one of the storage account that is linked to it."""
 
     primary: str
     secondary: str
+    storage_key: str

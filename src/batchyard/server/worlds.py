@@ -20,7 +20,7 @@ import msgspec
 import structlog
 from starlette.types import ASGIApp
 
-from batchyard.api.wire.accounts import Described, Known
+from batchyard.api.wire.accounts import Described, Keys, Known
 from batchyard.api.wire.auth import Account
 from batchyard.engine.wakes import Wakes
 from batchyard.model.errors import BatchError, invalid_property
@@ -275,11 +275,11 @@ class Worlds:
                 found.leaving = True
         self._begin_removal(row)
 
-    async def keys(self, name: str) -> Sequence[str]:
+    async def keys(self, name: str) -> Keys:
         row = await self._row(name)
-        return (await asyncio.to_thread(self._secrets, row)).keys
+        return _keys(await asyncio.to_thread(self._secrets, row))
 
-    async def renew_key(self, name: str, number: int) -> Sequence[str]:
+    async def renew_key(self, name: str, number: int) -> Keys:
         async with self._lock(name):
             row = await self._row(name)
             renewed = account_file.renewed(await asyncio.to_thread(self._secrets, row), number)
@@ -287,7 +287,7 @@ class Worlds:
             if (found := self._open.get(name.lower())) is not None:
                 found.world.learn_keys(renewed)
             log.info("key renewed", account=row.name, key=number)
-            return renewed.keys
+            return _keys(renewed)
 
     def _secrets(self, row: AccountRow) -> AccountFile:
         """Raises ServerBusy."""
@@ -340,6 +340,10 @@ def _add(tx: Tx, name: str, location: str, quotas: Quotas, now: int) -> AccountR
     while rows.storing(tx, storage) is not None:
         storage = f"{name[: _STORAGE_STEM - 6]}{token_hex(3)}storage"
     return rows.add(tx, name=name, state=CREATING, location=location, storage=storage, created=now, **_columns(quotas))
+
+
+def _keys(account: AccountFile) -> Keys:
+    return Keys(account.keys, account.storage_key)
 
 
 def _columns(quotas: Quotas) -> Mapping[str, int | None]:

@@ -1,12 +1,12 @@
 """The environment of a task's process, built from nothing (contract 4.3).
 
-What comes later wins: the user's login variables, the job's common settings, the task's own, the service's.
+What comes later wins: the user's login variables with whom to trust, the job's common settings, the task's own, the service's.
 HOME is the working directory; no TMPDIR is set, so temporary files go where the system puts them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from batchyard.agent.health.health import RESERVED_BYTES
 from batchyard.agent.places.layout import Layout, TaskPlace
@@ -46,11 +46,12 @@ def of_task(
     common: Sequence[EnvironmentSetting],
     own: Sequence[EnvironmentSetting],
     *,
+    trusted: Mapping[str, str] | None = None,
     preparation: TaskPlace | None = None,
     token: str | None = None,
 ) -> dict[str, str]:
     """All variables of one attempt."""
-    variables = {"PATH": PATH, "HOME": place.working, "USER": user.name, "LOGNAME": user.name, "LANG": "C.UTF-8"}
+    variables = {"PATH": PATH, "HOME": place.working, "USER": user.name, "LOGNAME": user.name, "LANG": "C.UTF-8", **(trusted or {})}
     for setting in (*common, *own):
         variables[setting.name] = setting.value or ""
     variables.update(node)

@@ -13,7 +13,7 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -94,6 +94,8 @@ class Node:
     threads: Executor
     setup: NodeSetup
     directories: Directories
+    trusted: Mapping[str, str] = field(default_factory=dict)
+    """Variables that tell programs of tasks whom to trust."""
     variables: dict[str, str] = field(default_factory=dict)
     inside: dict[str, Inside] = field(default_factory=dict)
     """By attempt, while its command runs."""
@@ -218,7 +220,9 @@ class Attempt:
             await self._stage_in(work, place, user)
             common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
             own = work.environment_settings or []
-            variables = environment.of_task(self._node.variables, place, user, work.user_identity, common, own, **self._extras())
+            variables = environment.of_task(
+                self._node.variables, place, user, work.user_identity, common, own, trusted=self._node.trusted, **self._extras()
+            )
             self._exit = done = await self._command(work, place, user, variables)
             self._stage = "run"
         if done.code == _TOLD_TO_END and not (done.noticed or done.overdue or self._stop.is_set()):

@@ -7,6 +7,7 @@ import ssl
 from pathlib import Path
 
 BUNDLE = "authorities.pem"
+_FILES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 
 
 def of_server(server: str, ca_file: str | None) -> ssl.SSLContext | None:
@@ -23,12 +24,18 @@ def of_server(server: str, ca_file: str | None) -> ssl.SSLContext | None:
     return httpx.create_ssl_context()
 
 
-def everywhere(ca_file: str, directory: str) -> None:
-    """Have this process trust the authority beside the usual ones, for files that tasks have in the server's storage. Raises OSError."""
+def everywhere(ca_file: str, directory: str) -> dict[str, str]:
+    """Have this process, which fetches files from the server's storage, trust the authority beside the usual ones. Raises OSError.
+
+    The answer is what has a task's programs do the same: each of the names is read by some of the clients (docs/tls.md).
+    """
     import certifi
 
     usual = os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where()
     bundle = Path(directory, BUNDLE)
-    bundle.write_bytes(Path(usual).read_bytes().rstrip() + b"\n" + Path(ca_file).read_bytes())
-    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"):
-        os.environ[name] = str(bundle)
+    part = bundle.with_suffix(".part")
+    part.write_bytes(Path(usual).read_bytes().rstrip() + b"\n" + Path(ca_file).read_bytes())
+    part.chmod(0o644)
+    part.replace(bundle)  # a task of before may be reading it
+    os.environ.update({name: str(bundle) for name in _FILES})
+    return {name: str(bundle) for name in (*_FILES, "NODE_EXTRA_CA_CERTS")}

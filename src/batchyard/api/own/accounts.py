@@ -8,7 +8,7 @@ import msgspec
 from starlette.responses import Response
 
 from batchyard.api.wire import wire
-from batchyard.api.wire.accounts import PREFIX, Accounts, Described
+from batchyard.api.wire.accounts import PREFIX, Accounts, Described, Keys
 from batchyard.api.wire.call import Call
 from batchyard.model import times
 from batchyard.model.account import AccountKeys, AccountLimits, OwnAccount
@@ -129,9 +129,9 @@ async def renew_key(call: Call) -> Response:
     return _keys(await accounts.renew_key(call.ids["account"], _KEY_NAMES.index(name)))
 
 
-def _keys(found: object) -> Response:
-    primary, secondary = [*found, ""][:2]  # type: ignore[misc]
-    return Response(wire.encode(AccountKeys(primary=primary, secondary=secondary)), media_type=wire.JSON)
+def _keys(found: Keys) -> Response:
+    primary, secondary = [*found.batch, ""][:2]
+    return Response(wire.encode(AccountKeys(primary=primary, secondary=secondary, storage_key=found.storage)), media_type=wire.JSON)
 
 
 def _shown(call: Call, found: Described) -> OwnAccount:

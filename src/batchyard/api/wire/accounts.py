@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 from starlette.types import ASGIApp
@@ -42,6 +42,13 @@ class Described(msgspec.Struct, frozen=True):
     quotas: Quotas
 
 
+class Keys(NamedTuple):
+    """What lets its owner into an account and its storage."""
+
+    batch: Sequence[str]
+    storage: str
+
+
 class Accounts(Protocol):
     """Every account of a server."""
 
@@ -65,11 +72,11 @@ class Accounts(Protocol):
         """Begin to remove an account with all that it has and runs. Raises AccountNotFound, AccountBeingDeleted, Forbidden."""
         ...
 
-    async def keys(self, name: str) -> Sequence[str]:
+    async def keys(self, name: str) -> Keys:
         """The keys of an account. Raises AccountNotFound, AccountBeingDeleted."""
         ...
 
-    async def renew_key(self, name: str, number: int) -> Sequence[str]:
+    async def renew_key(self, name: str, number: int) -> Keys:
         """Put a new key in the place of one of two; the keys then. Raises AccountNotFound, AccountBeingDeleted."""
         ...
 
