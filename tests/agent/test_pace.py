@@ -43,6 +43,25 @@ async def test_an_end_that_leaves_cores_idle_is_the_last_that_is_waited_for() ->
     await asyncio.wait_for(waiting, 10)
 
 
+async def test_once_as_many_have_ended_as_still_run_nobody_waits() -> None:
+    running = [str(number) for number in range(6)]
+    own = Pace(running, 2)
+    for _ in range(2):
+        own.report(1)
+        waiting = asyncio.create_task(own.wait())
+        for _ in range(2):
+            running.pop()
+            own.ended()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        running.pop()
+        own.ended()
+        await asyncio.wait_for(waiting, 10)
+        await asyncio.wait_for(own.wait(), 10)
+        running += "abc"
+
+
 @pytest.mark.parametrize(("ends", "loaded"), [(1, False), (399, False), (400, True), (1000, True)])
 async def test_more_are_gathered_where_so_many_end_that_the_cores_are_loaded(
     monkeypatch: pytest.MonkeyPatch, ends: int, loaded: bool

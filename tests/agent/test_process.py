@@ -8,6 +8,7 @@ import os
 import signal
 import stat
 import textwrap
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,17 @@ async def test_closing_ends_everything(pipe: Any, run: Run, spawners: Spawners, 
     assert not alive(int((place / "wd/pid").read_text()))
     with pytest.raises(SpawnerLost):
         await task
+
+
+async def test_an_idle_spawner_starts_the_first_of_many_before_the_last_is_made(run: Run, place: Path) -> None:
+    await run("true", log="warm-up")
+    runs = [asyncio.create_task(run("true", log=name)) for name in ("first", "second")]
+    await asyncio.sleep(0)  # from here on the loop stands still, as it does while it makes the others
+    deadline = time.monotonic() + 20
+    while not (place / "firstout.txt").exists() and time.monotonic() < deadline:
+        pass
+    assert (place / "firstout.txt").exists()
+    await asyncio.gather(*runs)
 
 
 async def test_many_at_once(run: Run) -> None:

@@ -129,14 +129,17 @@ class _Spawner(asyncio.Protocol):
             future.set_exception(NotLaunched(bool(rest[0]), str(rest[1]), bool(rest[2])))
 
     def send(self, *message: str | int | float | list[str] | dict[str, str]) -> None:
-        """Send with whatever else is sent in this turn of the loop."""
-        if not self._out:
+        """Send with whatever else is sent in this turn of the loop; at once to a process that has nothing else to do meanwhile."""
+        idle = len(self.waiting) <= 1
+        if not (idle or self._out):
             asyncio.get_running_loop().call_soon(self._flush)
         data = marshal.dumps(message)
         self._out += (len(data).to_bytes(4, "little"), data)
+        if idle:
+            self._flush()
 
     def _flush(self) -> None:
-        if self._transport is not None:
+        if self._transport is not None and self._out:
             self._transport.write(b"".join(self._out))
         self._out.clear()
 

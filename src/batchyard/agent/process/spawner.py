@@ -36,7 +36,6 @@ from collections.abc import Sequence
 if __name__ == "__main__":
     sys.path.append(os.path.abspath(f"{__file__}/../../../.."))
 
-from batchyard.agent.process.cgroups import write
 from batchyard.agent.process.control import MARK, Control, Group, Session, enter, leave, make
 
 Start = tuple[str, int, list[str], dict[str, str], str, str, str, int, int, float]
@@ -50,10 +49,9 @@ _PATIENCE_S = 5.0
 """How long an end is held back while a killed process does not go away (uninterruptible I/O)."""
 _LONGEST_WAIT_MS = 86_400_000.0
 """`poll` takes no more than 24 days; what is due later is looked at again."""
-_FIRST_TO_GO = b"500"
-"""Tasks' oom_score_adj: where memory runs out, the kernel ends a task and not what watches it."""
-_NEVER, _ORDINARY = b"-1000", b"0"
-"""A root spawner's own, and that with which its tasks are born: what root has written no task lowers without CAP_SYS_RESOURCE."""
+_FIRST_TO_GO, _NEVER = b"500", b"-1000"
+"""The oom_score_adj that tasks are born with, so that the kernel ends a task where memory runs out and not what watches it, and a root
+spawner's own; what is written with CAP_SYS_RESOURCE no task lowers without it."""
 
 
 class NotFound(Exception):
@@ -94,7 +92,7 @@ class Spawner:
     def __init__(self, fd: int, control: Control) -> None:
         self._fd, self._control = fd, control
         self._root = os.geteuid() == 0
-        self._score = _own_score() if self._root else -1
+        self._score, self._calm = _own_score(self._root)
         self._queue: deque[Start | Exec] = deque()
         self._by_key: dict[int, Run] = {}
         self._by_pid: dict[int, Run] = {}
@@ -220,8 +218,6 @@ class Spawner:
             with contextlib.suppress(OSError):
                 group.gone()
             return
-        with contextlib.suppress(OSError):  # it may be over already
-            write(f"/proc/{run.pid}/oom_score_adj", _FIRST_TO_GO)
         self._by_key[key] = self._by_pid[run.pid] = run
         if host is not None:
             self._guests.add(run)
@@ -244,7 +240,7 @@ class Spawner:
             (directory, *logs), (uid, gid) = where, who
             if run.host is not None:
                 pipes += (pipe_end(path) for path in logs)
-            self._weigh(_ORDINARY)
+            self._weigh(_FIRST_TO_GO)
             if self._root and uid > 0:
                 os.setresgid(gid, gid, 0)
                 os.setresuid(uid, uid, 0)
@@ -272,14 +268,13 @@ class Spawner:
 
     def _weigh(self, score: bytes) -> None:
         """Set the own oom_score_adj, where that can be done."""
-        if self._score >= 0:
-            with contextlib.suppress(OSError):
-                os.pwrite(self._score, score, 0)
+        with contextlib.suppress(OSError):
+            os.pwrite(self._score, score, 0)
 
     def _restore(self, run: Run) -> None:
         try:
             self._become_itself()
-            self._weigh(_NEVER)
+            self._weigh(self._calm)
             os.chdir("/")
             if run.host is None:
                 self._control.advance()
@@ -435,17 +430,18 @@ def spawn(program: str, argv: list[str], environment: dict[str, str], logs: Sequ
     raise FileExistsError(errno.EEXIST, "another process keeps making the log files")
 
 
-def _own_score() -> int:
-    """Descriptor for writing the own oom_score_adj, which is `_NEVER` then; -1 when the kernel allows that to nobody here."""
-    fd = -1
+def _own_score(root: bool) -> tuple[int, bytes]:
+    """Descriptor of the own oom_score_adj, -1 where there is none, and what it is but for when a task is born."""
     try:
-        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
-        os.pwrite(fd, _NEVER, 0)
+        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        if fd >= 0:
-            os.close(fd)
-        return -1
-    return fd
+        return -1, b""
+    found = os.pread(fd, 16, 0)
+    with contextlib.suppress(OSError):  # the kernel may allow that to nobody here
+        if root:
+            os.pwrite(fd, _NEVER, 0)
+            return fd, _NEVER
+    return fd, found
 
 
 def close_all_but(fd: int) -> None:

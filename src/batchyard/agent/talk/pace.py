@@ -1,7 +1,8 @@
 """When a busy agent speaks: a report, or a poll that the next report would only supersede, follows the last report after a moment.
 
 The room of an ended attempt stays empty for that moment. That costs nothing where enough others run to keep the node's
-cores busy; where fewer do, and behind a pause, nothing waits.
+cores busy; where fewer do, and behind a pause, nothing waits. Nor does it once as many have ended as still run: these keep
+the cores busy while the server fills the room of the others.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ class Pace:
     def __init__(self, running: Collection[str], cores: int) -> None:
         self._running, self._cores = running, cores
         self._reported = self._next = -math.inf
+        self._untold = 0
+        """Ends since the last report."""
         self._urgent = asyncio.Event()
 
     def report(self, ends: int) -> None:
         """So many ends are told now."""
+        self._untold = 0
         now = asyncio.get_running_loop().time()
         loaded = ends >= _LOADED_RATE * self._cores * (now - self._reported)
         self._reported, self._next = now, now + (_LOADED_S if loaded else _GATHER_S)
@@ -34,7 +38,7 @@ class Pace:
         """Return when it is time to speak."""
         loop = asyncio.get_running_loop()
         left = self._next - loop.time()
-        if left <= 0 or not self._is_busy():
+        if left <= 0 or self._is_due():
             return
         self._urgent.clear()
         timer = loop.call_later(left, self._urgent.set)
@@ -45,8 +49,9 @@ class Pace:
 
     def ended(self) -> None:
         """An attempt ended."""
-        if not self._is_busy():
+        self._untold += 1
+        if self._is_due():
             self._urgent.set()
 
-    def _is_busy(self) -> bool:
-        return len(self._running) >= self._cores
+    def _is_due(self) -> bool:
+        return len(self._running) < max(self._cores, self._untold + 1)
