@@ -1,6 +1,7 @@
 """pytest for scripts/mutants: once it has collected, each change is tried in a process forked for it, which imports and collects nothing.
 
 `MUTANTS_ASKED` names a file: the changes with their tests in order, how many processes, until when, and where the verdicts go, a line each.
+`MUTANTS_LINES` names one instead that takes the lines that each test of the files `MUTANTS_FILES` runs through, and its seconds.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import coverage
 import pytest
 from _pytest.main import pytest_runtestloop as run_tests
 
@@ -24,7 +26,10 @@ FAILED, BROKE, TOO_LONG = 1, 3, 24
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool:
-    """Try every change instead of running the tests."""
+    """Try every change, or write lines down, instead of only running the tests."""
+    if "MUTANTS_LINES" in os.environ:
+        _record(session, Path(os.environ["MUTANTS_LINES"]))
+        return True
     asked = json.loads(Path(os.environ["MUTANTS_ASKED"]).read_text())
     items = {item.nodeid: item for item in session.items}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -44,6 +49,41 @@ def pytest_runtestloop(session: pytest.Session) -> bool:
             for pid in running:
                 _end(pid)
     return True
+
+
+class _Contexts:
+    """Says to the measurement which test runs, and notes how long each one takes that passes."""
+
+    def __init__(self, measured: coverage.Coverage) -> None:
+        self._measured = measured
+        self.seconds: dict[str, float] = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        self._measured.switch_context(item.nodeid)
+        begun, failed = time.monotonic(), item.session.testsfailed
+        done = yield
+        if item.session.testsfailed == failed:
+            self.seconds[item.nodeid] = time.monotonic() - begun
+        return done
+
+
+def _record(session: pytest.Session, place: Path) -> None:
+    """Run the tests and write down who runs through which line."""
+    files = set(os.environ["MUTANTS_FILES"].split())
+    session.items = [item for item in session.items if item.nodeid.partition("::")[0] in files]
+    measured = coverage.Coverage(data_file=None, include=["src/batchyard/*"], config_file=False)
+    measured.start()
+    contexts = _Contexts(measured)
+    session.config.pluginmanager.register(contexts)
+    run_tests(session)
+    measured.stop()
+    data = measured.get_data()
+    lines = {
+        os.path.relpath(file): {line: [test for test in tests if test] for line, tests in data.contexts_by_lineno(file).items()}
+        for file in data.measured_files()
+    }
+    place.write_text(json.dumps({"lines": lines, "seconds": contexts.seconds}))
 
 
 def _start(session: pytest.Session, change: Mapping[str, Any], items: Mapping[str, pytest.Item]) -> int:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
+from functools import cache
 
+import msgspec
+
+from batchyard import model
 from batchyard.model.errors import BatchError
 
 NAMED = {
@@ -24,9 +30,19 @@ def check(error: BatchError) -> None:
     assert said.keys() >= NAMED.get(error.code, set()), f"{error.code} lacks {NAMED[error.code] - said.keys()}"
     for name, value in said.items():
         assert value != "None", f"{name} of {error.code} says nothing"
+        assert "XX" not in value, f"nobody said {value}"
         if name in ("PropertyName", "QueryParameterName"):
             assert _PROPERTY.fullmatch(value), f"no property has the name {value}"
+        if name == "PropertyName":
+            assert set(value.split(".")) <= properties(), f"no property has the name {value}"
         if name == "Reason":
             assert _BEGINNING.match(value), f"no sentence: {value}"
             assert value != value.upper(), f"no need to shout: {value}"
-            assert "XX" not in value, f"no sentence: {value}"
+
+
+@cache
+def properties() -> frozenset[str]:
+    """The names of all properties that clients may send."""
+    modules = [importlib.import_module(found.name) for found in pkgutil.iter_modules(model.__path__, f"{model.__name__}.")]
+    structs = [each for module in modules for each in vars(module).values() if isinstance(each, type) and issubclass(each, msgspec.Struct)]
+    return frozenset(name for struct in structs for name in struct.__struct_encode_fields__)

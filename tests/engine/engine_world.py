@@ -7,6 +7,7 @@ test is also one of lost wake-ups. `check` holds all that must be true of the ro
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -93,6 +94,9 @@ _NO_CHANGE = {
     "service log not uploaded",
 }
 """Events that change no state, or that of the allocation, which has none of its own in the log."""
+_SUBJECTS = ("pool", "node", "job", "task", "start", "preparation", "release")
+_PLAIN = re.compile(r"[a-z]+( [a-z]+)*")
+_TOPIC = re.compile(r"capacity|upkeep|node:[0-9]+|(pool|demand):[a-z0-9_-]+")
 _EVERY_WRITE_COUNTS = (
     "CREATE TEMP TRIGGER every_write_to_{0}_counts AFTER UPDATE ON main.{0} WHEN new.version <> old.version + 1"
     " BEGIN SELECT raise(ABORT, 'a write to a {0} that its version does not show'); END"
@@ -518,6 +522,7 @@ class World:
         self._check_events()
         self._check_waiting()
         self._check_special()
+        self._check_words()
 
     def _check_counts(self) -> None:
         sums = (
@@ -578,6 +583,14 @@ class World:
                 assert known, f"{kind} task {pk}: {old} {happened} {new}"
                 at = new or at
             assert at == state, f"{kind} task {pk} is {state}, its events say {at}"
+
+    def _check_words(self) -> None:
+        """The log speaks of things that there are, in plain words; whoever is woken is a loop, a node, or the scheduler of a pool."""
+        for what, happened in self.rows("SELECT DISTINCT what, happened FROM event"):
+            assert what in _SUBJECTS, f"{what} {happened}"
+            assert _PLAIN.fullmatch(happened), f"{what} {happened}"
+        for topic in self.topics:
+            assert _TOPIC.fullmatch(topic), f"nobody listens to {topic}"
 
     def _check_waiting(self) -> None:
         """`unmet` is the number of rows that say so; `ready` is active with nothing unmet."""
