@@ -269,6 +269,25 @@ class TestSamples:
         assert (seen.preempted_node_count, seen.usable_node_count, seen.sample_node_count) == (0, 2, 3)
 
 
+class TestReport:
+    """What a pool's owner is told of its scaling."""
+
+    def test_of_a_pool_with_autoscale_and_of_one_without(self, world: World) -> None:
+        formula = "$TargetDedicatedNodes=2;$TargetLowPriorityNodes=1"
+        pool = world.scaled_pool(formula, autoScaleEvaluationInterval="PT10M")
+        told = report(world)
+        assert (told.pool_id, told.enable_auto_scale, told.auto_scale_formula) == ("pool", True, formula)
+        assert (told.auto_scale_evaluation_interval, told.next_evaluation_time) == ("PT10M", times.iso(world.now + 10 * MINUTE * 10**6))
+        assert (told.target_dedicated_nodes, told.target_low_priority_nodes, told.samples, len(told.runs)) == (2, 1, None, 1)
+        assert pool_rows.content(pool.body).auto_scale_formula is None, "it is kept in one place"
+        world.disable_autoscale()
+        told = report(world)
+        assert (told.enable_auto_scale, told.auto_scale_formula) == (False, None)
+        assert (told.auto_scale_evaluation_interval, told.next_evaluation_time) == (None, None)
+        with pytest.raises(BatchError, match="PoolNotFound"):
+            world.run(autoscale_settings.report, "none", samples=False)
+
+
 class TestEvaluations:
     def test_up_and_down_with_the_work(self, world: World) -> None:
         world.scaled_pool(PENDING, autoScaleEvaluationInterval="PT5M")
@@ -429,6 +448,15 @@ class TestTrial:
         assert refused.value.values == {"Message": "Line 1, Col 4: Unexpected end of the formula"}
         after = world.rows("SELECT * FROM pool"), world.rows("SELECT * FROM autoscale_run"), world.rows("SELECT * FROM autoscale_sample")
         assert after == before
+
+    def test_only_a_pool_that_is_there_and_stays(self, world: World) -> None:
+        for code in ("PoolNotFound", "PoolBeingDeleted"):
+            with pytest.raises(BatchError) as refused:
+                self.try_out(world, "$a=1")
+            assert refused.value.code == code
+            if code == "PoolNotFound":
+                world.scaled_pool("$TargetDedicatedNodes=2")
+                world.delete_pool()
 
     def test_only_where_autoscale_is_on(self, world: World) -> None:
         world.pool()

@@ -142,6 +142,25 @@ class TestReactivated:
         world.schedule()
         assert world.states("f", "child") == ["completed", "running"]
 
+    def test_it_may_be_lost_and_put_back_as_often_as_a_new_one(self, world: World) -> None:
+        [agent] = world.working_pool()
+        world.job()
+        world.add("a")
+        world.schedule()
+        world.disable()
+        world.upkeep()
+        world.enable()
+        world.upkeep()
+        world.schedule()
+        agent.join()
+        world.schedule()
+        before = world.task("a")
+        assert (before.state, before.requeues, before.losses) == ("running", 1, 1)
+        world.terminate("a")
+        world.reactivate("a")
+        after = world.task("a")
+        assert (after.requeues, after.losses, after.last_requeue, after.last_retry) == (0, 0, None, None)
+
     def test_one_that_was_blocked_stays_blocked(self, world: World) -> None:
         world.job()
         world.add({"id": "child", "dependsOn": {"taskIds": ["parent"]}})

@@ -209,9 +209,34 @@ def test_a_pool_in_sum(world: World) -> None:
     assert len(agents) == 2
 
 
+def test_an_answer_says_what_it_is_about(world: World) -> None:
+    [agent] = world.working_pool(pool_id="Pool")
+    world.job("Job", pool_id="Pool")
+    world.add("A", "b", job_id="Job")
+    world.schedule()
+    node = world.node(agent.node_pk)
+    found: list[Explanation] = [
+        world.run(explain.task, "JOB", "a", world.now),
+        world.run(explain.job, "job", world.now),
+        world.run(explain.pool, "POOL", world.now),
+        world.run(explain.node, "pool", node.id, world.now),
+    ]
+    assert [(one.kind, one.id, one.state, one.job_id, one.pool_id) for one in found] == [
+        ("task", "A", "running", "Job", "pool"),
+        ("job", "Job", "active", None, "pool"),
+        ("pool", "Pool", "active", None, None),
+        ("node", node.id, "running", None, "Pool"),
+    ]
+    assert [(one.looked_at, one.waiting, one.running) for one in found[1:]] == [(1, 1, 1)] * 3
+    assert [[(group.code, group.tasks, group.example) for group in one.groups or ()] for one in found[1:]] == [
+        [(Code.NODES_BUSY, 1, "b")]
+    ] * 3
+
+
 @pytest.mark.parametrize(
     ("ask", "error"),
     [
+        (lambda tx: explain.node(tx, "none", "a", 0), "PoolNotFound"),
         (lambda tx: explain.task(tx, "none", "a", 0), "JobNotFound"),
         (lambda tx: explain.task(tx, "job", "none", 0), "TaskNotFound"),
         (lambda tx: explain.job(tx, "none", 0), "JobNotFound"),

@@ -141,6 +141,8 @@ def test_a_reboot_keeps_the_machine_and_prepares_again(world: World) -> None:
     assert state(world, agent) == "idle"
     world.schedule()
     assert world.state("b") == "preparing", "rerunOnNodeRebootAfterSuccess is true by default"
+    [row] = world.special()
+    assert (row.started, row.retries, row.ended, row.exit_code, row.result, row.stale) == (world.now, 0, None, None, None, 0)
     agent.end_all()
     assert world.state("b") == "running"
     assert len(world.special()) == 1
@@ -364,6 +366,10 @@ class TestProblems:
         assert self.errors(world, agent) == ["DiskNearlyFull"]
         agent.sync(problems=[])
         assert world.node(agent.node_pk).errors is None
+        agent.sync(problems=[NodeProblem("Odd", "it is odd", {"how": "very"})])
+        assert msgspec.json.decode(world.node(agent.node_pk).errors or b"") == [
+            {"code": "Odd", "message": "it is odd", "errorDetails": [{"name": "how", "value": "very"}]}
+        ]
 
     def test_what_blocks_takes_the_node_out_of_service_and_leaves_its_tasks(self, world: World) -> None:
         agent = busy(world)

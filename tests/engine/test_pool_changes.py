@@ -300,3 +300,15 @@ def test_the_quota_of_active_jobs(world: World) -> None:
     world.end_job("a")
     world.upkeep()
     add("c")
+
+
+def test_administrators_are_the_users_with_that_elevation(world: World) -> None:
+    world.job()
+    assert world.run(pools.administrators_of, "job") == frozenset(), "its pool is not there yet"
+    others = [{"name": "bob", "password": "p"}, {"name": "cy", "password": "p", "elevationLevel": "nonadmin"}]
+    world.pool(userAccounts=[USER, *others, {"name": "Dee", "password": "p", "elevationLevel": "admin"}])
+    assert world.run(pools.administrators_of, "JOB") == {"ada", "Dee"}
+    world.pool("other")
+    world.job("second", pool_id="other")
+    assert world.run(pools.administrators_of, "second") == frozenset()
+    assert refusal(world.run, pools.administrators_of, "none").code == "JobNotFound"

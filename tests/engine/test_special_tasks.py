@@ -77,6 +77,22 @@ def test_a_failure_is_ignored_when_nobody_waits_for_success(world: World) -> Non
     assert world.state("late") == "running"
 
 
+def test_how_it_ended_is_kept_until_it_begins_anew(world: World) -> None:
+    agent = prepared(world, jobPreparationTask={"commandLine": "true", "constraints": {"maxTaskRetryCount": 1}})
+    [row] = world.special()
+    assert (row.started, row.ended, row.exit_code, row.failure, row.result, row.last_retry) == (world.now, None, None, None, None, None)
+    world.advance(1)
+    agent.end("s1.1", **EXIT_1)
+    [row] = world.special()
+    assert (row.started, row.last_retry, row.retries, row.ended) == (world.now, world.now, 1, None)
+    world.advance(1)
+    agent.end("s1.2", **EXIT_1)
+    [row] = world.special()
+    assert (row.started, row.ended, row.exit_code, row.result) == (world.now - 1_000_000, world.now, 1, "failure")
+    assert row.failure is not None
+    assert b"FailureExitCode" in row.failure
+
+
 def test_retries_and_runs_that_nobody_saw_end(world: World) -> None:
     agent = prepared(world, jobPreparationTask={"commandLine": "true", "constraints": {"maxTaskRetryCount": 1}})
     agent.end("s1.1", **LOST)

@@ -206,6 +206,15 @@ def test_overlapping_ranges_and_ids_count_once(busy: World) -> None:
     assert busy.free("child") == [True]
 
 
+def test_what_lies_between_two_ranges_is_not_waited_for(busy: World) -> None:
+    spans = [{"start": 1, "end": 1}, {"start": 3, "end": 3}, {"start": 4, "end": 5}]
+    busy.add("1", "2", "3", "4", "5", {"id": "child", "dependsOn": {"taskIdRanges": spans}})
+    finish(busy, "1", "3", "4")
+    assert busy.free("child") == [False]
+    finish(busy, "5")
+    assert busy.free("child") == [True], "2 has not ended, and is not one of them"
+
+
 def test_wide_and_narrow_ranges_together(busy: World) -> None:
     busy.add(*map(str, range(1, 100)))
     busy.add(*map(str, range(100, 131)), "200", "201")

@@ -74,3 +74,14 @@ def test_windows() -> None:
     listed = [image for image in images.known() if image.os_type == "windows"]
     assert {(image.node_agent_sku_id, image.verification_type) for image in listed} == {("batch.node.windows amd64", "unverified")}
     assert all(images.is_windows(machine(one.image_reference.publisher, "")) for one in listed)
+
+
+def test_each_node_agent_has_its_verified_images_in_their_order() -> None:
+    listed = images.known()
+    agents = images.by_agent(listed)
+    assert [agent.id for agent in agents] == list(dict.fromkeys(image.node_agent_sku_id for image in listed))
+    for agent in agents:
+        own = [image for image in listed if image.node_agent_sku_id == agent.id]
+        assert agent.os_type == own[0].os_type
+        assert agent.verified_image_references == [image.image_reference for image in own if image.verification_type == "verified"]
+    assert [agent.verified_image_references for agent in agents if agent.os_type == "windows"] == [[]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from batchyard.store import jobs, tasks
+from batchyard.store import jobs, pools, tasks
 from batchyard.store.reader import Reader, Statement
 from batchyard.store.tx import Tx
 
@@ -29,6 +29,24 @@ def add_job(tx: Tx, /, job_id: str, **more: Any) -> int:
         "body": b"{}",
     }
     return jobs.add(tx, id=job_id, **values | more)
+
+
+def add_pool(tx: Tx, pool_id: str, **more: Any) -> int:
+    values: dict[str, Any] = {
+        "state": "active",
+        "state_time": NOW,
+        "allocation_state": "steady",
+        "allocation_time": NOW,
+        "created": NOW,
+        "modified": NOW,
+        "target_dedicated": 0,
+        "target_low_priority": 0,
+        "slots_per_node": 1,
+        "pack": 0,
+        "resize_timeout": 0,
+        "body": b"{}",
+    }
+    return pools.add(tx, id=pool_id, **values | more)
 
 
 def add_tasks(tx: Tx, job_pk: int, *names: str, slots: int = 1) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_rows import NOW, add_job, add_tasks
+from store_rows import NOW, add_job, add_pool, add_tasks
 from tests import filters
 
 from batchyard.model.states import TaskState
@@ -131,24 +131,6 @@ def test_jobs(memory: Database, case: tuple[list[dict[str, Any]], filters.Tree, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "_LOOKED_AT", looked_at)
         checked(memory, case, odata.JOBS, keys, jobs.filtered)
-
-
-def add_pool(tx: Tx, pool_id: str, **more: Any) -> int:
-    values: dict[str, Any] = {
-        "state": "active",
-        "state_time": NOW,
-        "allocation_state": "steady",
-        "allocation_time": NOW,
-        "created": NOW,
-        "modified": NOW,
-        "target_dedicated": 0,
-        "target_low_priority": 0,
-        "slots_per_node": 1,
-        "pack": 0,
-        "resize_timeout": 0,
-        "body": b"{}",
-    }
-    return pools.add(tx, id=pool_id, **values | more)
 
 
 @MANY
