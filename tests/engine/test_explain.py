@@ -175,6 +175,17 @@ def test_a_job_in_sum(world: World) -> None:
     assert (explained.looked_at, explained.waiting, explained.running) == (4, 4, 1)
 
 
+def test_a_job_in_sum_counts_what_waits_for_a_wide_range_of_it_alone(world: World) -> None:
+    wide = {"dependsOn": {"taskIdRanges": [{"start": 1, "end": 200}]}}
+    world.job()
+    world.job("other")
+    world.add({"id": "o", **wide}, after("p", "none"), job_id="other")
+    world.add({"id": "a", **wide}, {"id": "b", **wide})
+    explained = job(world)
+    assert (explained.looked_at, explained.waiting) == (2, 2)
+    assert [(group.tasks, group.example) for group in explained.groups or ()] == [(2, "a")]
+
+
 def test_a_job_whose_tasks_are_all_completed(world: World) -> None:
     agents = world.working_pool()
     world.job()

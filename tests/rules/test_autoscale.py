@@ -187,6 +187,7 @@ def test_functions(expression: str, printed: str) -> None:
         ("val(ceil(1,2),2)", "Line 1, Col 1: There is no element 2 in a vector of 2"),
         ("avg(time())", "Line 1, Col 1: A double or doubleVec is wanted, not a timestamp"),
         ("rand(1)", "Line 1, Col 1: rand takes no arguments"),
+        ("stop(1)", "Line 1, Col 1: stop takes no arguments"),
         ("time(1)", "Line 1, Col 1: time takes nothing or a string"),
         ('time("soon")', 'Line 1, Col 1: "soon" is no time'),
         ("time().century", "Line 1, Col 8: A timestamp has no member century"),
