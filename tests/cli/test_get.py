@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import Cli
 
+from batchyard.agent.http import Http, Unreachable
 from batchyard.cli import boxes, fetch
 from batchyard.cli.boxes import Blob
 from batchyard.cli.client import Client
-from batchyard.cli.http import Http, Unreachable
 from batchyard.cli.problem import Problem
+from batchyard.cli.storage import Storage
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -37,6 +38,27 @@ def test_outputs_are_fetched_later(cli: Cli, own_job: str, tmp_path: Path) -> No
     }
     nothing = cli("get", own_job, "*.none")
     assert (nothing.returncode, "nothing of" in nothing.stderr) == (1, True)
+
+
+def test_small_outputs_of_many_tasks_come_with_their_list(cli: Cli, client: Client, own_job: str, tmp_path: Path) -> None:
+    script = "mkdir sub; echo {} > sub/a; head -c 100000 /dev/zero > large"
+    words = ("--array", "1-120", "--wait", "--out", "sub/*", "--out", "large", "--out-dir", "here")
+    done = cli("submit", "--job", own_job, "--id", "o", *words, "--", "sh", "-c", script)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(tree(tmp_path / "here")) == 240
+    assert (tmp_path / "here/o-120/sub/a").read_text() == "120\n"
+    place = client.get("jobs", own_job, "tasks", "o-1")["outputFiles"][0]["destination"]["container"]
+    folder = place["path"].partition("/o-1/")[0]
+    prefixes = [f"{folder}/o-{number}/" for number in range(1, 121)]
+    storage = Storage(client.storage)
+    together = storage.reader(client).below(prefixes)
+    assert {blob.name.rpartition("/")[2]: blob.content for blob in together[prefixes[6]]} == {"a": b"7\n", "large": None}
+    alone = storage.reader(Client("http://127.0.0.1:1", "other", "a2V5")).below(prefixes)
+    assert {prefix: [blob._replace(content=None, modified=0) for blob in blobs] for prefix, blobs in together.items()} == {
+        prefix: [blob._replace(modified=0) for blob in blobs] for prefix, blobs in alone.items()
+    }
+    pairs = zip(together[prefixes[0]], alone[prefixes[0]], strict=True)
+    assert all(int(one.modified) == int(other.modified) for one, other in pairs)
 
 
 def test_what_is_there_is_not_fetched_again(cli: Cli, own_job: str, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from batchyard.api.batch import account, autoscale, files, jobs, nodes, pools, tasks
-from batchyard.api.own import about, accounts, chaos, clock, explain, inside, joining, outputs
+from batchyard.api.own import about, accounts, chaos, clock, contents, explain, inside, joining, outputs
 from batchyard.api.wire.call import Call
 from batchyard.model.errors import BatchError
 
@@ -110,6 +110,7 @@ OPERATIONS = (
     Op("GET", "/batchyard" + _NODE, about.node),
     Op("POST", "/batchyard/jobs/{job_id}/tasks/{task_id}/exec", inside.run),
     Op("POST", "/batchyard/jobs/{job_id}/outputs", outputs.read),
+    Op("POST", "/batchyard/v1/storage/{storage_account}/{container}/contents", contents.read),
     Op("POST", "/batchyard/v1/pools/{pool_id}/jointokens", joining.add),
     Op("GET", "/batchyard/v1/pools/{pool_id}/jointokens", joining.list_),
     Op("DELETE", "/batchyard/v1/pools/{pool_id}/jointokens/{token_id}", joining.revoke),

@@ -1,21 +1,31 @@
-"""The blobs of a container, listed and downloaded through a signed URL; small requests over kept connections, from several threads."""
+"""The blobs of a container, listed and downloaded through a signed URL; small requests over kept connections, from several threads.
+
+Of a server's own storage small ones come with the list, for many prefixes in one answer.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 from zlib import crc32
 
-from batchyard.cli.http import Answer, Http, Unreachable
+import msgspec
+
+from batchyard.agent.http import Answer, Http, Unreachable
+from batchyard.cli.client import UNKNOWN, Client, Refused
 from batchyard.cli.problem import Problem
 
 PART = 8 << 20
 """Bytes that are downloaded at a time."""
 _VERSION = "2021-12-02"
+_TOGETHER = 100
+"""Prefixes that a server is asked for at a time."""
 
 
 class Blob(NamedTuple):
@@ -26,14 +36,56 @@ class Blob(NamedTuple):
     etag: str
     modified: float
     """Seconds since 1970."""
+    content: bytes | None = None
+    """All of it, when it came with the list."""
+
+
+class _Below(msgspec.Struct):
+    """What a server says of a prefix."""
+
+    blobs: list[dict[str, Any]]
+    whole: bool
+
+
+class _Answer(msgspec.Struct):
+    value: list[_Below]
 
 
 class Box:
-    """A container. Raises Problem where the storage refuses or is away."""
+    """A container. Raises Problem where the storage refuses or is away.
 
-    def __init__(self, url: str, signature: str) -> None:
+    `batch` is the server whose own storage it may be.
+    """
+
+    def __init__(self, url: str, signature: str, batch: Client | None = None) -> None:
         self._path, self._signature = urlsplit(url).path, signature
         self._http = Http(url)
+        self._batch = batch if batch is not None and urlsplit(batch.url)[:2] == urlsplit(url)[:2] else None
+
+    def below(self, prefixes: Sequence[str]) -> dict[str, list[Blob]]:
+        """The blobs below each prefix."""
+        found: dict[str, list[Blob]] = {}
+        for at in range(0, len(prefixes), _TOGETHER):
+            found |= self._together(prefixes[at : at + _TOGETHER])
+        return found | {prefix: list(self.blobs(prefix)) for prefix in prefixes if prefix not in found}
+
+    def _together(self, prefixes: Sequence[str]) -> dict[str, list[Blob]]:
+        """The same in one request, as far as the server gives it."""
+        if self._batch is None:
+            return {}
+        try:
+            path = ("batchyard", "v1", "storage", *self._path.strip("/").split("/"), "contents")
+            answer = msgspec.convert(self._batch.post(*path, body={"prefixes": [*prefixes]}), _Answer)
+        except Refused as refused:
+            if refused.error not in (*UNKNOWN, "ResourceNotFound"):
+                raise
+            self._batch = None  # the storage is another, or the server an older one
+            return {}
+        return {prefix: list(map(_blob, one.blobs)) for prefix, one in zip(prefixes, answer.value, strict=True) if one.whole}
+
+    def is_there(self) -> bool:
+        """Whether there is such a container."""
+        return self._get(f"{self._path}?restype=container&comp=list&maxresults=1", {}).status != 404
 
     def blobs(self, prefix: str) -> Iterator[Blob]:
         """The blobs whose name starts so."""
@@ -76,6 +128,12 @@ class Box:
         raise Problem(f"the storage account does not give it ({error}); is AZURE_STORAGE_CONNECTION_STRING right?")
 
 
+def _blob(found: dict[str, Any]) -> Blob:
+    content = None if found.get("content") is None else b64decode(found["content"])
+    modified = datetime.fromisoformat(found["lastModified"]).timestamp()
+    return Blob(found["name"], found["contentLength"], found["eTag"].strip('"'), modified, content)
+
+
 def download(blob: Blob, target: Path, read: Callable[[int, int], bytes]) -> bool:
     """Write a blob to a file, from where an earlier try stopped; False when it is there already. Raises Problem, OSError."""
     if _same(blob, target):
@@ -84,7 +142,7 @@ def download(blob: Blob, target: Path, read: Callable[[int, int], bytes]) -> boo
     part = target.with_name(f".{target.name}.{blob.etag[-16:]}.part")  # another content has another name
     with part.open("ab") as file:
         while (start := file.tell()) < blob.size:
-            data = read(start, min(PART, blob.size - start))
+            data = read(start, min(PART, blob.size - start)) if blob.content is None else blob.content[start:]
             if not data:
                 raise Problem(f"{blob.name} changed while it was fetched; fetch it again")
             file.write(data)

@@ -14,8 +14,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
+from batchyard.agent.http import Answer, Http, Unreachable
 from batchyard.api.wire import auth
-from batchyard.cli.http import Answer, Http, Unreachable
 from batchyard.cli.problem import Problem
 
 API_VERSION = "2025-06-01"
@@ -24,6 +24,8 @@ PATIENCE_S = 30.0
 CHUNK = 1 << 20
 """Bytes of a file that are read at a time."""
 _JSON = "application/json; odata=minimalmetadata"
+UNKNOWN = frozenset({"InvalidUri", "UnsupportedHttpVerb", "HTTP 404", "HTTP 405"})
+"""What a service answers that does not know an operation of ours."""
 _PASSING = (429, 500, 502, 503, 504)
 _BODIES = ("POST", "PUT", "PATCH")
 

@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 
 Found = dict[str, Any]
 _AT_ONCE = 8
-_MANY = 8
-"""When so many tasks ended at a time, all outputs are listed at once."""
-_LISTS = 16
-"""Lists of all outputs that a quick submission costs: fewer ends than that part of all wait for others, though not for long."""
+_TURNS = 16
+"""In so many turns the outputs of a quick submission are fetched: fewer ends than that part of all wait for others, though not for long."""
 _PATIENCE_S = 1.0
 
 
@@ -42,17 +40,17 @@ class Outputs:
         self._running: list[Future[object]] = []
         self._missing: list[str] = []
         self._ended: list[str] = []
-        self._listed = 0.0
+        self._fetched = 0.0
 
     def ended(self, tasks: Sequence[str]) -> None:
         """These ended well since this was called last, perhaps none."""
         self._ended += tasks
-        if len(self._ended) * _LISTS >= len(self._patterns) or monotonic() >= self._listed + _PATIENCE_S:
+        if len(self._ended) * _TURNS >= len(self._patterns) or monotonic() >= self._fetched + _PATIENCE_S:
             self._flush()
 
     def _flush(self) -> None:
         if self._ended:
-            self._listed = monotonic()
+            self._fetched = monotonic()
             self._begin(self._fetch, self._ended)
             self._ended = []
 
@@ -64,22 +62,20 @@ class Outputs:
             self._running.append(self._pool.submit(do, *given))
 
     def _fetch(self, tasks: Sequence[str]) -> None:
-        found: dict[str, list[Blob]] = {task: [] for task in tasks}
-        if len(tasks) > _MANY:
-            for blob in self._box.blobs(f"{self._folder}/"):
-                task = blob.name.removeprefix(f"{self._folder}/").partition("/")[0]
-                if task in found:
-                    found[task].append(blob)
-        else:
-            found = {task: list(self._box.blobs(f"{self._folder}/{task}/")) for task in tasks}
-        for task, blobs in found.items():
-            names = {blob.name.removeprefix(f"{self._folder}/{task}/"): blob for blob in blobs}
+        prefixes = {task: f"{self._folder}/{task}/" for task in tasks}
+        found = self._box.below([*prefixes.values()])
+        for task, prefix in prefixes.items():
+            names = {blob.name.removeprefix(prefix): blob for blob in found[prefix]}
             self._missing += [
                 f"--out {pattern!r} of {task} matched nothing" for pattern in self._patterns[task] if not matched(pattern, names)
             ]
             into = self._into if len(self._patterns) == 1 else self._into / task
             for name, blob in names.items():
-                self._begin(save, blob, into, name, partial(self._box.read, blob.name))
+                read = partial(self._box.read, blob.name)
+                if blob.content is not None:
+                    save(blob, into, name, read)
+                else:
+                    self._begin(save, blob, into, name, read)
 
     def finish(self) -> Iterator[str]:
         """Return when all is there; sentences about what is not. Raises Problem."""
@@ -181,7 +177,7 @@ class Fetched:
         outputs = (destination(one) for one in task.get("outputFiles") or ())
         for url, base in dict.fromkeys((url, _base(path, task["id"])) for url, path in outputs if url):
             box = self._box(url)
-            for blob in box.blobs(base):
+            for blob in box.below([base])[base]:
                 name = blob.name.removeprefix(base).lstrip("/") or PurePosixPath(base).name
                 if blob.name in (base, f"{base}/{name}") and (not self._globs or any(_fits(name, glob) for glob in self._globs)):
                     yield save(blob, into, name, partial(box.read, blob.name))
@@ -194,7 +190,7 @@ class Fetched:
             storage = Storage(self._batch.storage)
             if account != storage.url:
                 raise Problem(f"its outputs are in another storage account, {urlsplit(url).netloc}; this command knows {storage.url}")
-            self._boxes[url] = storage.reader(container)
+            self._boxes[url] = storage.reader(self._batch, container)
         return self._boxes[url]
 
     def _own(self, job: str, task: Found, into: Path, known: set[Path]) -> Iterator[Path]:

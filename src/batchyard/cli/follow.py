@@ -17,9 +17,6 @@ SHORTEST_S, LONGEST_S = 0.2, 1.0
 NOT_THERE = frozenset({"FileNotFound", "TaskFilesUnavailable", "OperationInvalidForCurrentState", "NodeNotReady"})
 """What is answered for a file that is not there yet, or no longer."""
 
-UNKNOWN = frozenset({"InvalidUri", "UnsupportedHttpVerb", "HTTP 404", "HTTP 405"})
-"""What a service answers that does not know an operation of ours."""
-
 Body = dict[str, Any]
 Start = tuple[bytes, bool]
 """The first bytes of a file, and whether there are more."""

@@ -135,7 +135,7 @@ def _service_logs(batch: Client, pool: str, node: str) -> None:
     storage.prepare()
     body = {"containerUrl": storage.drop_box(), "startTime": datetime(2000, 1, 1, tzinfo=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
     sent = batch.post("pools", pool, "nodes", node, "uploadbatchservicelogs", body=body)
-    box, pace = storage.reader(), reading.Pace()
+    box, pace = storage.reader(batch), reading.Pace()
     while len(found := list(box.blobs(f"{sent['virtualDirectoryName']}/"))) < sent["numberOfFilesUploaded"]:
         pace.rest()
     for blob in found:

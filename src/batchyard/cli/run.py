@@ -44,7 +44,7 @@ def submit(batch: Client, **given: Any) -> int:
     ordered = [base + end for end, _ in many if base + end in taken]
     streams = (("stdout.txt", sys.stdout.buffer), ("stderr.txt", sys.stderr.buffer)) if given["follow"] else ()
     patterns = {base + end: [sent.filled(pattern, known) for pattern in wish.patterns] for end, known in many if base + end in taken}
-    outputs = _outputs(storage, folder, patterns, Path(given["out_dir"])) if wish.drop_box and storage else None
+    outputs = _outputs(batch, storage, folder, patterns, Path(given["out_dir"])) if wish.drop_box and storage else None
     return waiting.await_(batch, where, ordered, streams, outputs)
 
 
@@ -64,10 +64,10 @@ def _send(batch: Client, job: str, wish: sent.Wish, base: str, many: sent.Values
     return ids
 
 
-def _outputs(storage: Storage, folder: str, patterns: Mapping[str, Sequence[str]], into: Path) -> Outputs:
+def _outputs(batch: Client, storage: Storage, folder: str, patterns: Mapping[str, Sequence[str]], into: Path) -> Outputs:
     from batchyard.cli.fetch import Outputs
 
-    return Outputs(storage.reader(), folder, patterns, into)
+    return Outputs(storage.reader(batch), folder, patterns, into)
 
 
 def _read(path: str | Path, option: str) -> str:

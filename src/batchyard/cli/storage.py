@@ -5,17 +5,22 @@ Inputs are named by their content, so that the same file is sent once; outputs l
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from batchyard.blobs.edge.sas import container_sas
 from batchyard.cli.boxes import Box
 from batchyard.cli.problem import Problem
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobServiceClient, ContainerClient
+
+    from batchyard.cli.client import Client
 
 CONTAINER = "batchyard-submit"
 VALID = timedelta(days=30)
@@ -34,21 +39,47 @@ def account(connection_string: str | None) -> BlobServiceClient:
         raise Problem(f"AZURE_STORAGE_CONNECTION_STRING is not a connection string ({error})") from None
 
 
+class _Known(NamedTuple):
+    """What a connection string says."""
+
+    name: str
+    key: str
+    endpoint: str
+
+
+def _known(connection_string: str | None) -> _Known:
+    """Read a connection string; the SDK, which takes long to import, is left to those who need more than a signature. Raises Problem."""
+    parts = dict(part.split("=", 1) for part in (connection_string or "").split(";") if "=" in part)
+    named = {name.lower(): value for name, value in parts.items()}
+    suffix, protocol = named.get("endpointsuffix", "core.windows.net"), named.get("defaultendpointsprotocol", "https")
+    try:
+        name, key = named["accountname"], named["accountkey"]
+        base64.b64decode(key, validate=True)
+    except (KeyError, ValueError):
+        account(connection_string)  # has a better sentence for most
+        raise Problem("AZURE_STORAGE_CONNECTION_STRING has no AccountName and AccountKey, which files need") from None
+    return _Known(name, key, named.get("blobendpoint", f"{protocol}://{name}.blob.{suffix}").rstrip("/"))
+
+
 class Storage:
     """The container that submissions share. Raises Problem where the storage account refuses or is away."""
 
     def __init__(self, connection_string: str | None) -> None:
-        known = account(connection_string)
-        self._container: ContainerClient = known.get_container_client(CONTAINER)
-        self._account = str(known.account_name)
+        self._given, self._account = connection_string, _known(connection_string)
 
     @property
     def url(self) -> str:
         """The account's address."""
-        return str(self._container.url.removesuffix(f"/{CONTAINER}"))
+        return self._account.endpoint
+
+    @cached_property
+    def _container(self) -> ContainerClient:
+        return account(self._given).get_container_client(CONTAINER)
 
     def prepare(self) -> None:
         """Make the container unless it is there."""
+        if self._reading(CONTAINER, None).is_there():
+            return
         from azure.core.exceptions import AzureError, ResourceExistsError
 
         try:
@@ -74,24 +105,22 @@ class Storage:
             raise Problem(f"cannot read {file!s:.200} ({error.strerror})") from None
         except AzureError as error:
             raise _problem(error) from None
-        signature = generate_blob_sas(self._account, CONTAINER, name, permission="r", **self._allowed())
-        return f"{blob.url}?{signature}"
+        allowed: dict[str, Any] = {"account_key": self._account.key, "expiry": datetime.now(UTC) + VALID}
+        return f"{blob.url}?{generate_blob_sas(self._account.name, CONTAINER, name, permission='r', **allowed)}"
 
     def drop_box(self) -> str:
         """The URL by which nodes put outputs into the container."""
-        from azure.storage.blob import generate_container_sas
+        return f"{self.url}/{CONTAINER}?{self._signature(CONTAINER, 'cw')}"
 
-        return f"{self._container.url}?{generate_container_sas(self._account, CONTAINER, permission='cw', **self._allowed())}"
-
-    def reader(self, container: str = CONTAINER) -> Box:
+    def reader(self, batch: Client, container: str = CONTAINER) -> Box:
         """The blobs of a container, to be read."""
-        from azure.storage.blob import generate_container_sas
+        return self._reading(container, batch)
 
-        url = f"{self.url}/{container}"
-        return Box(url, generate_container_sas(self._account, container, permission="rl", **self._allowed()))
+    def _reading(self, container: str, batch: Client | None) -> Box:
+        return Box(f"{self.url}/{container}", self._signature(container, "rl"), batch)
 
-    def _allowed(self) -> dict[str, Any]:
-        return {"account_key": self._container.credential.account_key, "expiry": datetime.now(UTC) + VALID}
+    def _signature(self, container: str, permissions: str) -> str:
+        return container_sas(self._account.name, self._account.key, container, permissions, datetime.now(UTC) + VALID)
 
 
 def _problem(error: Exception) -> Problem:

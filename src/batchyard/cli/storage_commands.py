@@ -117,7 +117,7 @@ def _upload(account: BlobServiceClient, source: Path, container: str, blob: str)
 
 
 def _download(batch: Client, container: str, blob: str, target: Path) -> None:
-    box = storage.Storage(batch.storage).reader(container)
+    box = storage.Storage(batch.storage).reader(batch, container)
     start = blob if not select.is_glob(blob) else ""
     found = [
         one for one in box.blobs(start) if one.name == blob or fnmatchcase(one.name, blob) or one.name.startswith(f"{blob.rstrip('/')}/")

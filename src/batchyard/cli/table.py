@@ -161,6 +161,7 @@ GET = Verb(
         Word("globs", "GLOB", "files of the task's directory too, as '*.csv' or stdout.txt", "*"),
     ),
     (JOB, _INTO, *PICK_TASKS),
+    serves=("POST /batchyard/v1/storage/{storage_account}/{container}/contents",),
 )
 EXPLAIN = Verb(
     "explain",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from batchyard.cli import follow, streams, where
-from batchyard.cli.client import CHUNK, Client, Refused
+from batchyard.cli.client import CHUNK, UNKNOWN, Client, Refused
 from batchyard.cli.follow import Body, Pace, Start, Streams
 from batchyard.cli.problem import Interrupted, Problem
 from batchyard.cli.progress import Progress
@@ -200,7 +200,7 @@ class _Watch:
         try:
             read = follow.starts(self._batch, self._job, some, names)
         except Refused as refused:
-            if refused.error not in follow.UNKNOWN:
+            if refused.error not in UNKNOWN:
                 raise
             self._alone = True
             return {}

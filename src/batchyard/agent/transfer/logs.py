@@ -82,8 +82,8 @@ class ServiceLogs:
         """Upload a piece; what there is to tell when that fails."""
         with piece:
             try:
-                client = storage.container(url)
-                self._stop.patiently(lambda: storage.write_blob(client, name, piece.fileno(), {"Content-Type": "text/plain"}))
+                storage.check(url)
+                self._stop.patiently(lambda: storage.write_blob(url, name, piece.fileno(), {"Content-Type": "text/plain"}))
                 log.info("service log uploaded", container=plain(url), blob=name)
             except (Unreachable, OSError) as error:
                 log.warning("service log not uploaded", container=plain(url), blob=name, reason=str(error))

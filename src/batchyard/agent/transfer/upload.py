@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from batchyard.agent.places import beneath
 from batchyard.agent.places.layout import TaskPlace
@@ -36,9 +35,6 @@ _CONDITIONS = {
 }
 _OF_THIS_BLOB = 400
 """Status of what is wrong with one blob, such as a name that is too long; with others no blob can be written."""
-
-if TYPE_CHECKING:
-    from azure.storage.blob import ContainerClient
 
 
 @dataclass(slots=True)
@@ -83,11 +79,11 @@ class Upload:
         except ValueError as error:
             raise self._failed(file, plain(target.container_url), Unreachable(400, str(error))) from error
         try:
-            client = storage.container(target.container_url)
+            storage.check(target.container_url)
             found = self._find(base, below)
             try:
                 for path in found.paths:
-                    self._send(client, target, f"{base}/{path}", blob_name(target, pattern, path), found)
+                    self._send(target, f"{base}/{path}", blob_name(target, pattern, path), found)
             finally:
                 for sentence in (*found.skipped, *found.refused):
                     self._say(self._err, sentence)
@@ -110,9 +106,7 @@ class Upload:
         except OSError as error:
             raise Unreachable(0, f"{base} cannot be searched: {error.strerror}") from error
 
-    def _send(
-        self, client: ContainerClient, target: OutputFileBlobContainerDestination, path: str, name: str, found: finding.Found
-    ) -> None:
+    def _send(self, target: OutputFileBlobContainerDestination, path: str, name: str, found: finding.Found) -> None:
         """Upload one file, or note in `found` why that cannot be: others are sent all the same. Raises Unreachable or Cancelled."""
         self.stop.check()
         headers = {header.name: header.value or "" for header in target.upload_headers or []}
@@ -121,7 +115,7 @@ class Upload:
                 with acting_as(*self._who):
                     fd = finding.open_file(path)
                 stack.callback(os.close, fd)
-                self.stop.patiently(lambda: storage.write_blob(client, name, fd, headers))
+                self.stop.patiently(lambda: storage.write_blob(target.container_url, name, fd, headers))
         except Unreachable as error:
             if error.status != _OF_THIS_BLOB:
                 raise

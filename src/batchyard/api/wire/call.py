@@ -14,6 +14,7 @@ from batchyard.api.wire.accounts import Accounts
 from batchyard.api.wire.auth import Account, Signed
 from batchyard.api.wire.relay import Relay
 from batchyard.api.wire.turns import Turns
+from batchyard.blobs.base import BlobStore
 from batchyard.engine.checks.autoscale import SHORTEST_INTERVAL_US
 from batchyard.engine.clock import Clock
 from batchyard.engine.nodes.linked_storage import LinkedStorage
@@ -58,6 +59,8 @@ class Services(msgspec.Struct):
     offer: Offer = AZURE
     linked_storage: LinkedStorage | None = None
     """None when no storage account is linked."""
+    blobs: BlobStore | None = None
+    """What the linked storage account holds."""
     machines: Mapping[str, Machine] = {}
     """Where the nodes of a provider are before their agents have spoken, as far as it is known, by the provider's name."""
     node_silence_us: int = SILENCE_US

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from starlette.concurrency import run_in_threadpool
@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 WRITE_BYTES = 1024 * 1024  # handed to a thread at once
 READ_BYTES = 512 * 1024
+SMALL_BYTES = 64 * 1024  # brought in as a whole
 
 
 class ClientGone(Exception):
@@ -45,6 +46,27 @@ async def take_in(request: Request, upload: Upload[T], length: int, *md5_headers
     except BaseException:
         # Shielded: the cancellation that brought us here must not keep the file from being removed.
         await asyncio.shield(run_in_threadpool(upload.abort))
+        raise
+
+
+async def put(request: Request, begin: Callable[[], Upload[T]], length: int, *md5_headers: str) -> tuple[Upload[T], T]:
+    """Begin an upload and take it in; a small one in one turn of a thread, whose changing costs more than to write a little."""
+    if length > SMALL_BYTES:
+        upload = await run_in_threadpool(begin)
+        return upload, await take_in(request, upload, length, *md5_headers)
+    content = b"".join([chunk async for chunk in _chunks(request, length)])
+    return await run_in_threadpool(_at_once, request, begin, content, md5_headers)
+
+
+def _at_once(request: Request, begin: Callable[[], Upload[T]], content: bytes, md5_headers: Sequence[str]) -> tuple[Upload[T], T]:
+    upload = begin()
+    try:
+        if content:
+            upload.write(content)
+        check_md5(request, upload.md5(), *md5_headers)
+        return upload, upload.commit(request.now_us)
+    except BaseException:
+        upload.abort()
         raise
 
 

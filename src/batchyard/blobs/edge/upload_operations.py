@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -33,8 +34,8 @@ async def put(store: BlobStore, request: Request, grant: Grant) -> Response:
         raise BlobError("InvalidHeaderValue", "An append blob is created empty.")
     headers = content_headers(request, {name: request.headers.get(name) for name in _PLAIN})
     draft = BlobDraft(kind, headers, request.metadata(), _extras(request, grant, kind))
-    upload = await run_in_threadpool(store.put, request.blob_ref, draft, _conditions(request, grant))
-    blob = await transfers.take_in(request, upload, length, "content-md5", "x-ms-blob-content-md5")
+    begin = partial(store.put, request.blob_ref, draft, _conditions(request, grant))
+    upload, blob = await transfers.put(request, begin, length, "content-md5", "x-ms-blob-content-md5")
     return _created(blob, transfers.md5_text(upload.md5()) if kind is BlobKind.BLOCK else None)
 
 

@@ -8,8 +8,11 @@ import select
 from collections import deque
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 CONNECT_S, ANSWER_S = 10.0, 60.0
 """How long a server may take until it accepts a connection, and between two parts of an answer, in seconds."""
@@ -33,8 +36,8 @@ class Unreachable(Exception):
 class Http:
     """A host as one client sees it; connections that are idle are used again."""
 
-    def __init__(self, url: str) -> None:
-        """Raises Unreachable when the URL is none."""
+    def __init__(self, url: str, trust: SSLContext | None = None) -> None:
+        """`trust` is for https; without, the authorities that the machine knows. Raises Unreachable when the URL is none."""
         try:
             parts = urlsplit(url)
             self.host, port = parts.hostname or "", parts.port
@@ -42,7 +45,7 @@ class Http:
             raise Unreachable(f"{url} is no URL: {error}") from None
         if parts.scheme not in ("http", "https") or not self.host:
             raise Unreachable(f"{url} is no URL of a server")
-        self._encrypted = parts.scheme == "https"
+        self._encrypted, self._trust = parts.scheme == "https", trust
         self._port = port or (443 if self._encrypted else 80)
         self.name = parts.netloc.rpartition("@")[2]
         self._proxy = _proxy(parts.scheme, self.name)
@@ -110,8 +113,10 @@ class Http:
 
     def _new(self) -> HTTPConnection:
         host, port = self._proxy or (self.host, self._port)
-        made = (HTTPSConnection if self._encrypted else HTTPConnection)(host, port, timeout=CONNECT_S)
-        if self._proxy and self._encrypted:
+        if not self._encrypted:
+            return HTTPConnection(host, port, timeout=CONNECT_S)
+        made = HTTPSConnection(host, port, timeout=CONNECT_S, context=self._trust)
+        if self._proxy:
             made.set_tunnel(self.host, self._port)
         return made
 
