@@ -67,6 +67,9 @@ MISTAKES = """
 2 | autoscale test formula | --history is missing
 2 | jobs --wat | there is no option --wat
 2 | submit '' | the command is missing
+2 | agent | the following arguments are required: --server, --root, --token-file; see: batchyard agent --help
+2 | agent --server x --root y --token-file z --spawners many | argument --spawners: invalid int value: 'many'
+2 | agent --server x --root y --token-file z --what | unrecognized arguments: --what
 2 | submit --out '' -- true | --out wants a value
 2 | tasks {job} --where sort:nothing | tasks have no query word 'nothing'
 2 | tasks {job} --where took:>soon | '>soon' is no span of time
@@ -108,6 +111,18 @@ MISTAKES = """
 1 | wait nothing | there is no job nothing, and no job has a task nothing
 1 | logs nothing/x | JobNotFound
 1 | logs {job}/x* | no task of {job} is called x*
+1 | tasks {job} nothing* | no task of {job} is called nothing*
+1 | tasks {job} nothing -o json | no task of {job} is called nothing
+1 | tasks {job} 5-9 | no task of {job} is called 5-9
+1 | tasks {job} last | there are no tasks in {job}
+1 | task list {job}/x* | no task of {job} is called x*
+1 | jobs zz* | none of the jobs is called zz*
+1 | pools zz* | none of the pools is called zz*
+1 | nodes zz* | none of the pools is called zz*
+1 | job progress zz* | none of the jobs is called zz*
+1 | cancel {job} zz* | no task of {job} is called zz*
+1 | retry {job} zz* | no task of {job} is called zz*
+1 | node show zz* | there is no node zz*
 1 | cancel nothing | JobNotFound
 1 | tasks nothing | JobNotFound
 1 | jobs --state wrong | InvalidQueryParameterValue
@@ -184,6 +199,19 @@ def test_a_mistake_gets_one_sentence(cli: Cli, still_job: str, server: Server, t
     assert done.stderr.startswith("batchyard: ")
     assert done.stderr.count("\n") == 1, done.stderr
     assert said.format(job=still_job) in done.stderr
+
+
+@pytest.mark.parametrize("words", ["jobs {job} zz -o id", "pools {job} zz -o id", "job progress {job} zz -o id"])
+def test_what_is_there_is_listed_beside_what_is_not(cli: Cli, still_job: str, words: str) -> None:
+    done = cli(*words.format(job=still_job).split())
+    assert (done.returncode, done.stdout) == (1, f"{still_job}\n")
+    assert done.stderr == f"batchyard: none of the {words.split()[0].replace('job', 'jobs').replace('jobss', 'jobs')} is called zz\n"
+
+
+def test_options_that_choose_nothing_are_no_mistake(cli: Cli, still_job: str) -> None:
+    for words in (("tasks", still_job, "--failed"), ("tasks", still_job, "x*", "--failed"), ("jobs", "zz", "--state", "active")):
+        done = cli(*words, "-o", "jsonl")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("words", ["jobs", "pools -o jsonl", "completion bash", "--help", "env", "status"])

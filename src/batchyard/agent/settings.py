@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from batchyard import __version__
 
@@ -41,9 +42,16 @@ class AgentSettings:
     """The server's `server.json`, where that is on this machine: says its URL when it comes back at another address."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog.split()[0]}: {message}; see: {self.prog} --help\n")
+
+
 def parse(argv: Sequence[str] | None, prog: str) -> AgentSettings:
     """What a command line says; ends the process when that makes no sense."""
-    parser = argparse.ArgumentParser(prog=prog, description="Run the tasks of one compute node.")
+    parser = _Parser(prog=prog, allow_abbrev=False, description="Run the tasks of one compute node.")
     parser.add_argument("--version", action="version", version=f"batchyard {__version__}")
     parser.add_argument("--server", required=True, help="base URL of the server; of several, with commas between them")
     parser.add_argument("--server-file", metavar="FILE", help="the server's server.json: says where it is when its address changes")

@@ -10,7 +10,7 @@ from batchyard.cli import names as meant
 from batchyard.cli.client import Client, Refused
 from batchyard.cli.problem import Interrupted, Problem, Usage
 from batchyard.cli.progress import Progress
-from batchyard.cli.streams import confirmed, say
+from batchyard.cli.streams import confirmed, many, say
 
 Pairs = Iterator[tuple[str, str]]
 
@@ -35,7 +35,7 @@ def wait_for_job(batch: Client, where: str) -> int:
     """Wait for all tasks of a job; 1 when any failed."""
     with waiting.unharmed(where):
         counts = waiting.all_ended(batch, where)
-    print(f"{counts['succeeded']} tasks succeeded, {counts['failed']} failed")
+    print(f"{many(counts['succeeded'], 'task')} succeeded, {counts['failed']} failed")
     return int(counts["failed"] > 0)
 
 
@@ -62,7 +62,7 @@ def cancel_tasks(batch: Client, pairs: Pairs, *, yes: bool) -> None:
     """End tasks; those of several that have ended already are no failure."""
     known = list(pairs)
     if len(known) > 1:
-        confirmed(f"End {len(known):,} tasks?", yes=yes)
+        confirmed(f"End {many(len(known), 'task')}?", yes=yes)
     each(known, "ended", partial(act, batch, "terminate"), "the task {task} of {job} ends", passing=("TaskCompleted",))
 
 

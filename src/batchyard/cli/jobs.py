@@ -11,7 +11,7 @@ from batchyard.cli import bodies, daily, lists, output, select, tables
 from batchyard.cli.client import Client
 from batchyard.cli.layout import Column
 from batchyard.cli.problem import Usage
-from batchyard.cli.streams import confirmed
+from batchyard.cli.streams import confirmed, many
 from batchyard.cli.where import Query
 
 Shown = Mapping[str, Any]
@@ -80,9 +80,9 @@ def delete(batch: Client, *, jobs: Sequence[str], force: bool, yes: bool | None)
     """Delete jobs and their tasks."""
     found = select.ids(batch, "jobs", jobs)
     tasks = sum(sum(counts.get(name, 0) for name in ("active", "running", "completed")) for counts in map(_counts(batch), found))
-    called = f"the job {found[0]}" if len(found) == 1 else f"{len(found):,} jobs"
+    called = f"the job {found[0]}" if len(found) == 1 else many(len(found), "job")
     if tasks:
-        confirmed(f"Delete {called} with {tasks:,} tasks and their files?", yes=bool(yes))
+        confirmed(f"Delete {called} with {many(tasks, 'task')} and their files?", yes=bool(yes))
     for job in found:
         batch.delete("jobs", job, force="true" if force else "")
         print(f"the job {job} is being deleted")
@@ -104,7 +104,7 @@ def disable(batch: Client, *, jobs: Sequence[str], wanted: str, yes: bool | None
     for job in select.ids(batch, "jobs", jobs):
         running = lists.counts_of(batch, job).get("running", 0)
         if running and wanted != "wait":
-            confirmed(f"Disable the job {job}? The work of its {running:,} running tasks is lost.", yes=bool(yes))
+            confirmed(f"Disable the job {job}? The work of {many(running, 'running task')} is lost.", yes=bool(yes))
         batch.post("jobs", job, "disable", body={"disableTasks": wanted})
         print(f"the job {job} is disabled")
 
@@ -131,11 +131,13 @@ def retry(batch: Client, *, job: str) -> None:
 def progress(batch: Client, *, jobs: Sequence[str], shown: Shown) -> None:
     """Say how far jobs have come."""
 
+    words = select.with_last(batch, jobs, "jobs")
+
     def pages() -> Iterator[Sequence[msgspec.Raw]]:
-        for page in select.pages(batch, select.named(Query(), jobs), "jobs", select_="id,state"):
+        for page in select.pages(batch, select.named(Query(), words), "jobs", select_="id,state"):
             yield [output.raw(_progress(msgspec.json.decode(one))) for one in lists.counted(batch, page)]
 
-    output.show(pages, tables.PROGRESS, shown)
+    lists.show(pages, tables.PROGRESS, shown, lists.sought(words, select.NO_PICK, "none of the jobs is called {}"))
 
 
 def _progress(job: dict[str, Any]) -> dict[str, Any]:

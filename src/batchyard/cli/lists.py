@@ -9,6 +9,8 @@ import msgspec
 
 from batchyard.cli import output, select, tables
 from batchyard.cli.client import Client, Refused
+from batchyard.cli.layout import Column
+from batchyard.cli.problem import Problem
 from batchyard.cli.where import Query
 
 Found = dict[str, Any]
@@ -17,14 +19,29 @@ Shown = Mapping[str, Any]
 
 def jobs(batch: Client, *, jobs: Sequence[str], shown: Shown, pick: select.Pick) -> None:
     """List the jobs with their task counts."""
-    wanted = select.named(select.query("job", pick), jobs)
+    words = select.with_last(batch, jobs, "jobs")
+    wanted = select.named(select.query("job", pick), words)
     bare = shown["output"] in ("id", "name")
 
     def pages() -> Iterator[Sequence[msgspec.Raw]]:
         for page in select.pages(batch, wanted, "jobs"):
             yield page if bare else counted(batch, page)
 
-    output.show(pages, tables.JOBS, shown)
+    show(pages, tables.JOBS, shown, sought(words, pick, "none of the jobs is called {}"))
+
+
+def sought(words: Sequence[str], pick: select.Pick, nothing: str, *, ranges: bool = False) -> select.Sought:
+    """What has to be in a list: all that was named, unless options choose among it."""
+    return select.Sought(() if select.chosen(pick) or pick["limit"] else words, nothing.format, ranges=ranges)
+
+
+def show(pages: Callable[[], Iterator[Sequence[msgspec.Raw]]], columns: Sequence[Column], shown: Shown, named: select.Sought) -> None:
+    """Print a list. Raises Problem for what was named and is not in it; who watches may wait for that."""
+    if shown["watch"]:
+        output.show(pages, columns, shown)
+        return
+    output.show(lambda: named.seen(pages()), columns, shown)
+    named.check()
 
 
 def counted(batch: Client, page: Sequence[msgspec.Raw]) -> list[msgspec.Raw]:
@@ -53,12 +70,14 @@ def tasks(batch: Client, *, job: str, tasks: Sequence[str], shown: Shown, pick: 
     if slash:
         job, tasks = front, [back, *tasks]
     [where] = select.ids(batch, "jobs", [job])
-    wanted = select.named(select.query("task", pick), tasks, ranges=True)
     path = ("jobs", where, "tasks")
+    words = select.with_last(batch, tasks, *path)
+    wanted = select.named(select.query("task", pick), words, ranges=True)
     # What is not shown need not come: a page of tasks is then a fraction.
     fields = "id,displayName" if shown["output"] in ("id", "name") and not wanted.tests and wanted.sort is None else ""
 
-    output.show(lambda: select.pages(batch, wanted, *path, select_=fields), tables.TASKS, shown)
+    named = sought(words, pick, f"no task of {where} is called {{}}", ranges=True)
+    show(lambda: select.pages(batch, wanted, *path, select_=fields), tables.TASKS, shown, named)
 
 
 def nodes(batch: Client, *, pool: str | None, shown: Shown, pick: select.Pick) -> None:
@@ -78,14 +97,20 @@ def nodes(batch: Client, *, pool: str | None, shown: Shown, pick: select.Pick) -
 def _pools(batch: Client, pool: str | None) -> Iterator[Found]:
     if pool and not select.is_glob(pool):
         yield batch.get("pools", pool)
-    else:
-        yield from select.listed(batch, select.pattern(Query(), pool or "*"), "pools")
+        return
+    found = False
+    for one in select.listed(batch, select.pattern(Query(), pool or "*"), "pools"):
+        found = True
+        yield one
+    if pool and not found:
+        raise Problem(f"none of the pools is called {pool}")
 
 
 def pools(batch: Client, *, pools: Sequence[str], shown: Shown, pick: select.Pick) -> None:
     """List the pools."""
-    wanted = select.named(select.query("pool", pick), pools)
-    output.show(lambda: select.pages(batch, wanted, "pools"), tables.POOLS, shown)
+    words = select.with_last(batch, pools, "pools")
+    wanted = select.named(select.query("pool", pick), words)
+    show(lambda: select.pages(batch, wanted, "pools"), tables.POOLS, shown, sought(words, pick, "none of the pools is called {}"))
 
 
 def simple(

@@ -12,7 +12,7 @@ from batchyard.cli import lists, output, select, tables
 from batchyard.cli.client import Client, Refused
 from batchyard.cli.layout import Column
 from batchyard.cli.problem import Problem, Usage
-from batchyard.cli.streams import confirmed
+from batchyard.cli.streams import confirmed, many
 
 Shown = Mapping[str, Any]
 
@@ -37,9 +37,9 @@ def _each(batch: Client, given: Sequence[str], verb: str, said: str, body: Mappi
     found = select.nodes(batch, given)
     if lost:
         running = sum(batch.get("pools", pool, "nodes", node).get("runningTasksCount", 0) for pool, node in found)
-        nodes = f"the node {found[0][1]}" if len(found) == 1 else f"{len(found):,} nodes"
+        nodes = f"the node {found[0][1]}" if len(found) == 1 else many(len(found), "node")
         if running or lost == "files":
-            confirmed(f"{verb.capitalize()} {nodes}, with {running:,} running tasks?", yes=bool(yes))
+            confirmed(f"{verb.capitalize()} {nodes}, with {many(running, 'running task')}?", yes=bool(yes))
     for pool, node in found:
         batch.post("pools", pool, "nodes", node, verb, body={name: value for name, value in body.items() if value is not None})
         print(f"{node} of {pool} {said}")
@@ -89,13 +89,13 @@ def _lost(wanted: str | None) -> str:
 def delete(batch: Client, *, nodes: Sequence[str], wanted: str | None, yes: bool | None) -> None:
     """Take nodes out of their pool, which becomes smaller."""
     found = select.nodes(batch, nodes)
-    confirmed(f"Take {len(found):,} nodes out of their pool?", yes=bool(yes))
+    confirmed(f"Take {many(len(found), 'node')} out of {'its' if len(found) == 1 else 'their'} pool?", yes=bool(yes))
     for pool in dict.fromkeys(pool for pool, _ in found):
         those = [node for where, node in found if where == pool]
         for at in range(0, len(those), 100):  # what one call takes
             body = {"nodeList": those[at : at + 100], **({"nodeDeallocationOption": wanted} if wanted else {})}
             batch.post("pools", pool, "removenodes", body=body)
-        print(f"{len(those)} nodes leave {pool}")
+        print(f"{many(len(those), 'node')} leave{'s' if len(those) == 1 else ''} {pool}")
 
 
 def the_node(batch: Client, given: str) -> tuple[str, str]:

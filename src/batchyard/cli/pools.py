@@ -11,7 +11,7 @@ from batchyard.cli import bodies, homes, lists, output, select, tables
 from batchyard.cli.client import Client
 from batchyard.cli.layout import Column
 from batchyard.cli.problem import Problem, Usage
-from batchyard.cli.streams import confirmed
+from batchyard.cli.streams import confirmed, many
 
 Shown = Mapping[str, Any]
 _LISTS = ("certificateReferences", "applicationPackageReferences", "metadata")
@@ -95,14 +95,14 @@ def delete(batch: Client, *, pools: Sequence[str], yes: bool | None) -> None:
     """Delete pools and their nodes."""
     found = [batch.get("pools", one) for one in select.ids(batch, "pools", pools)]
     nodes = sum(pool.get("currentDedicatedNodes", 0) + pool.get("currentLowPriorityNodes", 0) for pool in found)
-    confirmed(f"Delete {_called(found)} with {nodes:,} nodes?", yes=bool(yes))
+    confirmed(f"Delete {_called(found)} with {many(nodes, 'node')}?", yes=bool(yes))
     for pool in found:
         batch.delete("pools", pool["id"])
         print(f"the pool {pool['id']} is being deleted")
 
 
 def _called(found: Sequence[Mapping[str, Any]]) -> str:
-    return f"the pool {found[0]['id']}" if len(found) == 1 else f"{len(found):,} pools"
+    return f"the pool {found[0]['id']}" if len(found) == 1 else many(len(found), "pool")
 
 
 def resize(batch: Client, *, pool: str, nodes: int | None, low_priority: int | None, wanted: str | None, yes: bool | None) -> None:
@@ -113,10 +113,13 @@ def resize(batch: Client, *, pool: str, nodes: int | None, low_priority: int | N
     goals = {"Dedicated": nodes, "LowPriority": low_priority}
     lost = sum(max(0, now.get(f"current{kind}Nodes", 0) - goal) for kind, goal in goals.items() if goal is not None)
     if lost:
-        confirmed(f"Take {lost:,} nodes out of {pool}?", yes=bool(yes))
+        confirmed(f"Take {many(lost, 'node')} out of {pool}?", yes=bool(yes))
     body = {f"target{kind}Nodes": goal for kind, goal in goals.items() if goal is not None}
     batch.post("pools", pool, "resize", body={**body, **({"nodeDeallocationOption": wanted} if wanted else {})})
-    sizes = ", ".join(f"{goal} {word} nodes" for word, goal in (("dedicated", nodes), ("low-priority", low_priority)) if goal is not None)
+    words = (("dedicated", nodes), ("low-priority", low_priority))
+    sizes = ", ".join(many(goal, f"{word} node") for word, goal in words if goal is not None)
+        many(goal, f"{word} node") for word, goal in (("dedicated", nodes), ("low-priority", low_priority)) if goal is not None
+    )
     print(f"the pool {pool} becomes {sizes}")
 
 

@@ -129,7 +129,7 @@ def exactly(wanted: Query, id_: str) -> Query:
 
 def named(wanted: Query, words: Sequence[str], *, ranges: bool = False) -> Query:
     """The query with the condition that the id is one that words mean: ids, globs and, of tasks, ranges; all without words."""
-    parts = [part for word in words for part in ([word] if ranges and numbers(word) else word.split(",")) if part]
+    parts = _parts(words, ranges)
     if len(parts) == 1 and not (ranges and numbers(parts[0])):
         return pattern(wanted, parts[0]) if is_glob(parts[0]) else exactly(wanted, parts[0])
     conditions = [_condition(part, numbers(part) if ranges else None) for part in parts]
@@ -138,6 +138,43 @@ def named(wanted: Query, words: Sequence[str], *, ranges: bool = False) -> Query
     filters = [filter_ for filter_, _ in conditions]
     short = all(filters) and len(filters) <= MOST_ALTERNATIVES
     return wanted.and_(f"({' or '.join(filters)})" if short else "", lambda found: any(test(found["id"]) for _, test in conditions))
+
+
+def _parts(words: Sequence[str], ranges: bool) -> list[str]:
+    return [part for word in words for part in ([word] if ranges and numbers(word) else word.split(",")) if part]
+
+
+def with_last(batch: Client, words: Sequence[str], *path: str) -> list[str]:
+    """The words with the id of what was added last for `last`, unless something is called so. Raises Problem."""
+    return [newest(batch, *path) if word == "last" and not _there(batch, *path, word) else word for word in words]
+
+
+class Sought:
+    """Whether a list has what each of some words means; `nothing` makes the sentence about one that it has not."""
+
+    def __init__(self, words: Sequence[str], nothing: Callable[[str], str], *, ranges: bool = False) -> None:
+        self._nothing, self._any = nothing, False
+        self._left = {part: _condition(part, numbers(part) if ranges else None)[1] for part in _parts(words, ranges)}
+
+    def seen(self, pages: Iterator[Sequence[msgspec.Raw]]) -> Iterator[Sequence[msgspec.Raw]]:
+        """The pages as they come. Raises Problem at the end of a list that has nothing at all, before that is printed."""
+        for page in pages:
+            self._any = self._any or bool(page)
+            if self._left and page:
+                found = [msgspec.json.decode(one, type=_Id).id for one in page]
+                self._left = {part: test for part, test in self._left.items() if not any(map(test, found))}
+            yield page
+        if not self._any:
+            self.check()
+
+    def check(self) -> None:
+        """Raises Problem for the first word that nothing was found for."""
+        if self._left:
+            raise Problem(self._nothing(next(iter(self._left))))
+
+
+class _Id(msgspec.Struct):
+    id: str
 
 
 def _condition(text: str, span: Range | None) -> tuple[str, Callable[[str], bool]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchyard.cli import daemon, streams
 from batchyard.cli.problem import Problem
+from batchyard.cli.streams import many
 from batchyard.settings import SETTINGS
 
 if TYPE_CHECKING:
@@ -25,22 +26,19 @@ def up(*, directory: Path | None, file: Path | None, options: Mapping[str, Any])
     words = [*(["--config", str(file.resolve())] if file else []), *_words(options)]
     server = daemon.start(place, (config.host, config.port), words, effective.variables(os.environ))
     given = option(place)
-    kind = "nodes, whose agents you start" if config.external_nodes else "local nodes"
-    print(f"Batchyard runs at {server.url} with room for {config.max_nodes} {kind} (process {server.pid}).")
+    room = many(config.max_nodes, "node" if config.external_nodes else "local node")
+    joining = ", whose agents you start" if config.external_nodes else ""
+    print(f"Batchyard runs at {server.url} with room for {room}{joining} (process {server.pid}).")
     print(f"Its state is in {place}, its log in {place / 'server.log'}.")
     if closed := daemon.not_passable(place):
         _warn(f"Tasks run as users of their own, and these may not enter {closed}: chmod o+x it, or choose another --dir.")
     print("\nWhat next:")
     if config.external_nodes:
-        token = place / "nodes" / "NODE" / "token"
-        print(f"  batchyard pool create{given} default --nodes 1   ask for a node; batchyard nodes{given} says its id")
-        print(f"  batchyard agent --server {server.url} --root ./node --token-file {shlex.quote(str(token))}")
-        print("                                  be that node: NODE is its id, and every node has a root of its own")
+        print(f"  batchyard pool create{given} default       a pool for machines that join")
+        print(f"  batchyard pool join-token{given} default   print the line that makes a machine a node of it, and run that there:")
+        print(f"  batchyard join {server.public} --token TOKEN")
     print(f'  eval "$(batchyard env{given})"    point the Azure SDKs and az batch at it')
     print(f"  batchyard submit{given} -f -- echo hello   run a command on a node")
-    if config.external_nodes:
-        print(f"  batchyard pool join-token{given} POOL   print the line that makes a machine a node of a pool:")
-        print(f"  batchyard join {server.public} --token TOKEN")
     print(f"  batchyard status{given}           see what it holds")
     print(f"  batchyard down{given}             end it and its nodes; the state stays")
 

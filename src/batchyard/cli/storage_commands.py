@@ -14,7 +14,7 @@ from batchyard.cli.client import Client
 from batchyard.cli.layout import Column
 from batchyard.cli.problem import Problem, Usage
 from batchyard.cli.progress import Progress
-from batchyard.cli.streams import confirmed
+from batchyard.cli.streams import confirmed, many
 
 if TYPE_CHECKING:
     from azure.storage.blob import BlobServiceClient
@@ -69,14 +69,14 @@ def delete(batch: Client, *, container: str, blobs: Sequence[str], yes: bool | N
         client = storage.account(batch.storage).get_container_client(container)
         names = list(client.list_blob_names())
         if not blobs:
-            confirmed(f"Delete the container {container} with {len(names):,} blobs?", yes=bool(yes))
+            confirmed(f"Delete the container {container} with {many(len(names), 'blob')}?", yes=bool(yes))
             client.delete_container()
             print(f"the container {container} is deleted")
             return
         lost = [name for name in names if any(fnmatchcase(name, blob) for blob in blobs)]
         if not lost:
             raise Problem(f"{container} has no blob {' '.join(blobs)}")
-        confirmed(f"Delete {len(lost):,} blobs of {container}?", yes=bool(yes))
+        confirmed(f"Delete {many(len(lost), 'blob')} of {container}?", yes=bool(yes))
         for name in lost:
             client.delete_blob(name)
             print(name)

@@ -60,3 +60,8 @@ def confirmed(question: str, *, yes: bool) -> None:
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise Problem("nothing was done")
+
+
+def many(n: int, what: str) -> str:
+    """`1 node`, `1,200 nodes`."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"

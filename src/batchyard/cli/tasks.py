@@ -10,7 +10,7 @@ from batchyard.cli import bodies, daily, names, output, select, submit, tables
 from batchyard.cli.client import Client
 from batchyard.cli.layout import Column
 from batchyard.cli.problem import Problem, Usage
-from batchyard.cli.streams import confirmed
+from batchyard.cli.streams import confirmed, many
 
 Shown = Mapping[str, Any]
 
@@ -81,7 +81,7 @@ def update(batch: Client, *, task: str, job: str | None, retries: int | None, fi
 def delete(batch: Client, *, tasks: Sequence[str], job: str | None, pick: select.Pick, yes: bool | None) -> None:
     """Delete tasks and their files."""
     pairs = list(select.tasks(batch, tasks, job, pick))
-    called = f"the task {pairs[0][1]}" if len(pairs) == 1 else f"{len(pairs):,} tasks"
+    called = f"the task {pairs[0][1]}" if len(pairs) == 1 else many(len(pairs), "task")
     if pairs:
         confirmed(f"Delete {called} and their files?", yes=bool(yes))
     daily.each(pairs, "deleted", lambda job, task: batch.delete("jobs", job, "tasks", task), "{task}")
