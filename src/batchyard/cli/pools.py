@@ -118,8 +118,6 @@ def resize(batch: Client, *, pool: str, nodes: int | None, low_priority: int | N
     batch.post("pools", pool, "resize", body={**body, **({"nodeDeallocationOption": wanted} if wanted else {})})
     words = (("dedicated", nodes), ("low-priority", low_priority))
     sizes = ", ".join(many(goal, f"{word} node") for word, goal in words if goal is not None)
-        many(goal, f"{word} node") for word, goal in (("dedicated", nodes), ("low-priority", low_priority)) if goal is not None
-    )
     print(f"the pool {pool} becomes {sizes}")
 
 

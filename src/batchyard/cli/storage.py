@@ -39,15 +39,17 @@ def account(connection_string: str | None) -> BlobServiceClient:
         raise Problem(f"AZURE_STORAGE_CONNECTION_STRING is not a connection string ({error})") from None
 
 
-class _Known(NamedTuple):
+class Known(NamedTuple):
     """What a connection string says."""
 
     name: str
     key: str
     endpoint: str
+    queues: str
+    """Where its queues are."""
 
 
-def _known(connection_string: str | None) -> _Known:
+def known(connection_string: str | None) -> Known:
     """Read a connection string; the SDK, which takes long to import, is left to those who need more than a signature. Raises Problem."""
     parts = dict(part.split("=", 1) for part in (connection_string or "").split(";") if "=" in part)
     named = {name.lower(): value for name, value in parts.items()}
@@ -58,14 +60,15 @@ def _known(connection_string: str | None) -> _Known:
     except (KeyError, ValueError):
         account(connection_string)  # has a better sentence for most
         raise Problem("AZURE_STORAGE_CONNECTION_STRING has no AccountName and AccountKey, which files need") from None
-    return _Known(name, key, named.get("blobendpoint", f"{protocol}://{name}.blob.{suffix}").rstrip("/"))
+    blobs, queues = (named.get(f"{what}endpoint", f"{protocol}://{name}.{what}.{suffix}").rstrip("/") for what in ("blob", "queue"))
+    return Known(name, key, blobs, queues)
 
 
 class Storage:
     """The container that submissions share. Raises Problem where the storage account refuses or is away."""
 
     def __init__(self, connection_string: str | None) -> None:
-        self._given, self._account = connection_string, _known(connection_string)
+        self._given, self._account = connection_string, known(connection_string)
 
     @property
     def url(self) -> str:

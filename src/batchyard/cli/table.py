@@ -831,6 +831,48 @@ STORAGE = Noun(
     ),
 )
 
+_QUEUE = Word("queue", "QUEUE", "name of a queue")
+_HIDDEN = Flag("hidden", ("--hidden",), "How long nobody else sees it: 90s, 5m, 1h.", TEXT, "SPAN")
+_NUMBER = Flag("number", ("-n", "--number"), "At most so many.", whole(1), "N", default=1)
+QUEUE = Noun(
+    "queue",
+    "The account's storage: queues and their messages.",
+    (
+        Verb("list", "queues:list_", "List the queues.", (Word("prefix", "PREFIX", "start of the names", "?"),), LISTED[:2]),
+        Verb("create", "queues:create", "Make a queue.", (_QUEUE,), aliases=("add",)),
+        Verb("show", "queues:show", "Say how many messages queues hold.", (_QUEUE._replace(name="queues", times="+"),), SHOWN),
+        Verb(
+            "delete",
+            "queues:delete",
+            "Delete queues and their messages.",
+            (_QUEUE._replace(name="queues", times="+"),),
+            (YES,),
+            aliases=("remove", "rm"),
+        ),
+        Verb(
+            "put",
+            "queues:put",
+            "Add messages.",
+            (_QUEUE, Word("texts", "TEXT", "texts; - is stdin", "+")),
+            (Flag("lives", ("--lives",), "How long it is kept: 90s, 5m, 1h, 2d; 7 days by itself.", TEXT, "SPAN"), _HIDDEN),
+        ),
+        Verb("peek", "queues:peek", "Show the first messages, which stay where they are.", (_QUEUE,), (_NUMBER, *LISTED[:2])),
+        Verb(
+            "get",
+            "queues:get",
+            "Take messages, and delete them when they are printed.",
+            (_QUEUE,),
+            (
+                _NUMBER,
+                _HIDDEN._replace(help="With --keep: when they come back: 90s, 5m, 1h; after 30 s by itself."),
+                Flag("keep", ("--keep",), "Delete nothing: they come back after their time.", FLAG, default=False),
+                *LISTED[:2],
+            ),
+        ),
+        Verb("clear", "queues:clear", "Delete all messages of a queue.", (_QUEUE,), (YES,)),
+    ),
+)
+
 _OPERATOR = Flag("operator_key", ("--operator-key",), "File with the operator's key.", PATH, "FILE", shown="$BATCHYARD_OPERATOR_KEY")
 _AS_OPERATOR = (*CONNECTION, _OPERATOR)
 _ACCOUNT = Word("name", "ACCOUNT", "name of an account")
@@ -916,9 +958,10 @@ NOUNS: tuple[Noun, ...] = (
     TASK,
     NODE,
     STORAGE,
+    QUEUE,
     _AUTOSCALE,
     ACCOUNT,
-    *(Noun(name, "", (), later=True) for name in ("schedule", "app", "trigger", "run", "queue", "event")),
+    *(Noun(name, "", (), later=True) for name in ("schedule", "app", "trigger", "run", "event")),
 )
 
 NOT_REACHABLE = {
