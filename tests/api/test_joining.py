@@ -6,6 +6,9 @@ import contextlib
 import http.client
 import json
 import os
+import re
+import shlex
+import shutil
 import stat
 import subprocess
 import sys
@@ -222,6 +225,41 @@ def test_a_token_that_is_asked_for_wrongly_is_refused(server: Server) -> None:
             pytest.raises(Exception, match=r"InvalidPropertyValue|InvalidRequestBody"),
         ):
             batch.post("batchyard", "v1", "pools", "none", "jointokens", body=body)
+
+
+def test_a_unit_is_installed_at_a_place_and_takes_the_place_of_its_own_only(server: Server, home: Path) -> None:
+    units = home.parent / "units"
+    units.mkdir()
+    with Client(server.endpoint, server.account, server.key) as batch:
+        name = f"unit-{home.parent.name}"
+        pool(batch, name, 0)
+        token = batch.post("batchyard", "v1", "pools", name, "jointokens", body={})["token"]
+        done = batchyard("join", server.endpoint, "--token", token, "--home", home, "--install", units)
+        batch.delete("pools", name)
+    unit = units / "batchyard-node.service"
+    assert (done.returncode, done.stdout) == (0, f"{unit}\n"), done.stderr
+    assert "systemctl daemon-reload && systemctl enable --now batchyard-node" in done.stderr
+    assert stat.S_IMODE(unit.stat().st_mode) == 0o644
+    assert token not in unit.read_text()
+    packaged = (Path(__file__).parents[2] / "packaging/agent/batchyard-agent.service").read_text()
+    own = re.compile(r"^(?!ExecStart|EnvironmentFile|StateDirectory|Description)\w+=.*", re.M)
+    assert own.findall(unit.read_text()) == own.findall(packaged), "a crash costs no task there either"
+    if shutil.which("systemd-analyze"):
+        checked = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, check=False)
+        assert (checked.returncode, checked.stderr) == (0, "")
+    [line] = [line.removeprefix("ExecStart=") for line in unit.read_text().splitlines() if line.startswith("ExecStart=")]
+    gone = subprocess.run(shlex.split(line), capture_output=True, text=True, timeout=60, check=False)
+    assert "the node is gone" in gone.stdout + gone.stderr, "the line runs the node, whose pool is no more"
+    assert batchyard("join", "--home", home, "--install", units).returncode == 0
+    unit.write_text("[Unit]\nDescription=another\n")
+    refused = batchyard("join", "--home", home, "--install", unit)
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        f"batchyard: {unit} is there and not a unit of this command; remove it, or name another file\n",
+    )
+    assert "another" in unit.read_text()
+    assert f"cannot write {units}/no/such" in batchyard("join", "--home", home, "--install", units / "no/such").stderr
+    assert [path.name for path in units.iterdir()] == ["batchyard-node.service"]
 
 
 def test_a_node_says_when_the_server_s_keys_were_made_anew(home: Path) -> None:

@@ -168,21 +168,21 @@ def test_local_agents_run_the_probes_of_their_server(directory: Path) -> None:
         server.stop()
 
 
-def test_up_says_the_line_that_becomes_a_node_and_a_second_agent_on_its_root_says_so_at_once(directory: Path) -> None:
+def test_up_says_the_lines_that_make_a_machine_a_node_and_a_second_agent_on_its_root_says_so_at_once(directory: Path) -> None:
     up = [*COMMAND, "up", "--dir", str(directory), "--port", "0", "--provider", "external"]
     said = subprocess.run(up, check=True, capture_output=True, text=True, timeout=60).stdout
-    [line] = [line.strip() for line in said.splitlines() if line.strip().startswith("batchyard agent ")]
-    server, account = daemon.running(directory), daemon.account(directory)
-    assert server is not None
+    create, token = (
+        next(line.split("   ")[0].split()[1:] for line in map(str.strip, said.splitlines()) if line.startswith(f"batchyard {words} "))
+        for words in ("pool create", "pool join-token")
+    )
+    subprocess.run([*COMMAND, *create], check=True, capture_output=True, timeout=60)
+    line = subprocess.run([*COMMAND, *token], check=True, capture_output=True, text=True, timeout=60).stdout
+    assert line.split(" --token ")[0] in said, "up names the line that the token completes"
     with contextlib.ExitStack() as stack:
-        batch = stack.enter_context(Client(server.url, account.name, account.keys[0]))
-        batch.post("pools", body=POOL)
-        node = wait_for(lambda: next(iter(batch.listed("pools", "pool", "nodes")), None), "the node")["id"]
-        wait_for((directory / "nodes" / node / "token").exists, "its token")
 
         def agent(name: str) -> subprocess.Popen[bytes]:
             log = stack.enter_context((directory / f"{name}.log").open("ab"))
-            words = shlex.split(line.replace("NODE", node))[1:]
+            words = [*shlex.split(line)[1:], "--home", str(directory / "node")]
             started = subprocess.Popen([*COMMAND, *words], cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             stack.callback(started.wait)
             stack.callback(started.kill)
@@ -192,12 +192,12 @@ def test_up_says_the_line_that_becomes_a_node_and_a_second_agent_on_its_root_say
             return wait_for(lambda: what in (directory / f"{name}.log").read_text(), f"{name} to say {what}")
 
         first = agent("first")
-        told("first", "joined")
+        told("first", "'joined'")
         second = agent("second")
         told("second", "another agent uses the root, which may just be leaving")
         assert second.poll() is None
         first.terminate()
-        told("second", "joined")  # it waited for the first to leave
+        told("second", "'joined'")  # it waited for the first to leave
 
 
 def test_a_wrong_token_is_a_sentence_and_an_exit_code(directory: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
@@ -15,23 +16,30 @@ from batchyard.cli.layout import Column
 from batchyard.cli.problem import Problem, Usage
 
 _UNIT = """\
-# Save as /etc/systemd/system/batchyard-node.service, then: systemctl daemon-reload && systemctl enable --now batchyard-node
+# A node of Batchyard: /etc/systemd/system/batchyard-node.service, then: systemctl daemon-reload && systemctl enable --now batchyard-node
 [Unit]
 Description=Batchyard node {node} of pool {pool}
-After=network-online.target
+After=network-online.target time-sync.target
 Wants=network-online.target
 
 [Service]
+Type=exec
 ExecStart={command}
-Restart=always
-RestartSec=10
-KillMode=mixed
-TimeoutStopSec=60
+# An agent that the server no longer wants ends with 0 and stays away.
+Restart=on-failure
+RestartSec=5
+# Tasks that run when the agent is killed are found again by the next one.
+KillMode=process
+TimeoutStopSec=90
 Delegate=yes
+OOMPolicy=continue
+TasksMax=infinity
+LimitNOFILE=1048576
 
 [Install]
 WantedBy=multi-user.target
 """
+_NAME = "batchyard-node.service"
 _V1 = ("batchyard", "v1", "pools")
 
 
@@ -44,6 +52,7 @@ def join(
     ca_file: Path | None,
     insecure: bool,
     systemd: bool,
+    install: Path | None,
 ) -> int:
     """Join a pool, or go on as the node that this machine is, and run its agent."""
     from batchyard.agent.talk import join as joining
@@ -61,14 +70,34 @@ def join(
         raise Problem(str(error)) from None
     if found is None:
         raise Problem(f"{place} is no node yet; join with: batchyard join https://host:8777 --token TOKEN")
-    if systemd:
+    if systemd or install is not None:
         words = [sys.executable, "-P", "-m", "batchyard.cli.main", "join", "--home", str(place)]
-        print(_UNIT.format(node=found.node, pool=found.pool, command=" ".join(map(_quoted, words))), end="")
+        unit = _UNIT.format(node=found.node, pool=found.pool, command=" ".join(map(_quoted, words)))
+        if install is None:
+            print(unit, end="")
+        else:
+            print(_installed(unit, install / _NAME if install.is_dir() else install))
         return 0
     from batchyard.agent.main import main as run
 
     words = ["--server", found.server, "--root", str(place / "root"), "--token-file", str(place / joining.TOKEN)]
     return run([*words, *(["--ca-file", found.authority] if found.authority else [])])
+
+
+def _installed(unit: str, path: Path) -> Path:
+    """Write the unit, all of it or nothing; the file. Raises Problem."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if not path.read_text(errors="replace").startswith(_UNIT.split("\n", 1)[0]):
+                raise Problem(f"{path} is there and not a unit of this command; remove it, or name another file")
+        part.write_text(unit)
+        part.chmod(0o644)
+        part.replace(path)
+    except OSError as error:
+        raise Problem(f"cannot write {path} ({error.strerror})") from None
+    print(f"Start it with: systemctl daemon-reload && systemctl enable --now {path.stem}", file=sys.stderr)
+    return path
 
 
 def _quoted(word: str) -> str:

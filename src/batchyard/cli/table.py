@@ -384,6 +384,7 @@ COMMANDS: tuple[Verb, ...] = (
             Flag("ca_file", ("--ca-file",), "Authority of the server, instead of that of the token.", PATH, "FILE"),
             Flag("insecure", ("--insecure",), "Allow plain HTTP to another machine.", FLAG, default=False),
             Flag("systemd", ("--systemd",), "Join, and print a systemd unit instead of running the node.", FLAG, default=False),
+            Flag("install", ("--install",), "Join, and write that unit to a file, or into a directory.", PATH, "PATH"),
         ),
         server=False,
     ),
