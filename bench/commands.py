@@ -37,12 +37,15 @@ def lines(server: Server) -> Iterator[Line]:
     yield Line("start of an agent, CPU", f"{agent:.3f} s", yard, value=agent, goals=(0.3,), unit=" s", floor=False)
     _run(["submit", "--job", "rows", "--id", "row", "--array", f"1-{ROWS}", "--", "true"], environment)
     begun = time.monotonic()
-    _run(["task", "list", "rows", "-o", "jsonl"], environment)
+    most = _memory(["task", "list", "rows", "-o", "jsonl"], environment)
     rate = ROWS / (time.monotonic() - begun)
+    grown = most - _memory(["task", "list", "rows", "-o", "jsonl", "--limit", str(ROWS // 10)], environment)
     yield from _shown(server, environment)
     az = _az(server, environment)
     yard = f"az {az:,.0f}/s" if az else "no az"
     yield Line("task list -o jsonl", f"{rate:,.0f} rows/s", yard, rate / az if az else None, rate, (20_000.0,), " rows/s")
+    name = f"its memory, from {ROWS // 10:,} rows to {ROWS:,}"
+    yield Line(name, f"{grown:+.1f} MB", f"{most:.0f} MB in all", value=grown, goals=(4.0,), unit=" MB", floor=False)
 
 
 def _shown(server: Server, environment: dict[str, str]) -> Iterator[Line]:
@@ -69,6 +72,16 @@ def _shown(server: Server, environment: dict[str, str]) -> Iterator[Line]:
 
 def _run(words: Sequence[str], environment: dict[str, str]) -> None:
     subprocess.run([*_COMMAND, *words], env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+def _memory(words: Sequence[str], environment: dict[str, str]) -> float:
+    """The most that a command held, in MB."""
+    with subprocess.Popen([*_COMMAND, *words], env=environment, stdout=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, words)
+    return used.ru_maxrss / 1024
 
 
 def _cpu(words: Sequence[str], environment: dict[str, str]) -> float:
