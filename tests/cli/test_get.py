@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, Server
 
 from batchyard.agent.http import Http, Unreachable
 from batchyard.cli import boxes, fetch
@@ -59,6 +59,16 @@ def test_small_outputs_of_many_tasks_come_with_their_list(cli: Cli, client: Clie
     }
     pairs = zip(together[prefixes[0]], alone[prefixes[0]], strict=True)
     assert all(int(one.modified) == int(other.modified) for one, other in pairs)
+
+
+def test_outputs_need_no_sdk(cli: Cli, server: Server, own_job: str, tmp_path: Path) -> None:
+    words = ("submit", "--job", own_job, "--wait", "--out", "x", "--", "sh", "-c", "echo there > x")
+    assert cli(*words).returncode == 0
+    (tmp_path / "x").unlink()
+    done = cli(*words, env={**server.environment, "PYTHONPROFILEIMPORTTIME": "1"})
+    assert (done.returncode, (tmp_path / "x").read_text()) == (0, "there\n")
+    assert "batchyard.cli.fetch" in done.stderr
+    assert "azure" not in done.stderr
 
 
 def test_what_is_there_is_not_fetched_again(cli: Cli, own_job: str, tmp_path: Path) -> None:
