@@ -11,6 +11,7 @@ import pytest
 from azure.core.exceptions import HttpResponseError, ResourceExistsError
 from azure.storage.queue import (
     AccessPolicy,
+    CorsRule,
     QueueClient,
     QueueSasPermissions,
     QueueServiceClient,
@@ -226,3 +227,20 @@ def test_account_signatures_and_keys(endpoint: Endpoint, queue: QueueClient) -> 
     nobody = httpx.get(f"{endpoint.url}/{name}/messages?peekonly=true")
     assert (nobody.status_code, nobody.headers["x-ms-error-code"]) == (401, "NoAuthenticationInformation")
     assert endpoint.client().get_service_properties()["cors"] == []
+
+
+def test_service_properties_and_pages(endpoint: Endpoint, queue: QueueClient) -> None:
+    service = endpoint.client()
+    assert service.get_service_properties()["cors"] == []
+    service.set_service_properties(cors=[CorsRule(["https://page.example"], ["POST"], max_age_in_seconds=5)])
+    try:
+        [rule] = service.get_service_properties()["cors"]
+        assert (rule.allowed_origins, rule.allowed_methods, rule.max_age_in_seconds) == ("https://page.example", "POST", 5)
+        asking = {"origin": "https://page.example", "access-control-request-method": "POST"}
+        answer = httpx.options(f"{endpoint.url}/{queue.queue_name}/messages", headers=asking)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "https://page.example")
+        assert httpx.options(f"{endpoint.url}/x", headers={**asking, "access-control-request-method": "PUT"}).status_code == 403
+        failed = httpx.post(f"{endpoint.url}/x/messages", headers={"origin": "https://page.example"})
+        assert (failed.status_code, failed.headers["access-control-allow-origin"]) == (401, "https://page.example")
+    finally:
+        service.set_service_properties(cors=[])

@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 from batchyard.blobs.conditions import ALWAYS, Conditions
 from batchyard.blobs.errors import BlobError
 from batchyard.blobs.leases import Lease
+from batchyard.blobs.services import Properties
 from batchyard.blobs.tags import Matches
 
 __all__ = [
@@ -263,6 +264,9 @@ class BlobReader(Protocol):
 
 class BlobStore(Protocol):
     """Containers and blobs of any number of storage accounts. Every method may raise BlobError."""
+
+    def properties(self, account: str) -> Properties: ...
+    def set_properties(self, account: str, change: Callable[[Properties], Properties]) -> None: ...
 
     def create_container(self, ref: ContainerRef, metadata: Mapping[str, str], now_us: int) -> Container: ...
     def container(self, ref: ContainerRef) -> Container: ...

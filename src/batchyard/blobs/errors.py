@@ -45,6 +45,9 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "OutOfRangeInput": (400, "One of the request inputs is out of range."),
         "InvalidInput": (400, "One of the request inputs is not valid."),
         "InvalidXmlDocument": (400, "XML specified is not syntactically valid."),
+        "UnsupportedXmlNode": (400, "One of the XML nodes specified in the request body is not supported."),
+        "InvalidXmlNodeValue": (400, "The value provided for one of the XML nodes in the request body was not in the correct format."),
+        "MissingRequiredXmlNode": (400, "A required XML node was not specified in the request body."),
         "InvalidMd5": (400, "The MD5 value specified in the request is invalid. MD5 value must be 128 bits and base64 encoded."),
         "Md5Mismatch": (400, "The MD5 value specified in the request did not match with the MD5 value calculated by the server."),
         "EmptyMetadataKey": (400, "The key for one of the metadata key-value pairs is empty."),
@@ -68,6 +71,7 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "AuthorizationServiceMismatch": (403, "This request is not authorized to perform this operation using this service."),
         "AuthorizationSourceIPMismatch": (403, "This request is not authorized to perform this operation using this source IP."),
         "UnauthorizedBlobOverwrite": (403, "This request is not authorized to perform blob overwrites."),
+        "CorsPreflightFailure": (403, "CORS not enabled or no matching rule found for this request."),
         "PublicAccessNotPermitted": (409, "Public access is not permitted on this storage account."),
         # containers
         "ContainerAlreadyExists": (409, "The specified container already exists."),

@@ -11,6 +11,7 @@ from starlette.types import Message, Scope, Send
 
 from batchyard.blobs.base import BlobError
 from batchyard.blobs.edge import documents
+from batchyard.blobs.edge.request import NEWEST_VERSION
 from batchyard.disk import sqlite
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def with_common_headers(scope: Scope, send: Send) -> Send:
     version = asked.get(b"x-ms-version", b"")
     common = [
         (b"x-ms-request-id", str(uuid.uuid4()).encode()),
-        (b"x-ms-version", version if len(version) == 10 else DEFAULT_VERSION.encode()),
+        (b"x-ms-version", min(version, NEWEST_VERSION.encode()) if len(version) == 10 else DEFAULT_VERSION.encode()),
     ]
     client_id = asked.get(b"x-ms-client-request-id", b"")
     if 0 < len(client_id) <= 1024 and all(0x21 <= byte <= 0x7E for byte in client_id):

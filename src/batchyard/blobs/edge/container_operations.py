@@ -44,11 +44,6 @@ async def list_containers(store: BlobStore, request: Request, grant: Grant) -> R
     )
 
 
-async def service_properties(store: BlobStore, request: Request, grant: Grant) -> Response:
-    """Get Blob Service Properties."""
-    return Response(documents.service_properties(), media_type=_XML)
-
-
 async def account_information(store: BlobStore, request: Request, grant: Grant) -> Response:
     """Get Account Information."""
     return Response(headers={"x-ms-sku-name": "Standard_LRS", "x-ms-account-kind": "StorageV2", "x-ms-is-hns-enabled": "false"})

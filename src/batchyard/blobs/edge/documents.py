@@ -87,18 +87,6 @@ def policy_list(policies: Mapping[str, AccessPolicy]) -> str:
     return f"{HEAD}<SignedIdentifiers>{items}</SignedIdentifiers>"
 
 
-def service_properties() -> str:
-    """Body of Get Blob Service Properties: everything is off."""
-    off = "<Version>1.0</Version><Enabled>false</Enabled><RetentionPolicy><Enabled>false</Enabled></RetentionPolicy>"
-    verbs = "<Delete>false</Delete><Read>false</Read><Write>false</Write>"
-    log = f"<Version>1.0</Version>{verbs}<RetentionPolicy><Enabled>false</Enabled></RetentionPolicy>"
-    return (
-        f"{HEAD}<StorageServiceProperties><Logging>{log}</Logging><HourMetrics>{off}</HourMetrics><MinuteMetrics>{off}</MinuteMetrics>"
-        "<Cors /><DeleteRetentionPolicy><Enabled>false</Enabled></DeleteRetentionPolicy>"
-        "<StaticWebsite><Enabled>false</Enabled></StaticWebsite></StorageServiceProperties>"
-    )
-
-
 def parse_block_list(body: bytes) -> list[tuple[BlockSource, str]]:
     """Entries of Put Block List; raises InvalidXmlDocument, BlockListTooLong or InvalidBlockId."""
     if body.count(b"</") > MAX_BLOCKS + 1:  # one for each entry and one for the list: that many need not be read to be counted
@@ -153,7 +141,7 @@ def from_marker(text: str) -> str:
         raise BlobError("InvalidQueryParameterValue", "The marker is not one that this service gave out.") from None
 
 
-def leaves(body: bytes, most: int) -> list[tuple[tuple[str, ...], str]]:
+def leaves(body: bytes, most: int, too_many: str = "BlockListTooLong") -> list[tuple[tuple[str, ...], str]]:
     """(path, text) of every element without children, at most `most` of them; no recursion, no entities."""
     found: list[tuple[tuple[str, ...], str]] = []
     path: list[str] = []
@@ -174,7 +162,7 @@ def leaves(body: bytes, most: int) -> list[tuple[tuple[str, ...], str]]:
         if is_leaf:
             found.append((tuple(path), text))
             if len(found) > most:
-                raise BlobError("BlockListTooLong")
+                raise BlobError(too_many)
         path.pop()
         is_leaf = False
 

@@ -27,6 +27,8 @@ MAX_BLOB_NAME = 1024
 _CONTAINER = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VERSION = re.compile(r"\d{4}-\d{2}-\d{2}")
+OLDEST_VERSION, NEWEST_VERSION = "2015-02-21", "2026-10-06"
+"""Versions of the service that are served; who asks for a newer one is answered in the newest."""
 _DIGITS = re.compile(r"[0-9]{1,18}")
 _SNAPSHOT = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{7}Z")
 _META = "x-ms-meta-"
@@ -195,6 +197,8 @@ def parse(scope: Scope, receive: Receive, accounts: Mapping[str, Sequence[str]],
     version = headers.get("x-ms-version")
     if version is not None and not _VERSION.fullmatch(version):
         raise BlobError("InvalidHeaderValue", "The value for x-ms-version is not a date.")
+    if version is not None and version < OLDEST_VERSION:
+        raise BlobError("InvalidHeaderValue", f"The value for x-ms-version is older than {OLDEST_VERSION}, the oldest that is served.")
     return Request(
         method=scope["method"],
         scheme=scope.get("scheme", "http"),
@@ -211,6 +215,15 @@ def parse(scope: Scope, receive: Receive, accounts: Mapping[str, Sequence[str]],
         now_us=now_us,
         by_host=by_host is not None,
     )
+
+
+def account_named(scope: Scope, accounts: Iterable[str], below: str = "") -> str:
+    """The account that a request names; nothing where its path cannot be read."""
+    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+    try:
+        return account_of_host(host, accounts) or names_of(scope["raw_path"].decode("latin-1").partition("?")[0].removeprefix(below))[0]
+    except BlobError:
+        return ""
 
 
 def _headers(pairs: list[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -15,17 +15,18 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from batchyard.blobs.base import AccessPolicy, BlobError, BlobStore, ContainerRef
-from batchyard.blobs.edge import batch
+from batchyard.blobs.edge import batch, cors
 from batchyard.blobs.edge import blob_operations as blobs
 from batchyard.blobs.edge import container_operations as containers
 from batchyard.blobs.edge import copy_operations as copies
 from batchyard.blobs.edge import lease_operations as leases
 from batchyard.blobs.edge import mark_operations as marks
+from batchyard.blobs.edge import service_operations as services
 from batchyard.blobs.edge import upload_operations as uploads
 from batchyard.blobs.edge.answers import as_answer, busy, error_response, with_common_headers
 from batchyard.blobs.edge.auth import authenticate
 from batchyard.blobs.edge.grants import Grant, Level, Need
-from batchyard.blobs.edge.request import Request, parse
+from batchyard.blobs.edge.request import Request, account_named, parse
 from batchyard.blobs.edge.transfers import ClientGone
 from batchyard.model import times
 from batchyard.model.errors import let_go
@@ -53,7 +54,8 @@ _S, _C, _O = Level.SERVICE, Level.CONTAINER, Level.OBJECT
 OPERATIONS = (
     Operation("GET", _S, "", "list", containers.list_containers, "l"),
     Operation("GET", _S, "", "blobs", marks.find_tagged, "f"),
-    Operation("GET", _S, "service", "properties", containers.service_properties, "r"),
+    Operation("GET", _S, "service", "properties", services.get_properties, "r"),
+    Operation("PUT", _S, "service", "properties", services.set_properties, "w"),
     Operation("GET HEAD", _S, "account", "properties", containers.account_information, "rwdlacu"),
     # The parts of a batch are signed themselves, so any signature opens the envelope.
     Operation("POST", _S, "", "batch", None, "racwdxyltmeopif"),
@@ -124,7 +126,9 @@ def application(
             response = await endpoint.answer(scope, receive, times.micros(now()))
         except ClientGone:
             return
-        await response(scope, receive, with_common_headers(scope, send))
+        await response(
+            scope, receive, with_common_headers(scope, await cors.for_pages(store.properties, account_named(scope, accounts), scope, send))
+        )
 
     return app
 
@@ -148,6 +152,8 @@ class _Endpoint:
 
     async def _operate(self, scope: Scope, receive: Receive, now_us: int) -> Response:
         request = parse(scope, receive, self.accounts, now_us)
+        if request.method == "OPTIONS":
+            return await cors.preflight(self.store.properties, request)
         grant = await _authenticated(self.store, request, self.accounts)
         operation = _operation(request)
         grant.require(Need(operation.level, operation.letters, operation.by_service_sas))
@@ -166,6 +172,8 @@ def turned_away(accounts: Mapping[str, Sequence[str]], scope: Scope, receive: Re
     def unknown(ref: ContainerRef) -> Mapping[str, AccessPolicy]:
         raise _NeedsStore
 
+    if scope["method"] == "OPTIONS":  # a browser signs none; which pages may ask stands in the store
+        return None
     try:
         authenticate(parse(scope, receive, accounts, times.micros(now)), accounts, unknown)
     except _NeedsStore:

@@ -48,14 +48,3 @@ def parse_message(body: bytes) -> str:
                 raise BlobError("RequestBodyTooLarge")
             return text
     raise BlobError("InvalidXmlDocument")
-
-
-def service_properties() -> str:
-    """Body of Get Queue Service Properties: everything is off."""
-    off = "<Version>1.0</Version><Enabled>false</Enabled><RetentionPolicy><Enabled>false</Enabled></RetentionPolicy>"
-    verbs = "<Delete>false</Delete><Read>false</Read><Write>false</Write>"
-    log = f"<Version>1.0</Version>{verbs}<RetentionPolicy><Enabled>false</Enabled></RetentionPolicy>"
-    return (
-        f"{HEAD}<StorageServiceProperties><Logging>{log}</Logging><HourMetrics>{off}</HourMetrics>"
-        f"<MinuteMetrics>{off}</MinuteMetrics><Cors /></StorageServiceProperties>"
-    )

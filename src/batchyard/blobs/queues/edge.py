@@ -16,12 +16,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from batchyard.blobs.base import AccessPolicy, BlobError
+from batchyard.blobs.edge import cors, service_documents, transfers
 from batchyard.blobs.edge import documents as storage_documents
-from batchyard.blobs.edge import transfers
 from batchyard.blobs.edge.answers import as_answer, busy, error_response, with_common_headers
 from batchyard.blobs.edge.container_operations import page_size
 from batchyard.blobs.edge.grants import Level, Need
-from batchyard.blobs.edge.request import Request, parse
+from batchyard.blobs.edge.request import Request, account_named, parse
 from batchyard.blobs.edge.transfers import ClientGone
 from batchyard.blobs.queues import base, documents, grants
 from batchyard.blobs.queues.base import QueueRef
@@ -65,6 +65,8 @@ def turned_away(accounts: Mapping[str, Sequence[str]], scope: Scope, receive: Re
     def unknown(ref: QueueRef) -> Mapping[str, AccessPolicy]:
         raise _NeedsStore
 
+    if scope["method"] == "OPTIONS":  # a browser signs none; which pages may ask stands in the store
+        return None
     try:
         grants.authenticate(parse(scope, receive, accounts, times.micros(now), f"/{PATH}"), accounts, unknown)
     except _NeedsStore:
@@ -86,6 +88,8 @@ def application(
     async def answer(scope: Scope, receive: Receive) -> Response:
         try:
             request = parse(scope, receive, accounts, times.micros(now()), f"/{PATH}")
+            if request.method == "OPTIONS":
+                return await cors.preflight(store.properties, request)
             grant = await run_in_threadpool(grants.authenticate, request, accounts, lambda ref: store.queue(ref).policies)
             operation = _operation(request)
             grants.require(grant, Need(operation.level, operation.letters))
@@ -106,7 +110,11 @@ def application(
             response = await answer(scope, receive)
         except ClientGone:
             return
-        await response(scope, receive, with_common_headers(scope, send))
+        await response(
+            scope,
+            receive,
+            with_common_headers(scope, await cors.for_pages(store.properties, account_named(scope, accounts, f"/{PATH}"), scope, send)),
+        )
 
     return app
 
@@ -140,8 +148,15 @@ async def _list(store: QueueStore, request: Request) -> Response:
     return Response(documents.queue_list(request.endpoint, query, limit, page, metadata="metadata" in include), media_type=_XML)
 
 
-async def _service_properties(store: QueueStore, request: Request) -> Response:
-    return Response(documents.service_properties(), media_type=_XML)
+async def _properties(store: QueueStore, request: Request) -> Response:
+    found = await run_in_threadpool(store.properties, request.account)
+    return Response(service_documents.document(found, blobs=False), media_type=_XML)
+
+
+async def _set_properties(store: QueueStore, request: Request) -> Response:
+    body = await transfers.body(request, service_documents.MOST_BYTES)
+    await run_in_threadpool(store.set_properties, request.account, lambda before: service_documents.changed(body, before, blobs=False))
+    return Response(status_code=202)
 
 
 async def _create(store: QueueStore, request: Request) -> Response:
@@ -256,7 +271,8 @@ def _seconds(request: Request, name: str, usual: int | None, least: int, most: i
 # Letters: r reads, a adds, u updates, p processes (takes and removes); account SAS with l, w and d for the queues themselves.
 OPERATIONS = (
     Operation("GET", "service", "list", _list, "l"),
-    Operation("GET", "service", "service&properties", _service_properties, "r"),
+    Operation("GET", "service", "service&properties", _properties, "r"),
+    Operation("PUT", "service", "service&properties", _set_properties, "w"),
     Operation("PUT", "queue", "", _create, "cw", writes=True),
     Operation("DELETE", "queue", "", _delete, "d"),
     Operation("GET HEAD", "queue", "metadata", _metadata, "r"),

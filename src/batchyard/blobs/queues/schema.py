@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchyard.blobs.store import services
 from batchyard.blobs.store.catalogue import Schema
 
 _TABLES = (
@@ -15,4 +16,4 @@ _TABLES = (
     "CREATE INDEX messages_expires ON messages (expires) WHERE expires IS NOT NULL",
     "CREATE INDEX queues_deleted ON queues (id) WHERE name IS NULL",
 )
-SCHEMA = Schema((_TABLES,))
+SCHEMA = Schema((_TABLES, (services.TABLE,)))

@@ -20,6 +20,7 @@ from batchyard.blobs.queues.base import Message, Queue, QueuePage, QueueRef
 from batchyard.blobs.queues.schema import SCHEMA
 from batchyard.blobs.store.catalogue import Catalogue
 from batchyard.blobs.store.listing import after_prefix
+from batchyard.blobs.store.services import Services
 
 T = TypeVar("T")
 
@@ -28,7 +29,7 @@ _policies = msgspec.json.Decoder(dict[str, AccessPolicy])
 _COLUMNS = "seq, id, text, inserted, expires, visible, dequeued, receipt"
 
 
-class QueueStore:
+class QueueStore(Services):
     """Queues of any number of storage accounts. Methods are thread-safe and may raise BlobError."""
 
     def __init__(self, path: Path) -> None:

@@ -39,6 +39,7 @@ from batchyard.blobs.store.files import DataFiles
 from batchyard.blobs.store.marks import Marks, as_copied
 from batchyard.blobs.store.readers import LocalReader, Part
 from batchyard.blobs.store.schema import SCHEMA
+from batchyard.blobs.store.services import Services
 from batchyard.blobs.store.uploads import AppendUpload, PutUpload, StageUpload
 from batchyard.disk.trees import sync_directory
 from batchyard.model import times
@@ -51,7 +52,7 @@ _CHECK_BATCH = 1000
 _MOST_LOGGED = 100
 
 
-class LocalBlobStore(Containers, Marks):
+class LocalBlobStore(Containers, Marks, Services):
     """BlobStore over a directory on a local disk."""
 
     def __init__(self, directory: Path) -> None:

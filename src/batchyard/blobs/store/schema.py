@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchyard.blobs.store import services
 from batchyard.blobs.store.catalogue import Schema
 
 CURRENT = "~"
@@ -42,4 +43,5 @@ _SECOND = (
     "CREATE TABLE tags (container INTEGER NOT NULL, blob INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, UNIQUE (blob, key))",
     "CREATE INDEX tags_found ON tags (key, value, container, blob)",
 )
-SCHEMA = Schema((_FIRST, _SECOND))
+_THIRD = (services.TABLE,)
+SCHEMA = Schema((_FIRST, _SECOND, _THIRD))
