@@ -64,6 +64,8 @@ class Config:
     """Stands in the host names of Batch accounts."""
     proxies: tuple[str, ...] = ()
     """Addresses and networks of proxies whose word counts on who the client is and whether it came by HTTPS."""
+    public_access: bool = False
+    """Accounts may open containers, and a website, to readers without a key."""
     offer: Offer = AZURE
     """Sizes and quotas of the account."""
     node_silence_s: float = 60.0
@@ -192,6 +194,7 @@ def of(directory: Path, values: Mapping[str, Any], offer: Offer) -> Config:
         offer=offer,
         node_silence_s=values["node_silence"],
         chaos=values["chaos"],
+        public_access=values["public_access"],
         probes=_probes(values["probes"]),
         database=values["database"],
         blobs=None if values["blobs"] is None else values["blobs"].resolve(),

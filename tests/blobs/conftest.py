@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -68,10 +69,10 @@ class Endpoint:
         return httpx.request(method, url, content=body if method in ("PUT", "POST") else None, headers=named, trust_env=False)
 
 
-def serve(store: LocalBlobStore, clock: Clock) -> Iterator[Endpoint]:
+def serve(store: LocalBlobStore, clock: Clock, **options: Any) -> Iterator[Endpoint]:
     """Run a server in a thread until the generator is closed; the listening socket is there from the start."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = application(store, {ACCOUNT: [KEY, OLD_KEY]}, clock)
+    app = application(store, {ACCOUNT: [KEY, OLD_KEY]}, clock, **options)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off", http=BoundedHttp))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -16,7 +16,6 @@ from azure.storage.blob import (
     CorsRule,
     Metrics,
     RetentionPolicy,
-    StaticWebsite,
 )
 
 from batchyard.blobs import services
@@ -53,7 +52,6 @@ def test_what_is_set_comes_back_and_what_is_not_named_stays(service: BlobService
             CorsRule(["*"], ["GET"]),
             CorsRule([PAGE, "http://other"], ["PUT", "DELETE"], allowed_headers=["a", "b*"], max_age_in_seconds=7),
         ],
-        static_website=StaticWebsite(enabled=True, index_document="index.html", error_document404_path="gone.html"),
         target_version="2019-12-12",
     )
     service.set_service_properties(delete_retention_policy=RetentionPolicy(enabled=True, days=9))
@@ -64,7 +62,6 @@ def test_what_is_set_comes_back_and_what_is_not_named_stays(service: BlobService
         ("*", "GET", 0),
         (f"{PAGE},http://other", "PUT,DELETE", 7),
     ]
-    assert (found["static_website"].index_document, found["static_website"].error_document404_path) == ("index.html", "gone.html")
     assert (found["delete_retention_policy"].days, found["target_version"]) == (9, "2019-12-12")
     service.set_service_properties(cors=[])
     assert service.get_service_properties()["cors"] == []

@@ -304,7 +304,7 @@ def test_errors_have_the_form_of_the_service(send: Any, url: Any) -> None:
     head = "\r\nx-ms-client-request-id: mine-1\r\nx-ms-version: 2099-01-01"
     status, _, answer = send(f"GET {url('/none')} HTTP/1.1{head}")
     assert status == 404
-    for wanted in (b"x-ms-client-request-id: mine-1", b"x-ms-version: 2099-01-01", b"x-ms-request-id: ", b"content-type: application/xml"):
+    for wanted in (b"x-ms-client-request-id: mine-1", b"x-ms-version: 2026-10-06", b"x-ms-request-id: ", b"content-type: application/xml"):
         assert wanted in answer
     error = b"<Error><Code>BlobNotFound</Code><Message>The specified blob does not exist.</Message></Error>"
     assert answer.split(b"\r\n\r\n", 1)[1] == b'<?xml version="1.0" encoding="utf-8"?>' + error

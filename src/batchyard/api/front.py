@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from batchyard.api.wire import auth, wire
 from batchyard.api.wire.accounts import CLUSTER, OPERATOR, PEER, PREFIX, PREFIXED, Known, Worlds
 from batchyard.api.wire.auth import Signed
+from batchyard.blobs.edge.request import account_of_host
 from batchyard.blobs.edge.server import turned_away
 from batchyard.blobs.queues.edge import PATH as QUEUES
 from batchyard.blobs.queues.edge import turned_away as queue_turned_away
@@ -31,7 +32,7 @@ from batchyard.model.tokens import parted
 from batchyard.store.db import StoreUnavailable
 
 _AGENT = "agent"
-_STORAGE_HOSTS = ("blob.", "queue.")
+_STORAGE_HOSTS = ("blob.", "web.", "queue.")
 _GONE = ("AccountNotFound", "AccountBeingDeleted")
 """It went while the request was on its way, which is told nobody but the operator."""
 _OWN = frozenset(
@@ -203,8 +204,8 @@ def _turned_away(known: Known, asked: _Asked, scope: Scope, receive: Receive, no
     keys = {} if known.leaving else {known.storage: [known.storage_key]}
     if not asked.prefix and asked.first == QUEUES and asked.second.lower() == named:
         return queue_turned_away(keys, scope, receive, times.moment(now))
-    if not asked.prefix and (asked.first.lower() == named or asked.host.lower().startswith(f"{named}.blob.")):
-        return turned_away(keys, scope, receive, times.moment(now))
+    if not asked.prefix and (asked.first.lower() == named or account_of_host(asked.host, keys) is not None):
+        return turned_away(keys, scope, receive, times.moment(now), public=known.public and not known.leaving)
     token = parted(asked.token)[1]
     if asked.first == _AGENT:
         return _no_node(known, asked.token, token)

@@ -50,6 +50,8 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "MissingRequiredXmlNode": (400, "A required XML node was not specified in the request body."),
         "InvalidMd5": (400, "The MD5 value specified in the request is invalid. MD5 value must be 128 bits and base64 encoded."),
         "Md5Mismatch": (400, "The MD5 value specified in the request did not match with the MD5 value calculated by the server."),
+        "InvalidCrc64": (400, "The CRC64 value specified in the request is invalid. It must be 64 bits and base64 encoded."),
+        "Crc64Mismatch": (400, "The CRC64 value specified in the request did not match with the CRC64 value calculated by the server."),
         "EmptyMetadataKey": (400, "The key for one of the metadata key-value pairs is empty."),
         "InvalidMetadata": (400, "The metadata specified is invalid. It has characters that are not permitted."),
         "MetadataTooLarge": (400, "The metadata specified exceeds the maximum permissible limit (8KB)."),

@@ -144,7 +144,7 @@ class World:
             operator=None if named else server.operator,
         )
         keys, moment = {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now())
-        blobs = storage_endpoint(self.store, keys, moment, room.for_content)
+        blobs = storage_endpoint(self.store, keys, moment, room.for_content, public=config.public_access)
         self.api = Api(self.services, {account.storage_name: blobs, QUEUES: queue_endpoint(self.queues, keys, moment, room.for_content)})
         self._lease = Lease(self.db, peers.id, peers.seconds, alone=not shared)
         self._here = None if peers.alone else lambda: Here(peers.id, peers.rooms(), frozenset({LOCAL}))

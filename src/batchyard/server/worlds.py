@@ -119,8 +119,8 @@ class Worlds:
         except account_file.Unusable as error:
             log.error("account without keys", account=row.name, reason=str(error))
             return None
-        account = Account(secrets.name, secrets.keys)
-        return Known(account, secrets.node_key.encode(), secrets.storage_name, secrets.storage_key, row.state == DELETING)
+        account, public = Account(secrets.name, secrets.keys), self._server.config.public_access
+        return Known(account, secrets.node_key.encode(), secrets.storage_name, secrets.storage_key, row.state == DELETING, public)
 
     async def storing(self, storage: str) -> str | None:
         for found in self._open.values():

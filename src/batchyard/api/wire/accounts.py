@@ -35,6 +35,8 @@ class Known(msgspec.Struct, frozen=True):
     storage_key: str
     leaving: bool = False
     """It is being deleted: nobody is let in, and its nodes are told that they are gone."""
+    public: bool = False
+    """Its containers may be open to readers without a key."""
 
 
 class Described(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from batchyard.blobs.base import BlobError
 from batchyard.blobs.edge import sas
-from batchyard.blobs.edge.grants import Grant, Scope
+from batchyard.blobs.edge.grants import Grant, Scope, unsigned
 from batchyard.blobs.edge.request import Request
 from batchyard.model import times
 
@@ -37,7 +37,7 @@ def authenticate(request: Request, accounts: Mapping[str, Sequence[str]], polici
         return Grant(Scope.KEY)
     if "sig" in request.query:
         return sas.verify(request, keys, policies)
-    raise BlobError("NoAuthenticationInformation", headers={"www-authenticate": "SharedKey"})
+    raise unsigned()
 
 
 def shared_key_text(request: Request, *, ignore_hyphens: bool) -> str:

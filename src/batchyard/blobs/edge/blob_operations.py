@@ -12,7 +12,7 @@ from starlette.responses import Response
 from batchyard.blobs import leases
 from batchyard.blobs.base import Blob, BlobError, BlobKind, BlobReader, BlobStore, ContentHeaders, Copied
 from batchyard.blobs.conditions import Version, check_read
-from batchyard.blobs.edge import documents, transfers
+from batchyard.blobs.edge import documents, sums, transfers
 from batchyard.blobs.edge.grants import Grant
 from batchyard.blobs.edge.request import Request
 from batchyard.model import times
@@ -24,6 +24,7 @@ _MOST_MD5_BYTES = 4 * 1024 * 1024
 async def get(store: BlobStore, request: Request, grant: Grant) -> Response:
     """Get Blob, whole or a range."""
     wanted = _range(request)
+    summing = _wanted_sum(request, wanted)
     begin, end = wanted or (0, None)
     reader: BlobReader = await run_in_threadpool(store.read, request.blob_ref, request.conditions(), begin, end)
     try:
@@ -34,8 +35,8 @@ async def get(store: BlobStore, request: Request, grant: Grant) -> Response:
             return transfers.with_metadata(transfers.BlobResponse(reader, 200, headers), reader.blob.metadata)
         headers["content-range"] = f"bytes {begin}-{begin + reader.length - 1}/{reader.blob.length}"
         _move_md5(headers)
-        if request.headers.get("x-ms-range-get-content-md5", "").lower() == "true":
-            return transfers.with_metadata(await run_in_threadpool(_summed, reader, headers), reader.blob.metadata)
+        if summing is not None:
+            return transfers.with_metadata(await run_in_threadpool(_summed, reader, headers, summing), reader.blob.metadata)
         return transfers.with_metadata(transfers.BlobResponse(reader, 206, headers), reader.blob.metadata)
     except BaseException:
         reader.close()
@@ -183,13 +184,22 @@ def _move_md5(headers: dict[str, str]) -> None:
         headers["x-ms-blob-content-md5"] = whole
 
 
-def _summed(reader: BlobReader, headers: dict[str, str]) -> Response:
-    """A range with its MD5."""
+def _wanted_sum(request: Request, wanted: tuple[int, int | None] | None) -> str | None:
+    """The header that the sum of a range is wanted in; raises InvalidHeaderValue for both, and for a CRC64 of no range."""
+    md5, crc = (request.headers.get(f"x-ms-range-get-content-{kind}", "").lower() == "true" for kind in ("md5", "crc64"))
+    if crc and (md5 or wanted is None):
+        raise BlobError("InvalidHeaderValue", "x-ms-range-get-content-crc64 goes with a range and without an MD5.")
+    return sums.CONTENT if crc else "content-md5" if md5 else None
+
+
+def _summed(reader: BlobReader, headers: dict[str, str], name: str) -> Response:
+    """A range with its MD5 or CRC64."""
     try:
         if reader.length > _MOST_MD5_BYTES:
             raise BlobError("OutOfRangeInput")
         content = b"".join(iter(lambda: reader.read(_MOST_MD5_BYTES), b""))
     finally:
         reader.close()
-    headers["content-md5"] = transfers.md5_text(hashlib.md5(content, usedforsecurity=False).digest())
+    md5 = transfers.md5_text(hashlib.md5(content, usedforsecurity=False).digest())
+    headers[name] = sums.of(content).text() if name == sums.CONTENT else md5
     return Response(content, 206, headers)

@@ -32,6 +32,7 @@ _INCLUDES = {
     "",
 }
 _XML = "application/xml"
+_ACCESS = "x-ms-blob-public-access"
 
 
 async def list_containers(store: BlobStore, request: Request, grant: Grant) -> Response:
@@ -51,8 +52,8 @@ async def account_information(store: BlobStore, request: Request, grant: Grant) 
 
 async def create(store: BlobStore, request: Request, grant: Grant) -> Response:
     """Create Container."""
-    _refuse_public_access(request)
-    container = await run_in_threadpool(store.create_container, request.container_ref, request.metadata(), request.now_us)
+    access = _wanted_access(request)
+    container = await run_in_threadpool(store.create_container, request.container_ref, request.metadata(), request.now_us, access)
     return Response(status_code=201, headers=_tag_headers(container))
 
 
@@ -61,6 +62,7 @@ async def properties(store: BlobStore, request: Request, grant: Grant) -> Respon
     container = await _container(store, request)
     state = {
         **lease_headers(container.lease, request.now_us),
+        **_access(container),
         "x-ms-has-immutability-policy": "false",
         "x-ms-has-legal-hold": "false",
     }
@@ -76,17 +78,18 @@ async def set_metadata(store: BlobStore, request: Request, grant: Grant) -> Resp
 
 
 async def get_acl(store: BlobStore, request: Request, grant: Grant) -> Response:
-    """Get Container ACL: stored access policies; public access there is none."""
+    """Get Container ACL: stored access policies, and what readers without a key see."""
     container = await _container(store, request)
-    return Response(documents.policy_list(container.policies), headers=_tag_headers(container), media_type=_XML)
+    headers = {**_tag_headers(container), **_access(container)}
+    return Response(documents.policy_list(container.policies), headers=headers, media_type=_XML)
 
 
 async def set_acl(store: BlobStore, request: Request, grant: Grant) -> Response:
-    """Set Container ACL: replaces the stored access policies."""
-    _refuse_public_access(request)
+    """Set Container ACL: replaces the stored access policies and the level of public access, which is none where it is not said."""
+    access = _wanted_access(request)
     text = await transfers.body(request, _MOST_XML_BYTES)
     policies = documents.parse_policies(text) if text else {}
-    container = await run_in_threadpool(store.set_policies, request.container_ref, policies, request.conditions(), request.now_us)
+    container = await run_in_threadpool(store.set_policies, request.container_ref, policies, request.conditions(), request.now_us, access)
     return Response(headers=_tag_headers(container))
 
 
@@ -142,9 +145,20 @@ def page_size(request: Request) -> int:
     return min(int(text), _MOST_RESULTS)
 
 
-def _refuse_public_access(request: Request) -> None:
-    if "x-ms-blob-public-access" in request.headers:
+def _wanted_access(request: Request) -> str | None:
+    """The level of public access that is asked for. Raises PublicAccessNotPermitted, InvalidHeaderValue."""
+    access = request.headers.get(_ACCESS)
+    if access is None:
+        return None
+    if access not in ("blob", "container"):
+        raise BlobError("InvalidHeaderValue", f"{_ACCESS} is blob or container.")
+    if not request.may_publish:
         raise BlobError("PublicAccessNotPermitted")
+    return access
+
+
+def _access(container: Container) -> Mapping[str, str]:
+    return {} if container.access is None else {_ACCESS: container.access}
 
 
 def _tag_headers(container: Container) -> Mapping[str, str]:

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from batchyard.blobs.base import Blob, BlobError, BlobKind, BlobReader, BlobStore, Conditions, Copied, CopyDraft, Upload
-from batchyard.blobs.edge import documents, sas, transfers
+from batchyard.blobs.edge import documents, sas, sums, transfers
 from batchyard.blobs.edge.blob_operations import content_headers, tag_headers
 from batchyard.blobs.edge.grants import Grant, Level, Need, Scope
 from batchyard.blobs.edge.mark_operations import checked_tier, wanted_tags
@@ -118,14 +118,17 @@ def _draft(request: Request, grant: Grant, source: Source, whole: bool) -> CopyD
 def _take_over(store: BlobStore, request: Request, source: Source, upload: Upload[T], most: int | None) -> T:
     """Copy the wanted range of the source into the upload, check its MD5, commit; nothing is left of a failure."""
     wanted = request.md5_header("x-ms-source-content-md5")
+    said, crc = sums.wanted(request, sums.SOURCE, "x-ms-source-content-md5"), sums.Crc64()
     try:
         with _reading(store, request, source) as reader:
             if most is not None and reader.length > most:
                 raise BlobError("RequestBodyTooLarge")
             while chunk := reader.read(_READ_BYTES):
                 upload.write(chunk)
+                crc.update(chunk)
         if wanted not in (None, upload.md5()):
             raise BlobError("Md5Mismatch")
+        sums.check(said, crc)
         return upload.commit(request.now_us)
     except BaseException:
         upload.abort()
@@ -190,6 +193,8 @@ def _permit(store: BlobStore, request: Request, grant: Grant, source: Request) -
             given.require(Need(Level.OBJECT, "r"))
         except BlobError as error:
             raise BlobError("CannotVerifyCopySource", "The signature of the copy source does not let it be read.", status=403) from error
+        return
+    if source.account in request.accounts and store.container(source.container_ref).access is not None and request.may_publish:
         return
     if source.account != request.account:
         raise BlobError("CannotVerifyCopySource", "The copy source is in another account and its URL carries no signature.", status=403)

@@ -190,7 +190,7 @@ def _echo(query: ListQuery, marker: str) -> str:
 
 def _container(entry: Container, now_us: int, *, metadata: bool) -> str:
     properties = element("Last-Modified", times.http_date(entry.modified_us)) + element("Etag", f'"{entry.etag}"')
-    state = _lease(entry.lease, now_us)
+    state = _lease(entry.lease, now_us) + ("" if entry.access is None else element("PublicAccess", entry.access))
     extra = _metadata(entry.metadata) if metadata else ""
     return f"<Container>{element('Name', entry.name)}<Properties>{properties}{state}</Properties>{extra}</Container>"
 

@@ -16,6 +16,7 @@ class Scope(StrEnum):
     ACCOUNT = "account"
     CONTAINER = "container"
     BLOB = "blob"
+    PUBLIC = "public"  # nobody signed: a container that is open to readers
 
 
 class Level(StrEnum):
@@ -24,6 +25,11 @@ class Level(StrEnum):
     SERVICE = "s"
     CONTAINER = "c"
     OBJECT = "o"
+
+
+def unsigned() -> BlobError:
+    """The answer to who did not sign."""
+    return BlobError("NoAuthenticationInformation", headers={"www-authenticate": "SharedKey"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,8 @@ class Grant:
         """Raise unless the caller may; operations without letters are for holders of the key."""
         if self.scope is Scope.KEY:
             return
+        if self.scope is Scope.PUBLIC:
+            self._require_reading(need)
         if self.scope is Scope.ACCOUNT and need.level not in self.resource_types:
             raise BlobError("AuthorizationResourceTypeMismatch")
         if self.scope is Scope.CONTAINER and need.level is not Level.OBJECT and not need.by_service_sas:
@@ -57,6 +65,14 @@ class Grant:
         if not self.allows(need.letters):
             raise BlobError("AuthorizationPermissionMismatch")
 
+    def _require_reading(self, need: Need) -> None:
+        """Who did not sign may read blobs, and with the letter l lists and the container; the refusal is that of a closed container."""
+        if need.letters not in ("r", "l") or need.level is Level.SERVICE or (need.level is Level.CONTAINER and "l" not in self.permissions):
+            raise unsigned()
+
     def allows(self, letters: str) -> bool:
         """Whether any one of the letters is granted."""
         return self.scope is Scope.KEY or any(letter in self.permissions for letter in letters)
+
+
+PUBLIC = Grant(Scope.PUBLIC, "r")

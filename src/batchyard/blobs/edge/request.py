@@ -24,6 +24,9 @@ MAX_PATH_BYTES = 16 * 1024
 MAX_METADATA_BYTES = 8 * 1024
 MAX_BLOB_NAME = 1024
 
+ROOT, WEB = "$root", "$web"
+"""The containers that may have other names than all others: that of blobs right below the account, and that of the static website."""
+_HOSTS = ("blob", "web")
 _CONTAINER = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VERSION = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -58,12 +61,27 @@ class Request:
     now_us: int
     by_host: bool = False
     """The account stands in the name of the host and not in the path."""
+    service: str = "blob"
+    """The service that the name of the host names."""
+    may_publish: bool = False
+    """Containers may be opened to readers without a key."""
 
     @property
     def endpoint(self) -> str:
         """URL of the account as the caller wrote it."""
         host = f"{self.scheme}://{self.headers.get('host', '')}"
         return f"{host}/" if self.by_host else f"{host}/{self.account}"
+
+    @property
+    def is_unsigned_reading(self) -> bool:
+        """Whether nobody signed what may be the reading of a container that is open to all."""
+        return self.method in ("GET", "HEAD") and "authorization" not in self.headers and "sig" not in self.query
+
+    def for_blobs(self) -> Request:
+        """The request as one of the blob service, where a single name without `restype` is that of a blob in the root container."""
+        if self.container is None or self.blob is not None or "restype" in self.query or self.service != "blob":
+            return self
+        return replace(self, container=ROOT, blob=self.container)
 
     def names_in(self, path: str) -> tuple[str, str | None, str | None]:
         """Account, container and blob of an encoded path of the same host."""
@@ -73,7 +91,7 @@ class Request:
     def container_ref(self) -> ContainerRef:
         """Address of the container; raises InvalidResourceName for a name that no container may have."""
         assert self.container is not None
-        if not _CONTAINER.fullmatch(self.container):
+        if self.container not in (ROOT, WEB) and not _CONTAINER.fullmatch(self.container):
             raise BlobError("InvalidResourceName")
         return ContainerRef(self.account, self.container)
 
@@ -181,7 +199,8 @@ class Request:
 def account_of_host(host: str, accounts: Iterable[str]) -> str | None:
     """The account that a host name as `ACCOUNT.blob.DOMAIN` names; None for other hosts."""
     first, _, rest = host.lower().partition(".")
-    return next((name for name in accounts if name.lower() == first), None) if rest.startswith("blob.") else None
+    is_ours = rest.partition(".")[0] in _HOSTS and "." in rest
+    return next((name for name in accounts if name.lower() == first), None) if is_ours else None
 
 
 def parse(scope: Scope, receive: Receive, accounts: Mapping[str, Sequence[str]], now_us: int, below: str = "") -> Request:
@@ -214,6 +233,7 @@ def parse(scope: Scope, receive: Receive, accounts: Mapping[str, Sequence[str]],
         receive=receive,
         now_us=now_us,
         by_host=by_host is not None,
+        service=headers.get("host", "").lower().split(".")[1] if by_host is not None else "blob",
     )
 
 

@@ -6,16 +6,17 @@ Order for every request: syntax, caller, permission, then the operation; so who 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as Connection
 
 from batchyard.blobs.base import AccessPolicy, BlobError, BlobStore, ContainerRef
-from batchyard.blobs.edge import batch, cors
+from batchyard.blobs.edge import batch, cors, website
 from batchyard.blobs.edge import blob_operations as blobs
 from batchyard.blobs.edge import container_operations as containers
 from batchyard.blobs.edge import copy_operations as copies
@@ -25,7 +26,7 @@ from batchyard.blobs.edge import service_operations as services
 from batchyard.blobs.edge import upload_operations as uploads
 from batchyard.blobs.edge.answers import as_answer, busy, error_response, with_common_headers
 from batchyard.blobs.edge.auth import authenticate
-from batchyard.blobs.edge.grants import Grant, Level, Need
+from batchyard.blobs.edge.grants import Grant, Level, Need, Scope, unsigned
 from batchyard.blobs.edge.request import Request, account_named, parse
 from batchyard.blobs.edge.transfers import ClientGone
 from batchyard.model import times
@@ -98,13 +99,10 @@ _REFUSED_PARAMETERS = frozenset({"versionid", "deletetype", "prevsnapshot", "pre
 _OF_SNAPSHOTS = frozenset({blobs.get, blobs.head, blobs.delete, marks.get_tags, marks.set_tags, marks.set_tier})
 """Operations that a snapshot may be named in."""
 _REFUSED_HEADERS = (
-    "x-ms-content-crc64",
     "x-ms-encryption-",
     "x-ms-expiry-",
     "x-ms-immutability-policy-",
     "x-ms-legal-hold",
-    "x-ms-range-get-content-crc64",
-    "x-ms-source-content-crc64",
     "x-ms-structured-",
     "x-ms-default-encryption-scope",
 )
@@ -115,12 +113,20 @@ Room = Callable[[int], str | None]
 
 
 def application(
-    store: BlobStore, accounts: Mapping[str, Sequence[str]], now: Callable[[], datetime], room: Room = lambda size: None
+    store: BlobStore,
+    accounts: Mapping[str, Sequence[str]],
+    now: Callable[[], datetime],
+    room: Room = lambda size: None,
+    *,
+    public: bool = False,
 ) -> ASGIApp:
-    """The endpoint for these accounts (name to base64 keys, read anew for each request, so keys may be rotated)."""
-    endpoint = _Endpoint(store, accounts, room)
+    """The endpoint for these accounts (name to base64 keys, read anew for each request, so keys may be rotated).
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    `public` lets containers be opened to readers without a key.
+    """
+    endpoint = _Endpoint(store, accounts, room, public)
+
+    async def app(scope: Connection, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
         try:
             response = await endpoint.answer(scope, receive, times.micros(now()))
@@ -138,8 +144,9 @@ class _Endpoint:
     store: BlobStore
     accounts: Mapping[str, Sequence[str]]
     room: Room
+    public: bool
 
-    async def answer(self, scope: Scope, receive: Receive, now_us: int) -> Response:
+    async def answer(self, scope: Connection, receive: Receive, now_us: int) -> Response:
         """Response of the operation, or the error body."""
         try:
             return await self._operate(scope, receive, now_us)
@@ -150,11 +157,13 @@ class _Endpoint:
             let_go(error)
             return response
 
-    async def _operate(self, scope: Scope, receive: Receive, now_us: int) -> Response:
-        request = parse(scope, receive, self.accounts, now_us)
+    async def _operate(self, scope: Connection, receive: Receive, now_us: int) -> Response:
+        request = replace(parse(scope, receive, self.accounts, now_us), may_publish=self.public).for_blobs()
         if request.method == "OPTIONS":
             return await cors.preflight(self.store.properties, request)
-        grant = await _authenticated(self.store, request, self.accounts)
+        if request.service == "web":
+            return await website.answer(self.store, request)
+        grant = await self._authenticated(request)
         operation = _operation(request)
         grant.require(Need(operation.level, operation.letters, operation.by_service_sas))
         request = request.without_empty()
@@ -165,8 +174,32 @@ class _Endpoint:
             return await batch.run(request, scope, lambda part: self.answer(part, _no_body, now_us))
         return await operation.handler(self.store, request, grant)
 
+    async def _authenticated(self, request: Request) -> Grant:
+        def policies(ref: ContainerRef) -> Mapping[str, AccessPolicy]:
+            return self.store.container(ref).policies
 
-def turned_away(accounts: Mapping[str, Sequence[str]], scope: Scope, receive: Receive, now: datetime) -> Response | None:
+        # Only a stored access policy and an open container need the disk; everything else is decided on the spot.
+        if "si" in request.query:
+            return await run_in_threadpool(authenticate, request, self.accounts, policies)
+        if self.public and request.is_unsigned_reading and request.account in self.accounts:
+            return await run_in_threadpool(_as_reader, self.store, request)
+        return authenticate(request, self.accounts, policies)
+
+
+def _as_reader(store: BlobStore, request: Request) -> Grant:
+    """What who did not sign may do: nothing, told in the same words, but in a container that is open."""
+    try:
+        access = store.container(request.container_ref).access if request.container is not None else None
+    except BlobError:
+        access = None
+    if access is None:
+        raise unsigned()
+    return Grant(Scope.PUBLIC, "rl" if access == "container" else "r")
+
+
+def turned_away(
+    accounts: Mapping[str, Sequence[str]], scope: Connection, receive: Receive, now: datetime, *, public: bool = False
+) -> Response | None:
     """The answer to whom no key of these accounts lets in, told without a store; None for others, and where only the store can tell."""
 
     def unknown(ref: ContainerRef) -> Mapping[str, AccessPolicy]:
@@ -175,7 +208,10 @@ def turned_away(accounts: Mapping[str, Sequence[str]], scope: Scope, receive: Re
     if scope["method"] == "OPTIONS":  # a browser signs none; which pages may ask stands in the store
         return None
     try:
-        authenticate(parse(scope, receive, accounts, times.micros(now)), accounts, unknown)
+        request = parse(scope, receive, accounts, times.micros(now)).for_blobs()
+        if public and (request.service == "web" or request.is_unsigned_reading):
+            return None
+        authenticate(request, accounts, unknown)
     except _NeedsStore:
         return None
     except BlobError as error:
@@ -196,16 +232,6 @@ def _content_length(request: Request) -> int:
     text = request.headers.get("content-length", "")
     size = int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
     return size if size <= uploads.MOST_BLOB_BYTES else 0
-
-
-async def _authenticated(store: BlobStore, request: Request, accounts: Mapping[str, Sequence[str]]) -> Grant:
-    def policies(ref: ContainerRef) -> Mapping[str, AccessPolicy]:
-        return store.container(ref).policies
-
-    # Only a stored access policy needs the disk; everything else is decided on the spot.
-    if "si" in request.query:
-        return await run_in_threadpool(authenticate, request, accounts, policies)
-    return authenticate(request, accounts, policies)
 
 
 def _operation(request: Request) -> Operation:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from batchyard.blobs.base import BlobStore
+from batchyard.blobs.base import BlobError, BlobStore
 from batchyard.blobs.edge import service_documents, transfers
 from batchyard.blobs.edge.grants import Grant
 from batchyard.blobs.edge.request import Request
+from batchyard.blobs.services import Properties
 
 
 async def get_properties(store: BlobStore, request: Request, grant: Grant) -> Response:
@@ -20,5 +21,12 @@ async def get_properties(store: BlobStore, request: Request, grant: Grant) -> Re
 async def set_properties(store: BlobStore, request: Request, grant: Grant) -> Response:
     """Set Blob Service Properties: what the body does not name stays."""
     body = await transfers.body(request, service_documents.MOST_BYTES)
-    await run_in_threadpool(store.set_properties, request.account, lambda before: service_documents.changed(body, before, blobs=True))
+
+    def change(before: Properties) -> Properties:
+        after = service_documents.changed(body, before, blobs=True)
+        if after.website.enabled and not request.may_publish:
+            raise BlobError("PublicAccessNotPermitted")
+        return after
+
+    await run_in_threadpool(store.set_properties, request.account, change)
     return Response(status_code=202)

@@ -6,13 +6,14 @@ import asyncio
 import base64
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from batchyard.blobs.base import BlobError, BlobReader, Upload
+from batchyard.blobs.edge import sums
 from batchyard.blobs.edge.request import Request
 
 log = logging.getLogger(__name__)
@@ -35,14 +36,34 @@ async def body(request: Request, most: int) -> bytes:
     return b"".join(chunks)
 
 
-async def take_in(request: Request, upload: Upload[T], length: int, *md5_headers: str) -> T:
-    """Stream the body into the upload, check its MD5 against those headers, commit; on any failure nothing is left."""
-    try:
+class _Checked(Generic[T]):
+    """An upload whose content has to have the sums that the client says."""
+
+    def __init__(self, request: Request, upload: Upload[T], md5_headers: Sequence[str]) -> None:
+        """Raises BlobError for a sum that is none."""
         for name in md5_headers:
             request.md5_header(name)
-        await _fill(request, upload, length)
-        check_md5(request, upload.md5(), *md5_headers)
-        return await run_in_threadpool(upload.commit, request.now_us)
+        self._request, self._upload, self._md5_headers = request, upload, md5_headers
+        self._said, self._crc = sums.wanted(request), sums.Crc64()
+
+    def write(self, chunk: bytes) -> None:
+        if self._said is not None:
+            self._crc.update(chunk)
+        self._upload.write(chunk)
+
+    def commit(self) -> T:
+        """Raises BlobError for content that is another."""
+        check_md5(self._request, self._upload.md5(), *self._md5_headers)
+        sums.check(self._said, self._crc)
+        return self._upload.commit(self._request.now_us)
+
+
+async def take_in(request: Request, upload: Upload[T], length: int, *md5_headers: str) -> T:
+    """Stream the body into the upload, check its sums against the headers, commit; on any failure nothing is left."""
+    try:
+        checked = _Checked(request, upload, md5_headers)
+        await _fill(request, checked.write, length)
+        return await run_in_threadpool(checked.commit)
     except BaseException:
         # Shielded: the cancellation that brought us here must not keep the file from being removed.
         await asyncio.shield(run_in_threadpool(upload.abort))
@@ -62,10 +83,10 @@ def _at_once(request: Request, begin: Callable[[], Upload[T]], content: bytes, m
     """Goes on to its end whoever waits for it; nothing is left when it fails."""
     upload = begin()
     try:
+        checked = _Checked(request, upload, md5_headers)
         if content:
-            upload.write(content)
-        check_md5(request, upload.md5(), *md5_headers)
-        return upload, upload.commit(request.now_us)
+            checked.write(content)
+        return upload, checked.commit()
     except BaseException:
         upload.abort()
         raise
@@ -116,14 +137,14 @@ class BlobResponse(StreamingResponse):
             await asyncio.shield(run_in_threadpool(self._reader.close))
 
 
-async def _fill(request: Request, upload: Upload[Any], length: int) -> None:
+async def _fill(request: Request, write: Callable[[bytes], None], length: int) -> None:
     """Write while the next bytes arrive; at most one write is under way."""
     writing: asyncio.Task[None] | None = None
     try:
         async for chunk in _chunks(request, length):
             if writing is not None:
                 await writing
-            writing = asyncio.create_task(run_in_threadpool(upload.write, chunk))
+            writing = asyncio.create_task(run_in_threadpool(write, chunk))
     finally:
         if writing is not None:
             await asyncio.shield(writing)

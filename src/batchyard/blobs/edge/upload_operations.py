@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from batchyard.blobs.base import Blob, BlobDraft, BlobError, BlobKind, BlobStore, Conditions, Extras
-from batchyard.blobs.edge import copy_operations, documents, transfers
+from batchyard.blobs.edge import copy_operations, documents, sums, transfers
 from batchyard.blobs.edge.blob_operations import content_headers, tag_headers
 from batchyard.blobs.edge.grants import Grant
 from batchyard.blobs.edge.mark_operations import checked_tier, wanted_tags
@@ -36,7 +36,7 @@ async def put(store: BlobStore, request: Request, grant: Grant) -> Response:
     draft = BlobDraft(kind, headers, request.metadata(), _extras(request, grant, kind))
     begin = partial(store.put, request.blob_ref, draft, _conditions(request, grant))
     upload, blob = await transfers.put(request, begin, length, "content-md5", "x-ms-blob-content-md5")
-    return _created(blob, transfers.md5_text(upload.md5()) if kind is BlobKind.BLOCK else None)
+    return _created(request, blob, transfers.md5_text(upload.md5()) if kind is BlobKind.BLOCK else None)
 
 
 async def put_block(store: BlobStore, request: Request, grant: Grant) -> Response:
@@ -50,17 +50,18 @@ async def put_block(store: BlobStore, request: Request, grant: Grant) -> Respons
     conditions = Conditions(lease_id=request.lease_id("x-ms-lease-id"), now_us=request.now_us)
     upload = await run_in_threadpool(store.stage, request.blob_ref, block_id, conditions)
     await transfers.take_in(request, upload, length, "content-md5")
-    return Response(status_code=201, headers={"content-md5": transfers.md5_text(upload.md5()), "x-ms-request-server-encrypted": "false"})
+    return Response(status_code=201, headers={**_sum(request, transfers.md5_text(upload.md5())), "x-ms-request-server-encrypted": "false"})
 
 
 async def put_block_list(store: BlobStore, request: Request, grant: Grant) -> Response:
     """Put Block List."""
     text = await transfers.body(request, MOST_BLOCK_LIST_BYTES)
     transfers.check_md5(request, hashlib.md5(text, usedforsecurity=False).digest(), "content-md5")
+    sums.check(sums.wanted(request), sums.of(text))
     blocks = await run_in_threadpool(documents.parse_block_list, text)
     draft = BlobDraft(BlobKind.BLOCK, content_headers(request), request.metadata(), _extras(request, grant, BlobKind.BLOCK))
     blob = await run_in_threadpool(store.commit_blocks, request.blob_ref, blocks, draft, _conditions(request, grant), request.now_us)
-    return _created(blob, None)
+    return _created(request, blob, None)
 
 
 async def append_block(store: BlobStore, request: Request, grant: Grant) -> Response:
@@ -74,7 +75,7 @@ async def append_block(store: BlobStore, request: Request, grant: Grant) -> Resp
     max_size = request.number_header("x-ms-blob-condition-maxsize")
     upload = await run_in_threadpool(store.append, request.blob_ref, request.conditions(), position, max_size)
     blob, offset = await transfers.take_in(request, upload, length, "content-md5")
-    response = _created(blob, transfers.md5_text(upload.md5()))
+    response = _created(request, blob, transfers.md5_text(upload.md5()))
     response.headers["x-ms-blob-append-offset"] = str(offset)
     response.headers["x-ms-blob-committed-block-count"] = str(blob.block_count)
     return response
@@ -112,8 +113,14 @@ def _parameter(request: Request, name: str) -> str:
         raise BlobError("MissingRequiredQueryParameter") from None
 
 
-def _created(blob: Blob, md5: str | None) -> Response:
-    headers = {**tag_headers(blob), "x-ms-request-server-encrypted": "false"}
-    if md5 is not None:
-        headers["content-md5"] = md5
+def _created(request: Request, blob: Blob, md5: str | None) -> Response:
+    headers = {**tag_headers(blob), **_sum(request, md5), "x-ms-request-server-encrypted": "false"}
     return Response(status_code=201, headers=headers)
+
+
+def _sum(request: Request, md5: str | None) -> dict[str, str]:
+    """The sum of what came in, the one that the client said: it was compared."""
+    said = request.headers.get(sums.CONTENT)
+    if said is not None:
+        return {sums.CONTENT: said}
+    return {} if md5 is None else {"content-md5": md5}

@@ -32,14 +32,14 @@ class Containers:
     on_deleted: Callable[[], object] = staticmethod(lambda: None)
     """Told when a container was deleted, whose blobs wait for `purge`."""
 
-    def create_container(self, ref: ContainerRef, metadata: Mapping[str, str], now_us: int) -> Container:
+    def create_container(self, ref: ContainerRef, metadata: Mapping[str, str], now_us: int, access: str | None = None) -> Container:
         """Add an empty container."""
 
         def work(tx: sqlite3.Connection) -> Container:
             try:
                 tx.execute(
-                    "INSERT INTO containers (account, name, etag, modified, metadata, policies) VALUES (?, ?, ?, ?, ?, '{}')",
-                    (ref.account, ref.container, rows.new_etag(), now_us, rows.json_text(metadata)),
+                    "INSERT INTO containers (account, name, etag, modified, metadata, policies, access) VALUES (?, ?, ?, ?, ?, '{}', ?)",
+                    (ref.account, ref.container, rows.new_etag(), now_us, rows.json_text(metadata), access),
                 )
             except sqlite3.IntegrityError:
                 raise BlobError("ContainerAlreadyExists") from None
@@ -54,11 +54,13 @@ class Containers:
 
     def set_container_metadata(self, ref: ContainerRef, metadata: Mapping[str, str], conditions: Conditions, now_us: int) -> Container:
         """Replace the metadata."""
-        return self._change_container(ref, "metadata", rows.json_text(metadata), conditions, now_us)
+        return self._change_container(ref, {"metadata": rows.json_text(metadata)}, conditions, now_us)
 
-    def set_policies(self, ref: ContainerRef, policies: Mapping[str, AccessPolicy], conditions: Conditions, now_us: int) -> Container:
-        """Replace the stored access policies."""
-        return self._change_container(ref, "policies", rows.json_text(policies), conditions, now_us)
+    def set_policies(
+        self, ref: ContainerRef, policies: Mapping[str, AccessPolicy], conditions: Conditions, now_us: int, access: str | None = None
+    ) -> Container:
+        """Replace the stored access policies, and what readers without a key see."""
+        return self._change_container(ref, {"policies": rows.json_text(policies), "access": access}, conditions, now_us)
 
     def delete_container(self, ref: ContainerRef, conditions: Conditions) -> None:
         """Remove a container: at once for everybody; what it held goes in batches, see `purge`."""
@@ -122,13 +124,15 @@ class Containers:
 
         return self._catalogue.write(work)
 
-    def _change_container(self, ref: ContainerRef, column: str, value: str, conditions: Conditions, now_us: int) -> Container:
+    def _change_container(self, ref: ContainerRef, values: Mapping[str, str | None], conditions: Conditions, now_us: int) -> Container:
         def work(tx: sqlite3.Connection) -> Container:
             row = rows.container_row(tx, ref)
             check_named(rows.container_version(row).lease, conditions.lease_id, now_us, "Container")
             check_change(conditions, rows.container_version(row))
+            names = ", ".join(f"{column} = ?" for column in values)
             tx.execute(
-                f"UPDATE containers SET {column} = ?, etag = ?, modified = ? WHERE id = ?", (value, rows.new_etag(), now_us, row["id"])
+                f"UPDATE containers SET {names}, etag = ?, modified = ? WHERE id = ?",
+                (*values.values(), rows.new_etag(), now_us, row["id"]),
             )
             return rows.as_container(rows.container_row(tx, ref))
 

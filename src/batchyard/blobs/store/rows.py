@@ -55,7 +55,8 @@ def new_etag() -> str:
 def as_container(row: sqlite3.Row) -> Container:
     """Container of its row."""
     metadata, policies = _metadata.decode(row["metadata"]), _policies.decode(row["policies"])
-    return Container(row["name"], row["etag"], row["modified"], metadata, policies, _lease.decode(row["lease"]) if row["lease"] else None)
+    lease = _lease.decode(row["lease"]) if row["lease"] else None
+    return Container(row["name"], row["etag"], row["modified"], metadata, policies, lease, row["access"])
 
 
 def as_blob(row: sqlite3.Row) -> Blob:

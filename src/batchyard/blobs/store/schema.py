@@ -44,4 +44,5 @@ _SECOND = (
     "CREATE INDEX tags_found ON tags (key, value, container, blob)",
 )
 _THIRD = (services.TABLE,)
-SCHEMA = Schema((_FIRST, _SECOND, _THIRD))
+_FOURTH = ("ALTER TABLE containers ADD COLUMN access TEXT",)
+SCHEMA = Schema((_FIRST, _SECOND, _THIRD, _FOURTH))
