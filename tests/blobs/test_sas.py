@@ -84,11 +84,13 @@ ACTIONS: dict[str, tuple[str, str, str, dict[str, str], str, str]] = {
     "set tags": ("PUT", "/there", "comp=tags", {}, "<Tags><TagSet></TagSet></Tags>", "t"),
     "find": ("GET", "", "restype=container&comp=blobs&where=a%3D'b'", {}, "", "f"),
     "list with tags": ("GET", "", "restype=container&comp=list&include=tags", {}, "", "-"),
+    "undelete": ("PUT", "/there", "comp=undelete", {}, "", "w"),
     "seal": ("PUT", "/log", "comp=seal", {}, "", "aw"),
     "container lease": ("PUT", "", "restype=container&comp=lease", {"x-ms-lease-action": "break"}, "", ""),
     "container properties": ("GET", "", "restype=container", {}, "", ""),
     "container metadata": ("PUT", "", "restype=container&comp=metadata", {}, "", ""),
     "container delete": ("DELETE", "", "restype=container", {}, "", ""),
+    "container undelete": ("PUT", "", "restype=container&comp=undelete", {}, "", ""),
     "container acl": ("GET", "", "restype=container&comp=acl", {}, "", ""),
 }
 

@@ -20,6 +20,7 @@ from batchyard.blobs.tags import Matches
 __all__ = [
     "ALWAYS",
     "ARCHIVE",
+    "CURRENT",
     "MAX_BLOCKS",
     "AccessPolicy",
     "Blob",
@@ -39,6 +40,7 @@ __all__ = [
     "ContentHeaders",
     "Copied",
     "CopyDraft",
+    "Deleted",
     "Extras",
     "Lease",
     "ListQuery",
@@ -51,6 +53,8 @@ T = TypeVar("T", covariant=True)
 MAX_BLOCKS = 50_000  # of a block list, and appends of an append blob
 
 
+CURRENT = "~"
+"""The slot of a blob that is no snapshot and no earlier version; it comes behind all times, so a blob follows those."""
 ARCHIVE = "Archive"
 """The tier whose blobs cannot be read."""
 
@@ -86,6 +90,7 @@ class BlobRef:
     container: str
     name: str
     snapshot: str | None = None
+    version: str | None = None
 
     @property
     def parent(self) -> ContainerRef:
@@ -115,6 +120,15 @@ class AccessPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Deleted:
+    """When something was deleted that is kept for a while, and until when; a container has a version then."""
+
+    at_us: int
+    until_us: int
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """Properties of a container."""
 
@@ -126,6 +140,7 @@ class Container:
     lease: Lease | None = None
     access: str | None = None
     """What readers without a key see: `blob` (blobs whose names they know), `container` (lists too), None for nothing."""
+    deleted: Deleted | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +207,16 @@ class Blob:
     extras: Extras = NO_EXTRAS
     snapshot: str | None = None
     """When it was taken, as clients name it; None for the blob itself."""
+    version: str | None = None
+    """The id of the version, where versions are kept."""
+    deleted: Deleted | None = None
+    slot: str = CURRENT
+    """Where it stands among all that have its name."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is what its name leads to."""
+        return self.slot == CURRENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +237,15 @@ class ListQuery:
     limit: int = 5000
     snapshots: bool = False
     uncommitted: bool = False
+    versions: bool = False
+    deleted: bool = False
+    only_versions: bool = False
+    """Also the newest version of blobs that were deleted."""
+
+    @property
+    def many(self) -> bool:
+        """Whether a name may be listed more than once."""
+        return self.snapshots or self.versions or self.deleted or self.only_versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,4 +350,6 @@ class BlobStore(Protocol):
 
     def set_headers(self, ref: BlobRef, headers: ContentHeaders, conditions: Conditions, now_us: int) -> Blob: ...
     def set_metadata(self, ref: BlobRef, metadata: Mapping[str, str], conditions: Conditions, now_us: int) -> Blob: ...
-    def delete_blob(self, ref: BlobRef, conditions: Conditions, snapshots: str | None = None) -> None: ...
+    def delete_blob(self, ref: BlobRef, conditions: Conditions, snapshots: str | None = None) -> bool: ...
+    def undelete_blob(self, ref: BlobRef) -> None: ...
+    def restore_container(self, ref: ContainerRef, name: str, version: str) -> Container: ...

@@ -87,6 +87,7 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         # blobs
         "BlobAlreadyExists": (409, "The specified blob already exists."),
         "BlobNotFound": (404, "The specified blob does not exist."),
+        "OperationNotAllowedOnRootBlob": (403, "This operation is not allowed on the current version of a blob."),
         "BlobContentLost": (410, "The content of the blob is lost."),
         "InvalidBlobType": (409, "The blob type is invalid for this operation."),
         "InvalidBlobOrBlock": (400, "The specified blob or block content is invalid."),

@@ -63,7 +63,7 @@ def background(
         every("catalogue", CATALOGUE_PERIOD_S, _shrink(store), asyncio.Event()),
         every("queues", QUEUES_PERIOD_S, _tidy(queues, services.clock), asyncio.Event()),
         every("queues' file", CATALOGUE_PERIOD_S, _shrink(queues), asyncio.Event()),
-        every("deleted containers", PURGE_PERIOD_S, _in_thread(lambda: _purge(store)), _told_of_deletions(store)),
+        every("deleted containers", PURGE_PERIOD_S, _in_thread(lambda: _purge(store, services.clock)), _told_of_deletions(store)),
         *watch,
         _check_blobs(store),
     ]
@@ -118,8 +118,13 @@ def _told_of_deletions(store: LocalBlobStore) -> asyncio.Event:
     return deleted
 
 
-def _purge(store: LocalBlobStore) -> None:
-    """Blobs of deleted containers go in steps so small that other writers hardly wait; what a crash left goes after the start."""
+def _purge(store: LocalBlobStore, clock: Clock) -> None:
+    """What was deleted and kept for long enough, and blobs of deleted containers, go in steps so small that others hardly wait.
+
+    What a crash left goes after the start.
+    """
+    while store.expire_deleted(PURGED_AT_ONCE, clock.now()):
+        pass
     while store.purge(PURGED_AT_ONCE):
         pass
 

@@ -188,8 +188,9 @@ class World:
 
     async def rests(self) -> tuple[bool, int | None]:
         """Whether nothing is due within the hour, and when something is, None for never."""
-        staged = await asyncio.to_thread(self.store.oldest_block)
-        return await self.db.read(rest.until, self._clock.now(), None if staged is None else staged + UNCOMMITTED_KEPT_US)
+        staged, kept = await asyncio.to_thread(self.store.oldest_block), await asyncio.to_thread(self.store.next_expiry)
+        due = [at for at in (None if staged is None else staged + UNCOMMITTED_KEPT_US, kept) if at is not None]
+        return await self.db.read(rest.until, self._clock.now(), min(due, default=None))
 
     async def hand_over(self) -> None:
         """End the loops; another server may go on with them at once."""

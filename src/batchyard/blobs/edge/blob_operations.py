@@ -68,15 +68,23 @@ async def set_headers(store: BlobStore, request: Request, grant: Grant) -> Respo
 
 
 async def delete(store: BlobStore, request: Request, grant: Grant) -> Response:
-    """Delete Blob, with its snapshots, without them, or one of them."""
+    """Delete Blob, with its snapshots, without them, or one of them, or an earlier version."""
     which = request.headers.get("x-ms-delete-snapshots")
     if which is not None and which.lower() not in ("include", "only"):
         raise BlobError("InvalidHeaderValue", "x-ms-delete-snapshots is include or only.")
     ref = request.blob_ref
-    if which is not None and ref.snapshot is not None:
+    if which is not None and (ref.snapshot or ref.version) is not None:
         raise BlobError("InvalidQueryParameterValue", "x-ms-delete-snapshots is for a blob, not for a snapshot.")
-    await run_in_threadpool(store.delete_blob, ref, request.conditions(), None if which is None else which.lower())
-    return Response(status_code=202, headers={"x-ms-delete-type-permanent": "true"})
+    if ref.version is not None and not grant.allows("x"):
+        raise BlobError("AuthorizationPermissionMismatch")
+    for_good = await run_in_threadpool(store.delete_blob, ref, request.conditions(), None if which is None else which.lower())
+    return Response(status_code=202, headers={"x-ms-delete-type-permanent": "true" if for_good else "false"})
+
+
+async def undelete(store: BlobStore, request: Request, grant: Grant) -> Response:
+    """Undelete Blob: the blob, its snapshots and its versions, as far as they are kept."""
+    await run_in_threadpool(store.undelete_blob, request.blob_ref)
+    return Response()
 
 
 async def get_block_list(store: BlobStore, request: Request, grant: Grant) -> Response:
@@ -91,8 +99,9 @@ async def get_block_list(store: BlobStore, request: Request, grant: Grant) -> Re
 
 
 def tag_headers(blob: Blob) -> dict[str, str]:
-    """ETag and Last-Modified."""
-    return {"etag": f'"{blob.etag}"', "last-modified": times.http_date(blob.modified_us)}
+    """ETag and Last-Modified, and the version where versions are kept."""
+    said = {"etag": f'"{blob.etag}"', "last-modified": times.http_date(blob.modified_us)}
+    return said if blob.version is None else {**said, "x-ms-version-id": blob.version}
 
 
 def describe(blob: Blob, grant: Grant, now_us: int) -> dict[str, str]:
@@ -112,7 +121,7 @@ def describe(blob: Blob, grant: Grant, now_us: int) -> dict[str, str]:
         "x-ms-creation-time": times.http_date(blob.created_us),
         "x-ms-server-encrypted": "false",
     }
-    if blob.snapshot is None:
+    if blob.is_current:
         state |= leases.headers(blob.extras.lease, now_us)
     if blob.kind is BlobKind.APPEND:
         state["x-ms-blob-committed-block-count"] = str(blob.block_count)
@@ -129,6 +138,8 @@ def _extras(blob: Blob) -> dict[str, str]:
             said["x-ms-access-tier-change-time"] = times.http_date(extras.tier_changed_us)
     if extras.tags:
         said["x-ms-tag-count"] = str(len(extras.tags))
+    if blob.version is not None and blob.is_current:
+        said["x-ms-is-current-version"] = "true"
     if extras.sealed:
         said["x-ms-blob-sealed"] = "true"
     return said | (copied_headers(extras.copied) if extras.copied is not None else {})

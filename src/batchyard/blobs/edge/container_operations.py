@@ -17,7 +17,7 @@ from batchyard.model import times
 
 _MOST_RESULTS = 5000
 _MOST_XML_BYTES = 64 * 1024
-# What can be asked for and does not exist here (there are no versions) needs no answer.
+# What can be asked for and does not exist here needs no answer.
 _INCLUDES = {
     "metadata",
     "snapshots",
@@ -99,6 +99,15 @@ async def delete(store: BlobStore, request: Request, grant: Grant) -> Response:
     return Response(status_code=202)
 
 
+async def restore(store: BlobStore, request: Request, grant: Grant) -> Response:
+    """Restore Container."""
+    name, version = (request.headers.get(f"x-ms-deleted-container-{what}") for what in ("name", "version"))
+    if name is None or version is None:
+        raise BlobError("MissingRequiredHeader", "x-ms-deleted-container-name and x-ms-deleted-container-version are needed.")
+    container = await run_in_threadpool(store.restore_container, request.container_ref, name, version)
+    return Response(status_code=201, headers=_tag_headers(container))
+
+
 async def list_blobs(store: BlobStore, request: Request, grant: Grant) -> Response:
     """List Blobs, flat or by hierarchy."""
     query, marker, include = _list_query(request)
@@ -131,7 +140,8 @@ def _list_query(request: Request) -> tuple[ListQuery, str, set[str]]:
     if delimiter and "snapshots" in include:
         raise BlobError("InvalidQueryParameterValue", "Snapshots are listed without a delimiter.")
     start = documents.from_marker(marker) if marker else given.get("startfrom", "")
-    query = ListQuery(given.get("prefix", ""), delimiter, start, page_size(request), "snapshots" in include, "uncommittedblobs" in include)
+    shown = (name in include for name in ("snapshots", "uncommittedblobs", "versions", "deleted", "deletedwithversions"))
+    query = ListQuery(given.get("prefix", ""), delimiter, start, page_size(request), *shown)
     return query, marker, include
 
 

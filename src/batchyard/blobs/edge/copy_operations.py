@@ -169,8 +169,6 @@ async def _source(store: BlobStore, request: Request, grant: Grant) -> Source:
     if not here or account not in request.accounts or container is None or name is None:
         raise BlobError("UnsupportedHeader", "Only blobs of this storage endpoint can be copied.")
     query = query_of(url.query)
-    if "versionid" in query:
-        raise BlobError("UnsupportedHeader", "There are no versions of blobs.")
     wanted = replace(
         request, method="GET", raw_path=url.path, account=account, container=container, blob=name, query=query, scheme=url.scheme
     )

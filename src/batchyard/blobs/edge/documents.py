@@ -21,6 +21,7 @@ from batchyard.blobs.base import (
     BlockSource,
     Container,
     ContainerPage,
+    Deleted,
     Lease,
     ListQuery,
 )
@@ -30,6 +31,7 @@ HEAD = '<?xml version="1.0" encoding="utf-8"?>'
 _SOURCES = {source.value: source for source in BlockSource}
 _MAX_BLOCK_ID_BYTES = 64
 _MAX_POLICIES = 5
+_DAY_US = 86_400_000_000
 _MOST_TAG_LEAVES = 100
 
 
@@ -192,7 +194,10 @@ def _container(entry: Container, now_us: int, *, metadata: bool) -> str:
     properties = element("Last-Modified", times.http_date(entry.modified_us)) + element("Etag", f'"{entry.etag}"')
     state = _lease(entry.lease, now_us) + ("" if entry.access is None else element("PublicAccess", entry.access))
     extra = _metadata(entry.metadata) if metadata else ""
-    return f"<Container>{element('Name', entry.name)}<Properties>{properties}{state}</Properties>{extra}</Container>"
+    properties += _deleted(entry.deleted, now_us)
+    name = element("Name", entry.name)
+    name += "" if entry.deleted is None else element("Deleted", "true") + element("Version", entry.deleted.version)
+    return f"<Container>{name}<Properties>{properties}{state}</Properties>{extra}</Container>"
 
 
 def _blob(entry: Blob, now_us: int, include: Collection[str]) -> str:
@@ -214,14 +219,27 @@ def _blob(entry: Blob, now_us: int, include: Collection[str]) -> str:
     extra = _metadata(entry.metadata) if "metadata" in include else ""
     if "tags" in include and entry.extras.tags:
         extra += f"<Tags>{_tag_set(entry.extras.tags)}</Tags>"
-    snapshot = element("Snapshot", entry.snapshot) if entry.snapshot is not None else ""
-    return f"<Blob>{_name(entry.name)}{snapshot}<Properties>{properties}</Properties>{extra}</Blob>"
+    place = element("Snapshot", entry.snapshot) if entry.snapshot is not None else ""
+    if entry.version is not None and ("versions" in include or "deletedwithversions" in include):
+        place += element("VersionId", entry.version) + (element("IsCurrentVersion", "true") if entry.is_current else "")
+    place += element("Deleted", "true") if entry.deleted is not None else ""
+    properties += _deleted(entry.deleted, now_us)
+    if "deletedwithversions" in include and not entry.is_current and entry.snapshot is None and entry.deleted is None:
+        extra += element("HasVersionsOnly", "true")
+    return f"<Blob>{_name(entry.name)}{place}<Properties>{properties}</Properties>{extra}</Blob>"
+
+
+def _deleted(deleted: Deleted | None, now_us: int) -> str:
+    if deleted is None:
+        return ""
+    days = max(0, -(-(deleted.until_us - now_us) // _DAY_US))
+    return element("DeletedTime", times.http_date(deleted.at_us)) + element("RemainingRetentionDays", days)
 
 
 def _state(entry: Blob, now_us: int, include: Collection[str]) -> str:
     """Properties that change without a new version of the blob."""
     extras = entry.extras
-    said = "" if entry.snapshot is not None else _lease(extras.lease, now_us)
+    said = _lease(extras.lease, now_us) if entry.is_current else ""
     said += element("ServerEncrypted", "false")
     if entry.kind is BlobKind.BLOCK:
         said += element("AccessTier", extras.tier or "Hot")

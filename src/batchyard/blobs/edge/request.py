@@ -102,7 +102,10 @@ class Request:
         if len(self.blob) > MAX_BLOB_NAME or "\0" in self.blob:
             raise BlobError("InvalidResourceName")
         parent = self.container_ref
-        return BlobRef(parent.account, parent.container, self.blob, self._snapshot())
+        snapshot, version = self._moment("snapshot"), self._moment("versionid")
+        if snapshot is not None and version is not None:
+            raise BlobError("InvalidQueryParameterValue", "snapshot and versionid exclude each other.")
+        return BlobRef(parent.account, parent.container, self.blob, snapshot, version)
 
     def conditions(self, *, may_overwrite: bool = True, source: bool = False) -> Conditions:
         """Conditional headers, of the request or of a copy's source."""
@@ -129,12 +132,12 @@ class Request:
         except ValueError:
             raise BlobError("InvalidHeaderValue", f"The value for {name} is not a GUID.") from None
 
-    def _snapshot(self) -> str | None:
-        text = self.query.get("snapshot")
+    def _moment(self, name: str) -> str | None:
+        text = self.query.get(name)
         if not text:
             return None
         if not _SNAPSHOT.fullmatch(text):
-            raise BlobError("InvalidQueryParameterValue", "The value for snapshot is not a time as the service gives them.")
+            raise BlobError("InvalidQueryParameterValue", f"The value for {name} is not a time as the service gives them.")
         return text
 
     def metadata(self) -> dict[str, str]:

@@ -64,6 +64,7 @@ OPERATIONS = (
     Operation("PUT", _C, "container", "", containers.create, "cw"),
     Operation("GET HEAD", _C, "container", "", containers.properties, "r"),
     Operation("DELETE", _C, "container", "", containers.delete, "d"),
+    Operation("PUT", _C, "container", "undelete", containers.restore, "cw"),
     Operation("PUT", _C, "container", "lease", leases.lease_container, "wd"),
     Operation("GET HEAD", _C, "container", "metadata", containers.properties, "r"),
     Operation("PUT", _C, "container", "metadata", containers.set_metadata, "w"),
@@ -75,6 +76,7 @@ OPERATIONS = (
     Operation("GET", _O, "", "", blobs.get, "r"),
     Operation("HEAD", _O, "", "", blobs.head, "r"),
     Operation("DELETE", _O, "", "", blobs.delete, "d"),
+    Operation("PUT", _O, "", "undelete", blobs.undelete, "w"),
     Operation("GET HEAD", _O, "", "metadata", blobs.head, "r"),
     Operation("PUT", _O, "", "metadata", blobs.set_metadata, "w"),
     Operation("PUT", _O, "", "properties", blobs.set_headers, "w"),
@@ -95,9 +97,9 @@ OPERATIONS = (
 _TABLE = MappingProxyType({(m, o.level, o.restype, o.comp): o for o in OPERATIONS for m in o.methods.split()})
 
 # What would change the meaning of a request and is not served is refused, never ignored.
-_REFUSED_PARAMETERS = frozenset({"versionid", "deletetype", "prevsnapshot", "prevsnapshoturl"})
+_REFUSED_PARAMETERS = frozenset({"deletetype", "prevsnapshot", "prevsnapshoturl"})
 _OF_SNAPSHOTS = frozenset({blobs.get, blobs.head, blobs.delete, marks.get_tags, marks.set_tags, marks.set_tier})
-"""Operations that a snapshot may be named in."""
+"""Operations that a snapshot or a version may be named in."""
 _REFUSED_HEADERS = (
     "x-ms-encryption-",
     "x-ms-expiry-",
@@ -246,7 +248,9 @@ def _operation(request: Request) -> Operation:
 
 
 def _refuse_unserved(request: Request, operation: Operation) -> None:
-    if not _REFUSED_PARAMETERS.isdisjoint(request.query) or ("snapshot" in request.query and operation.handler not in _OF_SNAPSHOTS):
+    if not _REFUSED_PARAMETERS.isdisjoint(request.query) or (
+        not {"snapshot", "versionid"}.isdisjoint(request.query) and operation.handler not in _OF_SNAPSHOTS
+    ):
         raise BlobError("UnsupportedQueryParameter")
     if any(name.startswith(_REFUSED_HEADERS) for name in request.headers):
         raise BlobError("UnsupportedHeader")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
@@ -22,7 +23,10 @@ from batchyard.blobs.conditions import check_change, check_write
 from batchyard.blobs.leases import check_named
 from batchyard.blobs.store import listing, rows
 from batchyard.blobs.store.catalogue import Catalogue
+from batchyard.blobs.store.services import properties_of
 from batchyard.blobs.tags import CONTAINER, Matches
+
+_DAY_US = 86_400_000_000
 
 
 class Containers:
@@ -68,7 +72,13 @@ class Containers:
         def work(tx: sqlite3.Connection) -> None:
             row = rows.container_row(tx, ref)
             check_write(conditions, rows.container_version(row))
-            tx.execute("UPDATE containers SET name = NULL WHERE id = ?", (row["id"],))
+            policy = properties_of(tx, ref.account).deleted_containers
+            if policy.enabled:
+                until = conditions.now_us + (policy.days or 1) * _DAY_US
+                sql = "UPDATE containers SET name = NULL, deleted_name = ?, deleted = ?, until = ?, version = ? WHERE id = ?"
+                tx.execute(sql, (ref.container, conditions.now_us, until, secrets.token_hex(8).upper(), row["id"]))
+            else:
+                tx.execute("UPDATE containers SET name = NULL WHERE id = ?", (row["id"],))
 
         self._catalogue.write(work)
         self.on_deleted()
@@ -76,13 +86,27 @@ class Containers:
     def list_containers(self, account: str, query: ListQuery) -> ContainerPage:
         """One page of containers; the delimiter is not used."""
         end = listing.after_prefix(query.prefix)
+        first, _, version = query.start.partition(rows.SEAM)
         with self._catalogue.reading() as tx:
             found = tx.execute(
                 "SELECT * FROM containers WHERE account = ? AND name >= ? AND (? IS NULL OR name < ?) ORDER BY name LIMIT ?",
-                (account, max(query.start, query.prefix), end, end, query.limit + 1),
+                (account, max(first, query.prefix), end, end, query.limit + 1),
             ).fetchall()
-        entries = [rows.as_container(row) for row in found]
-        return ContainerPage(entries[: query.limit], entries[query.limit].name if len(entries) > query.limit else None)
+            found += self._deleted(tx, account, query, end) if query.deleted else []
+        entries = sorted(map(rows.as_container, found), key=_place)
+        entries = [entry for entry in entries if _place(entry) >= (first, version)]
+        more = rows.SEAM.join(_place(entries[query.limit])).rstrip(rows.SEAM) if len(entries) > query.limit else None
+        return ContainerPage(entries[: query.limit], more)
+
+    @staticmethod
+    def _deleted(tx: sqlite3.Connection, account: str, query: ListQuery, end: str | None) -> list[sqlite3.Row]:
+        """Rows of deleted containers that are kept, from where the page starts; its first name may have been passed in part."""
+        first, _, version = query.start.partition(rows.SEAM)
+        return tx.execute(
+            "SELECT * FROM containers WHERE account = ? AND (deleted_name > ? OR (deleted_name = ? AND version >= ?))"
+            " AND deleted_name >= ? AND (? IS NULL OR deleted_name < ?) ORDER BY deleted_name, version LIMIT ?",
+            (account, first, first, version, query.prefix, end, end, query.limit + 1),
+        ).fetchall()
 
     def list_blobs(self, ref: ContainerRef, query: ListQuery) -> BlobPage:
         """One page of blobs and common prefixes."""
@@ -90,7 +114,7 @@ class Containers:
             container = rows.container_row(tx, ref)["id"]
 
             def scan(start: str, end: str | None) -> Generator[Blob, None, None]:
-                found = rows.scan_blobs(tx, container, start, end, snapshots=query.snapshots)
+                found = rows.scan_blobs(tx, container, start, end, query)
                 if not query.uncommitted:
                     return found
                 return listing.merged(found, rows.scan_uncommitted(tx, container, start, end))
@@ -137,3 +161,8 @@ class Containers:
             return rows.as_container(rows.container_row(tx, ref))
 
         return self._catalogue.write(work)
+
+
+def _place(entry: Container) -> tuple[str, str]:
+    """Where a container stands in a list: by its name, before those that had it and were deleted."""
+    return entry.name, "" if entry.deleted is None else entry.deleted.version

@@ -34,7 +34,7 @@ def page(query: ListQuery, scan: Scan) -> BlobPage:
     with closing(_entries(query, scan)) as found:
         for entry in found:
             if len(entries) == query.limit:
-                return BlobPage(entries, entry if isinstance(entry, str) else rows.place_of(entry, snapshots=query.snapshots))
+                return BlobPage(entries, entry if isinstance(entry, str) else rows.place_of(entry, query))
             entries.append(entry)
     return BlobPage(entries)
 

@@ -18,6 +18,7 @@ from typing import TypeVar
 from batchyard.blobs.base import (
     ALWAYS,
     ARCHIVE,
+    CURRENT,
     Blob,
     BlobDraft,
     BlobError,
@@ -32,27 +33,30 @@ from batchyard.blobs.base import (
 from batchyard.blobs.conditions import check_change, check_read, check_write
 from batchyard.blobs.errors import of_source
 from batchyard.blobs.leases import check_named
-from batchyard.blobs.store import rows
+from batchyard.blobs.store import keeping, rows, slots
 from batchyard.blobs.store.catalogue import Catalogue
 from batchyard.blobs.store.containers import Containers
 from batchyard.blobs.store.files import DataFiles
+from batchyard.blobs.store.keeping import Keeping
 from batchyard.blobs.store.marks import Marks, as_copied
 from batchyard.blobs.store.readers import LocalReader, Part
 from batchyard.blobs.store.schema import SCHEMA
-from batchyard.blobs.store.services import Services
+from batchyard.blobs.store.services import Services, properties_of
 from batchyard.blobs.store.uploads import AppendUpload, PutUpload, StageUpload
 from batchyard.disk.trees import sync_directory
-from batchyard.model import times
 
 T = TypeVar("T")
+Twin = tuple[Blob, list[tuple[Part, str | None]]]
+"""A blob and its parts, each with a second name for its data file."""
 
 log = logging.getLogger(__name__)
 
 _CHECK_BATCH = 1000
 _MOST_LOGGED = 100
+_TRIES = 5
 
 
-class LocalBlobStore(Containers, Marks, Services):
+class LocalBlobStore(Containers, Keeping, Marks, Services):
     """BlobStore over a directory on a local disk."""
 
     def __init__(self, directory: Path) -> None:
@@ -149,7 +153,12 @@ class LocalBlobStore(Containers, Marks, Services):
             if old is not None and old["kind"] != BlobKind.BLOCK:
                 raise BlobError("InvalidBlobType")
             chosen = rows.chosen_blocks(tx, container, ref.name, old["id"] if old is not None else None, blocks)
-            blob, gone = rows.replace_blob(tx, ref, draft, sum(length for _, length, _ in chosen), conditions, now_us)
+            before = set(rows.files_of(tx, old["id"])) if old is not None else set()
+            length = sum(length for _, length, _ in chosen)
+            blob, gone, stays = keeping.replace_blob(tx, ref, draft, length, conditions, now_us)
+            if stays:  # what is kept has the same data files, and each needs names of its own
+                twins = {file: self._files.link(file) for file in before & {file for _, _, file in chosen}}
+                chosen = [(block, length, twins.get(file, file)) for block, length, file in chosen]
             start = 0
             for block, length, file in chosen:
                 rows.insert_segment(tx, blob, start, length, file, None, block)
@@ -168,7 +177,7 @@ class LocalBlobStore(Containers, Marks, Services):
         made = as_copied(kept, draft, now_us)
 
         def work(tx: sqlite3.Connection) -> tuple[Blob, list[str]]:
-            blob, gone = rows.replace_blob(tx, ref, made, kept.length, conditions, now_us)
+            blob, gone, _ = keeping.replace_blob(tx, ref, made, kept.length, conditions, now_us)
             self._insert(tx, blob, parts)
             tx.execute("UPDATE blobs SET block_count = ? WHERE id = ?", (kept.block_count, blob))
             return rows.as_blob(rows.blob_row(tx, ref)), gone
@@ -186,12 +195,7 @@ class LocalBlobStore(Containers, Marks, Services):
             if row["etag"] != kept.etag:
                 raise BlobError("ConditionNotMet", "The blob changed while its snapshot was taken.")
             made = BlobDraft(kept.kind, kept.headers, metadata or kept.metadata, replace(kept.extras, lease=None))
-            taken = [found["snapshot"] for found in rows.snapshots_of(tx, row["container"], ref.name)]
-            moment = times.iso_ticks(now_us)
-            number = 0
-            while moment in taken:
-                number += 1
-                moment = times.iso_ticks(now_us, number)
+            moment = slots.free_moment((found["snapshot"] for found in rows.slots_of(tx, row["container"], ref.name)), now_us)
             blob = rows.insert_blob(
                 tx,
                 row["container"],
@@ -219,8 +223,11 @@ class LocalBlobStore(Containers, Marks, Services):
         try:
             return work()
         except (BlobError, OSError):
-            self._files.give_up(file for _, file in parts if file is not None)
+            self._give_up_links(parts)
             raise
+
+    def _give_up_links(self, parts: Sequence[tuple[Part, str | None]]) -> None:
+        self._files.give_up(file for _, file in parts if file is not None)
 
     def _linked(self, source: BlobRef, conditions: Conditions) -> tuple[Blob, list[tuple[Part, str | None]]]:
         """A blob and its parts, each with a second name for its data file; all of one version."""
@@ -233,7 +240,7 @@ class LocalBlobStore(Containers, Marks, Services):
             for part in reader.parts:
                 parts.append((part, None if part.file is None else self._files.link(part.file)))
         except OSError:
-            self._files.give_up(file for _, file in parts if file is not None)
+            self._give_up_links(parts)
             raise
         finally:
             reader.close()
@@ -244,26 +251,48 @@ class LocalBlobStore(Containers, Marks, Services):
         return self._change_blob(ref, "headers", rows.json_text(headers), conditions, now_us)
 
     def set_metadata(self, ref: BlobRef, metadata: Mapping[str, str], conditions: Conditions, now_us: int) -> Blob:
-        """Replace the metadata."""
-        return self._change_blob(ref, "metadata", rows.json_text(metadata), conditions, now_us)
+        """Replace the metadata, which makes a new version where versions are kept."""
+        for _ in range(_TRIES):
+            twin = self._linked(ref, Conditions()) if self.properties(ref.account).versions else None
 
-    def delete_blob(self, ref: BlobRef, conditions: Conditions, snapshots: str | None = None) -> None:
-        """Remove a blob and its uncommitted blocks, or one snapshot. `snapshots`: "include" or "only"; without, there may be none."""
+            def work(tx: sqlite3.Connection, twin: Twin | None = twin) -> Blob | None:
+                row = rows.blob_row(tx, ref)
+                check_write(conditions, rows.version(row))
+                text = rows.json_text(metadata)
+                if not properties_of(tx, ref.account).versions or row["snapshot"] != CURRENT:
+                    return rows.touch_blob(tx, row, now_us, metadata=text)
+                if twin is None or twin[0].etag != row["etag"]:
+                    return None
+                version = keeping.new_version(tx, ref.account, row["container"], ref.name, now_us)
+                self._keep_as_version(tx, row, twin)
+                return rows.touch_blob(tx, row, now_us, metadata=text, version=version or "")
 
-        def work(tx: sqlite3.Connection) -> tuple[None, list[str]]:
-            row = rows.blob_row(tx, ref)
-            check_write(conditions, rows.version(row))
-            if ref.snapshot is not None:
-                return None, rows.drop_version(tx, row["id"])
-            taken = rows.snapshots_of(tx, row["container"], ref.name)
-            if taken and snapshots is None:
-                raise BlobError("SnapshotsPresent")
-            gone = [file for found in taken for file in rows.drop_version(tx, found["id"])]
-            if snapshots != "only":
-                gone += rows.drop_version(tx, row["id"]) + rows.drop_staged(tx, row["container"], ref.name)
-            return None, gone
+            changed = self._with_links(twin[1] if twin is not None else [], lambda: self._catalogue.write(work))
+            if changed is not None:
+                return changed
+            self._give_up_links(twin[1] if twin is not None else [])
+        raise BlobError("ConditionNotMet", "The blob changed while its metadata was set.")
 
-        self._and_give_up(work)
+    def _keep_as_version(self, tx: sqlite3.Connection, row: sqlite3.Row, twin: Twin) -> None:
+        """Put a second row of what a blob is now, with the data files' second names, among its versions."""
+        blob, parts = twin
+        taken = [found["snapshot"] for found in rows.slots_of(tx, row["container"], row["name"])]
+        version = row["version"] or slots.free_moment(taken, row["modified"])
+        made = BlobDraft(blob.kind, blob.headers, blob.metadata, replace(blob.extras, lease=None))
+        copy = rows.insert_blob(
+            tx,
+            row["container"],
+            blob.name,
+            made,
+            blob.length,
+            blob.modified_us,
+            created_us=blob.created_us,
+            snapshot=slots.VERSION + version,
+            etag=blob.etag,
+            version=version,
+        )
+        self._insert(tx, copy, parts)
+        tx.execute("UPDATE blobs SET block_count = ? WHERE id = ?", (blob.block_count, copy))
 
     def expire_blocks(self, before_us: int) -> int:
         """Remove uncommitted blocks staged before that time (the service keeps them for a week); gives their number."""
@@ -279,7 +308,7 @@ class LocalBlobStore(Containers, Marks, Services):
         """Remove up to `limit` blobs of deleted containers for good; whether there may be more."""
 
         def work(tx: sqlite3.Connection) -> tuple[bool, list[str]]:
-            row = tx.execute("SELECT id FROM containers WHERE name IS NULL ORDER BY id LIMIT 1").fetchone()
+            row = tx.execute("SELECT id FROM containers WHERE name IS NULL AND until IS NULL ORDER BY id LIMIT 1").fetchone()
             if row is None:
                 return False, []
             files, _ = rows.purge_some(tx, row["id"], limit)
@@ -298,11 +327,6 @@ class LocalBlobStore(Containers, Marks, Services):
         return self._catalogue.shrink(pages)
 
     # inside
-
-    def _and_give_up(self, work: Callable[[sqlite3.Connection], tuple[T, Sequence[str] | set[str]]]) -> T:
-        result, gone = self._catalogue.write(work)
-        self._files.give_up(gone)
-        return result
 
     def _change_blob(self, ref: BlobRef, column: str, value: str, conditions: Conditions, now_us: int) -> Blob:
         def work(tx: sqlite3.Connection) -> Blob:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import msgspec
 
 from batchyard.blobs.base import (
+    CURRENT,
     NO_EXTRAS,
     AccessPolicy,
     Blob,
@@ -22,16 +23,19 @@ from batchyard.blobs.base import (
     Container,
     ContainerRef,
     ContentHeaders,
+    Deleted,
     Extras,
     Lease,
+    ListQuery,
 )
-from batchyard.blobs.conditions import Conditions, Version, check_write
+from batchyard.blobs.conditions import Version
 from batchyard.blobs.leases import kept
-from batchyard.blobs.store.schema import CURRENT
+from batchyard.blobs.store import slots
 
 MAX_STAGED_BLOCKS = 100_000
 
 _BLOB_COLUMNS = "id, container, name, snapshot, kind, length, etag, modified, created, headers, metadata, block_count, extras"
+_BLOB_COLUMNS += ", version, deleted, until"
 SEAM = "\0"
 """Between a name and a snapshot, in what starts a page of a listing with snapshots; no name holds it."""
 _metadata = msgspec.json.Decoder(dict[str, str])
@@ -56,7 +60,9 @@ def as_container(row: sqlite3.Row) -> Container:
     """Container of its row."""
     metadata, policies = _metadata.decode(row["metadata"]), _policies.decode(row["policies"])
     lease = _lease.decode(row["lease"]) if row["lease"] else None
-    return Container(row["name"], row["etag"], row["modified"], metadata, policies, lease, row["access"])
+    deleted = Deleted(row["deleted"], row["until"], row["version"]) if row["until"] is not None else None
+    name = row["name"] if deleted is None else row["deleted_name"]
+    return Container(name, row["etag"], row["modified"], metadata, policies, lease, row["access"], deleted)
 
 
 def as_blob(row: sqlite3.Row) -> Blob:
@@ -72,7 +78,10 @@ def as_blob(row: sqlite3.Row) -> Blob:
         _metadata.decode(row["metadata"]),
         row["block_count"],
         extras_of(row),
-        None if row["snapshot"] == CURRENT else row["snapshot"],
+        slots.snapshot_in(row["snapshot"]),
+        row["version"],
+        None if row["until"] is None else Deleted(row["deleted"], row["until"]),
+        row["snapshot"],
     )
 
 
@@ -102,9 +111,29 @@ def find_blob(tx: sqlite3.Connection, container: int, name: str, snapshot: str |
     return row
 
 
+def find_version(tx: sqlite3.Connection, container: int, name: str, version: str) -> sqlite3.Row | None:
+    """Row of a version of a blob, None when there is none or it was deleted."""
+    where = f"container = ? AND name = ? AND (snapshot = ? OR snapshot = '{CURRENT}') AND version = ?"
+    row: sqlite3.Row | None = tx.execute(
+        f"SELECT {_BLOB_COLUMNS} FROM blobs WHERE {where}", (container, name, slots.VERSION + version, version)
+    ).fetchone()
+    return row
+
+
+def slots_of(tx: sqlite3.Connection, container: int, name: str) -> list[sqlite3.Row]:
+    """`id` and `snapshot` of all rows of a name."""
+    return tx.execute("SELECT id, snapshot FROM blobs WHERE container = ? AND name = ? ORDER BY snapshot", (container, name)).fetchall()
+
+
+def move(tx: sqlite3.Connection, blob: int, slot: str) -> None:
+    """Put a row that was deleted back into another slot."""
+    tx.execute("UPDATE blobs SET snapshot = ?, deleted = NULL, until = NULL WHERE id = ?", (slot, blob))
+
+
 def blob_row(tx: sqlite3.Connection, ref: BlobRef) -> sqlite3.Row:
     """Row of a committed blob; raises ContainerNotFound or BlobNotFound."""
-    row = find_blob(tx, container_row(tx, ref.parent)["id"], ref.name, ref.snapshot)
+    container = container_row(tx, ref.parent)["id"]
+    row = find_version(tx, container, ref.name, ref.version) if ref.version else find_blob(tx, container, ref.name, ref.snapshot)
     if row is None:
         raise BlobError("BlobNotFound")
     return row
@@ -126,14 +155,12 @@ def container_version(row: sqlite3.Row) -> Version:
     return Version(row["etag"], row["modified"], _lease.decode(row["lease"]) if row["lease"] else None, what="Container")
 
 
-def scan_blobs(
-    tx: sqlite3.Connection, container: int, start: str, end: str | None, *, snapshots: bool = False
-) -> Generator[Blob, None, None]:
-    """Blobs in name order from `start` up to (not including) `end`; each behind its snapshots, when those are wanted."""
+def scan_blobs(tx: sqlite3.Connection, container: int, start: str, end: str | None, query: ListQuery) -> Generator[Blob, None, None]:
+    """Blobs in name order from `start` up to (not including) `end`; each behind what else is wanted of its name."""
     name, _, snapshot = start.partition(SEAM)
     upper, values = ("AND name < ?", [end]) if end is not None else ("", [])
-    if snapshots:
-        sql, first = "(name, snapshot) >= (?, ?)", [name, snapshot]
+    if query.many:
+        sql, first = f"(name, snapshot) >= (?, ?) AND {slots.listed(query)}", [name, snapshot]
     else:
         sql, first = f"name >= ? AND snapshot = '{CURRENT}'", [name]
     where = f"container = ? AND {sql} {upper} ORDER BY name, snapshot"
@@ -145,9 +172,9 @@ def scan_blobs(
         cursor.close()
 
 
-def place_of(blob: Blob, *, snapshots: bool) -> str:
+def place_of(blob: Blob, query: ListQuery) -> str:
     """Where a listing starts that goes on with this blob."""
-    return f"{blob.name}{SEAM}{blob.snapshot or CURRENT}" if snapshots else blob.name
+    return f"{blob.name}{SEAM}{blob.slot}" if query.many else blob.name
 
 
 def scan_uncommitted(tx: sqlite3.Connection, container: int, start: str, end: str | None) -> Generator[Blob, None, None]:
@@ -195,11 +222,13 @@ def insert_blob(
     created_us: int | None = None,
     snapshot: str = CURRENT,
     etag: str | None = None,
+    version: str | None = None,
 ) -> int:
     """Add the row of a new version and return its id."""
     cursor = tx.execute(
-        "INSERT INTO blobs (container, name, snapshot, kind, length, etag, modified, created, headers, metadata, block_count, extras)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
+        "INSERT INTO blobs"
+        " (container, name, snapshot, kind, length, etag, modified, created, headers, metadata, block_count, extras, version)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
         (
             container,
             name,
@@ -212,28 +241,12 @@ def insert_blob(
             json_text(draft.headers),
             json_text(draft.metadata),
             _extras_text(draft.extras),
+            version,
         ),
     )
     assert cursor.lastrowid is not None
     _write_tags(tx, container, cursor.lastrowid, draft.extras.tags)
     return cursor.lastrowid
-
-
-def replace_blob(
-    tx: sqlite3.Connection, ref: BlobRef, draft: BlobDraft, length: int, conditions: Conditions, now_us: int
-) -> tuple[int, list[str]]:
-    """The id of a new version in place of the one that there is, if any, and the data files that nobody needs any more.
-
-    Raises unless the conditions hold. A lease outlives what it is on.
-    """
-    container = container_row(tx, ref.parent)["id"]
-    old = find_blob(tx, container, ref.name)
-    check_write(conditions, version_of(old))
-    gone = drop_staged(tx, container, ref.name)
-    if old is not None:
-        draft = replace(draft, extras=replace(draft.extras, lease=kept(extras_of(old).lease, now_us)))
-        gone += drop_version(tx, old["id"])
-    return insert_blob(tx, container, ref.name, draft, length, now_us), gone
 
 
 def insert_segment(
@@ -244,9 +257,14 @@ def insert_segment(
     tx.execute(sql, (blob, start, length, block, file, inline))
 
 
+def files_of(tx: sqlite3.Connection, blob: int) -> list[str]:
+    """Names of the data files of a version."""
+    return _files(tx.execute("SELECT file FROM segments WHERE blob = ? AND file IS NOT NULL", (blob,)))
+
+
 def drop_version(tx: sqlite3.Connection, blob: int) -> list[str]:
     """Remove a version and return the names of its data files, which the caller gives up after the commit."""
-    files = _files(tx.execute("SELECT file FROM segments WHERE blob = ? AND file IS NOT NULL", (blob,)))
+    files = files_of(tx, blob)
     tx.execute("DELETE FROM segments WHERE blob = ?", (blob,))
     tx.execute("DELETE FROM tags WHERE blob = ?", (blob,))
     tx.execute("DELETE FROM blobs WHERE id = ?", (blob,))
@@ -341,7 +359,7 @@ def _write_tags(tx: sqlite3.Connection, container: int, blob: int, tags: Mapping
 
 def snapshots_of(tx: sqlite3.Connection, container: int, name: str) -> list[sqlite3.Row]:
     """Rows of a blob's snapshots, the oldest first."""
-    sql = f"SELECT {_BLOB_COLUMNS} FROM blobs WHERE container = ? AND name = ? AND snapshot <> '{CURRENT}' ORDER BY snapshot"
+    sql = f"SELECT {_BLOB_COLUMNS} FROM blobs WHERE container = ? AND name = ? AND {slots.SNAPSHOTS} ORDER BY snapshot"
     return tx.execute(sql, (container, name)).fetchall()
 
 

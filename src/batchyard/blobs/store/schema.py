@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from batchyard.blobs.base import CURRENT
 from batchyard.blobs.store import services
 from batchyard.blobs.store.catalogue import Schema
-
-CURRENT = "~"
-"""`snapshot` of a blob that is none; it comes behind all times, so a blob follows its snapshots."""
 
 # Overwriting a blob makes a new row, so that `segments` of the old and the new content never mix; AUTOINCREMENT never reuses an id.
 _FIRST = (
@@ -45,4 +43,16 @@ _SECOND = (
 )
 _THIRD = (services.TABLE,)
 _FOURTH = ("ALTER TABLE containers ADD COLUMN access TEXT",)
-SCHEMA = Schema((_FIRST, _SECOND, _THIRD, _FOURTH))
+# What was overwritten or deleted and is kept; store/slots.py says what column `snapshot` is then.
+_FIFTH = (
+    "ALTER TABLE blobs ADD COLUMN version TEXT",
+    "ALTER TABLE blobs ADD COLUMN deleted INTEGER",
+    "ALTER TABLE blobs ADD COLUMN until INTEGER",
+    "CREATE INDEX blobs_until ON blobs (until) WHERE until IS NOT NULL",
+    "ALTER TABLE containers ADD COLUMN deleted_name TEXT",
+    "ALTER TABLE containers ADD COLUMN deleted INTEGER",
+    "ALTER TABLE containers ADD COLUMN until INTEGER",
+    "ALTER TABLE containers ADD COLUMN version TEXT",
+    "CREATE INDEX containers_kept ON containers (account, deleted_name) WHERE deleted_name IS NOT NULL",
+)
+SCHEMA = Schema((_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH))

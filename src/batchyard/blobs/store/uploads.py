@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from batchyard.blobs.base import MAX_BLOCKS, Blob, BlobDraft, BlobError, BlobKind, BlobRef
 from batchyard.blobs.conditions import Conditions, check_write
-from batchyard.blobs.store import rows
+from batchyard.blobs.store import keeping, rows
 from batchyard.blobs.store.catalogue import Catalogue
 from batchyard.blobs.store.files import DataFiles, Incoming
 
@@ -86,7 +86,7 @@ class PutUpload(_LocalUpload[Blob]):
         self._conditions = conditions
 
     def _enter(self, tx: sqlite3.Connection, now_us: int) -> tuple[Blob, list[str]]:
-        blob, gone = rows.replace_blob(tx, self._ref, self._summed(), self.length, self._conditions, now_us)
+        blob, gone, _ = keeping.replace_blob(tx, self._ref, self._summed(), self.length, self._conditions, now_us)
         if self.length:
             rows.insert_segment(tx, blob, 0, self.length, self._content.name, self._content.inline)
         return rows.as_blob(rows.blob_row(tx, self._ref)), gone
