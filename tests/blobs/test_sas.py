@@ -84,6 +84,8 @@ ACTIONS: dict[str, tuple[str, str, str, dict[str, str], str, str]] = {
     "set tags": ("PUT", "/there", "comp=tags", {}, "<Tags><TagSet></TagSet></Tags>", "t"),
     "find": ("GET", "", "restype=container&comp=blobs&where=a%3D'b'", {}, "", "f"),
     "list with tags": ("GET", "", "restype=container&comp=list&include=tags", {}, "", "-"),
+    "put page": ("PUT", "/disk", "comp=page", {"x-ms-page-write": "clear", "x-ms-range": "bytes=0-511"}, "", "w"),
+    "page ranges": ("GET", "/disk", "comp=pagelist", {}, "", "r"),
     "undelete": ("PUT", "/there", "comp=undelete", {}, "", "w"),
     "seal": ("PUT", "/log", "comp=seal", {}, "", "aw"),
     "container lease": ("PUT", "", "restype=container&comp=lease", {"x-ms-lease-action": "break"}, "", ""),
@@ -106,6 +108,7 @@ def test_each_letter_opens_what_it_should_and_nothing_else(container: ContainerC
         if container.get_blob_client("new").exists():
             container.delete_blob("new")
         container.get_blob_client("log").create_append_blob()
+        container.get_blob_client("disk").create_page_blob(512)
         answer = call(method, path, box_sas(letter), query=query, headers=headers, content=body)
         assert answer.is_success == (letter in letters), (letter, answer.status_code, answer.text)
         if not answer.is_success:

@@ -189,7 +189,6 @@ def test_copy(container: ContainerClient) -> None:
 def test_what_is_not_served_says_so(service: BlobServiceClient, container: ContainerClient) -> None:
     blob = container.upload_blob("x", b"x")
     refused = [
-        lambda: container.get_blob_client("page").create_page_blob(512),
         lambda: container.upload_blob("leased", b"", lease="00000000-0000-0000-0000-000000000000"),
         lambda: service.create_container("public", public_access="blob"),
         lambda: blob.set_legal_hold(True),

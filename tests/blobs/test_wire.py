@@ -186,7 +186,7 @@ REFUSED: dict[str, tuple[str, str, str, str, bytes, int, str]] = {
     "chunked": ("PUT", "/x", "", PUT + "\r\ntransfer-encoding: chunked", b"3\r\nabc\r\n0\r\n\r\n", 411, "MissingContentLengthHeader"),
     "too long": ("PUT", "/x", "", PUT + "\r\ncontent-length: 5242880001", b"", 413, "RequestBodyTooLarge"),
     "no type": ("PUT", "/x", "", "\r\ncontent-length: 0", b"", 400, "MissingRequiredHeader"),
-    "page": ("PUT", "/x", "", "\r\nx-ms-blob-type: PageBlob\r\ncontent-length: 0", b"", 400, "UnsupportedHeader"),
+    "page": ("PUT", "/x", "", "\r\nx-ms-blob-type: PageBlob\r\ncontent-length: 0", b"", 400, "MissingRequiredHeader"),
     "odd type": ("PUT", "/x", "", "\r\nx-ms-blob-type: Odd\r\ncontent-length: 0", b"", 400, "InvalidHeaderValue"),
     "append with body": ("PUT", "/x", "", "\r\nx-ms-blob-type: AppendBlob\r\ncontent-length: 1", b"x", 400, "InvalidHeaderValue"),
     "tier": ("PUT", "/x", "", PUT + "\r\nx-ms-access-tier: Lukewarm\r\ncontent-length: 0", b"", 400, "InvalidHeaderValue"),
@@ -354,7 +354,7 @@ def test_names_that_xml_cannot_say(endpoint: Any, http: httpx.Client, url: Any, 
 def test_keep_alive_survives_a_refused_upload(endpoint: Any, url: Any) -> None:
     base = f"http://{endpoint.host}:{endpoint.port}"
     with httpx.Client(trust_env=False) as client:
-        refused = client.put(base + url("/x"), content=b"x" * 3_000_000, headers={"x-ms-blob-type": "PageBlob"})
+        refused = client.put(base + url("/x"), content=b"x" * 3_000_000, headers={"x-ms-blob-type": "OtherBlob"})
         assert refused.status_code == 400
         assert client.put(base + url("/x"), content=b"abc", headers={"x-ms-blob-type": "BlockBlob"}).status_code == 201
         assert client.get(base + url("/x")).content == b"abc"

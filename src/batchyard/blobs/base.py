@@ -44,6 +44,8 @@ __all__ = [
     "Extras",
     "Lease",
     "ListQuery",
+    "PageRange",
+    "SequenceConditions",
     "Upload",
 ]
 
@@ -60,10 +62,11 @@ ARCHIVE = "Archive"
 
 
 class BlobKind(StrEnum):
-    """Blob types that are served; page blobs are not."""
+    """Blob types."""
 
     BLOCK = "BlockBlob"
     APPEND = "AppendBlob"
+    PAGE = "PageBlob"
 
 
 class BlockSource(StrEnum):
@@ -164,6 +167,8 @@ class Extras:
     tier: str | None = None
     tier_changed_us: int | None = None
     sealed: bool = False
+    sequence: int = 0
+    """Sequence number of a page blob."""
 
 
 NO_EXTRAS = Extras()
@@ -177,6 +182,35 @@ class BlobDraft:
     headers: ContentHeaders = ContentHeaders()
     metadata: Mapping[str, str] = field(default_factory=dict)
     extras: Extras = NO_EXTRAS
+    size: int | None = None
+    """Bytes of a page blob."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageRange:
+    """Bytes begin..end (exclusive) of a page blob; `cleared` where there was something before."""
+
+    begin: int
+    end: int
+    cleared: bool = False
+
+    def cut(self, begin: int, end: int) -> PageRange:
+        """What of it lies between."""
+        return PageRange(max(self.begin, begin), min(self.end, end), self.cleared)
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceConditions:
+    """What must hold for the sequence number of a page blob."""
+
+    at_most: int | None = None
+    less_than: int | None = None
+    equal: int | None = None
+
+    def hold(self, number: int) -> bool:
+        """Whether they do."""
+        fits = self.equal is None or number == self.equal
+        return fits and (self.at_most is None or number <= self.at_most) and (self.less_than is None or number < self.less_than)
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +361,18 @@ class BlobStore(Protocol):
     def stage(self, ref: BlobRef, block_id: str, conditions: Conditions = ALWAYS) -> Upload[None]: ...
     def append(self, ref: BlobRef, conditions: Conditions, position: int | None, max_size: int | None) -> Upload[tuple[Blob, int]]:
         """Add to an append blob; commit gives the blob and the offset at which the content went in."""
+
+    def write_pages(self, ref: BlobRef, begin: int, conditions: Conditions, sequence: SequenceConditions) -> Upload[Blob]:
+        """Write into a page blob from that byte on."""
+
+    def clear_pages(self, ref: BlobRef, pages: PageRange, conditions: Conditions, sequence: SequenceConditions, now_us: int) -> Blob: ...
+    def set_page_properties(
+        self, ref: BlobRef, size: int | None, sequence: tuple[str, int] | None, headers: ContentHeaders | None, conditions: Conditions
+    ) -> Blob: ...
+    def page_ranges(self, ref: BlobRef, conditions: Conditions, begin: int, end: int | None) -> tuple[Blob, Sequence[PageRange]]: ...
+    def page_changes(
+        self, ref: BlobRef, previous: str, conditions: Conditions, begin: int, end: int | None
+    ) -> tuple[Blob, Sequence[PageRange]]: ...
 
     def commit_blocks(
         self, ref: BlobRef, blocks: Sequence[tuple[BlockSource, str]], draft: BlobDraft, conditions: Conditions, now_us: int

@@ -60,9 +60,7 @@ async def set_metadata(store: BlobStore, request: Request, grant: Grant) -> Resp
 
 
 async def set_headers(store: BlobStore, request: Request, grant: Grant) -> Response:
-    """Set Blob Properties: the content headers; sizes and sequence numbers belong to page blobs."""
-    if "x-ms-blob-content-length" in request.headers or "x-ms-sequence-number-action" in request.headers:
-        raise BlobError("UnsupportedHeader")
+    """Set Blob Properties: the content headers."""
     blob = await run_in_threadpool(store.set_headers, request.blob_ref, content_headers(request), request.conditions(), request.now_us)
     return Response(headers=tag_headers(blob))
 
@@ -123,6 +121,8 @@ def describe(blob: Blob, grant: Grant, now_us: int) -> dict[str, str]:
     }
     if blob.is_current:
         state |= leases.headers(blob.extras.lease, now_us)
+    if blob.kind is BlobKind.PAGE:
+        state["x-ms-blob-sequence-number"] = str(blob.extras.sequence)
     if blob.kind is BlobKind.APPEND:
         state["x-ms-blob-committed-block-count"] = str(blob.block_count)
     return {**tag_headers(blob), **{n: v for n, v in said.items() if v is not None}, **state, **_extras(blob), **grant.overrides}

@@ -83,6 +83,17 @@ async def append_block_from_url(store: BlobStore, request: Request, grant: Grant
     return Response(status_code=201, headers=headers)
 
 
+async def take_over(store: BlobStore, request: Request, grant: Grant, upload: Upload[T], *, exactly: int) -> tuple[T, dict[str, str]]:
+    """Copy the wanted range of the source, which has so many bytes, into the upload; what it made, and the header of the sum."""
+    try:
+        source = await _source(store, request, grant)
+        made = await run_in_threadpool(_take_over, store, request, source, upload, exactly, exactly)
+    except BaseException:
+        await run_in_threadpool(upload.abort)
+        raise
+    return made, {"content-md5": transfers.md5_text(upload.md5())}
+
+
 async def abort(store: BlobStore, request: Request, grant: Grant) -> Response:
     """Abort Copy Blob: there is never one under way behind an answer."""
     await run_in_threadpool(store.blob, request.blob_ref)
@@ -115,7 +126,7 @@ def _draft(request: Request, grant: Grant, source: Source, whole: bool) -> CopyD
     )
 
 
-def _take_over(store: BlobStore, request: Request, source: Source, upload: Upload[T], most: int | None) -> T:
+def _take_over(store: BlobStore, request: Request, source: Source, upload: Upload[T], most: int | None, least: int = 0) -> T:
     """Copy the wanted range of the source into the upload, check its MD5, commit; nothing is left of a failure."""
     wanted = request.md5_header("x-ms-source-content-md5")
     said, crc = sums.wanted(request, sums.SOURCE, "x-ms-source-content-md5"), sums.Crc64()
@@ -123,6 +134,8 @@ def _take_over(store: BlobStore, request: Request, source: Source, upload: Uploa
         with _reading(store, request, source) as reader:
             if most is not None and reader.length > most:
                 raise BlobError("RequestBodyTooLarge")
+            if reader.length < least:
+                raise BlobError("InvalidHeaderValue", "The source's range is not as long as that of the pages.")
             while chunk := reader.read(_READ_BYTES):
                 upload.write(chunk)
                 crc.update(chunk)

@@ -24,6 +24,7 @@ from batchyard.blobs.base import (
     Deleted,
     Lease,
     ListQuery,
+    PageRange,
 )
 from batchyard.model import times
 
@@ -72,6 +73,16 @@ def block_list(committed: Sequence[Block] | None, uncommitted: Sequence[Block] |
     parts = [("CommittedBlocks", committed), ("UncommittedBlocks", uncommitted)]
     lists = "".join(f"<{tag}>{''.join(map(_block, blocks))}</{tag}>" for tag, blocks in parts if blocks is not None)
     return f"{HEAD}<BlockList>{lists}</BlockList>"
+
+
+def page_list(ranges: Sequence[PageRange], following: str | None) -> str:
+    """Body of Get Page Ranges; ends are those of the last byte."""
+    entries = "".join(
+        f"<{tag}>{element('Start', one.begin)}{element('End', one.end - 1)}</{tag}>"
+        for one in ranges
+        for tag in ("ClearRange" if one.cleared else "PageRange",)
+    )
+    return f"{HEAD}<PageList>{entries}{element('NextMarker', to_marker(following)) if following is not None else ''}</PageList>"
 
 
 def policy_list(policies: Mapping[str, AccessPolicy]) -> str:
@@ -247,6 +258,8 @@ def _state(entry: Blob, now_us: int, include: Collection[str]) -> str:
             said += element("AccessTierInferred", "true")
         if extras.tier_changed_us is not None:
             said += element("AccessTierChangeTime", times.http_date(extras.tier_changed_us))
+    if entry.kind is BlobKind.PAGE:
+        said += element("x-ms-blob-sequence-number", extras.sequence)
     if extras.tags:
         said += element("TagCount", len(extras.tags))
     if extras.sealed:

@@ -102,7 +102,7 @@ class Request:
         if len(self.blob) > MAX_BLOB_NAME or "\0" in self.blob:
             raise BlobError("InvalidResourceName")
         parent = self.container_ref
-        snapshot, version = self._moment("snapshot"), self._moment("versionid")
+        snapshot, version = self.moment("snapshot"), self.moment("versionid")
         if snapshot is not None and version is not None:
             raise BlobError("InvalidQueryParameterValue", "snapshot and versionid exclude each other.")
         return BlobRef(parent.account, parent.container, self.blob, snapshot, version)
@@ -132,7 +132,8 @@ class Request:
         except ValueError:
             raise BlobError("InvalidHeaderValue", f"The value for {name} is not a GUID.") from None
 
-    def _moment(self, name: str) -> str | None:
+    def moment(self, name: str) -> str | None:
+        """Parameter that names a snapshot or a version."""
         text = self.query.get(name)
         if not text:
             return None

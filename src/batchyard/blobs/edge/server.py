@@ -22,6 +22,7 @@ from batchyard.blobs.edge import container_operations as containers
 from batchyard.blobs.edge import copy_operations as copies
 from batchyard.blobs.edge import lease_operations as leases
 from batchyard.blobs.edge import mark_operations as marks
+from batchyard.blobs.edge import page_operations as pages
 from batchyard.blobs.edge import service_operations as services
 from batchyard.blobs.edge import upload_operations as uploads
 from batchyard.blobs.edge.answers import as_answer, busy, error_response, with_common_headers
@@ -46,6 +47,11 @@ class Operation:
     handler: Handler | None
     letters: str
     by_service_sas: bool = False
+
+
+async def _set_properties(store: BlobStore, request: Request, grant: Grant) -> Response:
+    wanted = pages.set_properties if pages.is_about_pages(request) else blobs.set_headers
+    return await wanted(store, request, grant)
 
 
 _S, _C, _O = Level.SERVICE, Level.CONTAINER, Level.OBJECT
@@ -79,7 +85,7 @@ OPERATIONS = (
     Operation("PUT", _O, "", "undelete", blobs.undelete, "w"),
     Operation("GET HEAD", _O, "", "metadata", blobs.head, "r"),
     Operation("PUT", _O, "", "metadata", blobs.set_metadata, "w"),
-    Operation("PUT", _O, "", "properties", blobs.set_headers, "w"),
+    Operation("PUT", _O, "", "properties", _set_properties, "w"),
     Operation("PUT", _O, "", "lease", leases.lease_blob, "wd"),
     Operation("PUT", _O, "", "snapshot", marks.snapshot, "cw"),
     Operation("PUT", _O, "", "tier", marks.set_tier, "w"),
@@ -92,13 +98,15 @@ OPERATIONS = (
     Operation("PUT", _O, "", "block", uploads.put_block, "w"),
     Operation("PUT", _O, "", "blocklist", uploads.put_block_list, "w"),
     Operation("GET", _O, "", "blocklist", blobs.get_block_list, "r"),
+    Operation("PUT", _O, "", "page", pages.put_page, "w"),
+    Operation("GET", _O, "", "pagelist", pages.get_ranges, "r"),
     Operation("PUT", _O, "", "appendblock", uploads.append_block, "aw"),
 )
 _TABLE = MappingProxyType({(m, o.level, o.restype, o.comp): o for o in OPERATIONS for m in o.methods.split()})
 
 # What would change the meaning of a request and is not served is refused, never ignored.
-_REFUSED_PARAMETERS = frozenset({"deletetype", "prevsnapshot", "prevsnapshoturl"})
-_OF_SNAPSHOTS = frozenset({blobs.get, blobs.head, blobs.delete, marks.get_tags, marks.set_tags, marks.set_tier})
+_REFUSED_PARAMETERS = frozenset({"deletetype", "prevsnapshoturl"})
+_OF_SNAPSHOTS = frozenset({blobs.get, pages.get_ranges, blobs.head, blobs.delete, marks.get_tags, marks.set_tags, marks.set_tier})
 """Operations that a snapshot or a version may be named in."""
 _REFUSED_HEADERS = (
     "x-ms-encryption-",
@@ -251,6 +259,8 @@ def _refuse_unserved(request: Request, operation: Operation) -> None:
     if not _REFUSED_PARAMETERS.isdisjoint(request.query) or (
         not {"snapshot", "versionid"}.isdisjoint(request.query) and operation.handler not in _OF_SNAPSHOTS
     ):
+        raise BlobError("UnsupportedQueryParameter")
+    if "prevsnapshot" in request.query and operation.handler is not pages.get_ranges:
         raise BlobError("UnsupportedQueryParameter")
     if any(name.startswith(_REFUSED_HEADERS) for name in request.headers):
         raise BlobError("UnsupportedHeader")

@@ -104,6 +104,14 @@ def md5_text(digest: bytes) -> str:
     return base64.b64encode(digest).decode()
 
 
+def sum_headers(request: Request, md5: str | None) -> dict[str, str]:
+    """The sum of what came in, the one that the client said: it was compared."""
+    said = request.headers.get(sums.CONTENT)
+    if said is not None:
+        return {sums.CONTENT: said}
+    return {} if md5 is None else {"content-md5": md5}
+
+
 def with_metadata(response: Response, metadata: Mapping[str, str]) -> Response:
     """The answer with metadata headers, whose names keep their case, unlike those of all other headers."""
     names = ((_AsWritten(f"x-ms-meta-{name}".encode("latin-1")), value) for name, value in metadata.items())

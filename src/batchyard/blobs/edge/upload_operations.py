@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from batchyard.blobs.base import Blob, BlobDraft, BlobError, BlobKind, BlobStore, Conditions, Extras
-from batchyard.blobs.edge import copy_operations, documents, sums, transfers
+from batchyard.blobs.edge import copy_operations, documents, page_operations, sums, transfers
 from batchyard.blobs.edge.blob_operations import content_headers, tag_headers
 from batchyard.blobs.edge.grants import Grant
 from batchyard.blobs.edge.mark_operations import checked_tier, wanted_tags
@@ -29,6 +29,8 @@ async def put(store: BlobStore, request: Request, grant: Grant) -> Response:
     if "x-ms-copy-source" in request.headers:
         return await copy_operations.copy(store, request, grant)
     kind = _kind(request)
+    if kind is BlobKind.PAGE:
+        return await page_operations.create(store, request, grant)
     length = request.body_length(MOST_BLOB_BYTES)
     if kind is BlobKind.APPEND and length:
         raise BlobError("InvalidHeaderValue", "An append blob is created empty.")
@@ -50,7 +52,10 @@ async def put_block(store: BlobStore, request: Request, grant: Grant) -> Respons
     conditions = Conditions(lease_id=request.lease_id("x-ms-lease-id"), now_us=request.now_us)
     upload = await run_in_threadpool(store.stage, request.blob_ref, block_id, conditions)
     await transfers.take_in(request, upload, length, "content-md5")
-    return Response(status_code=201, headers={**_sum(request, transfers.md5_text(upload.md5())), "x-ms-request-server-encrypted": "false"})
+    return Response(
+        status_code=201,
+        headers={**transfers.sum_headers(request, transfers.md5_text(upload.md5())), "x-ms-request-server-encrypted": "false"},
+    )
 
 
 async def put_block_list(store: BlobStore, request: Request, grant: Grant) -> Response:
@@ -98,8 +103,6 @@ def _kind(request: Request) -> BlobKind:
     text = request.headers.get("x-ms-blob-type")
     if text is None:
         raise BlobError("MissingRequiredHeader", "x-ms-blob-type is not specified.")
-    if text == "PageBlob":
-        raise BlobError("UnsupportedHeader", "Page blobs are not supported.")
     try:
         return BlobKind(text)
     except ValueError:
@@ -114,13 +117,5 @@ def _parameter(request: Request, name: str) -> str:
 
 
 def _created(request: Request, blob: Blob, md5: str | None) -> Response:
-    headers = {**tag_headers(blob), **_sum(request, md5), "x-ms-request-server-encrypted": "false"}
+    headers = {**tag_headers(blob), **transfers.sum_headers(request, md5), "x-ms-request-server-encrypted": "false"}
     return Response(status_code=201, headers=headers)
-
-
-def _sum(request: Request, md5: str | None) -> dict[str, str]:
-    """The sum of what came in, the one that the client said: it was compared."""
-    said = request.headers.get(sums.CONTENT)
-    if said is not None:
-        return {sums.CONTENT: said}
-    return {} if md5 is None else {"content-md5": md5}

@@ -39,6 +39,7 @@ from batchyard.blobs.store.containers import Containers
 from batchyard.blobs.store.files import DataFiles
 from batchyard.blobs.store.keeping import Keeping
 from batchyard.blobs.store.marks import Marks, as_copied
+from batchyard.blobs.store.pages import Pages
 from batchyard.blobs.store.readers import LocalReader, Part
 from batchyard.blobs.store.schema import SCHEMA
 from batchyard.blobs.store.services import Services, properties_of
@@ -56,7 +57,7 @@ _MOST_LOGGED = 100
 _TRIES = 5
 
 
-class LocalBlobStore(Containers, Keeping, Marks, Services):
+class LocalBlobStore(Containers, Keeping, Marks, Pages, Services):
     """BlobStore over a directory on a local disk."""
 
     def __init__(self, directory: Path) -> None:
@@ -216,7 +217,8 @@ class LocalBlobStore(Containers, Keeping, Marks, Services):
     @staticmethod
     def _insert(tx: sqlite3.Connection, blob: int, parts: Sequence[tuple[Part, str | None]]) -> None:
         for part, file in parts:
-            rows.insert_segment(tx, blob, part.start, part.length, file, part.inline, part.block)
+            if not part.is_hole:
+                rows.insert_segment(tx, blob, part.start, part.length, file, part.inline, part.block, part.skip)
 
     def _with_links(self, parts: Sequence[tuple[Part, str | None]], work: Callable[[], T]) -> T:
         """Run what makes use of second names of data files; they go when it fails."""

@@ -81,6 +81,7 @@ def as_copied(source: Blob, draft: CopyDraft, now_us: int) -> BlobDraft:
         tags=source.extras.tags if draft.tags is None else draft.tags,
         tier=draft.tier or (source.extras.tier if source.extras.tier != ARCHIVE else None),
         tier_changed_us=now_us if draft.tier else None,
+        sequence=source.extras.sequence,
     )
     headers = source.headers if draft.headers is None else replace(draft.headers, md5=draft.headers.md5 or source.headers.md5)
     return BlobDraft(source.kind, headers, source.metadata if draft.metadata is None else draft.metadata, extras)

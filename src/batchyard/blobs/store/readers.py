@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from batchyard.blobs.base import Blob, BlobError
+from batchyard.blobs.base import Blob, BlobError, BlobKind
 from batchyard.blobs.store.files import DataFiles
 
 
@@ -20,6 +21,13 @@ class Part:
     block: str | None
     file: str | None
     inline: bytes | None
+    skip: int = 0
+    """Where it begins in the file."""
+
+    @property
+    def is_hole(self) -> bool:
+        """Nothing was written there."""
+        return self.file is None and self.inline is None
 
 
 class LocalReader:
@@ -41,10 +49,13 @@ class LocalReader:
     def open(cls, tx: sqlite3.Connection, files: DataFiles, row_id: int, blob: Blob, begin: int, end: int) -> LocalReader:
         """Look up and pin; the caller holds `files.lock`. Raises BlobContentLost unless the parts are all there."""
         found = tx.execute(
-            "SELECT start, length, block, file, bytes FROM segments WHERE blob = ? AND start < ? AND start + length > ? ORDER BY start",
+            "SELECT start, length, block, file, bytes, skip FROM segments"
+            " WHERE blob = ? AND start < ? AND start + length > ? ORDER BY start",
             (row_id, end, begin),
         )
         parts = [Part(*row) for row in found]
+        if blob.kind is BlobKind.PAGE:
+            parts = list(_with_holes(parts, begin, end))
         _check_seams(parts, blob, begin, end)
         files.pin(part.file for part in parts if part.file is not None)
         return cls(files, blob, begin, end, parts)
@@ -58,7 +69,7 @@ class LocalReader:
                 size = self._files.path(part.file).stat().st_size
             except FileNotFoundError:
                 size = 0
-            if size != part.length:
+            if size < part.skip + part.length if self.blob.kind is BlobKind.PAGE else size != part.length:
                 raise lost(self.blob, f"a data file holds {size} bytes and not {part.length}")
 
     def read(self, size: int) -> bytes:
@@ -68,7 +79,10 @@ class LocalReader:
         part = self._todo[0]
         offset = self._at - part.start
         count = min(size, part.length - offset, self._end - self._at)
-        chunk = part.inline[offset : offset + count] if part.inline is not None else self._from_file(part, offset, count)
+        if part.is_hole:
+            chunk = bytes(count)
+        else:
+            chunk = part.inline[offset : offset + count] if part.inline is not None else self._from_file(part, part.skip + offset, count)
         if not chunk:
             raise OSError(f"data file {part.file} is shorter than the catalogue says")
         self._at += len(chunk)
@@ -112,3 +126,15 @@ def _check_seams(parts: list[Part], blob: Blob, begin: int, end: int) -> None:
         reached += part.length
     if reached < end:
         raise lost(blob, f"nothing is stored of it from byte {reached} on")
+
+
+def _with_holes(parts: Sequence[Part], begin: int, end: int) -> Iterator[Part]:
+    """The parts of a page blob, and what lies between them."""
+    reached = begin
+    for part in parts:
+        if part.start > reached:
+            yield Part(reached, part.start - reached, None, None, None)
+        yield part
+        reached = part.start + part.length
+    if reached < end:
+        yield Part(reached, end - reached, None, None, None)

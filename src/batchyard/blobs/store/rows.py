@@ -198,13 +198,13 @@ def incomplete(tx: sqlite3.Connection, after: int, limit: int) -> tuple[list[tup
     The second value is where to go on, None behind the last blob.
     """
     found = tx.execute(
-        "SELECT id, container, name, length, (SELECT COALESCE(SUM(length), 0) FROM segments WHERE blob = blobs.id) AS stored"
+        "SELECT id, container, name, kind, length, (SELECT COALESCE(SUM(length), 0) FROM segments WHERE blob = blobs.id) AS stored"
         " FROM blobs WHERE id > ? ORDER BY id LIMIT ?",
         (after, limit),
     ).fetchall()
     hurt = []
     for row in found:
-        if row["length"] != row["stored"]:
+        if row["length"] != row["stored"] and row["kind"] != BlobKind.PAGE:
             box = tx.execute("SELECT account, name FROM containers WHERE id = ? AND name IS NOT NULL", (row["container"],)).fetchone()
             if box is not None:
                 hurt.append((box["account"], box["name"], row["name"], row["length"], row["stored"]))
@@ -250,11 +250,18 @@ def insert_blob(
 
 
 def insert_segment(
-    tx: sqlite3.Connection, blob: int, start: int, length: int, file: str | None, inline: bytes | None, block: str | None = None
+    tx: sqlite3.Connection,
+    blob: int,
+    start: int,
+    length: int,
+    file: str | None,
+    inline: bytes | None,
+    block: str | None = None,
+    skip: int = 0,
 ) -> None:
     """Add a piece of content: a data file or, when small, the bytes."""
-    sql = "INSERT INTO segments (blob, start, length, block, file, bytes) VALUES (?, ?, ?, ?, ?, ?)"
-    tx.execute(sql, (blob, start, length, block, file, inline))
+    sql = "INSERT INTO segments (blob, start, length, block, file, bytes, skip) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    tx.execute(sql, (blob, start, length, block, file, inline, skip))
 
 
 def files_of(tx: sqlite3.Connection, blob: int) -> list[str]:

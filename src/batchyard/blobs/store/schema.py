@@ -55,4 +55,6 @@ _FIFTH = (
     "ALTER TABLE containers ADD COLUMN version TEXT",
     "CREATE INDEX containers_kept ON containers (account, deleted_name) WHERE deleted_name IS NOT NULL",
 )
-SCHEMA = Schema((_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH))
+# Part of a data file, of what was written at once into a page blob.
+_SIXTH = ("ALTER TABLE segments ADD COLUMN skip INTEGER NOT NULL DEFAULT 0",)
+SCHEMA = Schema((_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH))

@@ -17,7 +17,7 @@ from batchyard.blobs.store.files import DataFiles, Incoming
 T = TypeVar("T")
 
 
-class _LocalUpload(Generic[T]):
+class LocalUpload(Generic[T]):
     """The steps all uploads share; `_enter` is the transaction and gives the result and the files to remove."""
 
     inline = False
@@ -75,7 +75,7 @@ class _LocalUpload(Generic[T]):
         raise NotImplementedError
 
 
-class PutUpload(_LocalUpload[Blob]):
+class PutUpload(LocalUpload[Blob]):
     """Put Blob: replaces the blob and its uncommitted blocks."""
 
     inline = True
@@ -86,20 +86,21 @@ class PutUpload(_LocalUpload[Blob]):
         self._conditions = conditions
 
     def _enter(self, tx: sqlite3.Connection, now_us: int) -> tuple[Blob, list[str]]:
-        blob, gone, _ = keeping.replace_blob(tx, self._ref, self._summed(), self.length, self._conditions, now_us)
+        size = self.length if self._draft.size is None else self._draft.size
+        blob, gone, _ = keeping.replace_blob(tx, self._ref, self._summed(), size, self._conditions, now_us)
         if self.length:
             rows.insert_segment(tx, blob, 0, self.length, self._content.name, self._content.inline)
         return rows.as_blob(rows.blob_row(tx, self._ref)), gone
 
     def _summed(self) -> BlobDraft:
-        """The draft with the MD5 of its content; that of an append blob would be wrong after the first append."""
+        """The draft with the MD5 of its content; that of an append or page blob would be wrong after the next write."""
         headers = self._draft.headers
-        if self._draft.kind is BlobKind.APPEND or headers.md5 is not None:
+        if self._draft.kind is not BlobKind.BLOCK or headers.md5 is not None:
             return self._draft
         return replace(self._draft, headers=replace(headers, md5=b64encode(self.md5()).decode()))
 
 
-class StageUpload(_LocalUpload[None]):
+class StageUpload(LocalUpload[None]):
     """Put Block: content that waits for a block list."""
 
     def __init__(self, catalogue: Catalogue, files: DataFiles, ref: BlobRef, block_id: str, conditions: Conditions) -> None:
@@ -118,7 +119,7 @@ class StageUpload(_LocalUpload[None]):
         return None, rows.stage_block(tx, container, self._ref.name, self._block_id, self.length, file, now_us)
 
 
-class AppendUpload(_LocalUpload[tuple[Blob, int]]):
+class AppendUpload(LocalUpload[tuple[Blob, int]]):
     """Append Block: one more segment at the end."""
 
     def __init__(
