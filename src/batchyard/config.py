@@ -64,6 +64,8 @@ class Config:
     """Stands in the host names of Batch accounts."""
     proxies: tuple[str, ...] = ()
     """Addresses and networks of proxies whose word counts on who the client is and whether it came by HTTPS."""
+    copy_networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+    """Networks that copies from other servers may reach besides public addresses."""
     public_access: bool = False
     """Accounts may open containers, and a website, to readers without a key."""
     offer: Offer = AZURE
@@ -169,6 +171,13 @@ def url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise Misconfigured(f"{text[:64]!r} is no IP address and no network") from None
+
+
 def _probes(path: Path | None) -> Path | None:
     """The directory of probes. Raises Misconfigured."""
     if path is not None and not path.is_dir():
@@ -195,6 +204,7 @@ def of(directory: Path, values: Mapping[str, Any], offer: Offer) -> Config:
         node_silence_s=values["node_silence"],
         chaos=values["chaos"],
         public_access=values["public_access"],
+        copy_networks=tuple(map(_network, values["copy_network"])),
         probes=_probes(values["probes"]),
         database=values["database"],
         blobs=None if values["blobs"] is None else values["blobs"].resolve(),

@@ -42,6 +42,7 @@ __all__ = [
     "CopyDraft",
     "Deleted",
     "Extras",
+    "Fetch",
     "Lease",
     "ListQuery",
     "PageRange",
@@ -155,6 +156,17 @@ class Copied:
     status: str
     progress: str
     completed_us: int | None = None
+    description: str | None = None
+    """Why it failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """A copy from elsewhere that is under way, and what its source said it is."""
+
+    id: str
+    url: str
+    etag: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,6 +395,13 @@ class BlobStore(Protocol):
     def copy(self, source: BlobRef, ref: BlobRef, draft: CopyDraft, given: tuple[Conditions, Conditions], now_us: int) -> Blob:
         """Make `ref` the same as one version of `source`; `given` are the conditions of each. CannotVerifyCopySource without a source."""
 
+    def begin_fetch(self, ref: BlobRef, draft: BlobDraft, source: tuple[str, str], conditions: Conditions, most: int) -> Blob: ...
+    def fetches(self) -> Sequence[str]: ...
+    def fetch(self, copy: str) -> Fetch | None: ...
+    def note_progress(self, copy: str, progress: str) -> bool: ...
+    def fetched(self, copy: str) -> Upload[Blob]: ...
+    def end_fetch(self, copy: str, status: str, why: str, now_us: int) -> bool: ...
+    def abort_copy(self, ref: BlobRef, copy: str, lease_id: str | None, now_us: int) -> None: ...
     def snapshot(self, ref: BlobRef, metadata: Mapping[str, str] | None, conditions: Conditions, now_us: int) -> Blob: ...
     def lease_blob(self, ref: BlobRef, conditions: Conditions, act: Callable[[Lease | None], Lease | None]) -> Blob: ...
     def lease_container(self, ref: ContainerRef, conditions: Conditions, act: Callable[[Lease | None], Lease | None]) -> Container: ...

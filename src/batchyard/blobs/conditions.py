@@ -43,6 +43,8 @@ class Version:
     lease: Lease | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     what: str = "Blob"
+    pending: bool = False
+    """A copy from elsewhere is under way, and only that may write."""
 
 
 def check_read(wanted: Conditions, current: Version) -> None:
@@ -63,6 +65,8 @@ def check_write(wanted: Conditions, current: Version | None) -> None:
         return
     leases.check_write(current.lease, wanted.lease_id, wanted.now_us, current.what)
     check_change(wanted, current)
+    if current.pending:
+        raise BlobError("PendingCopyOperation")
 
 
 def check_change(wanted: Conditions, current: Version) -> None:

@@ -121,6 +121,8 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "BlobIsSealed": (409, "The specified blob is sealed and its contents can't be modified unless the blob is re-created."),
         "SourceConditionNotMet": (412, "The source condition specified using HTTP conditional header(s) is not met."),
         "NoPendingCopyOperation": (409, "There is currently no pending copy operation."),
+        "PendingCopyOperation": (409, "There is currently a pending copy operation."),
+        "CopyIdMismatch": (409, "The specified copy ID did not match the copy ID for the pending copy operation."),
         "CannotVerifyCopySource": (404, "The copy source does not exist or may not be read."),
     }
 )

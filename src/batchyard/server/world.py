@@ -18,6 +18,8 @@ from batchyard.api.wire.accounts import Accounts, Known
 from batchyard.api.wire.auth import Account
 from batchyard.api.wire.call import Machine, Services
 from batchyard.api.wire.relay import Relay
+from batchyard.blobs.edge.fetches import Fetches
+from batchyard.blobs.edge.foreign import Foreign
 from batchyard.blobs.edge.server import application as storage_endpoint
 from batchyard.blobs.queues.edge import PATH as QUEUES
 from batchyard.blobs.queues.edge import application as queue_endpoint
@@ -144,7 +146,8 @@ class World:
             operator=None if named else server.operator,
         )
         keys, moment = {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now())
-        blobs = storage_endpoint(self.store, keys, moment, room.for_content, public=config.public_access)
+        self._fetches = Fetches(self.store, Foreign(config.copy_networks), moment)
+        blobs = storage_endpoint(self.store, keys, moment, room.for_content, public=config.public_access, fetches=self._fetches)
         self.api = Api(self.services, {account.storage_name: blobs, QUEUES: queue_endpoint(self.queues, keys, moment, room.for_content)})
         self._lease = Lease(self.db, peers.id, peers.seconds, alone=not shared)
         self._here = None if peers.alone else lambda: Here(peers.id, peers.rooms(), frozenset({LOCAL}))
@@ -185,10 +188,13 @@ class World:
             on_demand=self._server.config.autoscale_on_demand,
         )
         self._loops = [asyncio.create_task(loop) for loop in work]
+        await asyncio.to_thread(self._fetches.resume)
 
     async def rests(self) -> tuple[bool, int | None]:
         """Whether nothing is due within the hour, and when something is, None for never."""
         staged, kept = await asyncio.to_thread(self.store.oldest_block), await asyncio.to_thread(self.store.next_expiry)
+        if self._fetches.busy:
+            return False, self._clock.now()
         due = [at for at in (None if staged is None else staged + UNCOMMITTED_KEPT_US, kept) if at is not None]
         return await self.db.read(rest.until, self._clock.now(), min(due, default=None))
 
@@ -207,6 +213,7 @@ class World:
         await self._capacity.close()
         await (self.provider.sweep(()) if for_good else self.provider.stop_all())
         await asyncio.to_thread(self.db.close)
+        await asyncio.to_thread(self._fetches.close)
         await asyncio.to_thread(self.store.close)
         await asyncio.to_thread(self.queues.close)
 

@@ -153,6 +153,8 @@ def copied_headers(copied: Copied) -> dict[str, str]:
         "x-ms-copy-status": copied.status,
         "x-ms-copy-progress": copied.progress,
     }
+    if copied.description is not None:
+        said["x-ms-copy-status-description"] = copied.description
     if copied.completed_us is not None:
         said["x-ms-copy-completion-time"] = times.http_date(copied.completed_us)
     return said

@@ -1,7 +1,7 @@
 """Operations whose content is another blob's: Copy Blob, Put Blob From URL, Put Block From URL, Append Block From URL.
 
-The source is a blob of this endpoint, under any name that leads to it. A URL with a signature is judged by that signature alone, as
-the service does; without one the caller's own rights are what counts.
+The source is a blob of this endpoint, under any name that leads to it, or something at another server. A URL with a signature is judged by
+that signature alone, as the service does; without one the caller's own rights are what counts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -17,9 +17,24 @@ from urllib.parse import urlsplit
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from batchyard.blobs.base import Blob, BlobError, BlobKind, BlobReader, BlobStore, Conditions, Copied, CopyDraft, Upload
+from batchyard.blobs.base import (
+    Blob,
+    BlobDraft,
+    BlobError,
+    BlobKind,
+    BlobReader,
+    BlobStore,
+    Conditions,
+    ContentHeaders,
+    Copied,
+    CopyDraft,
+    Extras,
+    Upload,
+)
 from batchyard.blobs.edge import documents, sas, sums, transfers
 from batchyard.blobs.edge.blob_operations import content_headers, tag_headers
+from batchyard.blobs.edge.fetches import MOST_PENDING
+from batchyard.blobs.edge.foreign import Foreign, ForeignReader, checked
 from batchyard.blobs.edge.grants import Grant, Level, Need, Scope
 from batchyard.blobs.edge.mark_operations import checked_tier, wanted_tags
 from batchyard.blobs.edge.request import Request, query_of
@@ -32,6 +47,31 @@ _RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{1,18})")
 _MIB = 1024 * 1024
 _READ_BYTES = 4 * _MIB
 _MOST_APPEND_BYTES = 100 * _MIB
+_MOST_SYNC_BYTES = 256 * _MIB
+_MOST_WHOLE_BYTES = 5000 * _MIB
+_MOST_FETCHED_BYTES = 5 * 1024 * 1024 * _MIB
+_META = "x-ms-meta-"
+_CONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-since")
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A source at another server."""
+
+    foreign: Foreign
+    url: str
+
+    @property
+    def shown(self) -> str:
+        """The URL without what signs it, which others may read."""
+        return self.url.partition("?")[0]
+
+    def open(self, request: Request) -> ForeignReader:
+        """The wanted range of it, under the conditions that the request names. Raises CannotVerifyCopySource, SourceConditionNotMet."""
+        headers = {name: request.headers[f"x-ms-source-{name}"] for name in _CONDITIONS if f"x-ms-source-{name}" in request.headers}
+        if (wanted := _source_range(request)) is not None:
+            headers["range"] = f"bytes={wanted[0]}-{wanted[1] - 1}"
+        return self.foreign.open(self.url, headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +88,13 @@ class Source:
 
 
 async def copy(store: BlobStore, request: Request, grant: Grant) -> Response:
-    """Copy Blob and Put Blob From URL: done before the answer, as the bytes are shared and not copied."""
+    """Copy Blob and Put Blob From URL: done before the answer, as the bytes are shared and not copied, but for Copy Blob from elsewhere."""
     source = await _source(store, request, grant)
     whole = request.headers.get("x-ms-blob-type") is not None  # the header that tells Put Blob From URL apart
-    blob = await run_in_threadpool(_copied, store, request, grant, source, whole)
+    if isinstance(source, Source):
+        blob = await run_in_threadpool(_copied, store, request, grant, source, whole)
+    else:
+        blob = await run_in_threadpool(_fetched, store, request, grant, source, whole)
     headers = {**tag_headers(blob), "x-ms-request-server-encrypted": "false"}
     sync = whole or request.headers.get("x-ms-requires-sync", "").lower() == "true"
     if blob.extras.copied is not None:
@@ -95,9 +138,12 @@ async def take_over(store: BlobStore, request: Request, grant: Grant, upload: Up
 
 
 async def abort(store: BlobStore, request: Request, grant: Grant) -> Response:
-    """Abort Copy Blob: there is never one under way behind an answer."""
-    await run_in_threadpool(store.blob, request.blob_ref)
-    raise BlobError("NoPendingCopyOperation")
+    """Abort Copy Blob: what came so far goes, and the blob stays empty."""
+    if request.headers.get("x-ms-copy-action", "").lower() != "abort":
+        raise BlobError("InvalidHeaderValue", "x-ms-copy-action is abort.")
+    copy_id, lease = request.query.get("copyid", ""), request.lease_id("x-ms-lease-id")
+    await run_in_threadpool(store.abort_copy, request.blob_ref, copy_id, lease, request.now_us)
+    return Response(status_code=204)
 
 
 def _copied(store: BlobStore, request: Request, grant: Grant, source: Source, whole: bool) -> Blob:
@@ -106,7 +152,44 @@ def _copied(store: BlobStore, request: Request, grant: Grant, source: Source, wh
     return store.copy(source.request.blob_ref, request.blob_ref, draft, given, request.now_us)
 
 
-def _draft(request: Request, grant: Grant, source: Source, whole: bool) -> CopyDraft:
+def _fetched(store: BlobStore, request: Request, grant: Grant, source: Elsewhere, whole: bool) -> Blob:
+    """A blob from elsewhere: whole before the answer, or begun."""
+    assert request.fetches is not None
+    sync = whole or request.headers.get("x-ms-requires-sync", "").lower() == "true"
+    reader = source.open(request)
+    try:
+        if reader.length > (_MOST_WHOLE_BYTES if whole else _MOST_SYNC_BYTES if sync else _MOST_FETCHED_BYTES):
+            raise BlobError("RequestBodyTooLarge", "The copy source is too large.")
+        draft = _elsewhere_draft(request, grant, source, reader, sync=sync)
+        conditions = request.conditions(may_overwrite=grant.allows("w"))
+        if sync:
+            return _filled(request, reader, store.put(request.blob_ref, draft, conditions), None, 0)
+    finally:
+        reader.close()
+    etag = reader.headers.get("etag", "")
+    known = "" if etag.startswith("W/") else etag.strip('"')
+    blob = store.begin_fetch(request.blob_ref, draft, (source.url, known), conditions, MOST_PENDING)
+    assert blob.extras.copied is not None
+    request.fetches.begin(blob.extras.copied.id)
+    return blob
+
+
+def _elsewhere_draft(request: Request, grant: Grant, source: Elsewhere, reader: ForeignReader, *, sync: bool) -> BlobDraft:
+    """What a blob from elsewhere is: the headers and metadata of the request, else those of its source."""
+    made = _draft(request, grant, source, sync and "x-ms-blob-type" in request.headers)
+    said = reader.headers
+    names = ("content-type", "content-encoding", "content-language", "cache-control", "content-disposition")
+    headers = ContentHeaders(*(said.get(name) for name in names)) if made.headers is None else made.headers
+    its_own = {name[len(_META) :]: value for name, value in said.items() if name.startswith(_META)}
+    metadata = its_own if made.metadata is None else made.metadata
+    size = f"{reader.length}/{reader.length}" if sync else f"0/{reader.length}"
+    copied = replace(made.copied, progress=size) if sync else replace(made.copied, status="pending", progress=size, completed_us=None)
+    tier_changed = request.now_us if made.tier else None
+    extras = Extras(copied=copied, tags=made.tags or {}, tier=made.tier, tier_changed_us=tier_changed)
+    return BlobDraft(BlobKind.BLOCK, replace(headers, md5=None), metadata, extras)
+
+
+def _draft(request: Request, grant: Grant, source: Source | Elsewhere, whole: bool) -> CopyDraft:
     """What the copy has that its source has not; Put Blob From URL makes a block blob with headers of its own, if it has any."""
     kept = request.headers.get("x-ms-copy-source-tag-option", "REPLACE").upper() == "COPY"
     tier, text = request.headers.get("x-ms-access-tier"), request.headers.get("x-ms-tags")
@@ -126,35 +209,56 @@ def _draft(request: Request, grant: Grant, source: Source, whole: bool) -> CopyD
     )
 
 
-def _take_over(store: BlobStore, request: Request, source: Source, upload: Upload[T], most: int | None, least: int = 0) -> T:
-    """Copy the wanted range of the source into the upload, check its MD5, commit; nothing is left of a failure."""
-    wanted = request.md5_header("x-ms-source-content-md5")
-    said, crc = sums.wanted(request, sums.SOURCE, "x-ms-source-content-md5"), sums.Crc64()
+def _take_over(store: BlobStore, request: Request, source: Source | Elsewhere, upload: Upload[T], most: int | None, least: int = 0) -> T:
+    """Copy the wanted range of the source into the upload, check its sums, commit; nothing is left of a failure."""
     try:
         with _reading(store, request, source) as reader:
-            if most is not None and reader.length > most:
-                raise BlobError("RequestBodyTooLarge")
-            if reader.length < least:
-                raise BlobError("InvalidHeaderValue", "The source's range is not as long as that of the pages.")
-            while chunk := reader.read(_READ_BYTES):
-                upload.write(chunk)
-                crc.update(chunk)
-        if wanted not in (None, upload.md5()):
-            raise BlobError("Md5Mismatch")
-        sums.check(said, crc)
-        return upload.commit(request.now_us)
+            return _filled(request, reader, upload, most, least)
     except BaseException:
         upload.abort()
         raise
 
 
-@contextmanager
-def _reading(store: BlobStore, request: Request, source: Source) -> Iterator[BlobReader]:
+def _filled(request: Request, reader: BlobReader | ForeignReader, upload: Upload[T], most: int | None, least: int) -> T:
+    wanted = request.md5_header("x-ms-source-content-md5")
+    said, crc = sums.wanted(request, sums.SOURCE, "x-ms-source-content-md5"), sums.Crc64()
+    try:
+        if most is not None and reader.length > most:
+            raise BlobError("RequestBodyTooLarge")
+        if reader.length < least:
+            raise BlobError("InvalidHeaderValue", "The source's range is not as long as that of the pages.")
+        while chunk := reader.read(_READ_BYTES):
+            upload.write(chunk)
+            if said is not None:
+                crc.update(chunk)
+        if wanted not in (None, upload.md5()):
+            raise BlobError("Md5Mismatch")
+        sums.check(said, crc)
+        return upload.commit(request.now_us)
+    except ConnectionError as error:
+        upload.abort()
+        raise BlobError("CannotVerifyCopySource", f"{error}.".capitalize(), status=400) from None
+    except BaseException:
+        upload.abort()
+        raise
+
+
+def _source_range(request: Request) -> tuple[int, int] | None:
+    """First byte of the source and the one after the last."""
     text = request.headers.get("x-ms-source-range")
     match = _RANGE.fullmatch(text) if text is not None else None
     if text is not None and (match is None or int(match[1]) > int(match[2])):
         raise BlobError("InvalidHeaderValue", "The value for x-ms-source-range is not a range of bytes.")
-    begin, end = (int(match[1]), int(match[2]) + 1) if match is not None else (0, None)
+    return (int(match[1]), int(match[2]) + 1) if match is not None else None
+
+
+@contextmanager
+def _reading(store: BlobStore, request: Request, source: Source | Elsewhere) -> Iterator[BlobReader | ForeignReader]:
+    if isinstance(source, Elsewhere):
+        with closing(source.open(request)) as found:
+            yield found
+        return
+    begin, end = _source_range(request) or (0, None)
     conditions = source.request.conditions(source=True)
     try:
         reader = store.read(source.request.blob_ref, conditions, begin, end)
@@ -166,7 +270,7 @@ def _reading(store: BlobStore, request: Request, source: Source) -> Iterator[Blo
         reader.close()
 
 
-async def _source(store: BlobStore, request: Request, grant: Grant) -> Source:
+async def _source(store: BlobStore, request: Request, grant: Grant) -> Source | Elsewhere:
     """The source of a copy, if the caller may read it. Raises CannotVerifyCopySource, InvalidHeaderValue or UnsupportedHeader."""
     text = request.headers.get("x-ms-copy-source")
     if text is None:
@@ -178,9 +282,13 @@ async def _source(store: BlobStore, request: Request, grant: Grant) -> Source:
         here = _is_here(request, url.scheme, url.hostname, url.port)
     except ValueError:
         raise BlobError("InvalidHeaderValue", "The value for x-ms-copy-source is not a URL.") from None
+    if not here:
+        if request.fetches is None:
+            raise BlobError("UnsupportedHeader", "Only blobs of this storage endpoint can be copied.")
+        return Elsewhere(request.fetches.foreign, checked(text))
     account, container, name = request.names_in(url.path)
-    if not here or account not in request.accounts or container is None or name is None:
-        raise BlobError("UnsupportedHeader", "Only blobs of this storage endpoint can be copied.")
+    if account not in request.accounts or container is None or name is None:
+        raise BlobError("CannotVerifyCopySource")
     query = query_of(url.query)
     wanted = replace(
         request, method="GET", raw_path=url.path, account=account, container=container, blob=name, query=query, scheme=url.scheme

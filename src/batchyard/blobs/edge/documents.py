@@ -267,6 +267,8 @@ def _state(entry: Blob, now_us: int, include: Collection[str]) -> str:
     if "copy" in include and (copied := extras.copied) is not None:
         said += element("CopyId", copied.id) + element("CopyStatus", copied.status) + element("CopySource", copied.source)
         said += element("CopyProgress", copied.progress)
+        if copied.description is not None:
+            said += element("CopyStatusDescription", copied.description)
         if copied.completed_us is not None:
             said += element("CopyCompletionTime", times.http_date(copied.completed_us))
     return said

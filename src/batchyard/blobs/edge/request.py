@@ -16,6 +16,7 @@ from urllib.parse import unquote, unquote_plus
 from starlette.types import Receive, Scope
 
 from batchyard.blobs.base import BlobError, BlobRef, Conditions, ContainerRef
+from batchyard.blobs.edge.fetches import Fetches
 from batchyard.blobs.tags import condition as tags_condition
 from batchyard.model import times
 
@@ -63,6 +64,8 @@ class Request:
     """The account stands in the name of the host and not in the path."""
     service: str = "blob"
     """The service that the name of the host names."""
+    fetches: Fetches | None = None
+    """Copies from other servers, where there may be some."""
     may_publish: bool = False
     """Containers may be opened to readers without a key."""
 

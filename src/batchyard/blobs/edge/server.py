@@ -27,6 +27,7 @@ from batchyard.blobs.edge import service_operations as services
 from batchyard.blobs.edge import upload_operations as uploads
 from batchyard.blobs.edge.answers import as_answer, busy, error_response, with_common_headers
 from batchyard.blobs.edge.auth import authenticate
+from batchyard.blobs.edge.fetches import Fetches
 from batchyard.blobs.edge.grants import Grant, Level, Need, Scope, unsigned
 from batchyard.blobs.edge.request import Request, account_named, parse
 from batchyard.blobs.edge.transfers import ClientGone
@@ -129,12 +130,13 @@ def application(
     room: Room = lambda size: None,
     *,
     public: bool = False,
+    fetches: Fetches | None = None,
 ) -> ASGIApp:
     """The endpoint for these accounts (name to base64 keys, read anew for each request, so keys may be rotated).
 
-    `public` lets containers be opened to readers without a key.
+    `public` lets containers be opened to readers without a key; `fetches` brings copies from other servers.
     """
-    endpoint = _Endpoint(store, accounts, room, public)
+    endpoint = _Endpoint(store, accounts, room, public, fetches)
 
     async def app(scope: Connection, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"
@@ -155,6 +157,7 @@ class _Endpoint:
     accounts: Mapping[str, Sequence[str]]
     room: Room
     public: bool
+    fetches: Fetches | None
 
     async def answer(self, scope: Connection, receive: Receive, now_us: int) -> Response:
         """Response of the operation, or the error body."""
@@ -168,7 +171,7 @@ class _Endpoint:
             return response
 
     async def _operate(self, scope: Connection, receive: Receive, now_us: int) -> Response:
-        request = replace(parse(scope, receive, self.accounts, now_us), may_publish=self.public).for_blobs()
+        request = replace(parse(scope, receive, self.accounts, now_us), may_publish=self.public, fetches=self.fetches).for_blobs()
         if request.method == "OPTIONS":
             return await cors.preflight(self.store.properties, request)
         if request.service == "web":

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from batchyard.blobs import leases
 from batchyard.blobs.base import CURRENT, BlobDraft, BlobError, BlobRef, Conditions, Container, ContainerRef
-from batchyard.blobs.conditions import check_write
+from batchyard.blobs.conditions import Version, check_write
 from batchyard.blobs.leases import kept
 from batchyard.blobs.services import Properties, Retention
 from batchyard.blobs.store import rows, slots
@@ -146,6 +147,11 @@ def let_go(tx: sqlite3.Connection, row: sqlite3.Row, policy: Retention, now_us: 
     _without_lease(tx, row)
     _keep(tx, row, deleted, policy, now_us)
     return []
+
+
+def check_lease(now: Version, lease_id: str | None, now_us: int) -> None:
+    """Raise unless who names this lease, or none, may write."""
+    leases.check_write(now.lease, lease_id, now_us, now.what)
 
 
 def make_way(tx: sqlite3.Connection, container: int, name: str, now_us: int) -> None:

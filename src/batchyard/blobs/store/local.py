@@ -36,6 +36,7 @@ from batchyard.blobs.leases import check_named
 from batchyard.blobs.store import keeping, rows, slots
 from batchyard.blobs.store.catalogue import Catalogue
 from batchyard.blobs.store.containers import Containers
+from batchyard.blobs.store.fetches import FetchRows
 from batchyard.blobs.store.files import DataFiles
 from batchyard.blobs.store.keeping import Keeping
 from batchyard.blobs.store.marks import Marks, as_copied
@@ -57,7 +58,7 @@ _MOST_LOGGED = 100
 _TRIES = 5
 
 
-class LocalBlobStore(Containers, Keeping, Marks, Pages, Services):
+class LocalBlobStore(Containers, FetchRows, Keeping, Marks, Pages, Services):
     """BlobStore over a directory on a local disk."""
 
     def __init__(self, directory: Path) -> None:

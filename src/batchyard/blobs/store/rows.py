@@ -130,6 +130,13 @@ def move(tx: sqlite3.Connection, blob: int, slot: str) -> None:
     tx.execute("UPDATE blobs SET snapshot = ?, deleted = NULL, until = NULL WHERE id = ?", (slot, blob))
 
 
+def blob_of_id(tx: sqlite3.Connection, blob: int) -> sqlite3.Row | None:
+    """Row of a blob in a container that is there."""
+    where = "id = ? AND container IN (SELECT id FROM containers WHERE name IS NOT NULL)"
+    row: sqlite3.Row | None = tx.execute(f"SELECT {_BLOB_COLUMNS} FROM blobs WHERE {where}", (blob,)).fetchone()
+    return row
+
+
 def blob_row(tx: sqlite3.Connection, ref: BlobRef) -> sqlite3.Row:
     """Row of a committed blob; raises ContainerNotFound or BlobNotFound."""
     container = container_row(tx, ref.parent)["id"]
@@ -147,7 +154,8 @@ def version_of(row: sqlite3.Row | None) -> Version | None:
 def version(row: sqlite3.Row) -> Version:
     """What conditions are checked against, of a blob that there is."""
     extras = extras_of(row)
-    return Version(row["etag"], row["modified"], extras.lease, extras.tags)
+    pending = extras.copied is not None and extras.copied.status == "pending"
+    return Version(row["etag"], row["modified"], extras.lease, extras.tags, pending=pending)
 
 
 def container_version(row: sqlite3.Row) -> Version:
