@@ -14,7 +14,7 @@ from engine_world import World
 
 import databases
 
-BOTH = ("test_changes", "test_guards", "test_crashes", "test_ends", "test_joins", "test_walks", "test_state_writers")
+BOTH = ("test_changes", "test_guards", "test_crashes", "test_ends", "test_joins", "test_walks", "test_state_writers", "test_two_writers")
 """Modules whose tests run on each database in every run; of the others `make test-postgres` runs all on PostgreSQL too."""
 
 

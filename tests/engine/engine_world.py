@@ -108,6 +108,19 @@ _COUNTING = (
 )
 _EACH_COUNTS = "CREATE OR REPLACE TRIGGER every_write_counts AFTER UPDATE ON {0} FOR EACH ROW EXECUTE FUNCTION every_write_counts()"
 """The same in PostgreSQL."""
+_BOUNDS = {
+    "node": "new.slots_used > new.slots OR new.slots_used < 0 OR new.tasks_running < 0",
+    "job_counts": "new.running > old.running AND new.max_parallel >= 0 AND new.running > new.max_parallel",
+}
+"""What no write may ever leave behind, whatever who wrote had seen: more slots than there are, more tasks than a job may run."""
+_BOUND = (
+    "CREATE TEMP TRIGGER {0}_bounds AFTER UPDATE ON main.{0} WHEN {1} BEGIN SELECT raise(ABORT, 'a write to {0} beyond its bounds'); END"
+)
+_BOUNDING = (
+    "CREATE OR REPLACE FUNCTION {0}_bounds() RETURNS trigger LANGUAGE plpgsql AS $body$ BEGIN IF {1}"
+    " THEN RAISE 'a write to {0} beyond its bounds'; END IF; RETURN new; END $body$"
+)
+_EACH_BOUNDED = "CREATE OR REPLACE TRIGGER {0}_bounds AFTER UPDATE ON {0} FOR EACH ROW EXECUTE FUNCTION {0}_bounds()"
 _AWAY = (NodeState.LEAVING_POOL, NodeState.PREEMPTED, NodeState.DEALLOCATED)
 _AT_WORK = (NodeState.IDLE, NodeState.RUNNING, NodeState.OFFLINE, NodeState.START_TASK_FAILED)
 
@@ -234,6 +247,12 @@ class World:
 
         self.db.call(watch)
         self.open_loops()
+
+    def watch_bounds(self) -> None:
+        """Have the database refuse every write that takes more slots or places than there are."""
+        for table, wrong in _BOUNDS.items():
+            for sql in (_BOUNDING, _EACH_BOUNDED) if databases.on_postgres() else (_BOUND,):
+                self.run(Tx.change, Change(sql.format(table, wrong)))
 
     def open_loops(self) -> None:
         """Make the loops for the provider that there is."""
