@@ -1,15 +1,20 @@
-"""Nothing of one account is reachable with what belongs to another: every operation, every wrong credential, both ways to name it."""
+"""Nothing of one account is reachable with what belongs to another: every operation, every wrong credential, each way to name the account,
+over plain HTTP and over TLS."""
 
 from __future__ import annotations
 
 import hashlib
+import http.client
+import json
 import sqlite3
-from collections.abc import Iterator
-from pathlib import Path
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from functools import partial
 from typing import NamedTuple
 
 import pytest
-from tests.api.conftest import Raw, Yard, pool_body, task, unique
+from tests.api.conftest import Answer, Raw, Yard, pool_body, task, unique
 from tests.conftest import Server, wait_for
 
 from batchyard.api.operations import OPERATIONS, Op
@@ -29,12 +34,45 @@ IDS = {
 }
 
 
-class Half(NamedTuple):
-    """An account, a job of it, a task's token that is good for another job of it, and the token of its node."""
+class Line(Raw):
+    """Requests over one connection that is kept, with TLS or without."""
 
-    raw: Raw
+    def __init__(self, server: Server, account: str, key: str) -> None:
+        super().__init__(server.endpoint, account, key)
+        self._trust = None
+        if server.endpoint.startswith("https:"):
+            self._trust = ssl.create_default_context(cafile=str(server.directory / "tls" / "ca.pem"))
+        self._connection: http.client.HTTPConnection | None = None
+
+    def send(self, method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> Answer:
+        for last in (self._connection is None, True):  # one that the server has closed is made anew
+            if self._connection is None:
+                make = partial(http.client.HTTPSConnection, context=self._trust) if self._trust else http.client.HTTPConnection
+                self._connection = make(*self.address, timeout=60)
+            try:
+                self._connection.request(method, target, body or None, {name: value for name, value in headers.items() if value})
+                answer = self._connection.getresponse()
+                return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+            except (http.client.HTTPException, OSError):
+                self.close()
+                if last:
+                    raise
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+class Half(NamedTuple):
+    """An account, a job of it, a task's token that is good for another job of it, the token of its node, and its join tokens."""
+
+    raw: Line
     task_token: str
     node_token: str
+    join: Mapping[str, str]
+    """Join tokens that are active, expired, used."""
 
 
 class Two(NamedTuple):
@@ -44,7 +82,25 @@ class Two(NamedTuple):
     halves: tuple[Half, Half]
 
 
-def half(server: Server, raw: Raw) -> Half:
+NAME = json.dumps({"name": "0a" * 16}).encode()
+
+
+def join_tokens(raw: Line) -> dict[str, str]:
+    assert raw("POST", "/pools", pool_body("q", targetDedicatedNodes=0)).status == 201
+    path = "/batchyard/v1/pools/q/jointokens"
+    made = [raw("POST", path, body).json for body in ({}, {"expiresInSeconds": 1}, {})]
+    active, expired, used = (each["token"] for each in made)
+    assert raw.send("POST", "/agent/join", {"authorization": f"Bearer {used}", "content-length": str(len(NAME))}, NAME).status == 200
+
+    def states() -> list[str]:
+        found = {each["id"]: each["state"] for each in raw("GET", path).json["value"]}
+        return [found[each["id"]] for each in made]
+
+    wait_for(lambda: states() == ["active", "expired", "used"], "a token to expire")
+    return {"active": active, "expired": expired, "used": used}
+
+
+def half(server: Server, raw: Line) -> Half:
     assert raw("POST", "/pools", pool_body("p", targetDedicatedNodes=1)).status == 201
     yard = Yard(raw, "p")
     node = wait_for(lambda: [node for node in yard.get("/pools/p/nodes")["value"] if node["state"] == "idle"], "the node")[0]
@@ -54,53 +110,65 @@ def half(server: Server, raw: Raw) -> Half:
     path = f"/jobs/{other}/tasks/holder/files/stdout.txt"
     token = wait_for(lambda: raw("GET", path).body.decode().strip() if raw("GET", path).status == 200 else "", "the task's token")
     home = server.directory if raw.account == server.account else server.directory / "accounts" / raw.account
-    return Half(raw, token, (home / "nodes" / node["id"] / "token").read_text())
+    return Half(raw, token, (home / "nodes" / node["id"] / "token").read_text(), join_tokens(raw))
 
 
-@pytest.fixture(scope="module")
-def two() -> Iterator[Two]:
-    server = Server(nodes=2)
-    operator = Raw(server.endpoint, "$operator", (server.directory / "operator.key").read_text().strip())
-    assert operator("POST", ACCOUNTS, {"name": "other"}).status == 201
-    key = operator("GET", f"{ACCOUNTS}/other/keys").json["primary"]
-    raws = (Raw(server.endpoint, server.account, server.key), Raw(server.endpoint, "other", key))
-    yield Two(server, (half(server, raws[0]), half(server, raws[1])))
-    server.stop()
+@pytest.fixture(scope="module", params=["http", "https"])
+def two(request: pytest.FixtureRequest) -> Iterator[Two]:
+    server = Server(*(("--tls", "auto") if request.param == "https" else ()), nodes=2)
+    lines = [Line(server, "$operator", (server.directory / "operator.key").read_text().strip())]
+    try:
+        assert lines[0]("POST", ACCOUNTS, {"name": "other"}).status == 201
+        key = lines[0]("GET", f"{ACCOUNTS}/other/keys").json["primary"]
+        lines += [Line(server, server.account, server.key), Line(server, "other", key)]
+        yield Two(server, (half(server, lines[1]), half(server, lines[2])))
+    finally:
+        for line in lines:
+            line.close()
+        server.stop()
 
 
-def state(server: Server) -> str:
-    """A hash of what both worlds and the registry hold, but for what beats: leases, and when nodes spoke."""
-    found = hashlib.sha256()
-    for path in sorted(Path(server.directory).glob("**/*.db")):
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
+BEATS = {"node": {"last_seen", "version", "facts", "errors"}}
+"""Columns that change because a node is alive."""
+
+
+def state(server: Server) -> dict[str, str]:
+    """A hash of each table of both worlds, their blobs and the registry, and of their keys; but for leases, and for what beats."""
+    found: dict[str, str] = {}
+    for path in sorted(server.directory.glob("**/*.db")):
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
             tables = database.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name")
             for (table,) in tables.fetchall():
-                names = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
-                kept = [name for name in names if name not in ("last_seen", "until", "version", "errors", "facts", "modified")]
+                names = [row[1] for row in database.execute(f"PRAGMA table_info({table})") if row[1] not in BEATS.get(table, ())]
                 if table != "lease":
-                    found.update(repr((table, database.execute(f"SELECT {', '.join(kept)} FROM {table}").fetchall())).encode())
-        database.close()
-    for path in sorted(Path(server.directory).glob("**/account.json")):
-        found.update(path.read_bytes())
-    return found.hexdigest()
+                    rows = database.execute(f"SELECT {', '.join(names)} FROM {table} ORDER BY {', '.join(names)}").fetchall()
+                    found[f"{path} {table}"] = hashlib.sha256(repr(rows).encode()).hexdigest()
+    for path in sorted([*server.directory.glob("**/account.json"), server.directory / "operator.key"]):
+        found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
 
 
 WRONG_KEY = "YSBrZXkgb2Ygbm9ib2R5IGF0IGFsbA=="
-CASES = ("wrong key", "other's key", "other's node token", "other job's task token", "other account's task token")
+KEYS = {"wrong key": lambda mine, theirs: WRONG_KEY, "other's key": lambda mine, theirs: theirs.raw.key}
+TOKENS = {
+    "other's node token": lambda mine, theirs: theirs.node_token,
+    "other job's task token": lambda mine, theirs: mine.task_token,
+    "other account's task token": lambda mine, theirs: theirs.task_token,
+    "own join token": lambda mine, theirs: mine.join["active"],
+    "own join token, expired": lambda mine, theirs: mine.join["expired"],
+    "own join token, used": lambda mine, theirs: mine.join["used"],
+    "other's join token": lambda mine, theirs: theirs.join["active"],
+    "other's join token, expired": lambda mine, theirs: theirs.join["expired"],
+    "other's join token, used": lambda mine, theirs: theirs.join["used"],
+}
+CASES = (*KEYS, *TOKENS)
 
 
-def refused(two: Two, op: Op, mine: Half, theirs: Half, case: str, prefix: str) -> tuple[int, str]:
+def refused(op: Op, mine: Half, theirs: Half, case: str, prefix: str) -> tuple[int, str]:
     """How the account of `mine` answers to that."""
-    ids = {**IDS, "account": mine.raw.account}
-    path = prefix + op.path.format(**ids)
-    headers, key = {}, mine.raw.key
-    if case == "wrong key":
-        key = WRONG_KEY
-    elif case == "other's key":
-        key = theirs.raw.key
-    else:
-        token = {CASES[2]: theirs.node_token, CASES[3]: mine.task_token, CASES[4]: theirs.task_token}[case]
-        headers = {"authorization": f"Bearer {token}"}
+    path = prefix + op.path.format(**{**IDS, "account": mine.raw.account})
+    key = KEYS[case](mine, theirs) if case in KEYS else None
+    headers = {"authorization": f"Bearer {TOKENS[case](mine, theirs)}"} if case in TOKENS else {}
     version = "2018-12-01.8.0" if op.until else "2025-06-01"
     body = {} if op.method in ("POST", "PUT", "PATCH") else None
     answer = mine.raw(op.method, path, body, headers=headers, key=key, version=version)
@@ -112,37 +180,54 @@ TOKEN_REFUSED = (401, "InvalidAuthenticationInfo")
 NOT_ITS_JOB = (403, "InsufficientAccountPermissions")
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("op", OPERATIONS, ids=lambda op: f"{op.method} {op.path}")
-def test_every_operation_refuses_what_is_not_its_own(two: Two, op: Op, case: str) -> None:
-    """Both accounts, without and with the prefix. A token of the other account says so, and is refused for that below this one's path."""
+def both_ways(two: Two) -> Iterator[tuple[Half, Half, str]]:
+    """Each account before the other, without and with the prefix."""
     for mine, theirs in (two.halves, two.halves[::-1]):
         for prefix in ("", f"/accounts/{mine.raw.account}"):
-            status, code = refused(two, op, mine, theirs, case, prefix)
+            yield mine, theirs, prefix
+
+
+@pytest.mark.parametrize("op", OPERATIONS, ids=lambda op: f"{op.method} {op.path}")
+def test_every_operation_refuses_what_is_not_its_own_and_changes_nothing(two: Two, op: Op) -> None:
+    """A token of the other account says so, and is refused for that below this one's path."""
+    before = state(two.server)
+    for mine, theirs, prefix in both_ways(two):
+        for case in CASES:
             wanted = _wanted(two, mine, theirs, case, prefix)
-            assert (status, code) in ({wanted} if op.method != "HEAD" else {(wanted[0], "")}), (case, mine.raw.account, prefix)
+            found = refused(op, mine, theirs, case, prefix)
+            assert found == (wanted if op.method != "HEAD" else (wanted[0], "")), (case, mine.raw.account, prefix)
+    assert state(two.server) == before
 
 
 def _wanted(two: Two, mine: Half, theirs: Half, case: str, prefix: str) -> tuple[int, str]:
-    if case in CASES[:2]:
+    if case in KEYS:
         return KEY_REFUSED
+    if "join token" in case:  # which says its account, and is for machines: no operation knows it
+        return KEY_REFUSED if prefix and case.startswith("other") else TOKEN_REFUSED
     marked = theirs.raw.account != two.server.account
-    if case == CASES[2]:  # no task has a node's token, wherever that is good
+    if case == "other's node token":  # no task has a node's token, wherever that is good
         return KEY_REFUSED if prefix and marked else TOKEN_REFUSED
-    if case == CASES[3]:
+    if case == "other job's task token":
         return NOT_ITS_JOB
     if prefix:
         return KEY_REFUSED if marked else TOKEN_REFUSED
     return NOT_ITS_JOB  # it names its own account, in which the job of that name is not its own
 
 
-def test_nothing_of_all_that_changed_anything(two: Two) -> None:
+AGENTS = ("/agent/join", "/agent/sync", "/agent/files/x")
+
+
+@pytest.mark.parametrize("path", AGENTS)
+def test_what_agents_ask_for_is_refused_to_whoever_has_no_part_in_it_and_changes_nothing(two: Two, path: str) -> None:
     before = state(two.server)
-    for op in OPERATIONS:
-        for mine, theirs in (two.halves, two.halves[::-1]):
-            for case in CASES:
-                refused(two, op, mine, theirs, case, "")
-                refused(two, op, mine, theirs, case, f"/accounts/{mine.raw.account}")
+    for mine, theirs, prefix in both_ways(two):
+        for case, token in TOKENS.items():
+            if (case.endswith("join token") and path == "/agent/join") or (case == "other's node token" and not prefix):
+                continue  # each is good there, for what it was made: see below
+            another = json.dumps({"name": "0b" * 16}).encode()
+            headers = {"authorization": f"Bearer {token(mine, theirs)}", "content-length": str(len(another))}
+            found = mine.raw.send("POST", prefix + path, headers, another)
+            assert found.status in (401, 403, 404), (case, mine.raw.account, prefix, found)
     assert state(two.server) == before
 
 
