@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from string import Formatter
 from typing import Any
 
@@ -59,7 +60,7 @@ HELD_NODE = {1: Held("n1", 7, "big", "other", 4, 2), 2: Held("n2", 8, "larger", 
 SITUATIONS: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any], Mapping[str, Any] | None]] = [
     ("Ready", {}, {}, FREE | MINE),
     ("Running", {"state": TaskState.RUNNING, "node_id": "n"}, {}, FULL),
-    ("Preparing", {"state": TaskState.PREPARING, "node_id": "n"}, {}, FULL),
+    ("Preparing", {"state": TaskState.PREPARING, "node_id": "n"}, {"preparation_id": "prepare"}, FULL),
     ("Completed", {"state": TaskState.COMPLETED, "succeeded": True, "exit_code": 0}, {"state": JobState.COMPLETED}, FREE),
     ("Failed", {"state": TaskState.COMPLETED, "exit_code": 2}, {}, FREE),
     ("Failed", {"state": TaskState.COMPLETED, "failure": "TaskEnded: by user"}, {}, FREE),
@@ -143,16 +144,16 @@ def test_the_first_reason(code: str, task: Mapping[str, Any], job: Mapping[str, 
         assert "None" not in one.sentence
 
 
-@pytest.mark.parametrize(
-    ("code", "job", "looked_at"),
-    [
-        ("NoTasks", {"active": 0}, []),
-        ("AllTasksCompleted", {"active": 0, "completed": 2}, []),
-        ("Running", {"running": 3}, ["t"]),
-        ("JobDisabled", {"state": JobState.DISABLED}, ["t"]),
-        ("NodesBusy", {}, ["t"]),
-    ],
-)
+JOBS: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("NoTasks", {"active": 0}, []),
+    ("AllTasksCompleted", {"active": 0, "completed": 2}, []),
+    ("Running", {"running": 3}, ["t"]),
+    ("JobDisabled", {"state": JobState.DISABLED}, ["t"]),
+    ("NodesBusy", {}, ["t"]),
+]
+
+
+@pytest.mark.parametrize(("code", "job", "looked_at"), JOBS)
 def test_the_first_reason_of_a_job(code: str, job: Mapping[str, Any], looked_at: list[str]) -> None:
     reasons, groups = Why(snapshot({}, job, FULL)).job(looked_at)
     assert reasons[0].code == code
@@ -162,17 +163,17 @@ def test_the_first_reason_of_a_job(code: str, job: Mapping[str, Any], looked_at:
 HELD = ReasonGroup(code=Code.TOO_BIG, tasks=1, job_id="J", example="T", reason=reason(Code.JOB_ENABLING, job_id="J", since="s"))
 
 
-@pytest.mark.parametrize(
-    ("code", "pool", "groups"),
-    [
-        ("PoolDeleting", FREE | {"deleting": True}, []),
-        ("PoolEmpty", {"target": 0}, []),
-        ("AllocationFailed", {"target": 3, **FREE, "failure": "quota"}, []),
-        ("IdleWhileTasksWait", FREE, [HELD]),
-        ("PoolWorks", FULL, [HELD]),
-        ("NothingWaits", FREE, []),
-    ],
-)
+POOLS: list[tuple[str, dict[str, Any], list[ReasonGroup]]] = [
+    ("PoolDeleting", FREE | {"deleting": True}, []),
+    ("PoolEmpty", {"target": 0}, []),
+    ("AllocationFailed", {"target": 3, **FREE, "failure": "quota"}, []),
+    ("IdleWhileTasksWait", FREE, [HELD]),
+    ("PoolWorks", FULL, [HELD]),
+    ("NothingWaits", FREE, []),
+]
+
+
+@pytest.mark.parametrize(("code", "pool", "groups"), POOLS)
 def test_the_first_reason_of_a_pool(code: str, pool: Mapping[str, Any], groups: list[ReasonGroup]) -> None:
     assert explain.pool(msgspec.structs.replace(POOL, **pool), groups, len(groups))[0].code == code
 
@@ -301,3 +302,37 @@ def test_any_graph_has_an_answer_and_a_cycle_is_one(graph: dict[int, list[int]])
 def test_numbers_of_things() -> None:
     assert [counted(0, "slot"), counted(1, "slot"), counted(2, "slot")] == ["0 slots", "1 slot", "2 slots"]
     assert counted(1000, "task", more=True) == "1000 or more tasks"
+
+
+PAGE = Path(__file__).parent / "explained.txt"
+
+
+def told(reasons: Sequence[Reason], depth: int = 1) -> Iterator[str]:
+    """Reasons as a reader gets them, what they follow from one step further in."""
+    for one in reasons:
+        of = " ".join(f"{name}={value}" for name in ("job_id", "task_id", "node_id", "since") if (value := getattr(one, name)) is not None)
+        lines = [f"{one.code}: {one.sentence}", f"  {one.action}", *(f"  $ {line}" for line in (one.look, one.command) if line)]
+        yield from ("  " * depth + line for line in [*lines, *([f"  [{of}]"] if of else [])])
+        yield from told(one.because or (), depth + 1)
+
+
+def page() -> str:
+    """All situations of this module, in the order they stand here."""
+    found: list[tuple[str, list[Reason]]] = []
+    for task, job, pool in (situation[1:] for situation in SITUATIONS):
+        found.append(("task", Why(snapshot(task, job, pool)).task("t")))
+    for _, job, looked_at in JOBS:
+        reasons, groups = Why(snapshot({}, job, FULL)).job(looked_at)
+        found.append((f"job, {[(group.code.value, group.tasks, group.example) for group in groups]}", reasons))
+    for _, pool, groups in POOLS:
+        found.append(("pool", explain.pool(msgspec.structs.replace(POOL, **pool), groups, len(groups))))
+    return "\n".join(line for kind, reasons in found for line in (f"Why a {kind}", *told(reasons))) + "\n"
+
+
+def test_what_a_reader_is_told_is_what_the_page_of_it_says() -> None:
+    """`python tests/rules/test_explain.py` writes the page anew; read what has changed in it."""
+    assert page().splitlines() == PAGE.read_text(encoding="utf-8").splitlines()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
