@@ -1,7 +1,7 @@
 """pytest for scripts/mutants: once it has collected, each change is tried in a process forked for it, which imports and collects nothing.
 
 `MUTANTS_ASKED` names a file: the changes with their tests in order, how many processes, until when, and where the verdicts go, a line each.
-`MUTANTS_LINES` names one instead that takes the lines that each test of the files `MUTANTS_FILES` runs through, and its seconds.
+`MUTANTS_LINES` names one instead that takes the lines that each test runs through, and its seconds.
 """
 
 from __future__ import annotations
@@ -70,8 +70,6 @@ class _Contexts:
 
 def _record(session: pytest.Session, place: Path) -> None:
     """Run the tests and write down who runs through which line."""
-    files = set(os.environ["MUTANTS_FILES"].split())
-    session.items = [item for item in session.items if item.nodeid.partition("::")[0] in files]
     measured = coverage.Coverage(data_file=None, include=["src/batchyard/*"], config_file=False)
     measured.start()
     contexts = _Contexts(measured)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 MUTANTS = Path(__file__).resolve().parent.parent / "mutants"
 LINES, FRESH = MUTANTS / "lines.json", MUTANTS / "lines-of-some.json"
+_AT_ONCE = 10
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -24,22 +25,24 @@ class Reach:
     """The record: the tests of each line by file, and the seconds of each test that passes."""
 
     def __init__(self, record: Callable[[list[str], Path], None]) -> None:
-        """Look which test files have changed since they were recorded, and have `record` write those down.
+        """Look which test files have changed since they were recorded, and have `record` write those down, a few at a time.
 
         A change of the code has all of them recorded again, a change of what tests share none: they run through the same lines then.
+        What was recorded stays when the rest is broken off.
         """
         known = json.loads(LINES.read_text()) if LINES.exists() else {}
         code, files = _digest(*sorted((MUTANTS / "src").rglob("*.py"))), _test_files()
         if known.get("code") != code:
             known = {"code": code, "files": {}, "lines": {}, "seconds": {}}
-        stale = {file for file, digest in files.items() if known["files"].get(file) != digest}
-        if stale:
-            record(sorted(stale), FRESH)
+        stale = [file for file, digest in files.items() if known["files"].get(file) != digest]
+        for some in (stale[nth : nth + _AT_ONCE] for nth in range(0, len(stale), _AT_ONCE)):
+            record(some, FRESH)
             fresh = json.loads(FRESH.read_text())
-            known["seconds"] = {test: s for test, s in known["seconds"].items() if _file_of(test) not in stale} | fresh["seconds"]
-            _merge(known["lines"], fresh["lines"], stale)
             FRESH.unlink()
-            LINES.write_text(json.dumps({**known, "files": files}))
+            known["seconds"] = {test: s for test, s in known["seconds"].items() if _file_of(test) not in some} | fresh["seconds"]
+            _merge(known["lines"], fresh["lines"], some)
+            known["files"] |= {file: files[file] for file in some}
+            LINES.write_text(json.dumps(known))
         self.seconds: dict[str, float] = known["seconds"]
         self._lines: dict[str, dict[str, list[str]]] = known["lines"]
 
@@ -70,7 +73,7 @@ def _file_of(test: str) -> str:
     return test.partition("::")[0]
 
 
-def _merge(known: dict[str, dict[str, list[str]]], fresh: dict[str, dict[str, list[str]]], stale: set[str]) -> None:
+def _merge(known: dict[str, dict[str, list[str]]], fresh: dict[str, dict[str, list[str]]], stale: Collection[str]) -> None:
     """Put what was recorded of some test files in the place of what was known of them."""
     for lines in known.values():
         for line, tests in lines.items():

@@ -99,6 +99,7 @@ SITUATIONS: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any], Mapping[st
     ("NodesBusy", {}, {}, FULL),
     ("NodesBusy", {}, {"closed": frozenset({1}), "closed_working": 1}, {"groups": [IDLE, BUSY], "next": NextRound(rooms=[Room(1, 4, 4)])}),
     ("HigherPriority", {}, {}, FULL | {"rivals": [Rival("Y", 5, 9), Rival("Z", 3, 1)]}),
+    ("HigherPriority", {}, {}, FULL | {"rivals": [Rival("Y", 5, 2), Rival("Z", 3, 1), Rival("X", 3, 3), Rival("E", 0, 7)]}),
     ("HigherPriority", {}, {}, FREE | coming(placed=frozenset({2})) | {"rivals": [Rival("Y", 5, 1)]}),
     ("NodesBusy", {}, {}, FULL | {"rivals": [Rival("Y", 0, 9)]}),
     ("BehindOthers", {}, {}, FREE | coming(placed=frozenset({2}), own=1)),
