@@ -45,6 +45,18 @@ class TestGuardedChanges:
 
         memory.call(unit)
 
+    def test_several_rows_are_what_they_have_become(self, memory: Database) -> None:
+        def unit(tx: Tx) -> None:
+            seen = [jobs.get(tx, add_job(tx, name)) for name in ("one", "two")]
+            fresh = tx.set_states(jobs.ROWS, [(row, {"state": "disabling", "priority": n}) for n, row in enumerate(seen)])
+            tx.settle()
+            assert [(row.state, row.priority, row.version) for row in fresh] == [("disabling", n, seen[n].version + 1) for n in (0, 1)]
+            assert fresh == [jobs.get(tx, row.pk) for row in seen]
+            with pytest.raises(Conflict):
+                settled(tx, lambda: tx.set_states(jobs.ROWS, [(fresh[0], {"state": "active"}), (seen[1], {"state": "active"})]))
+
+        memory.call(unit)
+
     @pytest.mark.parametrize("column", ["priority", "state"])
     def test_who_saw_an_older_one_changes_nothing(self, memory: Database, column: str) -> None:
         def unit(tx: Tx) -> None:
