@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from table import Line
@@ -33,6 +33,19 @@ def lost(runs: Iterable[Iterable[str]]) -> list[str]:
     """What fell in at least two of the runs."""
     seen = Counter(name for names in runs for name in names)
     return [name for name, times in seen.items() if times >= 2]
+
+
+def unseen(lines: Iterable[Line], recorded: Iterable[str]) -> list[str]:
+    """Recorded figures that a run did not measure, and that may be lost unseen: of an agent, for instance, that isolates otherwise now."""
+    return sorted({*recorded} - kept(lines).keys())
+
+
+def held(lines: Sequence[Line], again: Callable[[list[str]], Sequence[Line]], recorded: dict[str, float]) -> list[str]:
+    """What is lost; `again` measures once more, and is told what fell, as long as that can change the answer."""
+    runs = [fallen(lines, recorded)]
+    while runs[0] and len(runs) < RUNS and not lost(runs):
+        runs.append(fallen(again(runs[0]), recorded))
+    return lost(runs)
 
 
 def read() -> dict[str, float]:

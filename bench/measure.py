@@ -116,12 +116,14 @@ def run(size: Size, parts: set[str]) -> list[Line]:
 def hold(lines: list[Line], size: Size, parts: set[str]) -> None:
     """Exit with 1 when a recorded ratio is lost in two runs of three; the further runs are made only when the first one looks so."""
     recorded = baseline.read()
-    runs = [baseline.fallen(lines, recorded)]
-    while runs[0] and len(runs) < baseline.RUNS and not baseline.lost(runs):
-        say(f"more than a tenth under what was recorded: {', '.join(runs[0])}; once more")
-        runs.append(baseline.fallen(run(size, parts), recorded))
-    gone = baseline.lost(runs)
-    if gone:
+
+    def again(fell: list[str]) -> list[Line]:
+        say(f"more than a tenth under what was recorded: {', '.join(fell)}; once more")
+        return run(size, parts)
+
+    if parts == KEPT_PARTS and (unseen := baseline.unseen(lines, recorded)):
+        say(f"recorded and not measured here: {', '.join(unseen)}")
+    if gone := baseline.held(lines, again, recorded):
         sys.exit("\nslower than recorded in two runs: " + ", ".join(f"{name} ({recorded[name]:.2f} before)" for name in gone))
 
 

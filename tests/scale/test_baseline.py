@@ -43,6 +43,28 @@ def test_a_figure_is_lost_when_it_fell_in_two_runs(baseline: Any, runs: Sequence
     assert baseline.lost(runs) == gone
 
 
+@pytest.mark.parametrize(
+    ("ratios", "measured", "gone"),
+    [([0.4], 0, []), ([0.3, 0.3], 1, ["adds"]), ([0.3, 0.4, 0.3], 2, ["adds"]), ([0.3, 0.4, 0.4], 2, []), ([0.3, 0.4, 0.4, 0.3], 2, [])],
+)
+def test_it_is_measured_again_only_while_that_can_change_the_answer(
+    baseline: Any, ratios: Sequence[float], measured: int, gone: list[str]
+) -> None:
+    runs = [lines(adds=ratio) for ratio in ratios]
+    told: list[list[str]] = []
+
+    def again(fell: list[str]) -> Any:
+        told.append(fell)
+        return runs[len(told)]
+
+    assert baseline.held(runs[0], again, {"adds": 0.4}) == gone
+    assert told == [["adds"]] * measured
+
+
+def test_what_is_recorded_and_was_not_measured_is_named(baseline: Any) -> None:
+    assert baseline.unseen(lines(adds=0.2), {"adds": 0.2, "isolated": 0.3, "loose": 0.1}) == ["isolated", "loose"]
+
+
 def test_what_a_run_did_not_measure_stays_recorded(baseline: Any) -> None:
     assert baseline.read() == {}
     baseline.write(lines(adds=0.2, no_op=0.3))
