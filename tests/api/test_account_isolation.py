@@ -31,6 +31,7 @@ IDS = {
     "account": "{account}",
     "key_name": "primary",
     "token_id": "jt",
+    "container": "c",
 }
 
 
@@ -166,7 +167,7 @@ CASES = (*KEYS, *TOKENS)
 
 def refused(op: Op, mine: Half, theirs: Half, case: str, prefix: str) -> tuple[int, str]:
     """How the account of `mine` answers to that."""
-    path = prefix + op.path.format(**{**IDS, "account": mine.raw.account})
+    path = prefix + op.path.format(**{**IDS, "account": mine.raw.account, "storage_account": f"{mine.raw.account}storage"})
     key = KEYS[case](mine, theirs) if case in KEYS else None
     headers = {"authorization": f"Bearer {TOKENS[case](mine, theirs)}"} if case in TOKENS else {}
     version = "2018-12-01.8.0" if op.until else "2025-06-01"

@@ -38,6 +38,7 @@ _OWN = Statement(f"SELECT {_COLUMNS} FROM server WHERE id = :id", ServerRow)
 _OPEN = Change("INSERT INTO opening (account_pk, server) VALUES (:pk, :server) ON CONFLICT (account_pk, server) DO NOTHING")
 _CLOSE = Change("DELETE FROM opening WHERE account_pk = :pk AND server = :server")
 _CLOSE_ALL = Change("DELETE FROM opening WHERE server = :server")
+_NO_SERVERS, _NO_OPENINGS = Change("DELETE FROM server"), Change("DELETE FROM opening")
 _FORGET = Change("DELETE FROM opening WHERE account_pk = :pk")
 _ELSEWHERE = Statement(
     "SELECT server.id FROM opening JOIN server ON server.id = opening.server"
@@ -56,7 +57,10 @@ def every(reader: Reader) -> list[ServerRow]:
 
 
 def begin(tx: Tx, server: str, life: str, url: str, free: int, *, alone: bool) -> None:
-    """A server begins a life: whatever it had open in an earlier one is closed."""
+    """A server begins a life: whatever it had open in an earlier one is closed; for one that is alone, what anybody had."""
+    if alone:
+        tx.change(_NO_SERVERS)
+        tx.change(_NO_OPENINGS)
     tx.change(_BEGIN, id=server, life=life, url=url, free=free, seen=FOR_EVER if alone else tx.moment())
     tx.change(_CLOSE_ALL, server=server)
     tx.wake(TOPIC)
