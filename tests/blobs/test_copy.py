@@ -101,7 +101,7 @@ def test_the_source_is_judged_by_its_own_signature(endpoint: Any, container: Con
         target = client.get_blob_client("target")
         target.start_copy_from_url(signed("r"))
         assert other.get_blob_client("target").get_blob_properties().copy.source == source.url, "nobody reads a signature there"
-        refused = [signed("w"), signed("r")[:-8] + "AAAA%3D", signed("r", expiry=datetime(2020, 1, 1, tzinfo=UTC))]
+        refused = [signed("w"), signed("r").partition("&sig=")[0] + "&sig=AAAA", signed("r", expiry=datetime(2020, 1, 1, tzinfo=UTC))]
         for url in refused:
             assert code(lambda target=target, url=url: target.start_copy_from_url(url)) == (403, "CannotVerifyCopySource"), url
             assert code(lambda target=target, url=url: target.stage_block_from_url("YQ==", url)) == (403, "CannotVerifyCopySource")

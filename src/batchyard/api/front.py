@@ -32,7 +32,7 @@ from batchyard.model.tokens import parted
 from batchyard.store.db import StoreUnavailable
 
 _AGENT = "agent"
-_STORAGE_HOSTS = ("blob.", "web.", "queue.")
+_STORAGE_HOSTS = ("blob.", "dfs.", "web.", "queue.")
 _GONE = ("AccountNotFound", "AccountBeingDeleted")
 """It went while the request was on its way, which is told nobody but the operator."""
 _OWN = frozenset(

@@ -21,6 +21,7 @@ __all__ = [
     "ALWAYS",
     "ARCHIVE",
     "CURRENT",
+    "DIRECTORY",
     "MAX_BLOCKS",
     "AccessPolicy",
     "Blob",
@@ -56,6 +57,8 @@ T = TypeVar("T", covariant=True)
 MAX_BLOCKS = 50_000  # of a block list, and appends of an append blob
 
 
+DIRECTORY = "hdi_isfolder"
+"""Metadata of a blob that is a directory, as Azure's tools write them."""
 CURRENT = "~"
 """The slot of a blob that is no snapshot and no earlier version; it comes behind all times, so a blob follows those."""
 ARCHIVE = "Archive"
@@ -260,6 +263,11 @@ class Blob:
     """Where it stands among all that have its name."""
 
     @property
+    def is_directory(self) -> bool:
+        """Whether it stands for a directory."""
+        return not self.length and any(name.lower() == DIRECTORY and value.lower() == "true" for name, value in self.metadata.items())
+
+    @property
     def is_current(self) -> bool:
         """Whether it is what its name leads to."""
         return self.slot == CURRENT
@@ -287,6 +295,9 @@ class ListQuery:
     deleted: bool = False
     only_versions: bool = False
     """Also the newest version of blobs that were deleted."""
+
+    directories: bool = False
+    """With a delimiter: blobs that are directories are shown as prefixes."""
 
     @property
     def many(self) -> bool:
@@ -412,6 +423,12 @@ class BlobStore(Protocol):
         self, account: str, container: str | None, wanted: Matches, start: str, limit: int
     ) -> tuple[list[tuple[str, Blob]], str | None]:
         """One page of blobs whose tags are as wanted, each with its container, and where the next page starts."""
+
+    def path(self, ref: BlobRef) -> Blob | None: ...
+    def make_directory(self, ref: BlobRef, draft: BlobDraft, conditions: Conditions, now_us: int) -> Blob: ...
+    def rename(self, source: BlobRef, ref: BlobRef, given: tuple[Conditions, Conditions], now_us: int) -> Blob | None: ...
+    def delete_tree(self, ref: BlobRef, conditions: Conditions, limit: int, *, recursive: bool) -> bool: ...
+    def flush(self, ref: BlobRef, blocks: Sequence[str], end: int, conditions: Conditions, now_us: int) -> Blob: ...
 
     def set_headers(self, ref: BlobRef, headers: ContentHeaders, conditions: Conditions, now_us: int) -> Blob: ...
     def set_metadata(self, ref: BlobRef, metadata: Mapping[str, str], conditions: Conditions, now_us: int) -> Blob: ...

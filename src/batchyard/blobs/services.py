@@ -81,6 +81,8 @@ class Properties:
     deleted_containers: Retention = OFF
     versions: bool = False
     """Whether an overwritten or deleted blob stays as an earlier version."""
+    hierarchical: bool = False
+    """Whether directories are made with what is put into them, and clients are told so."""
 
 
 NOTHING = Properties()

@@ -47,7 +47,9 @@ async def list_containers(store: BlobStore, request: Request, grant: Grant) -> R
 
 async def account_information(store: BlobStore, request: Request, grant: Grant) -> Response:
     """Get Account Information."""
-    return Response(headers={"x-ms-sku-name": "Standard_LRS", "x-ms-account-kind": "StorageV2", "x-ms-is-hns-enabled": "false"})
+    found = await run_in_threadpool(store.properties, request.account)
+    kind = {"x-ms-sku-name": "Standard_LRS", "x-ms-account-kind": "StorageV2"}
+    return Response(headers={**kind, "x-ms-is-hns-enabled": "true" if found.hierarchical else "false"})
 
 
 async def create(store: BlobStore, request: Request, grant: Grant) -> Response:

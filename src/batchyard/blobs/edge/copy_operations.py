@@ -293,7 +293,7 @@ async def _source(store: BlobStore, request: Request, grant: Grant) -> Source | 
     wanted = replace(
         request, method="GET", raw_path=url.path, account=account, container=container, blob=name, query=query, scheme=url.scheme
     )
-    await run_in_threadpool(_permit, store, request, grant, wanted)
+    await run_in_threadpool(may_read, store, request, grant, wanted)
     return Source(wanted, text)
 
 
@@ -305,18 +305,24 @@ def _is_here(request: Request, scheme: str, host: str | None, port: int | None) 
     return same_port and scheme in usual and (host == own.hostname or (host in _OURS and own.hostname in _OURS))
 
 
-def _permit(store: BlobStore, request: Request, grant: Grant, source: Request) -> None:
+def may_read(store: BlobStore, request: Request, grant: Grant, source: Request, letter: str = "r") -> None:
+    """Raise CannotVerifyCopySource unless the caller, or the signature of the source, may do with it what the letter says."""
     if "sig" in source.query:
         try:
             given = sas.verify(source, request.accounts.get(source.account, ()), lambda ref: store.container(ref).policies)
-            given.require(Need(Level.OBJECT, "r"))
+            given.require(Need(Level.OBJECT, letter))
         except BlobError as error:
             raise BlobError("CannotVerifyCopySource", "The signature of the copy source does not let it be read.", status=403) from error
         return
-    if source.account in request.accounts and store.container(source.container_ref).access is not None and request.may_publish:
+    if (
+        source.account in request.accounts
+        and store.container(source.container_ref).access is not None
+        and request.may_publish
+        and letter == "r"
+    ):
         return
     if source.account != request.account:
         raise BlobError("CannotVerifyCopySource", "The copy source is in another account and its URL carries no signature.", status=403)
     same_container = grant.scope is Scope.CONTAINER and source.container == request.container
-    if (grant.scope not in (Scope.KEY, Scope.ACCOUNT) and not same_container) or not grant.allows("r"):
+    if (grant.scope not in (Scope.KEY, Scope.ACCOUNT) and not same_container) or not grant.allows(letter):
         raise BlobError("CannotVerifyCopySource", "The signature does not let the copy source be read.", status=403)

@@ -11,14 +11,17 @@ import uuid
 from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, unquote_plus
 
 from starlette.types import Receive, Scope
 
 from batchyard.blobs.base import BlobError, BlobRef, Conditions, ContainerRef
-from batchyard.blobs.edge.fetches import Fetches
 from batchyard.blobs.tags import condition as tags_condition
 from batchyard.model import times
+
+if TYPE_CHECKING:
+    from batchyard.blobs.edge.fetches import Fetches
 
 MAX_HEADER_BYTES = 32 * 1024
 MAX_PATH_BYTES = 16 * 1024
@@ -27,7 +30,7 @@ MAX_BLOB_NAME = 1024
 
 ROOT, WEB = "$root", "$web"
 """The containers that may have other names than all others: that of blobs right below the account, and that of the static website."""
-_HOSTS = ("blob", "web")
+_HOSTS = ("blob", "dfs", "web")
 _CONTAINER = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VERSION = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -82,7 +85,7 @@ class Request:
 
     def for_blobs(self) -> Request:
         """The request as one of the blob service, where a single name without `restype` is that of a blob in the root container."""
-        if self.container is None or self.blob is not None or "restype" in self.query or self.service != "blob":
+        if self.container is None or self.blob is not None or "restype" in self.query or self.service == "web" or self.is_about_paths:
             return self
         return replace(self, container=ROOT, blob=self.container)
 
@@ -109,6 +112,22 @@ class Request:
         if snapshot is not None and version is not None:
             raise BlobError("InvalidQueryParameterValue", "snapshot and versionid exclude each other.")
         return BlobRef(parent.account, parent.container, self.blob, snapshot, version)
+
+    @property
+    def path_ref(self) -> BlobRef:
+        """Address of a file or directory, whose name may end in a slash; raises InvalidUri for the root directory."""
+        name = (self.blob or "").strip("/")
+        if not name:
+            raise BlobError("InvalidUri", "The root directory cannot be asked for this.")
+        return replace(self, blob=name).blob_ref
+
+    @property
+    def is_about_paths(self) -> bool:
+        """Whether it is one of the dfs operations, which share their addresses with those on blobs."""
+        if self.service == "dfs":
+            return not {"comp", "restype"} & self.query.keys()
+        said = {"resource", "action"} & self.query.keys() or "x-ms-rename-source" in self.headers
+        return bool(said) or self.method == "PATCH" or (self.method == "DELETE" and "recursive" in self.query)
 
     def conditions(self, *, may_overwrite: bool = True, source: bool = False) -> Conditions:
         """Conditional headers, of the request or of a copy's source."""

@@ -23,6 +23,7 @@ from batchyard.blobs.edge import copy_operations as copies
 from batchyard.blobs.edge import lease_operations as leases
 from batchyard.blobs.edge import mark_operations as marks
 from batchyard.blobs.edge import page_operations as pages
+from batchyard.blobs.edge import path_operations as paths
 from batchyard.blobs.edge import service_operations as services
 from batchyard.blobs.edge import upload_operations as uploads
 from batchyard.blobs.edge.answers import as_answer, busy, error_response, with_common_headers
@@ -103,6 +104,26 @@ OPERATIONS = (
     Operation("GET", _O, "", "pagelist", pages.get_ranges, "r"),
     Operation("PUT", _O, "", "appendblock", uploads.append_block, "aw"),
 )
+# The dfs operations, by `resource` or `action`.
+PATH_OPERATIONS = (
+    Operation("PUT", _C, "filesystem", "", containers.create, "cw"),
+    Operation("DELETE", _C, "filesystem", "", containers.delete, "d"),
+    Operation("HEAD", _C, "filesystem", "", containers.properties, "r"),
+    Operation("GET", _C, "filesystem", "", paths.list_paths, "l", by_service_sas=True),
+    Operation("HEAD", _C, "getaccesscontrol", "", paths.get_status, "r", by_service_sas=True),
+    Operation("PUT", _O, "file", "", paths.create, "cw"),
+    Operation("PUT", _O, "directory", "", paths.create, "cw"),
+    Operation("PUT", _O, "rename", "", paths.rename, "w"),
+    Operation("PATCH", _O, "append", "", paths.append, "aw"),
+    Operation("PATCH", _O, "flush", "", paths.flush, "aw"),
+    Operation("PATCH", _O, "setproperties", "", paths.set_properties, "w"),
+    Operation("DELETE", _O, "", "", paths.delete, "d"),
+    Operation("HEAD", _O, "", "", paths.get_status, "r"),
+    Operation("HEAD", _O, "getstatus", "", paths.get_status, "r"),
+    Operation("HEAD", _O, "getaccesscontrol", "", paths.get_status, "r"),
+    Operation("GET", _O, "", "", blobs.get, "r"),
+)
+_PATHS = MappingProxyType({(o.methods, o.level, o.restype): o for o in PATH_OPERATIONS})
 _TABLE = MappingProxyType({(m, o.level, o.restype, o.comp): o for o in OPERATIONS for m in o.methods.split()})
 
 # What would change the meaning of a request and is not served is refused, never ignored.
@@ -176,6 +197,14 @@ class _Endpoint:
             return await cors.preflight(self.store.properties, request)
         if request.service == "web":
             return await website.answer(self.store, request)
+        if not request.is_about_paths:
+            return await self._carry_out(request, scope, now_us)
+        try:
+            return await self._carry_out(request, scope, now_us)
+        except BlobError as error:
+            return paths.refusal(error, request)
+
+    async def _carry_out(self, request: Request, scope: Connection, now_us: int) -> Response:
         grant = await self._authenticated(request)
         operation = _operation(request)
         grant.require(Need(operation.level, operation.letters, operation.by_service_sas))
@@ -250,6 +279,12 @@ def _content_length(request: Request) -> int:
 def _operation(request: Request) -> Operation:
     """The row of the request; raises for what is not served."""
     level = Level.SERVICE if request.container is None else Level.CONTAINER if request.blob is None else Level.OBJECT
+    if request.is_about_paths:
+        word = "rename" if "x-ms-rename-source" in request.headers else request.query.get("resource") or request.query.get("action", "")
+        found = _PATHS.get((request.method, Level.CONTAINER if request.blob == "/" else level, word.lower()))
+        if found is None:
+            raise BlobError("UnsupportedQueryParameter")
+        return found
     restype, comp = request.query.get("restype", "").lower(), request.query.get("comp", "").lower()
     operation = _TABLE.get((request.method, level, restype, comp))
     if operation is None:

@@ -29,8 +29,9 @@ _BLOBS_ONLY = (
     "StaticWebsite",
     "ContainerDeleteRetentionPolicy",
     "IsVersioningEnabled",
+    "IsHnsEnabled",
 )
-"""The last two are set through Azure's resource manager; here a service has them beside the others."""
+"""The last three are set through Azure's resource manager; here a service has them beside the others."""
 
 Fields = Mapping[str, str]
 
@@ -44,7 +45,7 @@ def document(found: Properties, *, blobs: bool) -> str:
             said += element("DefaultServiceVersion", found.default_version)
         said += _retention("DeleteRetentionPolicy", found.deleted_blobs) + _website(found.website)
         said += _retention("ContainerDeleteRetentionPolicy", found.deleted_containers)
-        said += element("IsVersioningEnabled", _word(found.versions))
+        said += element("IsVersioningEnabled", _word(found.versions)) + element("IsHnsEnabled", _word(found.hierarchical))
     return f"{HEAD}<{_ROOT}>{said}</{_ROOT}>"
 
 
@@ -61,6 +62,7 @@ def changed(body: bytes, before: Properties, *, blobs: bool) -> Properties:
         "StaticWebsite": lambda said: {"website": _read_website(_single(said))},
         "ContainerDeleteRetentionPolicy": lambda said: {"deleted_containers": _read_retention(_single(said))},
         "IsVersioningEnabled": lambda said: {"versions": _flag(_single(said), "")},
+        "IsHnsEnabled": lambda said: {"hierarchical": _flag(_single(said), "")},
     }
     new: dict[str, object] = {}
     for name, said in parts.items():

@@ -6,6 +6,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
+from dataclasses import replace
 
 from batchyard.blobs.base import (
     AccessPolicy,
@@ -119,7 +120,12 @@ class Containers:
                     return found
                 return listing.merged(found, rows.scan_uncommitted(tx, container, start, end))
 
-            return listing.page(query, scan)
+            def is_marked(name: str) -> bool:
+                row = rows.find_blob(tx, container, name)
+                return row is not None and rows.as_blob(row).is_directory
+
+            hierarchical = query.delimiter == "/" and properties_of(tx, ref.account).hierarchical
+            return listing.page(replace(query, directories=hierarchical), scan, is_marked)
 
     def find_tagged(
         self, account: str, container: str | None, wanted: Matches, start: str, limit: int

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from batchyard.blobs import leases
-from batchyard.blobs.base import CURRENT, BlobDraft, BlobError, BlobRef, Conditions, Container, ContainerRef
+from batchyard.blobs.base import CURRENT, DIRECTORY, BlobDraft, BlobError, BlobRef, Conditions, Container, ContainerRef
 from batchyard.blobs.conditions import Version, check_write
 from batchyard.blobs.leases import kept
 from batchyard.blobs.services import Properties, Retention
@@ -42,12 +42,13 @@ class Keeping:
                 if row["snapshot"] == CURRENT:
                     raise BlobError("OperationNotAllowedOnRootBlob")
                 return not found.deleted_blobs.enabled, let_go(tx, row, found.deleted_blobs, conditions.now_us)
-            return self._delete(tx, row, found, snapshots, conditions.now_us)
+            return self.remove(tx, row, found, snapshots, conditions.now_us)
 
         return self._and_give_up(work)
 
     @staticmethod
-    def _delete(tx: sqlite3.Connection, row: sqlite3.Row, found: Properties, snapshots: str | None, now_us: int) -> tuple[bool, list[str]]:
+    def remove(tx: sqlite3.Connection, row: sqlite3.Row, found: Properties, snapshots: str | None, now_us: int) -> tuple[bool, list[str]]:
+        """Delete a blob, its snapshots or both; whether that was for good, and the data files that nobody needs any more."""
         taken = rows.snapshots_of(tx, row["container"], row["name"])
         if taken and snapshots is None:
             raise BlobError("SnapshotsPresent")
@@ -202,4 +203,18 @@ def replace_blob(
         gone += more
     else:
         make_way(tx, container, ref.name, now_us)
+    make_parents(tx, ref, now_us)
     return rows.insert_blob(tx, container, ref.name, draft, length, now_us, version=version), gone, stays
+
+
+def make_parents(tx: sqlite3.Connection, ref: BlobRef, now_us: int) -> None:
+    """The directories above a blob, where the account has a hierarchy and they have no blob yet."""
+    if "/" not in ref.name or not properties_of(tx, ref.account).hierarchical:
+        return
+    container, parts = rows.container_row(tx, ref.parent)["id"], ref.name.split("/")
+    for count in range(len(parts) - 1, 0, -1):
+        name = "/".join(parts[:count])
+        if not name or rows.find_blob(tx, container, name) is not None:
+            return
+        make_way(tx, container, name, now_us)
+        rows.insert_blob(tx, container, name, BlobDraft(metadata={DIRECTORY: "true"}), 0, now_us)

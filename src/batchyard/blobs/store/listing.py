@@ -28,13 +28,13 @@ def after_prefix(prefix: str) -> str | None:
     return None
 
 
-def page(query: ListQuery, scan: Scan) -> BlobPage:
-    """One page of blobs and common prefixes."""
+def page(query: ListQuery, scan: Scan, is_marked: Callable[[str], bool] = lambda name: False) -> BlobPage:
+    """One page of blobs and common prefixes; where directories are shown as such, `is_marked` tells which have a blob of their own."""
     entries: list[Blob | str] = []
-    with closing(_entries(query, scan)) as found:
-        for entry in found:
+    with closing(_entries(query, scan, is_marked)) as found:
+        for entry, place in found:
             if len(entries) == query.limit:
-                return BlobPage(entries, entry if isinstance(entry, str) else rows.place_of(entry, query))
+                return BlobPage(entries, place)
             entries.append(entry)
     return BlobPage(entries)
 
@@ -45,8 +45,8 @@ def merged(one: Generator[Blob, None, None], other: Generator[Blob, None, None])
         yield from heapq.merge(one, other, key=lambda blob: blob.name)
 
 
-def _entries(query: ListQuery, scan: Scan) -> Generator[Blob | str, None, None]:
-    """Blobs and common prefixes from query.start on, lazily."""
+def _entries(query: ListQuery, scan: Scan, is_marked: Callable[[str], bool]) -> Generator[tuple[Blob | str, str], None, None]:
+    """Blobs and common prefixes from query.start on, lazily, each with where a listing starts that goes on with it."""
     end = after_prefix(query.prefix)
     start: str | None = max(query.start, query.prefix)
     while start is not None:
@@ -55,11 +55,13 @@ def _entries(query: ListQuery, scan: Scan) -> Generator[Blob | str, None, None]:
             for blob in blobs:
                 common = _common(query, blob.name)
                 if common is None:
-                    yield blob
-                else:
-                    yield common
-                    start = after_prefix(common)
-                    break
+                    shown = query.delimiter if query.directories and blob.is_directory else ""
+                    yield f"{blob.name}{shown}" if shown else blob, rows.place_of(blob, query)
+                    continue
+                if not (query.directories and is_marked(common.removesuffix(query.delimiter))):  # else it was shown where its blob stands
+                    yield common, common
+                start = after_prefix(common)
+                break
 
 
 def _common(query: ListQuery, name: str) -> str | None:

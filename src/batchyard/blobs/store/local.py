@@ -19,6 +19,7 @@ from batchyard.blobs.base import (
     ALWAYS,
     ARCHIVE,
     CURRENT,
+    DIRECTORY,
     Blob,
     BlobDraft,
     BlobError,
@@ -38,9 +39,9 @@ from batchyard.blobs.store.catalogue import Catalogue
 from batchyard.blobs.store.containers import Containers
 from batchyard.blobs.store.fetches import FetchRows
 from batchyard.blobs.store.files import DataFiles
-from batchyard.blobs.store.keeping import Keeping
 from batchyard.blobs.store.marks import Marks, as_copied
 from batchyard.blobs.store.pages import Pages
+from batchyard.blobs.store.paths import Paths
 from batchyard.blobs.store.readers import LocalReader, Part
 from batchyard.blobs.store.schema import SCHEMA
 from batchyard.blobs.store.services import Services, properties_of
@@ -58,7 +59,7 @@ _MOST_LOGGED = 100
 _TRIES = 5
 
 
-class LocalBlobStore(Containers, FetchRows, Keeping, Marks, Pages, Services):
+class LocalBlobStore(Containers, FetchRows, Marks, Pages, Paths, Services):
     """BlobStore over a directory on a local disk."""
 
     def __init__(self, directory: Path) -> None:
@@ -254,14 +255,15 @@ class LocalBlobStore(Containers, FetchRows, Keeping, Marks, Pages, Services):
         return self._change_blob(ref, "headers", rows.json_text(headers), conditions, now_us)
 
     def set_metadata(self, ref: BlobRef, metadata: Mapping[str, str], conditions: Conditions, now_us: int) -> Blob:
-        """Replace the metadata, which makes a new version where versions are kept."""
+        """Replace the metadata, which makes a new version where versions are kept; a directory stays one."""
         for _ in range(_TRIES):
             twin = self._linked(ref, Conditions()) if self.properties(ref.account).versions else None
 
             def work(tx: sqlite3.Connection, twin: Twin | None = twin) -> Blob | None:
                 row = rows.blob_row(tx, ref)
                 check_write(conditions, rows.version(row))
-                text = rows.json_text(metadata)
+                mark = {DIRECTORY: "true"} if rows.as_blob(row).is_directory else {}
+                text = rows.json_text({**mark, **metadata})
                 if not properties_of(tx, ref.account).versions or row["snapshot"] != CURRENT:
                     return rows.touch_blob(tx, row, now_us, metadata=text)
                 if twin is None or twin[0].etag != row["etag"]:

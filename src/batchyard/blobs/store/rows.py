@@ -180,6 +180,13 @@ def scan_blobs(tx: sqlite3.Connection, container: int, start: str, end: str | No
         cursor.close()
 
 
+def blobs_between(tx: sqlite3.Connection, container: int, start: str, end: str | None, limit: int) -> list[sqlite3.Row]:
+    """Rows of the first blobs in name order from `start` up to (not including) `end`."""
+    upper, values = ("AND name < ?", [end]) if end is not None else ("", [])
+    where = f"container = ? AND name >= ? AND snapshot = '{CURRENT}' {upper} ORDER BY name LIMIT ?"
+    return tx.execute(f"SELECT {_BLOB_COLUMNS} FROM blobs WHERE {where}", [container, start, *values, limit]).fetchall()
+
+
 def place_of(blob: Blob, query: ListQuery) -> str:
     """Where a listing starts that goes on with this blob."""
     return f"{blob.name}{SEAM}{blob.slot}" if query.many else blob.name
