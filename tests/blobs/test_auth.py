@@ -202,8 +202,12 @@ FIELDS = {name: f"value of {name}" for name in sas._FIELDS}
 
 @pytest.mark.parametrize("sv", SERVICE)
 def test_the_text_that_a_service_sas_signs(sv: str) -> None:
-    query = {**FIELDS, "sv": sv}
+    query = {**FIELDS, "sv": sv, "sr": "bs"}
     assert sas.service_text(query, "/blob/mine/box") == form(SERVICE[sv], resource="/blob/mine/box", **query)
+    of_version = {**query, "sr": "bv"}
+    assert sas.service_text(of_version, "/r") == form(SERVICE[sv].replace("snapshot", "versionid"), resource="/r", **of_version)
+    of_neither = {**query, "sr": "b"}
+    assert sas.service_text(of_neither, "/r") == form(SERVICE[sv].replace("snapshot", "-"), resource="/r", **of_neither)
     assert sas.service_text({"sv": sv}, "/r") == form(SERVICE[sv], resource="/r", sv=sv)
 
 

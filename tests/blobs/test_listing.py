@@ -79,7 +79,7 @@ def test_a_page_reads_only_its_own_rows(shared: LocalBlobStore) -> None:
     rows = [(container, f"{n // 1000:03d}/{n:06d}") for n in range(100_000)]
     shared._catalogue.write(
         lambda tx: tx.executemany(
-            "INSERT INTO blobs VALUES (NULL, ?, ?, '~', 'BlockBlob', 0, '0x1', 1, 1, '{}', '{}', 0, NULL, NULL, NULL, NULL)", rows
+            "INSERT INTO blobs VALUES (NULL, ?, ?, '~', 'BlockBlob', 0, '0x1', 1, 1, '{}', '{}', 0, NULL, NULL, NULL, NULL, NULL)", rows
         )
     )
     queries = [ListQuery(limit=10), ListQuery(start="050/050500", limit=10), ListQuery(delimiter="/", start="050/", limit=10)]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import BlobClient, BlobLeaseClient, BlobServiceClient, ContainerClient, StandardBlobTier
+
+from batchyard.model.times import http_date, micros
 
 OTHER = "11111111-2222-3333-4444-555555555555"
 
@@ -221,3 +223,30 @@ def test_empty_optional_headers_count_as_absent(container: ContainerClient, blob
     blob.upload_blob(b"new", overwrite=True, headers=headers)
     assert blob.download_blob(headers=dict.fromkeys((*names, "x-ms-range"), "")).readall() == b"new"
     blob.delete_blob(headers=dict.fromkeys(names, ""))
+
+
+def test_a_blob_that_expires(endpoint: Any, container: ContainerClient, blob: BlobClient) -> None:
+    def expire(option: str, time: str = "") -> tuple[int, str]:
+        path = f"/{container.container_name}/{blob.blob_name}?comp=expiry"
+        answer = endpoint.send("PUT", path, x_ms_expiry_option=option, x_ms_expiry_time=time)
+        return answer.status_code, answer.headers.get("x-ms-error-code", "")
+
+    now = datetime.now(UTC)
+    for option, time in (("Never", ""), ("RelativeToNow", "soon"), ("Absolute", "soon"), ("Absolute", http_date(micros(now) - 10_000_000))):
+        assert expire(option, time) == (400, "InvalidHeaderValue")
+    endpoint.clock.stopped = now
+    assert expire("RelativeToNow", "60000") == (200, "")
+    shown = endpoint.send("HEAD", f"/{container.container_name}/{blob.blob_name}").headers["x-ms-expiry-time"]
+    assert shown == http_date(micros(now) + 60_000_000)
+    endpoint.clock.stopped = now + timedelta(seconds=59)
+    assert blob.exists()
+    endpoint.clock.stopped = now + timedelta(seconds=60)
+    assert not blob.exists()
+    assert code(blob.download_blob) == (404, "BlobNotFound")
+    endpoint.clock.stopped = now
+    assert expire("NeverExpire") == (200, "")
+    endpoint.clock.stopped = now + timedelta(seconds=61)
+    assert blob.exists()
+    assert expire("RelativeToCreation", "1") == (200, "")
+    endpoint.store.expire_deleted(10, micros(now) + 70_000_000)
+    assert list(container.list_blobs()) == []

@@ -87,6 +87,7 @@ ACTIONS: dict[str, tuple[str, str, str, dict[str, str], str, str]] = {
     "put page": ("PUT", "/disk", "comp=page", {"x-ms-page-write": "clear", "x-ms-range": "bytes=0-511"}, "", "w"),
     "page ranges": ("GET", "/disk", "comp=pagelist", {}, "", "r"),
     "undelete": ("PUT", "/there", "comp=undelete", {}, "", "w"),
+    "expiry": ("PUT", "/there", "comp=expiry", {"x-ms-expiry-option": "NeverExpire"}, "", "w"),
     "seal": ("PUT", "/log", "comp=seal", {}, "", "aw"),
     "container lease": ("PUT", "", "restype=container&comp=lease", {"x-ms-lease-action": "break"}, "", ""),
     "container properties": ("GET", "", "restype=container", {}, "", ""),

@@ -212,7 +212,7 @@ REFUSED: dict[str, tuple[str, str, str, str, bytes, int, str]] = {
     "version": ("GET", "/x", "", "\r\nx-ms-version: latest", b"", 400, "InvalidHeaderValue"),
     "bad condition": ("GET", "/x", "", "\r\nif-modified-since: yesterday", b"", 400, "InvalidHeaderValue"),
     "lease": ("PUT", "/x", "comp=metadata", "\r\nx-ms-lease-id: 1\r\ncontent-length: 0", b"", 400, "InvalidHeaderValue"),
-    "snapshot": ("GET", "/x", "snapshot=2020", "", b"", 403, "AuthenticationFailed"),
+    "snapshot": ("GET", "/x", "snapshot=2020", "", b"", 400, "InvalidQueryParameterValue"),
     "version id": ("GET", "/x", "versionid=2020", "", b"", 400, "InvalidQueryParameterValue"),
     "odd comp": ("GET", "/x", "comp=odd", "", b"", 400, "UnsupportedQueryParameter"),
     "odd verb": ("PATCH", "/x", "", "", b"", 405, "UnsupportedHttpVerb"),

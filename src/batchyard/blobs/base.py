@@ -184,6 +184,8 @@ class Extras:
     sealed: bool = False
     sequence: int = 0
     """Sequence number of a page blob."""
+    expires_us: int | None = None
+    """From when on it is gone."""
 
 
 NO_EXTRAS = Extras()
@@ -418,6 +420,7 @@ class BlobStore(Protocol):
     def lease_container(self, ref: ContainerRef, conditions: Conditions, act: Callable[[Lease | None], Lease | None]) -> Container: ...
     def set_tags(self, ref: BlobRef, tags: Mapping[str, str], conditions: Conditions) -> Blob: ...
     def set_tier(self, ref: BlobRef, tier: str, conditions: Conditions, now_us: int) -> tuple[Blob, bool]: ...
+    def set_expiry(self, ref: BlobRef, expiry: Callable[[int], int | None], conditions: Conditions) -> Blob: ...
     def seal(self, ref: BlobRef, conditions: Conditions, position: int | None, now_us: int) -> Blob: ...
     def find_tagged(
         self, account: str, container: str | None, wanted: Matches, start: str, limit: int

@@ -28,6 +28,7 @@ async def get(store: BlobStore, request: Request, grant: Grant) -> Response:
     begin, end = wanted or (0, None)
     reader: BlobReader = await run_in_threadpool(store.read, request.blob_ref, request.conditions(), begin, end)
     try:
+        _check_time(reader.blob, request)
         if wanted is not None and not reader.blob.length:
             raise BlobError("InvalidRange", headers={"content-range": "bytes */0"})
         headers = {**describe(reader.blob, grant, request.now_us), "content-length": str(reader.length)}
@@ -46,11 +47,17 @@ async def get(store: BlobStore, request: Request, grant: Grant) -> Response:
 async def head(store: BlobStore, request: Request, grant: Grant) -> Response:
     """Get Blob Properties and Get Blob Metadata."""
     blob: Blob = await run_in_threadpool(store.blob, request.blob_ref)
+    _check_time(blob, request)
     check_read(request.conditions(), Version(blob.etag, blob.modified_us, blob.extras.lease, blob.extras.tags))
     headers = describe(blob, grant, request.now_us)
     if request.method == "HEAD" and request.query.get("comp") != "metadata":
         headers["content-length"] = str(blob.length)
     return transfers.with_metadata(Response(headers=headers), blob.metadata)
+
+
+def _check_time(blob: Blob, request: Request) -> None:
+    if blob.extras.expires_us is not None and request.now_us >= blob.extras.expires_us:
+        raise BlobError("BlobNotFound")
 
 
 async def set_metadata(store: BlobStore, request: Request, grant: Grant) -> Response:
@@ -140,6 +147,8 @@ def _extras(blob: Blob) -> dict[str, str]:
         said["x-ms-tag-count"] = str(len(extras.tags))
     if blob.version is not None and blob.is_current:
         said["x-ms-is-current-version"] = "true"
+    if extras.expires_us is not None:
+        said["x-ms-expiry-time"] = times.http_date(extras.expires_us)
     if extras.sealed:
         said["x-ms-blob-sealed"] = "true"
     return said | (copied_headers(extras.copied) if extras.copied is not None else {})

@@ -262,6 +262,8 @@ def _state(entry: Blob, now_us: int, include: Collection[str]) -> str:
         said += element("x-ms-blob-sequence-number", extras.sequence)
     if extras.tags:
         said += element("TagCount", len(extras.tags))
+    if extras.expires_us is not None:
+        said += element("Expiry-Time", times.http_date(extras.expires_us))
     if extras.sealed:
         said += element("Sealed", "true")
     if "copy" in include and (copied := extras.copied) is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -13,6 +15,7 @@ from batchyard.blobs.edge.container_operations import page_size
 from batchyard.blobs.edge.grants import Grant
 from batchyard.blobs.edge.request import Request
 from batchyard.blobs.leases import check_named
+from batchyard.model import times
 
 TIERS = ("Hot", "Cool", "Cold", "Archive")
 _MOST_XML_BYTES = 64 * 1024
@@ -56,6 +59,33 @@ async def set_tier(store: BlobStore, request: Request, grant: Grant) -> Response
         raise BlobError("MissingRequiredHeader", "x-ms-access-tier is not specified.")
     _, thawed = await run_in_threadpool(store.set_tier, request.blob_ref, checked_tier(text), request.conditions(), request.now_us)
     return Response(status_code=202 if thawed else 200)
+
+
+async def set_expiry(store: BlobStore, request: Request, grant: Grant) -> Response:
+    """Set Blob Expiry: read as gone from then on, and removed within a minute."""
+    option, text = request.headers.get("x-ms-expiry-option", "").lower(), request.headers.get("x-ms-expiry-time", "")
+    if option == "neverexpire":
+        wanted: Callable[[int], int | None] = lambda created: None  # noqa: E731
+    elif option == "absolute":
+        at = _moment(text)
+        if at <= request.now_us:
+            raise BlobError("InvalidHeaderValue", "x-ms-expiry-time is in the past.")
+        wanted = lambda created: at  # noqa: E731
+    elif option in ("relativetonow", "relativetocreation"):
+        if not text.isascii() or not text.isdigit() or len(text) > 15:
+            raise BlobError("InvalidHeaderValue", "x-ms-expiry-time is a number of milliseconds.")
+        wanted = lambda created: int(text) * 1000 + (request.now_us if option == "relativetonow" else created)  # noqa: E731
+    else:
+        raise BlobError("InvalidHeaderValue", "x-ms-expiry-option is NeverExpire, Absolute, RelativeToNow or RelativeToCreation.")
+    blob = await run_in_threadpool(store.set_expiry, request.blob_ref, wanted, request.conditions())
+    return Response(headers=tag_headers(blob))
+
+
+def _moment(text: str) -> int:
+    try:
+        return times.from_http_date(text)
+    except (ValueError, OverflowError):
+        raise BlobError("InvalidHeaderValue", "x-ms-expiry-time is a date as headers have them.") from None
 
 
 async def seal(store: BlobStore, request: Request, grant: Grant) -> Response:

@@ -127,7 +127,7 @@ class Request:
         if self.service == "dfs":
             return not {"comp", "restype"} & self.query.keys()
         said = {"resource", "action"} & self.query.keys() or "x-ms-rename-source" in self.headers
-        return bool(said) or self.method == "PATCH" or (self.method == "DELETE" and "recursive" in self.query)
+        return bool(said) or (self.method == "DELETE" and "recursive" in self.query)
 
     def conditions(self, *, may_overwrite: bool = True, source: bool = False) -> Conditions:
         """Conditional headers, of the request or of a copy's source."""

@@ -25,8 +25,29 @@ VERSION = "2021-12-02"  # of the signatures made here; every SDK of the last yea
 _OLDEST = "2015-04-05"
 _WITH_RESOURCE = "2018-11-09"  # from here on `sr` and the snapshot time are signed
 _WITH_SCOPE = "2020-12-06"  # from here on the encryption scope is signed
+_MOMENTS = {"bs": "snapshot", "bv": "versionid"}
+"""Parameters that name what such a signature is for, and are signed; others sign none."""
 _VERSION = re.compile(r"\d{4}-\d{2}-\d{2}")
-_FIELDS = ("sp", "ss", "srt", "st", "se", "si", "sip", "spr", "sv", "sr", "snapshot", "ses", "rscc", "rscd", "rsce", "rscl", "rsct")
+_FIELDS = (
+    "sp",
+    "ss",
+    "srt",
+    "st",
+    "se",
+    "si",
+    "sip",
+    "spr",
+    "sv",
+    "sr",
+    "snapshot",
+    "versionid",
+    "ses",
+    "rscc",
+    "rscd",
+    "rsce",
+    "rscl",
+    "rsct",
+)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}(\.\d{1,7})?)?Z)?")
 _OVERRIDES = {
     "rscc": "cache-control",
@@ -73,13 +94,14 @@ def container_sas(
 
 def service_text(query: Mapping[str, str], resource: str) -> str:
     """String-to-sign of a service SAS, in the form its `sv` asks for."""
-    version = query.get("sv", "")
-    names = ["sp", "st", "se", "", "si", "sip", "spr", "sv"]
+    version, kind = query.get("sv", ""), query.get("sr", "")
+    names = ["si", "sip", "spr", "sv"]
     if version >= _WITH_RESOURCE:
-        names += ["sr", "snapshot"]
+        names += ["sr", _MOMENTS.get(kind, "")]
     if version >= _WITH_SCOPE:
         names += ["ses"]
-    return "\n".join(query.get(name, "") if name else resource for name in [*names, *_OVERRIDES])
+    before = [query.get(name, "") for name in ("sp", "st", "se")]
+    return "\n".join([*before, resource, *(query.get(name, "") if name else "" for name in [*names, *_OVERRIDES])])
 
 
 def account_text(query: Mapping[str, str], account: str) -> str:
@@ -130,10 +152,10 @@ def account_grant(request: Request, keys: Sequence[str], service: str) -> Grant:
 
 def _service_grant(request: Request, keys: Sequence[str], policies: Policies) -> Grant:
     query = request.query
-    scope = {"c": Scope.CONTAINER, "b": Scope.BLOB}.get(query.get("sr", ""))
-    if scope is None or request.container is None or (scope is Scope.BLOB and request.blob is None):
+    kind = query.get("sr", "")
+    if request.container is None or kind not in ("c", "b", "bs", "bv", "d") or (kind != "c" and request.blob is None):
         raise BlobError("AuthenticationFailed")
-    resource = f"/blob/{request.account}/{request.container}" + (f"/{request.blob}" if scope is Scope.BLOB else "")
+    scope, resource = Scope.CONTAINER if kind == "c" else Scope.BLOB, f"/blob/{request.account}/{request.container}{_below(request, kind)}"
     if not signed_by(keys, service_text(query, resource), query["sig"]):
         raise BlobError("AuthenticationFailed")
     policy = _policy(request, policies)
@@ -142,6 +164,21 @@ def _service_grant(request: Request, keys: Sequence[str], policies: Policies) ->
     if any(not value.isprintable() or not value.isascii() for value in overrides.values()):
         raise BlobError("InvalidQueryParameterValue")
     return Grant(scope, permissions, overrides=overrides)
+
+
+def _below(request: Request, kind: str) -> str:
+    """What a signature of that kind signs of the path behind the container. Raises AuthenticationFailed for what it does not reach."""
+    if kind == "c":
+        return ""
+    moments = {name for name in ("snapshot", "versionid") if request.query.get(name)}
+    if kind == "d":
+        depth, parts = request.query.get("sdd", ""), (request.blob or "").strip("/").split("/")
+        if not depth.isascii() or not depth.isdigit() or len(depth) > 4 or not 0 < int(depth) <= len(parts):
+            raise BlobError("AuthenticationFailed")
+        return f"/{'/'.join(parts[: int(depth)])}"
+    if moments != ({_MOMENTS[kind]} if kind in _MOMENTS else set()):
+        raise BlobError("AuthenticationFailed")
+    return f"/{request.blob}"
 
 
 def permissions_of(query: Mapping[str, str], policy: AccessPolicy, now_us: int) -> str:

@@ -93,6 +93,7 @@ OPERATIONS = (
     Operation("PUT", _O, "", "tier", marks.set_tier, "w"),
     Operation("GET", _O, "", "tags", marks.get_tags, "t"),
     Operation("PUT", _O, "", "tags", marks.set_tags, "t"),
+    Operation("PUT", _O, "", "expiry", marks.set_expiry, "w"),
     Operation("PUT", _O, "", "seal", marks.seal, "aw"),
     Operation("PUT", _O, "", "copy", copies.abort, "aw"),
     Operation("GET HEAD", _O, "account", "properties", containers.account_information, "rwdlacu"),
@@ -132,7 +133,6 @@ _OF_SNAPSHOTS = frozenset({blobs.get, pages.get_ranges, blobs.head, blobs.delete
 """Operations that a snapshot or a version may be named in."""
 _REFUSED_HEADERS = (
     "x-ms-encryption-",
-    "x-ms-expiry-",
     "x-ms-immutability-policy-",
     "x-ms-legal-hold",
     "x-ms-structured-",

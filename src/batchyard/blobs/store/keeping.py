@@ -97,19 +97,25 @@ class Keeping:
         return self._catalogue.write(work)
 
     def expire_deleted(self, limit: int, now_us: int) -> bool:
-        """Remove up to `limit` of what was kept for long enough; whether there may be more. Containers go on to `purge`."""
+        """Remove up to `limit` of what was kept, or there, for long enough; whether there may be more. Containers go on to `purge`."""
 
         def work(tx: sqlite3.Connection) -> tuple[bool, list[str]]:
             tx.execute("UPDATE containers SET until = NULL, deleted_name = NULL WHERE until <= ?", (now_us,))
             due = tx.execute("SELECT id FROM blobs WHERE until <= ? ORDER BY until LIMIT ?", (now_us, limit)).fetchall()
-            return len(due) == limit, [file for row in due for file in rows.drop_version(tx, row["id"])]
+            gone = [file for row in due for file in rows.drop_version(tx, row["id"])]
+            over = rows.expired(tx, now_us, limit)
+            for account, row in over:
+                _, files = self.remove(tx, row, properties_of(tx, account), "include", now_us)
+                gone += files
+            return limit in (len(due), len(over)), gone
 
         return self._and_give_up(work)
 
     def next_expiry(self) -> int | None:
-        """When the first of what is kept is due, None when nothing is kept."""
+        """When the first of what does not stay is due, None when there is nothing."""
         with self._catalogue.reading() as tx:
-            found = [tx.execute(f"SELECT min(until) FROM {table}").fetchone()[0] for table in ("blobs", "containers")]
+            columns = (("until", "blobs"), ("until", "containers"), ("expires", "blobs"))
+            found = [tx.execute(f"SELECT min({column}) FROM {table}").fetchone()[0] for column, table in columns]
         return min((int(at) for at in found if at is not None), default=None)
 
     def _and_give_up(self, work: Callable[[sqlite3.Connection], tuple[T, Sequence[str] | set[str]]]) -> T:

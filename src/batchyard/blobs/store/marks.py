@@ -39,6 +39,18 @@ class Marks:
 
         return self._mark(ref, change, lambda now: _check_lease_and_tags(conditions, now)), was_archived
 
+    def set_expiry(self, ref: BlobRef, expiry: Callable[[int], int | None], conditions: Conditions) -> Blob:
+        """Let a blob be gone from a time on, None for never, which `expiry` makes of when it was created."""
+
+        def work(tx: sqlite3.Connection) -> Blob:
+            row = rows.blob_row(tx, ref)
+            check_write(conditions, rows.version(row))
+            at = expiry(row["created"])
+            tx.execute("UPDATE blobs SET expires = ? WHERE id = ?", (at, row["id"]))
+            return rows.write_extras(tx, row, replace(rows.extras_of(row), expires_us=at))
+
+        return self._catalogue.write(work)
+
     def seal(self, ref: BlobRef, conditions: Conditions, position: int | None, now_us: int) -> Blob:
         """Let nothing more be added to an append blob."""
 

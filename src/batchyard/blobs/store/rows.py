@@ -187,6 +187,17 @@ def blobs_between(tx: sqlite3.Connection, container: int, start: str, end: str |
     return tx.execute(f"SELECT {_BLOB_COLUMNS} FROM blobs WHERE {where}", [container, start, *values, limit]).fetchall()
 
 
+def expired(tx: sqlite3.Connection, now_us: int, limit: int) -> list[tuple[str, sqlite3.Row]]:
+    """Blobs whose time is over, with the accounts they are in."""
+    found = tx.execute(
+        "SELECT b.id, c.account FROM blobs b JOIN containers c ON c.id = b.container"
+        f" WHERE b.expires <= ? AND b.snapshot = '{CURRENT}' AND c.name IS NOT NULL ORDER BY b.expires LIMIT ?",
+        (now_us, limit),
+    ).fetchall()
+    known = ((one["account"], blob_of_id(tx, one["id"])) for one in found)
+    return [(account, row) for account, row in known if row is not None]
+
+
 def place_of(blob: Blob, query: ListQuery) -> str:
     """Where a listing starts that goes on with this blob."""
     return f"{blob.name}{SEAM}{blob.slot}" if query.many else blob.name

@@ -58,4 +58,5 @@ _FIFTH = (
 # Part of a data file, of what was written at once into a page blob.
 _SIXTH = ("ALTER TABLE segments ADD COLUMN skip INTEGER NOT NULL DEFAULT 0",)
 _SEVENTH = ("CREATE TABLE fetches (id TEXT PRIMARY KEY, blob INTEGER NOT NULL, url TEXT NOT NULL, etag TEXT NOT NULL)",)
-SCHEMA = Schema((_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH))
+_EIGHTH = ("ALTER TABLE blobs ADD COLUMN expires INTEGER", "CREATE INDEX blobs_expires ON blobs (expires) WHERE expires IS NOT NULL")
+SCHEMA = Schema((_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH, _SEVENTH, _EIGHTH))
