@@ -94,7 +94,7 @@ clean: ## remove the environments and all caches
 	scripts/venv .venv-az requirements/az.txt
 	@touch $@
 
-.venv-clients/.ready: requirements/clients.txt requirements/clients/python.txt requirements/clients/package-lock.json scripts/clients scripts/npm
+.venv-clients/.ready: requirements/clients.txt requirements/clients/python.txt requirements/clients/package-lock.json requirements/clients/storage.txt requirements/storage/package-lock.json scripts/clients scripts/npm
 	scripts/venv .venv-clients requirements/clients.txt
 	scripts/clients .venv-clients
 	@touch $@

@@ -78,6 +78,7 @@ class Server:
         return (
             f"DefaultEndpointsProtocol=http;AccountName={self.storage_account};AccountKey={self.storage_key};"
             f"BlobEndpoint={self.endpoint}/{self.storage_account};"
+            f"QueueEndpoint={self.endpoint}/queue/{self.storage_account};"
         )
 
     @property

@@ -1,0 +1,111 @@
+"""Storage clients that people have, unmodified, against a live server; it makes the table of docs/storage.md.
+
+`WRITE=1 make test-clients` writes the table anew.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from azure.storage.blob import AccountSasPermissions, BlobServiceClient, ResourceTypes, generate_account_sas
+from tests.clients.test_clients import ENVIRONMENT, ROOT
+from tests.conftest import Server
+
+pytestmark = pytest.mark.clients
+
+HERE = Path(__file__).parent
+PAGE = ROOT / "docs" / "storage.md"
+_BEGIN, _END = "<!-- clients: printed by `WRITE=1 make test-clients` -->\n", "<!-- end -->\n"
+TOURS = re.findall(r'^    "(.+)": ', (HERE / "storage_tour.py").read_text(encoding="utf-8"), re.MULTILINE)
+STORAGE = ENVIRONMENT / "storage"
+"""Where npm's are."""
+AZCOPY = STORAGE / "node_modules" / "@azure-tools" / "azcopy-linux" / "dist" / "bin" / "azcopy_linux_amd64"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    if not STORAGE.exists():
+        pytest.fail(f"no storage clients in {ENVIRONMENT}: run `make test-clients`")
+    started = Server(nodes=0)
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def told(server: Server) -> Mapping[str, str]:
+    """What a tour is told of the server."""
+    parts = dict(part.split("=", 1) for part in server.storage_connection_string.split(";") if part)
+    return {
+        "TOUR_URL": parts["BlobEndpoint"],
+        "TOUR_ACCOUNT": parts["AccountName"],
+        "TOUR_KEY": parts["AccountKey"],
+        "TOUR_CONNECTION": server.storage_connection_string,
+    }
+
+
+def run(command: list[str], environment: Mapping[str, str], home: Path) -> str:
+    passed = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    own = {**passed, "HOME": str(home), **environment}
+    done = subprocess.run(command, env=own, capture_output=True, text=True, check=False, timeout=110)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", TOURS)
+def test_python(name: str, told: Mapping[str, str], tmp_path: Path) -> None:
+    own = {"PYTHONPATH": str(ENVIRONMENT / "clients" / name.replace(" ", "=="))} if " " in name and "(" not in name else {}
+    command = [str(ENVIRONMENT / "bin" / "python"), "-P", "-W", "ignore", str(HERE / "storage_tour.py"), name]
+    assert run(command, {**told, **own}, tmp_path).strip() == "ok"
+
+
+def test_npm(told: Mapping[str, str], tmp_path: Path) -> None:
+    command = [str(ENVIRONMENT / "bin" / "node"), str(HERE / "storage_tour.js"), str(STORAGE)]
+    assert run(command, told, tmp_path).strip() == "ok"
+
+
+def test_azcopy(told: Mapping[str, str], tmp_path: Path) -> None:
+    """Copy up and down, sync, remove; with a SAS, as it has no keys."""
+    AZCOPY.chmod(0o755)
+    if subprocess.run([str(AZCOPY), "--version"], capture_output=True, check=False).returncode == 127:
+        pytest.skip("azcopy wants libsecret, which this machine has not (Debian: libsecret-1-0)")
+    kinds = ResourceTypes(service=True, container=True, object=True)
+    allowed = AccountSasPermissions(read=True, write=True, delete=True, list=True, add=True, create=True)
+    token = generate_account_sas(told["TOUR_ACCOUNT"], told["TOUR_KEY"], kinds, allowed, datetime.now(UTC) + timedelta(hours=1))
+    box = BlobServiceClient.from_connection_string(told["TOUR_CONNECTION"]).create_container("azcopy")
+    files, back = tmp_path / "files", tmp_path / "back"
+    (files / "deep").mkdir(parents=True)
+    for number in range(5):
+        (files / "deep" / str(number)).write_bytes(os.urandom(100_000 * number))
+    quiet = {"AZCOPY_DISABLE_SYSLOG": "true", "AZCOPY_LOG_LOCATION": str(tmp_path), "AZCOPY_JOB_PLAN_LOCATION": str(tmp_path)}
+
+    def azcopy(*words: str) -> None:
+        run([str(AZCOPY), *words, "--output-level", "essential"], quiet, tmp_path)
+
+    url = f"{told['TOUR_URL']}/azcopy"
+    azcopy("copy", str(files), f"{url}?{token}", "--recursive", "--from-to", "LocalBlob")
+    assert {blob.name for blob in box.list_blobs()} == {f"files/deep/{number}" for number in range(5)}
+    (files / "deep" / "0").unlink()
+    azcopy("sync", str(files), f"{url}/files?{token}", "--delete-destination", "true", "--from-to", "LocalBlob")
+    assert {blob.name for blob in box.list_blobs()} == {f"files/deep/{number}" for number in range(1, 5)}
+    azcopy("copy", f"{url}/files?{token}", str(back), "--recursive", "--from-to", "BlobLocal")
+    assert (back / "files" / "deep" / "4").read_bytes() == (files / "deep" / "4").read_bytes()
+    azcopy("remove", f"{url}/files?{token}", "--recursive", "--from-to", "BlobTrash")
+    assert list(box.list_blobs()) == []
+
+
+def test_the_table_of_the_documentation() -> None:
+    rows = "".join(f"| {name} | `make test-clients` |\n" for name in [*TOURS, "npm @azure/storage-blob, @azure/storage-queue", "azcopy"])
+    rows += "| az storage (blobs, messages) | `make test-az` |\n"
+    rows += "| azure-storage-blob, azure-storage-queue, azure-storage-file-datalake, the newest | `make test`, every operation |\n"
+    table = f"{_BEGIN}| client | tried by |\n| --- | --- |\n{rows}{_END}"
+    text = PAGE.read_text(encoding="utf-8")
+    wanted = re.sub(re.escape(_BEGIN) + ".*?" + re.escape(_END), lambda found: table, text, flags=re.DOTALL)
+    if os.environ.get("WRITE"):
+        PAGE.write_text(wanted, encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == wanted
