@@ -63,22 +63,25 @@ async def set_tier(store: BlobStore, request: Request, grant: Grant) -> Response
 
 async def set_expiry(store: BlobStore, request: Request, grant: Grant) -> Response:
     """Set Blob Expiry: read as gone from then on, and removed within a minute."""
+    blob = await run_in_threadpool(store.set_expiry, request.blob_ref, _expiry(request), request.conditions())
+    return Response(headers=tag_headers(blob))
+
+
+def _expiry(request: Request) -> Callable[[int], int | None]:
+    """The end of a blob's time, None for never, as of when it was created. Raises InvalidHeaderValue."""
     option, text = request.headers.get("x-ms-expiry-option", "").lower(), request.headers.get("x-ms-expiry-time", "")
     if option == "neverexpire":
-        wanted: Callable[[int], int | None] = lambda created: None  # noqa: E731
-    elif option == "absolute":
+        return lambda created: None
+    if option == "absolute":
         at = _moment(text)
         if at <= request.now_us:
             raise BlobError("InvalidHeaderValue", "x-ms-expiry-time is in the past.")
-        wanted = lambda created: at  # noqa: E731
-    elif option in ("relativetonow", "relativetocreation"):
-        if not text.isascii() or not text.isdigit() or len(text) > 15:
-            raise BlobError("InvalidHeaderValue", "x-ms-expiry-time is a number of milliseconds.")
-        wanted = lambda created: int(text) * 1000 + (request.now_us if option == "relativetonow" else created)  # noqa: E731
-    else:
+        return lambda created: at
+    if option not in ("relativetonow", "relativetocreation"):
         raise BlobError("InvalidHeaderValue", "x-ms-expiry-option is NeverExpire, Absolute, RelativeToNow or RelativeToCreation.")
-    blob = await run_in_threadpool(store.set_expiry, request.blob_ref, wanted, request.conditions())
-    return Response(headers=tag_headers(blob))
+    if not text.isascii() or not text.isdigit() or len(text) > 15:
+        raise BlobError("InvalidHeaderValue", "x-ms-expiry-time is a number of milliseconds.")
+    return lambda created: int(text) * 1000 + (request.now_us if option == "relativetonow" else created)
 
 
 def _moment(text: str) -> int:
