@@ -17,12 +17,13 @@ from typing import Any
 
 import msgspec
 
+from batchyard.engine.auto_pools import auto_pools
 from batchyard.engine.clock import Clock
 from batchyard.engine.nodes import nodes
 from batchyard.engine.pools import pools
 from batchyard.engine.pools.capacity import Capacity
 from batchyard.engine.scheduling import scheduler
-from batchyard.engine.work import jobs, tasks
+from batchyard.engine.work import tasks
 from batchyard.model.job import JobCreateContent
 from batchyard.model.pool import PoolCreateContent
 from batchyard.model.sync import Ended, Orders, Sync
@@ -154,7 +155,7 @@ def world(db: Database, clock: Clock) -> list[Agent]:
     for agent in agents:
         agent.sync()
     job = {"id": "job", "poolInfo": {"poolId": "pool"}, "usesTaskDependencies": True}
-    db.call(jobs.add, msgspec.convert(job, JobCreateContent), clock.now())
+    db.call(auto_pools.add, msgspec.convert(job, JobCreateContent), clock.now())
     return agents
 
 

@@ -21,8 +21,9 @@ import msgspec
 import rounds
 from table import Line
 
+from batchyard.engine.auto_pools import auto_pools
 from batchyard.engine.clock import Clock
-from batchyard.engine.work import jobs, tasks
+from batchyard.engine.work import tasks
 from batchyard.model.job import JobCreateContent
 from batchyard.model.task import TaskCreateContent
 from batchyard.server.state import open_account
@@ -49,7 +50,7 @@ def fill(directory: Path, n: int) -> float:
     clock, db = Clock(), Database(directory / "batchyard.db")
     begun = time.monotonic()
     try:
-        db.call(jobs.add, msgspec.convert({"id": "queued", "poolInfo": {"poolId": "pool"}}, JobCreateContent), clock.now())
+        db.call(auto_pools.add, msgspec.convert({"id": "queued", "poolInfo": {"poolId": "pool"}}, JobCreateContent), clock.now())
         for first in range(0, n, _PER_UNIT):
             some = [_decoder.decode(bodies.body(f"task-{number:07}")) for number in range(first, min(first + _PER_UNIT, n))]
             for task in some:

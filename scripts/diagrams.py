@@ -29,7 +29,7 @@ def diagram(table: Table[Any, Any]) -> str:
 
 def page() -> str:
     """The whole of docs/states.md."""
-    return "\n".join([_HEAD, *(f"## {table.name.capitalize()}\n\n{diagram(table)}\n" for table in TABLES)])
+    return "\n".join([_HEAD, *(f"## {table.name.capitalize().replace('_', ' ')}\n\n{diagram(table)}\n" for table in TABLES)])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import http.client
 import json
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from email.utils import formatdate
@@ -28,6 +29,7 @@ from batchyard.api.wire.call import Machine, Services
 from batchyard.api.wire.relay import Relay
 from batchyard.engine.clock import Clock
 from batchyard.engine.wakes import Wakes
+from batchyard.model import times
 from batchyard.rules.sizes import LOCAL
 from batchyard.store.db import MEMORY, Database
 from batchyard.store.reader import Change
@@ -123,6 +125,22 @@ class Raw:
             return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
         finally:
             connection.close()
+
+
+class Later(Raw):
+    """Signs with the server's time, which it can move."""
+
+    ahead_s = 0.0
+
+    def __call__(self, method: str, path: str, body: object = None, **more: Any) -> Answer:
+        date = {"ocp-date": formatdate(time.time() + self.ahead_s, usegmt=True)}
+        return super().__call__(method, path, body, **{**more, "headers": {**date, **(more.get("headers") or {})}})
+
+    def advance(self, by: str) -> None:
+        """Move the server's clock by an ISO 8601 duration."""
+        answer = self("POST", "/batchyard/clock", {"advance": by})
+        assert answer.status == 200, answer.body
+        self.ahead_s += (times.duration(by) or 0) / 1e6
 
 
 class Seen(msgspec.Struct):

@@ -196,6 +196,50 @@ def jobs():
     results["job_not_found"] = error_of(batch.job.get, PREFIX + "-never")
 
 
+def schedules():
+    """All of a job schedule; a job whose pool cannot be made."""
+    name = PREFIX + "-plan"
+    spec = models.JobSpecification(pool_info=models.PoolInformation(pool_id="none"))
+    hourly = models.Schedule(recurrence_interval=datetime.timedelta(hours=1), start_window=datetime.timedelta(minutes=5))
+    batch.job_schedule.add(models.JobScheduleAddParameter(id=name, schedule=hourly, job_specification=spec))
+    results["plan"] = plain(batch.job_schedule.get(name, models.JobScheduleGetOptions(expand="stats")))
+    results["plan_exists"] = [batch.job_schedule.exists(name), batch.job_schedule.exists(name + "-not")]
+    results["plans"] = [item.id for item in batch.job_schedule.list()]
+    results["plan_jobs"] = [item.id for item in batch.job.list_from_job_schedule(name)]
+    results["plan_taken"] = error_of(batch.job.add, models.JobAddParameter(id=name, pool_info=models.PoolInformation(pool_id="none")))
+    batch.job_schedule.patch(name, models.JobSchedulePatchParameter(metadata=[models.MetadataItem(name="a", value="1")]))
+    spec.priority = 4
+    batch.job_schedule.update(name, models.JobScheduleUpdateParameter(schedule=hourly, job_specification=spec))
+    results["plan_replaced"] = plain(batch.job_schedule.get(name))
+    batch.job_schedule.disable(name)
+    results["plan_disabled_twice"] = error_of(batch.job_schedule.disable, name)
+    batch.job_schedule.enable(name)
+    batch.job_schedule.terminate(name)
+    until(lambda: batch.job_schedule.get(name).state == models.JobScheduleState.completed)
+    results["plan_ended"] = plain(batch.job_schedule.get(name))
+    results["plan_job_ended"] = plain(batch.job.get(results["plan_jobs"][0]))
+    batch.job_schedule.delete(name)
+    until(lambda: not batch.job_schedule.exists(name))
+    results["plan_not_found"] = error_of(batch.job_schedule.get, name)
+    own_pool()
+
+
+def own_pool():
+    """A job whose pool wants certificates, which nobody has any more."""
+    image = models.ImageReference(publisher="canonical", offer="ubuntu-24_04-lts", sku="server")
+    machine = models.VirtualMachineConfiguration(image_reference=image, node_agent_sku_id="batch.node.ubuntu 24.04")
+    pool = models.PoolSpecification(
+        vm_size="standard_d2s_v3",
+        virtual_machine_configuration=machine,
+        certificate_references=[models.CertificateReference(thumbprint="ab", thumbprint_algorithm="sha1")],
+    )
+    made = models.AutoPoolSpecification(pool_lifetime_option="job", pool=pool)
+    job_id = PREFIX + "-own"
+    batch.job.add(models.JobAddParameter(id=job_id, pool_info=models.PoolInformation(auto_pool_specification=made)))
+    results["own_pool"] = plain(batch.job.get(job_id))["execution_info"]
+    batch.job.delete(job_id)
+
+
 def managed():
     """A job manager with a token of its own, preparation and release on a node, the job's disabled time."""
     job_id = PREFIX + "-managed"
@@ -354,6 +398,7 @@ account()
 pools()
 pool_changes()
 jobs()
+schedules()
 managed()
 tasks()
 files()

@@ -32,6 +32,7 @@ SDK14_PYTHON = "BATCHYARD_SDK14_PYTHON"
 TOUR = Path(__file__).with_name("sdk14_tour.py")
 
 _POOL, _NODE, _JOB, _TASK = "/pools/{pool_id}", "/pools/{pool_id}/nodes/{node_id}", "/jobs/{job_id}", "/jobs/{job_id}/tasks/{task_id}"
+_SCHEDULE = "/jobschedules/{schedule_id}"
 _TASK_FILE, _NODE_FILE = _TASK + "/files/{file_path}", _NODE + "/files/{file_path}"
 SUCCESS: dict[tuple[str, str], tuple[int, str]] = {
     ("GET", "/supportedimages"): (200, "J"),
@@ -82,6 +83,17 @@ SUCCESS: dict[tuple[str, str], tuple[int, str]] = {
     ("GET", _JOB + "/taskcounts"): (200, "J"),
     ("POST", _JOB + "/tasks"): (201, "EIL"),
     ("POST", _JOB + "/addtaskcollection"): (200, "J"),
+    ("POST", "/jobschedules"): (201, "EIL"),
+    ("GET", "/jobschedules"): (200, "J"),
+    ("GET", _SCHEDULE): (200, "EJ"),
+    ("HEAD", _SCHEDULE): (200, "E"),
+    ("PATCH", _SCHEDULE): (200, "EI"),
+    ("PUT", _SCHEDULE): (200, "EI"),
+    ("DELETE", _SCHEDULE): (202, ""),
+    ("POST", _SCHEDULE + "/disable"): (204, "EI"),
+    ("POST", _SCHEDULE + "/enable"): (204, "EI"),
+    ("POST", _SCHEDULE + "/terminate"): (202, "EI"),
+    ("GET", _SCHEDULE + "/jobs"): (200, "J"),
     ("GET", _JOB + "/tasks"): (200, "J"),
     ("GET", _TASK): (200, "EIJ"),
     ("PUT", _TASK): (200, "EI"),
@@ -249,6 +261,21 @@ class TestOlderSdk:
         assert (results["job_terminated_again"]["status"], results["job_terminated_again"]["code"]) == (409, "JobCompleted")
         assert (results["job_not_found"]["status"], results["job_not_found"]["code"]) == (404, "JobNotFound")
 
+    def test_schedules(self, tour14: Json) -> None:
+        results = tour14["results"]
+        plan = results["plan"]
+        assert plan["schedule"] == {"recurrence_interval": "PT1H", "start_window": "PT5M"}
+        assert plan["execution_info"]["recent_job"]["id"].endswith(":job-1")
+        assert results["plan_exists"] == [True, False]
+        assert results["plan_jobs"] == [plan["execution_info"]["recent_job"]["id"]]
+        assert (results["plan_taken"]["status"], results["plan_taken"]["code"]) == (409, "JobScheduleWithSameIdExists")
+        assert results["plan_disabled_twice"]["code"] == "JobScheduleDisabled"
+        assert results["plan_replaced"]["job_specification"]["priority"] == 4
+        assert results["plan_ended"]["previous_state"] == "terminating"
+        assert results["plan_job_ended"]["execution_info"]["terminate_reason"] == "TerminateJobSchedule"
+        assert (results["plan_not_found"]["status"], results["plan_not_found"]["code"]) == (404, "JobScheduleNotFound")
+        assert results["own_pool"]["scheduling_error"]["code"] == "InvalidCertificatesInAutoPool"
+
     def test_managers_and_special_tasks(self, tour14: Json) -> None:
         results = tour14["results"]
         assert results["manager"]["execution_info"]["exit_code"] == 0, "it has a token"
@@ -311,6 +338,7 @@ def test_newer_sdk_calls_everything(sdk: Sdk, pool_id: str, server: Server) -> N
     _account(sdk, pool_id)
     _pools(sdk)
     _jobs_and_tasks(sdk)
+    _schedules(sdk)
     _nodes_and_files(sdk, pool_id)
     assert_contract(sdk.calls)
     assert all("api-version=2025-06-01" in call.url for call in sdk.calls)
@@ -409,6 +437,38 @@ def _jobs_and_tasks(sdk: Sdk) -> None:
     batch.begin_delete_job(job_id, polling_interval=0).wait()
     with pytest.raises(HttpResponseError):
         batch.get_job(job_id)
+
+
+def _schedules(sdk: Sdk) -> None:
+    batch, name = sdk.client, unique("plan")
+    hourly = models.BatchJobScheduleConfiguration(recurrence_interval=timedelta(hours=1))
+    spec = models.BatchJobSpecification(pool_info=models.BatchPoolInfo(pool_id="none"))
+    batch.create_job_schedule(models.BatchJobScheduleCreateOptions(id=name, schedule=hourly, job_specification=spec))
+    assert batch.job_schedule_exists(name)
+    with pytest.raises(ResourceNotFoundError):
+        batch.job_schedule_exists(unique())
+    read = batch.get_job_schedule(name, expand=["stats"])
+    assert read.execution_info is not None
+    assert read.execution_info.recent_job is not None
+    assert read.execution_info.recent_job.id == f"{name}:job-1"
+    assert read.job_schedule_statistics is not None
+    assert name in {item.id for item in batch.list_job_schedules(filter="state eq 'active'")}
+    batch.update_job_schedule(name, models.BatchJobScheduleUpdateOptions(metadata=[models.BatchMetadataItem(name="a", value="1")]))
+    read = batch.get_job_schedule(name)
+    read.metadata = [models.BatchMetadataItem(name="b", value="2")]
+    batch.replace_job_schedule(name, read)
+    assert [(item.name, item.value) for item in batch.get_job_schedule(name).metadata or []] == [("b", "2")]
+    batch.disable_job_schedule(name)
+    assert batch.get_job_schedule(name).state == "disabled"
+    batch.enable_job_schedule(name)
+    [job] = batch.list_jobs_from_schedule(name)
+    assert batch.get_job(job.id or "").state == "active"
+    batch.begin_terminate_job_schedule(name, polling_interval=0).wait()
+    ended = batch.get_job_schedule(name)
+    assert (ended.state, batch.get_job(job.id or "").state) == ("completed", "completed")
+    batch.begin_delete_job_schedule(name, polling_interval=0).wait()
+    with pytest.raises(ResourceNotFoundError):
+        batch.get_job_schedule(name)
 
 
 def _change_state(sdk: Sdk, job_id: str) -> None:

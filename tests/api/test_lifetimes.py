@@ -2,32 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from email.utils import formatdate
-from typing import Any
 
 import pytest
-from tests.api.conftest import Answer, Json, Raw, Yard, pool_body, task, unique
+from tests.api.conftest import Json, Later, Yard, pool_body, task, unique
 from tests.conftest import Server, wait_for
-
-from batchyard.model import times
-
-
-class Later(Raw):
-    """Signs with the server's time, which it can move."""
-
-    ahead_s = 0.0
-
-    def __call__(self, method: str, path: str, body: object = None, **more: Any) -> Answer:
-        date = {"ocp-date": formatdate(time.time() + self.ahead_s, usegmt=True)}
-        return super().__call__(method, path, body, **{**more, "headers": {**date, **(more.get("headers") or {})}})
-
-    def advance(self, by: str) -> None:
-        """Move the server's clock by an ISO 8601 duration."""
-        answer = self("POST", "/batchyard/clock", {"advance": by})
-        assert answer.status == 200, answer.body
-        self.ahead_s += (times.duration(by) or 0) / 1e6
 
 
 @pytest.fixture(scope="module")

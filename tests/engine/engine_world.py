@@ -19,18 +19,23 @@ import msgspec
 
 import databases
 from batchyard.engine import lookup
+from batchyard.engine.auto_pools import auto_pools
 from batchyard.engine.autoscale import settings as autoscale_settings
 from batchyard.engine.autoscale.loop import Autoscale
+from batchyard.engine.checks.auto_pools import Demand
 from batchyard.engine.clock import Clock
 from batchyard.engine.nodes import nodes
 from batchyard.engine.nodes.node_changes import CHANGING
 from batchyard.engine.pools import pools
 from batchyard.engine.pools.capacity import Capacity
+from batchyard.engine.schedules import schedules
+from batchyard.engine.schedules.loop import Schedules
 from batchyard.engine.scheduling import scheduler
 from batchyard.engine.upkeep.upkeep import Upkeep
 from batchyard.engine.work import jobs, tasks
 from batchyard.model.errors import BatchError
 from batchyard.model.job import JobCreateContent, JobPatch
+from batchyard.model.jobschedule import JobScheduleCreateContent, JobSchedulePatch, JobScheduleUpdate
 from batchyard.model.pool import NodeRemove, PoolCreateContent, PoolEnableAutoScale, PoolResize
 from batchyard.model.states import NodeState, TaskState
 from batchyard.model.sync import Ended, Orders, Sync
@@ -44,12 +49,14 @@ from batchyard.rules.transitions import SPECIAL_TASK, TABLES, Table
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
+from batchyard.store import schedules as schedule_rows
 from batchyard.store import special_tasks as special_rows
 from batchyard.store.db import MEMORY, Database
 from batchyard.store.jobs import JobCounts, JobRow
 from batchyard.store.nodes import NodeRow
 from batchyard.store.pools import PoolView
 from batchyard.store.reader import Change, Statement
+from batchyard.store.schedules import ScheduleRow
 from batchyard.store.special_tasks import SpecialTaskRow
 from batchyard.store.tasks import TaskRow
 from batchyard.store.tx import Tx
@@ -92,6 +99,8 @@ _NO_CHANGE = {
     "autoscale evaluated",
     "autoscale disabled",
     "service log not uploaded",
+    "missed",
+    "job added",
 }
 """Events that change no state, or that of the allocation, which has none of its own in the log."""
 _SUBJECTS = ("pool", "node", "job", "task", "start", "preparation", "release")
@@ -121,6 +130,8 @@ _BOUNDING = (
     " THEN RAISE 'a write to {0} beyond its bounds'; END IF; RETURN new; END $body$"
 )
 _EACH_BOUNDED = "CREATE OR REPLACE TRIGGER {0}_bounds AFTER UPDATE ON {0} FOR EACH ROW EXECUTE FUNCTION {0}_bounds()"
+AUTO_POOL = re.compile(r"(^|_)[0-9A-F]{8}(-[0-9A-F]{4}){3}-[0-9A-F]{12}$")
+"""Ids of pools that are made for jobs."""
 _AWAY = (NodeState.LEAVING_POOL, NodeState.PREEMPTED, NodeState.DEALLOCATED)
 _AT_WORK = (NodeState.IDLE, NodeState.RUNNING, NodeState.OFFLINE, NodeState.START_TASK_FAILED)
 
@@ -231,6 +242,8 @@ class World:
         self._location: str | None = None
         self.provider = Steady() if provider is None else provider
         self.topics: Counter[str] = Counter()
+        self.kept_alive: set[str] = set()
+        """Pools that were made for jobs and are to outlive them."""
         self._open()
 
     def _open(self) -> None:
@@ -242,7 +255,7 @@ class World:
         def watch(tx: Tx) -> None:
             if once is not None:
                 tx.change(once)
-            for table in ("task", "node", "job", "pool", "special_task"):
+            for table in ("task", "node", "job", "pool", "special_task", "job_schedule"):
                 tx.change(Change(each.format(table)))
 
         self.db.call(watch)
@@ -259,6 +272,12 @@ class World:
         self.upkeep_job = Upkeep(self.db, self.clock, SILENCE_US)
         self.capacity_job = Capacity(self.db, {"local": self.provider, JOINED: JoinedProvider()}, self.clock, b"key", JOIN_US, self.offer)
         self.autoscale_job = Autoscale(self.db, self.clock)
+        self.schedules_job = Schedules(self.db, self.clock, lambda: self.demand)
+
+    @property
+    def demand(self) -> Demand:
+        """What the account demands of pools that are made for jobs."""
+        return Demand(self.offer)
 
     def reopen(self) -> None:
         """Start over from the file, as after a crash: no word of what was in memory."""
@@ -327,6 +346,7 @@ class World:
             self.schedule()
             self.upkeep()
             self.autoscale()
+            self.plans()
 
     def finish(self, rounds: int = 40) -> None:
         """Healthy nodes and all loops until nothing changes; tasks whose id begins with `f` exit with 1."""
@@ -345,6 +365,7 @@ class World:
             self.schedule()
             self.upkeep()
             self.autoscale()
+            self.plans()
             now = self.summary()
             if now == before and not any(_coming_back(node) for node in self.nodes()):
                 return
@@ -363,6 +384,7 @@ class World:
         """Everything that a client could see, but for times and keys."""
         return {
             "jobs": self.rows("SELECT id, state, terminate_reason FROM job ORDER BY id"),
+            "schedules": self.rows("SELECT id, state, jobs, due FROM job_schedule ORDER BY id"),
             "tasks": self.rows(
                 "SELECT job.id, task.id, task.state, result, exit_code, retries, requeues FROM task"
                 " JOIN job ON job.pk = job_pk ORDER BY 1, 2"
@@ -443,7 +465,45 @@ class World:
 
     def job(self, job_id: str = "job", pool_id: str = "pool", **more: Any) -> JobRow:
         sent = {"id": job_id, "poolInfo": {"poolId": pool_id}, "usesTaskDependencies": True, **more}
-        return self.run(jobs.add, msgspec.convert(sent, JobCreateContent), self.now)
+        return self.run(auto_pools.add, msgspec.convert(sent, JobCreateContent), self.now, self.demand)
+
+    # job schedules
+
+    def plan(self, schedule_id: str = "plan", spec: dict[str, Any] | None = None, *, schedule: Any = None, **more: Any) -> ScheduleRow:
+        """Add a job schedule, whose jobs end at once unless told otherwise."""
+        spec = {"poolInfo": {"poolId": "pool"}, "onAllTasksComplete": "terminatejob"} | (spec or {})
+        given = {"recurrenceInterval": "PT1H"} if schedule is None else schedule
+        sent = {"id": schedule_id, "schedule": given, "jobSpecification": spec, **more}
+        return self.run(schedules.add, msgspec.convert(sent, JobScheduleCreateContent), self.now, self.demand)
+
+    def plan_row(self, schedule_id: str = "plan") -> ScheduleRow:
+        row = self.run(schedule_rows.find, schedule_id)
+        assert row is not None, f"no schedule {schedule_id}"
+        return row
+
+    def change_plan(self, use: Callable[..., Any], *args: Any, schedule_id: str = "plan", **more: Any) -> Any:
+        """A use case of an open schedule."""
+        return self.run(lambda tx: use(tx, schedules.open_schedule(tx, schedule_id), *args, self.now, **more))
+
+    def patch_plan(self, schedule_id: str = "plan", **changes: Any) -> ScheduleRow:
+        sent = msgspec.convert(changes, JobSchedulePatch)
+        return self.run(lambda tx: schedules.patch(tx, schedules.open_schedule(tx, schedule_id), sent, self.now, self.demand))
+
+    def put_plan(self, schedule_id: str = "plan", **given: Any) -> ScheduleRow:
+        sent = msgspec.convert(given, JobScheduleUpdate)
+        return self.run(lambda tx: schedules.update(tx, schedules.open_schedule(tx, schedule_id), sent, self.now, self.demand))
+
+    def delete_plan(self, schedule_id: str = "plan", *, force: bool = False) -> None:
+        self.run(lambda tx: schedules.delete(tx, schedules.find(tx, schedule_id), self.now, force=force))
+
+    def jobs_of(self, schedule_id: str = "plan") -> list[tuple[str, str]]:
+        """Ids and states of the jobs of a schedule that are there."""
+        both = "SELECT job.id, job.state FROM job JOIN job_schedule ON job_schedule.pk = schedule_pk"
+        return self.rows(f"{both} WHERE job_schedule.id = :id ORDER BY job.pk", id=schedule_id)
+
+    def plans(self) -> None:
+        """One round of the loop of job schedules."""
+        asyncio.run(self.schedules_job.run_once())
 
     def job_row(self, job_id: str = "job") -> JobRow | None:
         return self.run(job_rows.find, job_id)
@@ -496,7 +556,7 @@ class World:
 
     def patch(self, job_id: str = "job", **changes: Any) -> None:
         sent = msgspec.convert(changes, JobPatch)
-        self.run(lambda tx: jobs.patch(tx, lookup.open_job(tx, job_id), sent, self.now))
+        self.run(lambda tx: jobs.patch(tx, lookup.open_job(tx, job_id), sent, self.now, self.demand))
 
     def disable(self, option: str = "requeue", job_id: str = "job") -> None:
         self.run(lambda tx: jobs.disable(tx, lookup.open_job(tx, job_id), DisableJobOption(option), self.now))
@@ -542,6 +602,30 @@ class World:
         self._check_waiting()
         self._check_special()
         self._check_words()
+        self._check_schedules()
+
+    def _check_schedules(self) -> None:
+        """Never two active jobs, numbers without gaps, nothing left to do unseen, and every pool of a job's own has an owner that lives."""
+        several = "SELECT schedule_pk FROM job WHERE schedule_pk IS NOT NULL AND state <> 'completed' GROUP BY 1 HAVING count(*) > 1"
+        assert self.rows(f"SELECT id FROM job_schedule WHERE state <> 'deleting' AND pk IN ({several})") == []
+        assert self.rows("SELECT id FROM job WHERE schedule_pk IS NOT NULL AND schedule_pk NOT IN (SELECT pk FROM job_schedule)") == []
+        for pk, name, state, made, look, ended in self.rows("SELECT pk, id, state, jobs, look, ended FROM job_schedule"):
+            found = self.rows("SELECT id, state FROM job WHERE schedule_pk = :pk ORDER BY pk", pk=pk)
+            numbers = [int(job.rpartition("-")[2]) for job, _ in found]
+            assert numbers == sorted(set(numbers)), name
+            assert not numbers or numbers[-1] <= made, name
+            open_jobs = [job for job, job_state in found if job_state != "completed"]
+            assert ended is not None if state == "completed" else ended is None or state == "deleting", name
+            if state == "completed":
+                assert look is None, name
+            if state in ("terminating", "deleting"):
+                assert open_jobs or look is not None, f"{name} is {state} for ever"
+        owners = "SELECT auto_pool FROM job WHERE state <> 'completed' AND auto_pool IS NOT NULL"
+        shared = "SELECT pool_id FROM job_schedule WHERE state <> 'completed' AND pool_id IS NOT NULL"
+        owned = {owner for (owner,) in self.rows(f"{owners} UNION {shared}")}
+        for (pool_id,) in self.rows("SELECT id FROM pool WHERE state = 'active'"):
+            if AUTO_POOL.search(pool_id):
+                assert pool_id in owned or pool_id in self.kept_alive, f"pool {pool_id} is left behind"
 
     def _check_counts(self) -> None:
         sums = (

@@ -9,9 +9,7 @@ import pytest
 from engine_world import MACHINE, OFFER, World
 
 from batchyard.engine.pools import pools
-from batchyard.engine.work import jobs
 from batchyard.model.errors import BatchError
-from batchyard.model.job import JobCreateContent
 from batchyard.model.pool import PoolPatch, PoolUpdateProperties
 from batchyard.rules.offer import Offer, Quotas
 
@@ -291,7 +289,8 @@ def test_the_pool_quota() -> None:
 
 def test_the_quota_of_active_jobs(world: World) -> None:
     def add(job_id: str) -> None:
-        world.run(jobs.add, msgspec.convert({"id": job_id, "poolInfo": {"poolId": "pool"}}, JobCreateContent), world.now, 2)
+        world.offer = msgspec.structs.replace(OFFER, quotas=Quotas(active_jobs=2))
+        world.job(job_id)
 
     add("a")
     add("b")

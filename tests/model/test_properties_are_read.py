@@ -22,7 +22,7 @@ from mypy.nodes import MemberExpr
 from mypy.options import Options
 from mypy.types import Instance, Type, TypeVarType, UnionType, get_proper_type
 
-from batchyard.model import job, node, pool, task
+from batchyard.model import job, jobschedule, node, pool, task
 from batchyard.model.common import Shape
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +41,9 @@ REQUESTS: tuple[type[Shape], ...] = (
     job.JobUpdate,
     job.JobDisable,
     job.JobTerminate,
+    jobschedule.JobScheduleCreateContent,
+    jobschedule.JobSchedulePatch,
+    jobschedule.JobScheduleUpdate,
     task.TaskCreateContent,
     task.TaskUpdate,
     node.NodeReboot,
@@ -51,12 +54,14 @@ REQUESTS: tuple[type[Shape], ...] = (
     node.NodeUserUpdate,
     node.UploadBatchServiceLogs,
 )
-_ONLY_CHECKS = re.compile(r"batchyard\.engine\.checks\.(jobs|tasks|pools|demands)")
+_ONLY_CHECKS = re.compile(r"batchyard\.engine\.checks\.(auto_pools|jobs|tasks|pools|demands)")
 BECOMES: dict[type[Shape], type[Shape]] = {
     pool.PoolPatch: pool.PoolCreateContent,
     pool.PoolUpdateProperties: pool.PoolCreateContent,
     job.JobPatch: job.JobCreateContent,
     job.JobUpdate: job.JobCreateContent,
+    jobschedule.JobSchedulePatch: jobschedule.JobScheduleContent,
+    jobschedule.JobScheduleUpdate: jobschedule.JobScheduleContent,
     task.TaskUpdate: task.TaskCreateContent,
     job.JobManagerTask: task.TaskCreateContent,
 }

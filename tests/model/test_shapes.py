@@ -32,7 +32,7 @@ SHAPES: dict[str, type[Shape]] = {
     if isinstance(found, type) and issubclass(found, Shape) and found is not Shape
 }
 # Resources that are served in two parts: what the client set, what the service knows.
-PARTS = {name: (f"{name}CreateContent", f"{name}Served") for name in ("Pool", "Job", "Task")}
+PARTS = {name: (f"{name}CreateContent", f"{name}Served") for name in ("Pool", "Job", "JobSchedule", "Task")}
 WORDS: dict[str, type[Word]] = {
     name: found
     for module in MODULES

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from batchyard.model.states import AllocationState, JobState, NodeState, PoolState, SpecialTaskState, TaskState, Word
+from batchyard.model.states import AllocationState, JobScheduleState, JobState, NodeState, PoolState, SpecialTaskState, TaskState, Word
 from batchyard.rules import transitions
 from batchyard.rules.transitions import (
     ALLOCATION,
     JOB,
+    JOB_SCHEDULE,
     NODE,
     POOL,
     SPECIAL_TASK,
@@ -23,6 +24,7 @@ from batchyard.rules.transitions import (
     AllocationHappened,
     IllegalChange,
     JobHappened,
+    JobScheduleHappened,
     NodeHappened,
     PoolHappened,
     SpecialTaskHappened,
@@ -45,6 +47,12 @@ EDGES = {
         disabled: disable requested > disabling, enable requested > enabling, terminate requested > terminating,
             delete requested > deleting
         enabling: enabled > active, terminate requested > terminating, delete requested > deleting
+        terminating: ended > completed, delete requested > deleting
+        completed: delete requested > deleting
+    """,
+    "job_schedule": """
+        active: disabled > disabled, exhausted > completed, terminate requested > terminating, delete requested > deleting
+        disabled: enabled > active, exhausted > completed, terminate requested > terminating, delete requested > deleting
         terminating: ended > completed, delete requested > deleting
         completed: delete requested > deleting
     """,
@@ -99,6 +107,7 @@ KINDS: list[tuple[Table[Any, Any], type[Word], type[StrEnum], Word]] = [
     (POOL, PoolState, PoolHappened, PoolState.ACTIVE),
     (ALLOCATION, AllocationState, AllocationHappened, AllocationState.RESIZING),
     (JOB, JobState, JobHappened, JobState.ACTIVE),
+    (JOB_SCHEDULE, JobScheduleState, JobScheduleHappened, JobScheduleState.ACTIVE),
     (SPECIAL_TASK, SpecialTaskState, SpecialTaskHappened, SpecialTaskState.RUNNING),
     (TASK, TaskState, TaskHappened, TaskState.ACTIVE),
     (NODE, NodeState, NodeHappened, NodeState.CREATING),

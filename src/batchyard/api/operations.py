@@ -8,7 +8,7 @@ from urllib.parse import unquote
 import msgspec
 from starlette.responses import Response
 
-from batchyard.api.batch import account, autoscale, files, jobs, nodes, pools, tasks
+from batchyard.api.batch import account, autoscale, files, jobs, nodes, pools, schedules, tasks
 from batchyard.api.own import about, accounts, chaos, clock, contents, explain, inside, joining, outputs
 from batchyard.api.wire.call import Call
 from batchyard.model.errors import BatchError
@@ -39,6 +39,7 @@ _SELECT = frozenset({"$select"})
 _EXPAND = frozenset({"$expand"})
 _FORCE = frozenset({"force"})
 _RECURSIVE = frozenset({"recursive"})
+_SCHEDULE = "/jobschedules/{schedule_id}"
 _NODE = "/pools/{pool_id}/nodes/{node_id}"
 _TASK_FILE = "/jobs/{job_id}/tasks/{task_id}/files/{file_path}"
 _NODE_FILE = "/pools/{pool_id}/nodes/{node_id}/files/{file_path}"
@@ -92,6 +93,17 @@ OPERATIONS = (
     Op("POST", "/jobs/{job_id}/terminate", jobs.terminate, _FORCE),
     Op("GET", "/jobs/{job_id}/jobpreparationandreleasetaskstatus", jobs.special_task_status, _FILTERED | _SELECT),
     Op("GET", "/jobs/{job_id}/taskcounts", jobs.task_counts),
+    Op("POST", "/jobschedules", schedules.add, adds=True),
+    Op("GET", "/jobschedules", schedules.list_, _FILTERED | _SELECT | _EXPAND),
+    Op("GET", _SCHEDULE, schedules.get, _SELECT | _EXPAND),
+    Op("HEAD", _SCHEDULE, schedules.exists),
+    Op("PATCH", _SCHEDULE, schedules.patch),
+    Op("PUT", _SCHEDULE, schedules.update),
+    Op("DELETE", _SCHEDULE, schedules.delete, _FORCE),
+    Op("POST", _SCHEDULE + "/disable", schedules.disable),
+    Op("POST", _SCHEDULE + "/enable", schedules.enable),
+    Op("POST", _SCHEDULE + "/terminate", schedules.terminate, _FORCE),
+    Op("GET", _SCHEDULE + "/jobs", schedules.jobs, _FILTERED | _SELECT | _EXPAND),
     Op("POST", "/jobs/{job_id}/tasks", tasks.add, adds=True),
     Op("POST", "/jobs/{job_id}/addtaskcollection", tasks.add_collection, adds=True),
     Op("GET", "/jobs/{job_id}/tasks", tasks.list_, _FILTERED | _SELECT | _EXPAND),
@@ -116,6 +128,7 @@ OPERATIONS = (
     Op("DELETE", "/batchyard/v1/pools/{pool_id}/jointokens/{token_id}", joining.revoke),
     Op("GET", "/batchyard/explain/jobs/{job_id}", explain.job),
     Op("GET", "/batchyard/explain/jobs/{job_id}/tasks/{task_id}", explain.task),
+    Op("GET", "/batchyard/explain/jobschedules/{schedule_id}", explain.schedule),
     Op("GET", "/batchyard/explain/pools/{pool_id}", explain.pool),
     Op("GET", "/batchyard/explain" + _NODE, explain.node),
     Op("POST", _ACCOUNTS, accounts.create, adds=True, operator=True),

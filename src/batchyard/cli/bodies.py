@@ -20,6 +20,9 @@ _SHAPES = {
     "job": "job:JobCreateContent",
     "job update": "job:JobPatch",
     "job replace": "job:JobUpdate",
+    "schedule": "jobschedule:JobScheduleCreateContent",
+    "schedule update": "jobschedule:JobSchedulePatch",
+    "schedule replace": "jobschedule:JobScheduleUpdate",
     "task": "task:TaskCreateContent",
     "task update": "task:TaskUpdate",
 }

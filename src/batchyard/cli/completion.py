@@ -132,7 +132,8 @@ def _asked(what: str, last: str, given: Sequence[str]) -> Iterator[str]:
             found = (f"{job}/{one['id']}" for one in batch.listed("jobs", job, "tasks", select_="id", filter_=filter_))
         else:
             filter_ = f"startswith(id,{where.quoted(last)})" if last else ""
-            found = (one["id"] for one in batch.listed("pools" if what == "pools" else "jobs", select_="id", filter_=filter_))
+            kind = what if what in ("pools", "jobschedules") else "jobs"
+            found = (one["id"] for one in batch.listed(kind, select_="id", filter_=filter_))
         yield from islice((name for name in found if name.startswith(last)), _MOST)
 
 

@@ -1,4 +1,4 @@
-"""`batchyard explain`: why a task, a job, a pool or a node does not run what it should, as a tree for people and as JSON for programs."""
+"""`batchyard explain`: why something does not run what it should, as a tree for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Found = Mapping[str, Any]
 
 
 def explain(batch: Client, *, kind: str, name: str, job: str | None, output: str) -> None:
-    """Say why a task, a job, a pool or a node does not run, and what to do."""
+    """Say why a task, a job, a schedule, a pool or a node does not run, and what to do."""
     _print(batch.get("batchyard", "explain", *_path(batch, kind, name, job)), output)
 
 
@@ -29,6 +29,11 @@ def task(batch: Client, *, task: str, job: str | None, output: str) -> None:
 def job(batch: Client, *, job: str, output: str) -> None:
     """Say why a job does not run."""
     explain(batch, kind="job", name=job, job=None, output=output)
+
+
+def schedule(batch: Client, *, schedule: str, output: str) -> None:
+    """Say why a job schedule makes no job."""
+    explain(batch, kind="schedule", name=schedule, job=None, output=output)
 
 
 def pool(batch: Client, *, pool: str, output: str) -> None:
@@ -53,7 +58,7 @@ def _path(batch: Client, kind: str, name: str, job: str | None) -> Sequence[str]
         pool_id, node_id = the_node(batch, name)
         return ("pools", pool_id, "nodes", node_id)
     if kind != "task":
-        return (f"{kind}s", name)
+        return ("jobschedules" if kind == "schedule" else f"{kind}s", name)
     where, task = names.the_task(batch, name, job)
     return ("jobs", where, "tasks", task)
 

@@ -24,10 +24,7 @@ _OPEN = ("active", "disabled", "enabling", "disabling")
 
 def find_job(batch: Client, job: str | None, pool: str | None, nodes: int | None = None, size: str | None = None) -> str:
     """The job to add tasks to, made when it is not there, with its pool. Raises Problem."""
-    if nodes is not None:
-        _own_pool(batch, pool, nodes, size)
-    elif size is not None:
-        raise Usage("--size is the size of the nodes of a pool that is made: say how many with --nodes")
+    _make_pool(batch, pool, nodes, size)
     first = job or pool or DEFAULT
     names = [job] if job else [first, *(f"{first}-{number}" for number in range(2, 100))]
     for name in names:
@@ -57,12 +54,22 @@ def _found(batch: Client, missing: str, *path: str) -> Body | None:
         return None
 
 
-def _new_job(batch: Client, name: str, pool: str | None) -> Body:
+def find_pool(batch: Client, pool: str | None, nodes: int | None = None, size: str | None = None) -> str:
+    """The pool that is meant; that which --nodes asks for, and the default one, are made when they are not there. Raises Problem."""
+    _make_pool(batch, pool, nodes, size)
+    return _there(batch, pool)
+
+
+def _there(batch: Client, pool: str | None) -> str:
     if pool:
         batch.get("pools", pool)  # the service takes jobs of pools that are not there; a person who types a name does not mean that
     elif _found(batch, "PoolNotFound", "pools", DEFAULT) is None:
         _add(batch, "pools", default_pool(), "PoolExists")
-    _add(batch, "jobs", new_job(name, pool or DEFAULT), "JobExists")
+    return pool or DEFAULT
+
+
+def _new_job(batch: Client, name: str, pool: str | None) -> Body:
+    _add(batch, "jobs", new_job(name, _there(batch, pool)), "JobExists")
     return batch.get("jobs", name)
 
 
@@ -81,6 +88,13 @@ def default_pool() -> Body:
 def new_pool(name: str, nodes: int, size: str | None) -> Body:
     """A pool of so many nodes."""
     return {"id": name, "vmSize": size or SIZE, "virtualMachineConfiguration": MACHINE, "targetDedicatedNodes": nodes}
+
+
+def _make_pool(batch: Client, pool: str | None, nodes: int | None, size: str | None) -> None:
+    if nodes is not None:
+        _own_pool(batch, pool, nodes, size)
+    elif size is not None:
+        raise Usage("--size is the size of the nodes of a pool that is made: say how many with --nodes")
 
 
 def _own_pool(batch: Client, pool: str | None, nodes: int, size: str | None) -> None:

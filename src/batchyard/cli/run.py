@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchyard.cli import grammar, homes, table, waiting
+from batchyard.cli import grammar, homes, schedules, table, waiting
 from batchyard.cli import submit as sent
 from batchyard.cli.client import Client
 from batchyard.cli.problem import Interrupted, Problem, Usage
@@ -29,10 +29,15 @@ def submit(batch: Client, **given: Any) -> int:
         raise Usage("the command is missing: batchyard submit [OPTIONS] -- PROGRAM [ARGUMENTS]")
     if empty := next((option for option in ("out", "cwd") if "" in (given[option] if option != "cwd" else [given[option]])), None):
         raise Usage(f"--{empty} wants a value; it got nothing")
+    again = schedules.submitted(given)
     lines = None if given["each_line"] is None else _read(given["each_line"], "--each-line").split("\n")
     many = sent.values(given["array"], lines, given["matrix"])
     base, folder = given["id"] or sent.new_id(), f"out/{sent.new_id()}{sent.new_id()}"
     wish = _wish(given)
+    if again:
+        wish = wish if given["dry_run"] else _with_files(batch, wish, given, years=True)[0]
+        schedules.submit(batch, base, next(sent.tasks(wish, base, many, folder)), given)
+        return 0
     if given["dry_run"]:
         return _dry(given, sent.tasks(wish, base, many, folder))
     wish, storage = _with_files(batch, wish, given)
@@ -135,8 +140,8 @@ def _dry(given: Mapping[str, Any], bodies: Any) -> int:
     return 0
 
 
-def _with_files(batch: Client, wish: sent.Wish, given: Mapping[str, Any]) -> tuple[sent.Wish, Storage | None]:
-    """The wish with its files; the storage if any is needed. Raises Problem."""
+def _with_files(batch: Client, wish: sent.Wish, given: Mapping[str, Any], *, years: bool = False) -> tuple[sent.Wish, Storage | None]:
+    """The wish with its files; the storage if any is needed. `years` is for what is run again and again. Raises Problem."""
     files: dict[str, Path | bytes] = dict(sent.input_files(given["inputs"]))
     if given["script"] is not None:
         files[Path(given["script"]).name] = given["script"]
@@ -146,9 +151,9 @@ def _with_files(batch: Client, wish: sent.Wish, given: Mapping[str, Any]) -> tup
         return wish, None
     from concurrent.futures import ThreadPoolExecutor
 
-    from batchyard.cli.storage import Storage
+    from batchyard.cli.storage import FOR_YEARS, VALID, Storage
 
-    storage = Storage(batch.storage)
+    storage = Storage(batch.storage, FOR_YEARS if years else VALID)
     storage.prepare()
     brought: list[sent.Body] = []
     with ThreadPoolExecutor(8) as several, Progress("uploading", len(files)) as progress:

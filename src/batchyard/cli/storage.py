@@ -27,6 +27,10 @@ VALID = timedelta(days=30)
 """How long signed URLs are good: tasks may wait, and may be run again."""
 
 
+FOR_YEARS = timedelta(days=3653)
+"""Those of what a schedule runs again and again."""
+
+
 def account(connection_string: str | None) -> BlobServiceClient:
     """The storage account. Raises Problem when it is not known."""
     from azure.storage.blob import BlobServiceClient
@@ -67,8 +71,8 @@ def known(connection_string: str | None) -> Known:
 class Storage:
     """The container that submissions share. Raises Problem where the storage account refuses or is away."""
 
-    def __init__(self, connection_string: str | None) -> None:
-        self._given, self._account = connection_string, known(connection_string)
+    def __init__(self, connection_string: str | None, valid: timedelta = VALID) -> None:
+        self._given, self._account, self._valid = connection_string, known(connection_string), valid
 
     @property
     def url(self) -> str:
@@ -108,7 +112,7 @@ class Storage:
             raise Problem(f"cannot read {file!s:.200} ({error.strerror})") from None
         except AzureError as error:
             raise _problem(error) from None
-        allowed: dict[str, Any] = {"account_key": self._account.key, "expiry": datetime.now(UTC) + VALID}
+        allowed: dict[str, Any] = {"account_key": self._account.key, "expiry": datetime.now(UTC) + self._valid}
         return f"{blob.url}?{generate_blob_sas(self._account.name, CONTAINER, name, permission='r', **allowed)}"
 
     def drop_box(self) -> str:
@@ -123,7 +127,7 @@ class Storage:
         return Box(f"{self.url}/{container}", self._signature(container, "rl"), batch)
 
     def _signature(self, container: str, permissions: str) -> str:
-        return container_sas(self._account.name, self._account.key, container, permissions, datetime.now(UTC) + VALID)
+        return container_sas(self._account.name, self._account.key, container, permissions, datetime.now(UTC) + self._valid)
 
 
 def _problem(error: Exception) -> Problem:

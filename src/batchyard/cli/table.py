@@ -48,6 +48,8 @@ JOB = Flag("job", ("--job",), "Job of the tasks that are named without one.", TE
 FOLLOW = Flag("follow", ("-f", "--follow"), "Go on while it is written.", FLAG)
 
 _JOB = Word("job", "JOB", "id of a job", names="jobs")
+_SCHEDULE = Word("schedule", "SCHEDULE", "id of a job schedule", names="jobschedules")
+_SCHEDULES = Word("schedules", "SCHEDULE", "id, several, or a glob", "+", names="jobschedules")
 _JOBS = Word("jobs", "JOB", "id, several, a glob, or last", "+", names="jobs")
 _POOL = Word("pool", "POOL", "id of a pool", names="pools")
 _POOLS = Word("pools", "POOL", "id, several, or a glob", "+", names="pools")
@@ -82,6 +84,12 @@ _STDERR = Flag("stderr", ("--stderr",), "What it wrote to stderr.", FLAG)
 _FILE_PATH = Word("path", "PATH", "path of a file or directory; the list of files without one", "?")
 _INTO = Flag("into", ("--into",), "Directory to write to.", PATH, "DIR", default=".")
 
+_TIMES = (
+    Flag("every", ("--every",), "Run it again and again, first now: 90s, 5m, 1h, 2d.", TEXT, "SPAN"),
+    Flag("cron", ("--cron",), "Run it at these times, as '30 2 * * mon-fri'.", TEXT, "CRON"),
+    Flag("time_zone", ("--time-zone",), "Zone that --cron is meant in, as Europe/Berlin; UTC without it.", TEXT, "ZONE"),
+)
+
 SUBMIT = Verb(
     "submit",
     "run:submit",
@@ -102,6 +110,7 @@ SUBMIT = Verb(
         Flag("stdin", ("--stdin",), "File that it reads as stdin; - is this command's.", TEXT, "FILE|-"),
         Flag("each_line", ("--each-line",), "A task per line, which replaces {}; - is stdin.", TEXT, "FILE|-"),
         Flag("array", ("--array",), "A task per number, which replaces {}; as 1-10,15.", TEXT, "RANGE"),
+        *_TIMES,
         Flag("matrix", ("--matrix",), "A task per value, which replaces {NAME}; several make all pairs.", TEXT, "N=A,B", many=True),
         Flag("script", ("--script",), "Script to run, whose #BATCHYARD lines are options.", PATH, "FILE"),
         *_SIZE[:1],
@@ -111,7 +120,13 @@ SUBMIT = Verb(
         Flag("out_dir", ("--out-dir",), "Where --out files go after --wait or -f.", PATH, "DIR", default="."),
         DRY,
     ),
-    serves=("POST /jobs/{job_id}/addtaskcollection", "POST /jobs", "POST /pools", "POST /batchyard/jobs/{job_id}/outputs"),
+    serves=(
+        "POST /jobs/{job_id}/addtaskcollection",
+        "POST /jobs",
+        "POST /jobschedules",
+        "POST /pools",
+        "POST /batchyard/jobs/{job_id}/outputs",
+    ),
 )
 LOGS = Verb(
     "logs",
@@ -166,15 +181,16 @@ GET = Verb(
 EXPLAIN = Verb(
     "explain",
     "explain:explain",
-    "Say why a task, a job, a pool or a node does not run, and what to do.",
+    "Say why a task, a job, a schedule, a pool or a node does not run, and what to do.",
     (
-        Word("kind", "job|task|pool|node", "what to explain", kind=one_of("job", "task", "pool", "node")),
+        Word("kind", "job|task|schedule|pool|node", "what to explain", kind=one_of("job", "task", "schedule", "pool", "node")),
         Word("name", "ID", "its id; that of a task may be JOB/TASK, of a node POOL/NODE", names="tasks"),
     ),
     (JOB, Flag("output", ("-o", "--output"), "tree, or json as the service gives it.", TREES, default="tree")),
     serves=(
         "GET /batchyard/explain/jobs/{job_id}",
         "GET /batchyard/explain/jobs/{job_id}/tasks/{task_id}",
+        "GET /batchyard/explain/jobschedules/{schedule_id}",
         "GET /batchyard/explain/pools/{pool_id}",
         "GET /batchyard/explain/pools/{pool_id}/nodes/{node_id}",
     ),
@@ -620,6 +636,80 @@ JOB_NOUN = Noun(
     ),
 )
 
+_SCHEDULE_FLAGS = (
+    Flag("pool", ("--pool",), "Pool that its jobs run on.", TEXT, "POOL", names="pools"),
+    _TIMES[0]._replace(help="Make a job this often: 90s, 5m, 1h, 2d; only one without it."),
+    _TIMES[1]._replace(help="Make a job at these times, as '30 2 * * mon-fri'."),
+    _TIMES[2],
+    Flag("start", ("--start",), "No job before this time.", TEXT, "TIME"),
+    Flag("end", ("--end",), "No job from this time on.", TEXT, "TIME"),
+    Flag("window", ("--window",), "How late a job may be made: 5m, 1h; however late without it.", TEXT, "SPAN"),
+    _METADATA,
+)
+SCHEDULE = Noun(
+    "schedule",
+    "Job schedules: they make jobs when these are due.",
+    (
+        _create("schedules:create", "a job schedule", _SCHEDULE_FLAGS, "POST /jobschedules"),
+        Verb(
+            "list",
+            "schedules:listed",
+            "List the job schedules.",
+            (_SCHEDULES._replace(times="*", help="ids or globs; all when none is named"),),
+            (*LISTED, *PICK),
+            serves=("GET /jobschedules",),
+        ),
+        Verb("show", "schedules:show", "Show job schedules.", (_SCHEDULES,), SHOWN, serves=("GET /jobschedules/{schedule_id}",)),
+        Verb(
+            "update",
+            "schedules:update",
+            "Change a job schedule, for the jobs that it makes from now on.",
+            (_SCHEDULE,),
+            (*_SCHEDULE_FLAGS, _WHOLE, FILE, DRY),
+            serves=("PATCH /jobschedules/{schedule_id}", "PUT /jobschedules/{schedule_id}"),
+        ),
+        _delete("schedules:delete", "job schedules with all their jobs", (_SCHEDULES,), "DELETE /jobschedules/{schedule_id}", (_FORCE,)),
+        Verb(
+            "enable",
+            "schedules:enable",
+            "Have job schedules make jobs again.",
+            (_SCHEDULES,),
+            serves=("POST /jobschedules/{schedule_id}/enable",),
+        ),
+        Verb(
+            "disable",
+            "schedules:disable",
+            "Have job schedules make no jobs; what runs runs on.",
+            (_SCHEDULES,),
+            serves=("POST /jobschedules/{schedule_id}/disable",),
+        ),
+        Verb(
+            "terminate",
+            "schedules:terminate",
+            "End job schedules and the jobs of them that are active.",
+            (_SCHEDULES,),
+            (_FORCE, YES),
+            serves=("POST /jobschedules/{schedule_id}/terminate",),
+            aliases=("cancel",),
+        ),
+        Verb(
+            "jobs",
+            "schedules:jobs",
+            "List the jobs of a job schedule with their task counts.",
+            (_SCHEDULE,),
+            LISTED,
+            serves=("GET /jobschedules/{schedule_id}/jobs",),
+        ),
+        Verb(
+            "why",
+            "explain:schedule",
+            "Say why a job schedule makes no job.",
+            (_SCHEDULE,),
+            (Flag("output", ("-o", "--output"), "tree or json.", TREES, default="tree"),),
+        ),
+    ),
+)
+
 TASK = Noun(
     "task",
     "Tasks: commands that nodes run.",
@@ -956,18 +1046,20 @@ ACCOUNT = Noun(
 NOUNS: tuple[Noun, ...] = (
     POOL,
     JOB_NOUN,
+    SCHEDULE,
     TASK,
     NODE,
     STORAGE,
     QUEUE,
     _AUTOSCALE,
     ACCOUNT,
-    *(Noun(name, "", (), later=True) for name in ("schedule", "app", "trigger", "run", "event")),
+    *(Noun(name, "", (), later=True) for name in ("app", "trigger", "run", "event")),
 )
 
 NOT_REACHABLE = {
     "GET /nodeagentskus": "gone since API version 2018-12-01.8.0; `pool images` lists them",
     "HEAD /pools/{pool_id}": "`pool show` says whether it is there",
+    "HEAD /jobschedules/{schedule_id}": "`schedule show` says whether it is there",
     "HEAD /pools/{pool_id}/nodes/{node_id}/files/{file_path}": "`node files` shows size and time",
     "HEAD /jobs/{job_id}/tasks/{task_id}/files/{file_path}": "`task files` shows size and time",
     "GET /pools/{pool_id}/nodes/{node_id}/extensions/{extension_name}": "`node extensions` shows all of each",

@@ -68,6 +68,29 @@ JOBS = (
     _of("NAME", "displayName", wide=True),
     Column("ENDED BY", lambda found, now: _info(found).get("terminateReason", ""), wide=True),
 )
+
+
+def _timing(found: Found, now: datetime) -> str:
+    cron = {item["name"]: item["value"] for item in found.get("metadata") or ()}
+    if "batchyard.cron" in cron:
+        return " ".join((cron["batchyard.cron"], cron.get("batchyard.timeZone", "")[:1] and f"({cron['batchyard.timeZone']})")).strip()
+    return str((found.get("schedule") or {}).get("recurrenceInterval", "once"))
+
+
+def _recent(found: Found, now: datetime) -> str:
+    return str((_info(found).get("recentJob") or {}).get("id", ""))
+
+
+SCHEDULES = (
+    _of("SCHEDULE", "id", keep=9),
+    _STATE,
+    Column("EVERY", _timing, keep=8),
+    Column("NEXT RUN", lambda found, now: _info(found).get("nextRunTime", ""), keep=7),
+    Column("RECENT JOB", _recent, keep=6),
+    _age("AGE", "creationTime"),
+    _of("NAME", "displayName", wide=True),
+    Column("ENDED", lambda found, now: _info(found).get("endTime", ""), wide=True),
+)
 TASKS = (
     _of("TASK", "id", keep=9),
     _STATE,

@@ -72,6 +72,14 @@ TERMS: Mapping[str, Mapping[str, Term]] = {
         "name": Term("displayName", "text"),
         **_times(_TIMES | _RUN),
     },
+    "schedule": {
+        "id": Term("id", "text", True),
+        "state": Term("state", "word", True),
+        "pool": Term("jobSpecification/poolInfo/poolId", "text"),
+        "name": Term("displayName", "text"),
+        "next": Term("executionInfo/nextRunTime", "time"),
+        **_times(_TIMES | {"ended": "executionInfo/endTime"}),
+    },
     "pool": {
         "id": Term("id", "text", True),
         "state": Term("state", "word", True),

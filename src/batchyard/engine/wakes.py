@@ -16,6 +16,8 @@ CAPACITY = "capacity"
 """Some pool has not the nodes it should have."""
 UPKEEP = "upkeep"
 """Some job is on its way to its end."""
+SCHEDULES = "schedules"
+"""Some job schedule has something to do."""
 
 
 def pool(pool_key: str) -> str:

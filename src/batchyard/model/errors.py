@@ -123,6 +123,15 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "JobNotActive": (409, "The specified job is not active."),
         "ActiveJobAndScheduleQuotaReached": (409, "The active jobs and job schedules quota for the account has been reached."),
         "JobPreparationTaskOrReleaseTaskNotSpecified": (409, "The job has neither a job preparation nor a job release task."),
+        "JobScheduleWithSameIdExists": (409, "A job schedule with the specified id already exists."),
+        # job schedules
+        "JobScheduleExists": (409, "The specified job schedule already exists."),
+        "JobWithSameIdExists": (409, "A job with the specified id already exists."),
+        "JobScheduleNotFound": (404, "The specified job schedule does not exist."),
+        "JobScheduleDisabled": (409, "The specified job schedule is disabled."),
+        "JobScheduleCompleted": (409, "The specified job schedule is already in a completed state."),
+        "JobScheduleBeingTerminated": (409, "The specified job schedule is being terminated."),
+        "JobScheduleBeingDeleted": (409, "The specified job schedule has been marked for deletion and is being garbage collected."),
         # tasks
         "TaskExists": (409, "The specified task already exists."),
         "TaskNotFound": (404, "The specified task does not exist."),

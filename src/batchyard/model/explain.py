@@ -20,6 +20,7 @@ class Code(Word):
     JOB_TERMINATING = "JobTerminating"
     JOB_COMPLETED = "JobCompleted"
     JOB_DELETING = "JobDeleting"
+    AUTO_POOL_FAILED = "AutoPoolFailed"
     NO_TASKS = "NoTasks"
     ALL_TASKS_COMPLETED = "AllTasksCompleted"
     BLOCKED_BY_FAILURE = "BlockedByFailure"
@@ -56,6 +57,15 @@ class Code(Word):
     IDLE_WHILE_TASKS_WAIT = "IdleWhileTasksWait"
     NOTHING_WAITS = "NothingWaits"
     POOL_WORKS = "PoolWorks"
+    SCHEDULE_WAITS = "ScheduleWaits"
+    NEVER_DUE = "NeverDue"
+    PREVIOUS_JOB_ACTIVE = "PreviousJobActive"
+    ACTIVE_JOB_QUOTA = "ActiveJobQuota"
+    DUE_TIME_MISSED = "DueTimeMissed"
+    SCHEDULE_DISABLED = "ScheduleDisabled"
+    SCHEDULE_TERMINATING = "ScheduleTerminating"
+    SCHEDULE_COMPLETED = "ScheduleCompleted"
+    SCHEDULE_DELETING = "ScheduleDeleting"
 
 
 class Reason(Shape):
@@ -68,6 +78,7 @@ class Reason(Shape):
     task_id: str | None = None
     """The task that is waited for, not the one that waits."""
     node_id: str | None = None
+    job_schedule_id: str | None = None
     since: Timestamp | None = None
     look: str | None = None
     """A command line that shows more: what was written, or how it stands."""
@@ -91,7 +102,7 @@ class ReasonGroup(Shape):
 
 
 class Explanation(Shape):
-    """Why a task, a job, a pool or a node is as it is; the deciding reason first."""
+    """Why a task, a job, a job schedule, a pool or a node is as it is; the deciding reason first."""
 
     kind: str
     id: str

@@ -20,14 +20,20 @@ class Schedule(Shape):
     recurrence_interval: Duration | None = None
 
 
-class JobScheduleCreateContent(Shape):
-    """What a client may set when adding a job schedule."""
+class JobScheduleContent(Shape, kw_only=True):
+    """What clients have set of a job schedule; a PUT may remove `schedule`."""
 
     id: str
-    schedule: Schedule
+    schedule: Schedule | None = None
     job_specification: JobSpecification
     display_name: str | None = None
     metadata: list[MetadataItem] | None = None
+
+
+class JobScheduleCreateContent(JobScheduleContent, kw_only=True):
+    """What a client may set when adding a job schedule."""
+
+    schedule: Schedule
 
 
 class JobSchedulePatch(Shape):
@@ -67,14 +73,9 @@ class JobScheduleStatistics(JobStatistics):
     """Resources that all jobs of a schedule used."""
 
 
-class JobSchedule(Shape, kw_only=True):
-    """A job schedule as it is served; `schedule` is absent once a PUT has removed it."""
+class JobScheduleServed(Shape, kw_only=True):
+    """What the service knows of a job schedule; served behind its JobScheduleContent."""
 
-    id: str
-    display_name: str | None = None
-    schedule: Schedule | None = None
-    job_specification: JobSpecification
-    metadata: list[MetadataItem] | None = None
     url: str
     e_tag: str
     last_modified: Timestamp

@@ -13,7 +13,8 @@ from functools import lru_cache
 INFINITE = "P10675199DT2H48M5.4775807S"
 _INFINITE_DAYS = 10_675_199
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST_US, _END_US = -62_135_596_800_000_000, 253_402_300_800_000_000
+_FIRST_US, END_US = -62_135_596_800_000_000, 253_402_300_800_000_000
+"""The years 1 to 9999, which is all that can be written."""
 _EPOCH_TICKS = 621_355_968_000_000_000
 _DURATION = re.compile(
     r"P(?:(?P<years>\d+(?:\.\d+)?)Y)?(?:(?P<months>\d+(?:\.\d+)?)M)?(?:(?P<weeks>\d+(?:\.\d+)?)W)?(?:(?P<days>\d+(?:\.\d+)?)D)?"
@@ -70,7 +71,7 @@ def from_iso(text: str) -> int:
 def _kept(parsed: datetime, text: str) -> int:
     """Microseconds since 1970. Raises ValueError where UTC has another year than 1 to 9999: it could not be written again."""
     us = micros(parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC))
-    if not _FIRST_US <= us < _END_US:
+    if not _FIRST_US <= us < END_US:
         raise ValueError(f"not within the years 1 to 9999 of UTC: {text!r}")
     return us
 

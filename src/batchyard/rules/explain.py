@@ -26,7 +26,7 @@ _JOB_STATES: Mapping[JobState, Code] = MappingProxyType(
     }
 )
 HIGHEST_PRIORITY = 1000
-_ENDED = (Code.JOB_TERMINATING, Code.JOB_COMPLETED, Code.JOB_DELETING)
+_ENDED = (Code.JOB_TERMINATING, Code.JOB_COMPLETED, Code.JOB_DELETING, Code.AUTO_POOL_FAILED)
 
 
 class Why:
@@ -224,5 +224,7 @@ def _job_state(job: JobFacts) -> list[Reason]:
     """Why a job that is not active starts nothing."""
     if job.state not in _JOB_STATES:
         return []
+    if job.pool_failure is not None:
+        return [reason(Code.AUTO_POOL_FAILED, job_id=job.id, failure=job.pool_failure)]
     told = f" ({job.ended_by})" if job.ended_by else ""
     return [reason(_JOB_STATES[job.state], job_id=job.id, pool_id=job.pool_id, since=times.iso(job.since), how=told)]

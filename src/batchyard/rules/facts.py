@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from batchyard.model.states import JobState, NodeState, TaskState
+from batchyard.model.states import JobScheduleState, JobState, NodeState, TaskState
 from batchyard.rules.placement import Room
+from batchyard.rules.schedules import Missed
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -66,12 +67,35 @@ class JobFacts(msgspec.Struct, kw_only=True):
     running: int = 0
     completed: int = 0
     ended_by: str | None = None
+    pool_failure: str | None = None
+    """Why the pool that it should have had could not be made."""
     closed: frozenset[int] = frozenset()
     """Nodes on which the preparation task failed for good."""
     closed_working: int = 0
     """How many of these take tasks now."""
     preparation_failure: str | None = None
     preparation_id: str | None = None
+
+
+class ScheduleFacts(msgspec.Struct, kw_only=True):
+    """A job schedule, and the job of it that is active."""
+
+    id: str
+    state: JobScheduleState
+    since: int
+    due: int | None
+    """When the next job is due, or was if it still may be made."""
+    closes: int | None
+    """When that is lost."""
+    now: int
+    job_id: str | None = None
+    job_state: JobState | None = None
+    job_since: int = 0
+    full: bool = False
+    """The quota of active jobs and schedules is reached."""
+    retry_s: int = 0
+    missed: int | None = None
+    missed_why: Missed | None = None
 
 
 class NodeGroup(msgspec.Struct, frozen=True):

@@ -53,6 +53,11 @@ WORDS: Mapping[Code, Words] = MappingProxyType({
         "Job {job_id} is being deleted since {since}; its active tasks never run", "Add the tasks to another job",
         "batchyard job create {job_id}-2 --pool {pool_id}",
     ),
+    Code.AUTO_POOL_FAILED: Words(
+        "Job {job_id} never began, because its pool could not be made: {failure}",
+        "Mend autoPoolSpecification, or make room for the pool (batchyard pool delete, a higher quota), then add the job again",
+        look="batchyard job show {job_id}",
+    ),
     Code.NO_TASKS: Words(
         "Job {job_id} has no tasks", "Add tasks (batchyard submit --job), or terminate the job",
         "batchyard submit --job {job_id} -- COMMAND",
@@ -211,9 +216,49 @@ WORDS: Mapping[Code, Words] = MappingProxyType({
     Code.POOL_WORKS: Words(
         "Pool {pool_id} has the {n} that it asks for and works", "Nothing has to be done", look="batchyard nodes {pool_id}"
     ),
+    Code.SCHEDULE_WAITS: Words(
+        "Job schedule {job_schedule_id} makes its next job at {due}", "Nothing has to be done",
+        look="batchyard schedule show {job_schedule_id}",
+    ),
+    Code.NEVER_DUE: Words(
+        "Job schedule {job_schedule_id} makes no more jobs", "Give it another schedule, or delete it",
+        "batchyard schedule update {job_schedule_id} --every 1h", "batchyard schedule show {job_schedule_id}",
+    ),
+    Code.PREVIOUS_JOB_ACTIVE: Words(
+        "A job is due since {due}, but {job_id} is {state} since {since}, and there is never more than one; {until}",
+        "Wait, or end that job; one that ends by itself has a job manager with killJobOnCompletion, onAllTasksComplete=terminatejob"
+        " or a maxWallClockTime",
+        "batchyard job terminate --yes {job_id}", "batchyard explain job {job_id}",
+    ),
+    Code.ACTIVE_JOB_QUOTA: Words(
+        "A job is due since {due}, but the account has as many active jobs and job schedules as its quota allows",
+        "End what is not needed, or raise the quota; it is tried again every {retry} s",
+        look="batchyard jobs --state active",
+    ),
+    Code.DUE_TIME_MISSED: Words(
+        "No job was made for {due}: {why}",
+        "Nothing has to be done for the next one; without startWindow, or with a longer one, a job may be made later than it is due",
+        look="batchyard schedule jobs {job_schedule_id}",
+    ),
+    Code.SCHEDULE_DISABLED: Words(
+        "Job schedule {job_schedule_id} is disabled since {since}", "Enable it; what was due meanwhile is not made up for",
+        "batchyard schedule enable {job_schedule_id}",
+    ),
+    Code.SCHEDULE_TERMINATING: Words(
+        "Job schedule {job_schedule_id} is being terminated since {since}, and waits for the end of {job_id}", "Wait for that job to end",
+        look="batchyard explain job {job_id}",
+    ),
+    Code.SCHEDULE_COMPLETED: Words(
+        "Job schedule {job_schedule_id} is completed since {since}", "Nothing has to be done; what is completed makes no more jobs",
+        look="batchyard schedule jobs {job_schedule_id}",
+    ),
+    Code.SCHEDULE_DELETING: Words(
+        "Job schedule {job_schedule_id} is being deleted since {since}", "Wait; it is gone when its jobs are",
+        look="batchyard schedule jobs {job_schedule_id}",
+    ),
 })  # fmt: skip
 
-_SHOWN = ("job_id", "task_id", "node_id", "since")
+_SHOWN = ("job_id", "task_id", "node_id", "job_schedule_id", "since")
 
 
 def reason(code: Code, because: Sequence[Reason] = (), **facts: object) -> Reason:

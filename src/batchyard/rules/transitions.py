@@ -11,7 +11,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from batchyard.model.states import AllocationState, JobState, NodeState, PoolState, SpecialTaskState, TaskState, Word
+from batchyard.model.states import AllocationState, JobScheduleState, JobState, NodeState, PoolState, SpecialTaskState, TaskState, Word
 
 S = TypeVar("S", bound=Word)
 H = TypeVar("H", bound=StrEnum)
@@ -127,6 +127,33 @@ JOB = Table(
 )
 
 
+class JobScheduleHappened(StrEnum):
+    """What can happen to a job schedule."""
+
+    DISABLED = "disabled"
+    ENABLED = "enabled"
+    EXHAUSTED = "exhausted"  # no job will come any more, and none is active
+    TERMINATE_REQUESTED = "terminate requested"
+    ENDED = "ended"
+    DELETE_REQUESTED = "delete requested"
+
+
+_S = JobScheduleState
+_SCHEDULE_OPEN = (_S.ACTIVE, _S.DISABLED)
+
+JOB_SCHEDULE = Table(
+    "job_schedule",
+    {
+        (_S.ACTIVE, JobScheduleHappened.DISABLED): _S.DISABLED,
+        (_S.DISABLED, JobScheduleHappened.ENABLED): _S.ACTIVE,
+        **{(state, JobScheduleHappened.EXHAUSTED): _S.COMPLETED for state in _SCHEDULE_OPEN},
+        **{(state, JobScheduleHappened.TERMINATE_REQUESTED): _S.TERMINATING for state in _SCHEDULE_OPEN},
+        (_S.TERMINATING, JobScheduleHappened.ENDED): _S.COMPLETED,
+        **{(state, JobScheduleHappened.DELETE_REQUESTED): _S.DELETING for state in _S if state is not _S.DELETING},
+    },
+)
+
+
 class PoolHappened(StrEnum):
     """What can happen to a pool."""
 
@@ -232,4 +259,4 @@ NODE = Table(
     },
 )
 
-TABLES = (POOL, ALLOCATION, NODE, JOB, TASK, SPECIAL_TASK)
+TABLES = (POOL, ALLOCATION, NODE, JOB_SCHEDULE, JOB, TASK, SPECIAL_TASK)

@@ -13,9 +13,11 @@ from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.disk import space
 from batchyard.engine import wakes
 from batchyard.engine.autoscale.loop import Autoscale
+from batchyard.engine.checks.auto_pools import Demand
 from batchyard.engine.clock import Clock
 from batchyard.engine.loops import RELEASED, Lease, every
 from batchyard.engine.pools.capacity import Capacity
+from batchyard.engine.schedules.loop import Schedules
 from batchyard.engine.scheduling import scheduler
 from batchyard.engine.upkeep.upkeep import PAGES_PER_UNIT, UNITS_PER_ROUND, Upkeep
 from batchyard.server.tls import LOOK_S, Tls
@@ -34,6 +36,7 @@ BLOCKS_PERIOD_S = 3600.0
 CATALOGUE_PERIOD_S = 30.0
 PURGE_PERIOD_S = 60.0
 QUEUES_PERIOD_S = 5.0
+SCHEDULES_PERIOD_S = 1.0
 PURGED_AT_ONCE = 200
 ROOM_PERIOD_S = 1.0
 UNCOMMITTED_KEPT_US = 7 * 86_400_000_000
@@ -144,6 +147,20 @@ def _autoscale(services: Services, lease: Lease, on_demand: bool) -> Coroutine[N
     return every("autoscale", AUTOSCALE_PERIOD_S, lease.only(work.run_once), sooner)
 
 
+def _schedules(services: Services) -> Callable[[], Awaitable[None]]:
+    """Serves job schedules, and is there again at the moment when the next one is due."""
+    work = Schedules(services.db, services.clock, lambda: Demand(services.offer, services.shortest_autoscale_us))
+    loop = asyncio.get_running_loop()
+
+    async def run_once() -> None:
+        await work.run_once()
+        wait_us = await work.wait_us()
+        if wait_us is not None and wait_us < SCHEDULES_PERIOD_S * 1e6:
+            loop.call_later(wait_us / 1e6, services.wakes.at_once, wakes.SCHEDULES)
+
+    return run_once
+
+
 def _of_the_account(services: Services, lease: Lease, capacity: Capacity, upkeep: Upkeep) -> list[Coroutine[None, None, None]]:
     """What works on the account's state."""
     db, hub, clock = services.db, services.wakes, services.clock
@@ -167,7 +184,8 @@ def _of_the_account(services: Services, lease: Lease, capacity: Capacity, upkeep
         await (planned() if lease.held else capacity.run_own())
 
     looked_for, tidied = hub.event(wakes.CAPACITY), hub.event(wakes.UPKEEP)
-    for event in (schedule, looked_for, tidied):
+    planned_jobs = hub.event(wakes.SCHEDULES)
+    for event in (schedule, looked_for, tidied, planned_jobs):
         lease.follow(event)
 
     async def checkpoint() -> None:
@@ -178,6 +196,7 @@ def _of_the_account(services: Services, lease: Lease, capacity: Capacity, upkeep
         lease.keep(hub.event(RELEASED)),
         every("scheduler", SCHEDULER_PERIOD_S, lease.only(place), schedule),
         every("capacity", CAPACITY_PERIOD_S, nodes, looked_for, CAPACITY_BREATH_S),
+        every("schedules", SCHEDULES_PERIOD_S, lease.only(_schedules(services)), planned_jobs),
         every("upkeep", UPKEEP_PERIOD_S, lease.only(upkeep.run_once), tidied),
         every("checkpoint", CHECKPOINT_PERIOD_S, checkpoint, asyncio.Event()),
     ]

@@ -20,6 +20,7 @@ _DEADLINE = Statement("SELECT min(deadline) FROM job WHERE deadline IS NOT NULL 
 _EXPIRES = Statement("SELECT min(expires) FROM task WHERE expires IS NOT NULL", _as_it_is)
 _OLDEST_OPEN = Statement("SELECT min(created) FROM task WHERE state <> 'completed'", _as_it_is)
 _OLDEST_EVENT = Statement("SELECT min(at) FROM event", _as_it_is)
+_LOOK = Statement("SELECT min(look) FROM job_schedule WHERE look IS NOT NULL", _as_it_is)
 _OLDEST_USE = Statement("SELECT min(released) FROM node_usage", _as_it_is)
 
 
@@ -29,13 +30,14 @@ def at_once(reader: Reader) -> bool:
 
 
 def next_due(reader: Reader, task_life_us: int, event_life_us: int, use_life_us: int) -> int | None:
-    """The earliest of wall clocks, retention times and lives of tasks, events and uses that run out; None when none does."""
+    """The earliest of wall clocks, retention times, schedules and lives of tasks, events and uses that run out; None when none does."""
     lives: tuple[tuple[Statement[Any], int], ...] = (
         (_DEADLINE, 0),
         (_EXPIRES, 0),
         (_OLDEST_OPEN, task_life_us),
         (_OLDEST_EVENT, event_life_us),
         (_OLDEST_USE, use_life_us),
+        (_LOOK, 0),
     )
     ends = [since + life for since, life in ((reader.first(statement), life) for statement, life in lives) if since is not None]
     return min(ends, default=None)

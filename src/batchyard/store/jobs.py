@@ -47,6 +47,11 @@ class JobRow(msgspec.Struct):
     preemptible: int
     preparation_id: str | None
     release_id: str | None
+    schedule_pk: int | None
+    """The schedule that made it."""
+    auto_pool: str | None
+    """Id of the pool that was made for it, or for the jobs of its schedule."""
+    scheduling_error: bytes | None
 
 
 class JobCounts(msgspec.Struct):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from starlette.responses import Response
 
@@ -11,6 +12,8 @@ from batchyard.api.wire.call import Call
 from batchyard.engine.autoscale import settings
 from batchyard.engine.checks import autoscale as checks
 from batchyard.engine.pools import pools
+from batchyard.model.errors import BatchError
+from batchyard.model.job import AutoPoolSpecification
 from batchyard.model.pool import PoolEnableAutoScale, PoolEvaluateAutoScale
 from batchyard.rules.conditions import Conditions
 from batchyard.store.pools import PoolView
@@ -36,6 +39,13 @@ async def read_ahead(formula: str | None) -> None:
     """Parse a formula beside the writer, which then finds it read: a long one takes a tenth of a second. Raises what it raises."""
     if formula is not None:
         await asyncio.to_thread(checks.formula, formula)
+
+
+async def read_ahead_of(spec: AutoPoolSpecification | None) -> None:
+    """The same for the formula of an auto pool; what is wrong with it is told by whoever makes the pool."""
+    if spec is not None and spec.pool is not None and spec.pool.enable_auto_scale:
+        with contextlib.suppress(BatchError):
+            await read_ahead(spec.pool.auto_scale_formula)
 
 
 async def disable(call: Call) -> Response:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from msgspec import UNSET
 from starlette.responses import Response
 
-from batchyard.api.batch import selection, views
+from batchyard.api.batch import autoscale, selection, views
 from batchyard.api.wire import wire
 from batchyard.api.wire.call import Call
 from batchyard.engine import lookup
+from batchyard.engine.auto_pools import auto_pools
 from batchyard.engine.work import jobs
 from batchyard.model.errors import BatchError
 from batchyard.model.job import JobCreateContent, JobDisable, JobPatch, JobTerminate, JobUpdate, PoolInformation
@@ -28,7 +29,9 @@ from batchyard.store.tx import Tx
 
 async def add(call: Call) -> Response:
     """POST /jobs"""
-    job = await call.db.run(jobs.add, call.decode(JobCreateContent), call.now, call.services.offer.quotas.active_jobs)
+    sent = call.decode(JobCreateContent)
+    await autoscale.read_ahead_of(sent.pool_info.auto_pool_specification)
+    job = await call.db.run(auto_pools.add, sent, call.now, call.demand)
     return wire.nothing(201, modified=job.modified, resource=call.url("jobs", job.id), location=True)
 
 
@@ -78,7 +81,7 @@ async def patch(call: Call) -> Response:
 
     def use(tx: Tx, row: JobRow) -> JobRow:
         _keep_pool(call, row, None if change.pool_info is UNSET else change.pool_info)
-        return jobs.patch(tx, row, change, call.now)
+        return jobs.patch(tx, row, change, call.now, call.demand)
 
     job = await _change(call, use)
     return wire.nothing(200, modified=job.modified, resource=call.url("jobs", job.id))
@@ -90,15 +93,19 @@ async def update(call: Call) -> Response:
 
     def use(tx: Tx, row: JobRow) -> JobRow:
         _keep_pool(call, row, given.pool_info)
-        return jobs.update(tx, row, given, call.now)
+        return jobs.update(tx, row, given, call.now, call.demand)
 
     job = await _change(call, use)
     return wire.nothing(200, modified=job.modified, resource=call.url("jobs", job.id))
 
 
 def _keep_pool(call: Call, job: JobRow, wanted: PoolInformation | None) -> None:
-    """Pools are the boundary between tasks, so a task's token takes no job across it. Raises Forbidden."""
-    if call.by_task and wanted is not None and (wanted.pool_id is None or wanted.pool_id.lower() != job.pool_key):
+    """Pools are the boundary between tasks, so a task's token takes no job across it, nor keeps its pool alive. Raises Forbidden."""
+    if not call.by_task or wanted is None:
+        return
+    if job.auto_pool is not None:
+        jobs.keeps_pool(job, wanted, call.demand)
+    elif wanted.pool_id is None or wanted.pool_id.lower() != job.pool_key:
         raise BatchError("Forbidden", Reason="A task's token does not allow moving its job to another pool")
 
 

@@ -14,6 +14,7 @@ import msgspec
 from batchyard.api.wire.call import Call
 from batchyard.model.errors import invalid_query
 from batchyard.model.job import JobCreateContent, JobPreparationAndReleaseTaskExecutionInformation, JobServed
+from batchyard.model.jobschedule import JobScheduleContent, JobScheduleServed
 from batchyard.model.node import Node, NodeVMExtension
 from batchyard.model.pool import PoolCreateContent, PoolResize, PoolServed
 from batchyard.model.task import Subtask, TaskCreateContent, TaskServed
@@ -29,6 +30,7 @@ POOL = _names(PoolCreateContent, PoolResize, PoolServed)
 NODE = _names(Node)
 EXTENSION = _names(NodeVMExtension)
 JOB = _names(JobCreateContent, JobServed)
+SCHEDULE = _names(JobScheduleContent, JobScheduleServed)
 TASK = _names(TaskCreateContent, TaskServed)
 SPECIAL_TASKS = _names(JobPreparationAndReleaseTaskExecutionInformation)
 SUBTASK = _names(Subtask)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from batchyard.api.wire.call import Call
 from batchyard.model import times
 from batchyard.model.job import JobStatistics
+from batchyard.model.jobschedule import JobScheduleStatistics
 from batchyard.model.pool import PoolStatistics, PoolUsageStatistics
 from batchyard.model.task import TaskStatistics
 from batchyard.store.jobs import JobCounts, JobRow
 from batchyard.store.pools import PoolView
+from batchyard.store.schedules import ScheduleCounts, ScheduleRow
 from batchyard.store.tasks import TaskView
 
 _NONE = "PT0S"
@@ -26,6 +28,26 @@ def of_job(row: JobRow, counts: JobCounts, call: Call) -> JobStatistics:
     return JobStatistics(
         url=call.url("jobs", row.id),
         start_time=times.iso(row.started),
+        last_update_time=times.iso(call.now),
+        user_cpu_time=times.duration_text(counts.user_us),
+        kernel_cpu_time=times.duration_text(counts.kernel_us),
+        wall_clock_time=times.duration_text(counts.wall_us),
+        read_iops="0",
+        write_iops="0",
+        read_io_gib=0.0,
+        write_io_gib=0.0,
+        wait_time=_NONE,
+        num_succeeded_tasks=str(counts.succeeded),
+        num_failed_tasks=str(counts.failed),
+        num_task_retries=str(counts.retries),
+    )
+
+
+def of_schedule(row: ScheduleRow, counts: ScheduleCounts, call: Call) -> JobScheduleStatistics:
+    """Sums over the jobs of a schedule that are still there."""
+    return JobScheduleStatistics(
+        url=call.url("jobschedules", row.id),
+        start_time=times.iso(row.created),
         last_update_time=times.iso(call.now),
         user_cpu_time=times.duration_text(counts.user_us),
         kernel_cpu_time=times.duration_text(counts.kernel_us),

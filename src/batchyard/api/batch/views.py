@@ -16,8 +16,10 @@ from batchyard.model.job import (
     JobPreparationAndReleaseTaskExecutionInformation,
     JobPreparationTaskExecutionInformation,
     JobReleaseTaskExecutionInformation,
+    JobSchedulingError,
     JobServed,
 )
+from batchyard.model.jobschedule import JobScheduleExecutionInformation, JobScheduleServed, RecentJob
 from batchyard.model.pool import AutoScaleRun, PoolEnableAutoScale, PoolResize, PoolServed, ResizeError
 from batchyard.model.states import NodeState
 from batchyard.model.sync import NodeFacts
@@ -31,6 +33,7 @@ from batchyard.rules.places import task_directory
 from batchyard.store.jobs import JobCounts, JobRow
 from batchyard.store.nodes import NodeCount
 from batchyard.store.pools import PoolView
+from batchyard.store.schedules import ScheduleCounts, ScheduleRow
 from batchyard.store.special_tasks import PREPARATION, RELEASE, SpecialTaskRow
 
 _failure = msgspec.json.Decoder(TaskFailureInformation)
@@ -99,7 +102,11 @@ def job(row: JobRow, call: Call, counts: JobCounts | None = None) -> bytes:
         previous_state=row.previous_state,
         previous_state_transition_time=_time(row.previous_time),
         execution_info=JobExecutionInformation(
-            start_time=times.iso(row.started), end_time=_time(row.ended), pool_id=_pool_id(row), terminate_reason=row.terminate_reason
+            start_time=times.iso(row.started),
+            end_time=_time(row.ended),
+            pool_id=row.auto_pool or _pool_id(row),
+            scheduling_error=None if row.scheduling_error is None else _scheduling_error.decode(row.scheduling_error),
+            terminate_reason=row.terminate_reason,
         ),
         stats=None if counts is None else statistics.of_job(row, counts, call),
     )
@@ -115,10 +122,30 @@ class _JobPool(msgspec.Struct, rename="camel"):
 
 
 _job_pool = msgspec.json.Decoder(_JobPool)
+_scheduling_error = msgspec.json.Decoder(JobSchedulingError)
 
 
 def _pool_id(row: JobRow) -> str | None:
     return _job_pool.decode(row.body).pool_info.pool_id
+
+
+def schedule(row: ScheduleRow, call: Call, counts: ScheduleCounts | None = None) -> bytes:
+    """A job schedule; with sums over its jobs also its statistics."""
+    recent = None if row.recent is None else RecentJob(id=row.recent, url=call.url("jobs", row.recent))
+    coming = row.due if row.due is not None and (row.stops is None or row.due < row.stops) and row.ended is None else None
+    served = JobScheduleServed(
+        url=call.url("jobschedules", row.id),
+        e_tag=times.etag(row.modified),
+        last_modified=times.iso(row.modified),
+        creation_time=times.iso(row.created),
+        state=row.state,
+        state_transition_time=times.iso(row.state_time),
+        previous_state=row.previous_state,
+        previous_state_transition_time=_time(row.previous_time),
+        execution_info=JobScheduleExecutionInformation(next_run_time=_time(coming), recent_job=recent, end_time=_time(row.ended)),
+        stats=None if counts is None else statistics.of_schedule(row, counts, call),
+    )
+    return splice(row.body, encode(served))
 
 
 def task_counts(counts: JobCounts) -> bytes:

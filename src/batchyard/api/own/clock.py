@@ -36,5 +36,5 @@ async def advance(call: Call) -> Response:
     if us is None:
         raise invalid_property("advance", text, "The value must be finite")
     clock.advance(us)
-    call.services.wakes([wakes.UPKEEP, wakes.CAPACITY])
+    call.services.wakes([wakes.UPKEEP, wakes.CAPACITY, wakes.SCHEDULES])
     return Response(wire.encode(ClockReading(now=times.iso(clock.now()))), media_type=wire.JSON)

@@ -20,6 +20,13 @@ async def job(call: Call) -> Response:
     return wire.element(call.base, "explanations", wire.encode(await call.db.read(explain.job, call.ids["job_id"], call.now)))
 
 
+async def schedule(call: Call) -> Response:
+    """GET /batchyard/explain/jobschedules/{jobScheduleId}"""
+    quota = call.services.offer.quotas.active_jobs
+    found = await call.db.read(explain.schedule, call.ids["schedule_id"], call.now, quota)
+    return wire.element(call.base, "explanations", wire.encode(found))
+
+
 async def pool(call: Call) -> Response:
     """GET /batchyard/explain/pools/{poolId}"""
     return wire.element(call.base, "explanations", wire.encode(await call.db.read(explain.pool, call.ids["pool_id"], call.now)))

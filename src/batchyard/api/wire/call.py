@@ -15,6 +15,7 @@ from batchyard.api.wire.auth import Account, Signed
 from batchyard.api.wire.relay import Relay
 from batchyard.api.wire.turns import Turns
 from batchyard.blobs.base import BlobStore
+from batchyard.engine.checks.auto_pools import Demand
 from batchyard.engine.checks.autoscale import SHORTEST_INTERVAL_US
 from batchyard.engine.clock import Clock
 from batchyard.engine.nodes.linked_storage import LinkedStorage
@@ -109,6 +110,11 @@ class Call(msgspec.Struct):
     """It was the operator's key."""
     path: str = ""
     """The path below `base`, still encoded."""
+
+    @property
+    def demand(self) -> Demand:
+        """What the account demands of pools that are made for jobs."""
+        return Demand(self.services.offer, self.services.shortest_autoscale_us)
 
     @property
     def db(self) -> Database:

@@ -23,8 +23,10 @@ _encode = msgspec.json.Encoder().encode
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _AUTO_POOL = ("poolInfo", "autoPoolSpecification", "pool")
+_OF_SCHEDULE = ("jobSpecification", *_AUTO_POOL)
 _POOLS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "/pools": (), "/pools/{pool_id}": (), "/pools/{pool_id}/resize": (), "/jobs": _AUTO_POOL, "/jobs/{job_id}": _AUTO_POOL,
+    "/jobschedules": _OF_SCHEDULE, "/jobschedules/{schedule_id}": _OF_SCHEDULE, "/jobschedules/{schedule_id}/jobs": _AUTO_POOL,
 })  # fmt: skip
 """Operations that carry pools, and where in the body or in each item of the answer."""
 _COUNTS: Mapping[str, tuple[str, ...]] = MappingProxyType({"/jobs/{job_id}/taskcounts": ()})

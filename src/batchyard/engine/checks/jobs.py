@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from batchyard.engine.checks import demands
+from batchyard.engine.checks import auto_pools, demands
 from batchyard.engine.checks import tasks as task_checks
+from batchyard.engine.checks.auto_pools import PLAIN, Demand
 from batchyard.model import times
 from batchyard.model.errors import BatchError, invalid_property
-from batchyard.model.job import JobConstraints, JobCreateContent, JobManagerTask, JobPreparationTask, JobReleaseTask
+from batchyard.model.job import JobConstraints, JobCreateContent, JobManagerTask, JobPreparationTask, JobReleaseTask, JobSpecification
 from batchyard.model.words import OnAllTasksComplete, OnTaskFailure
 
 PRIORITIES = (-1000, 1000)
@@ -16,12 +17,18 @@ LONGEST_RELEASE_US = 15 * 60 * 1_000_000
 _LONGEST_RELEASE = "PT15M"
 
 
-def check(job: JobCreateContent) -> None:
+def check(job: JobCreateContent, demand: Demand = PLAIN) -> None:
     """Refuse what the contract refuses and fill the defaults in."""
     demands.an_id("id", job.id)
+    check_specification(job, demand)
+
+
+def check_specification(job: JobSpecification, demand: Demand) -> None:
+    """The same for all of a job but its id."""
     demands.a_display_name(job.display_name)
     demands.environment(job.common_environment_settings)
-    demands.not_served(autoPoolSpecification=job.pool_info.auto_pool_specification)
+    if job.pool_info.auto_pool_specification is not None:
+        auto_pools.check(job.pool_info.auto_pool_specification, demand)
     job.uses_task_dependencies = bool(job.uses_task_dependencies)
     job.on_task_failure = job.on_task_failure or OnTaskFailure.NO_ACTION
     check_changeable(job)
@@ -37,12 +44,13 @@ def check(job: JobCreateContent) -> None:
     _check_distinct(job)
 
 
-def check_changeable(job: JobCreateContent) -> None:
+def check_changeable(job: JobSpecification) -> None:
     """The part of the checks and defaults that PATCH and PUT repeat."""
     demands.metadata(job.metadata)
-    if job.pool_info.pool_id is None:
+    if (job.pool_info.pool_id is None) == (job.pool_info.auto_pool_specification is None):
         raise invalid_property("poolInfo", "", "Exactly one of poolId and autoPoolSpecification must be given")
-    demands.an_id("poolId", job.pool_info.pool_id)
+    if job.pool_info.pool_id is not None:
+        demands.an_id("poolId", job.pool_info.pool_id)
     job.priority = job.priority or 0
     demands.within("priority", job.priority, *PRIORITIES)
     job.max_parallel_tasks = -1 if job.max_parallel_tasks is None else job.max_parallel_tasks
@@ -101,7 +109,7 @@ def _check_release(task: JobReleaseTask) -> None:
     task.retention_time = demands.canonical("retentionTime", task.retention_time, task_checks.RETENTION)
 
 
-def _check_distinct(job: JobCreateContent) -> None:
+def _check_distinct(job: JobSpecification) -> None:
     """The ids of the special tasks differ, because their directories do."""
     special = (job.job_manager_task, job.job_preparation_task, job.job_release_task)
     names = [task.id.lower() for task in special if task is not None and task.id is not None]

@@ -40,11 +40,20 @@ _CERTIFICATES = "Certificates were retired by the service; bring them to the nod
 
 def check(pool: PoolCreateContent, offer: Offer) -> None:
     """Refuse what the contract refuses and fill the defaults in."""
+    _check(pool, _ALL, offer)
+
+
+def _check(pool: PoolCreateContent, changed: Set[str], offer: Offer) -> None:
     demands.an_id("id", pool.id)
     check_targets(pool.target_dedicated_nodes, pool.target_low_priority_nodes)
     pool.resize_timeout = resize_timeout(pool.resize_timeout)
     pool.enable_auto_scale = bool(pool.enable_auto_scale)
-    check_changed(pool, _ALL, offer)
+    check_changed(pool, changed, offer)
+
+
+def check_again(pool: PoolCreateContent, offer: Offer) -> None:
+    """The same for a pool that was checked before its secrets were taken out of it, and kept: the account may offer something else now."""
+    _check(pool, _ALL - {"user_accounts"}, offer)
 
 
 def check_changed(pool: PoolCreateContent, changed: Set[str], offer: Offer) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from batchyard.engine import lookup
 from batchyard.engine.explain import facts
+from batchyard.engine.schedules import schedules
 from batchyard.model import ids
 from batchyard.model.errors import BatchError
 from batchyard.model.explain import Code, Explanation, ReasonGroup
 from batchyard.model.states import TaskState
 from batchyard.rules import explain as rules
+from batchyard.rules import schedule_reasons as rules_of_schedules
 from batchyard.rules import supply
 from batchyard.rules.facts import MOST_JOBS
 from batchyard.store import explain as rows
@@ -57,6 +59,14 @@ def job(reader: Reader, job_id: str, now: int) -> Explanation:
         waiting=snapshot.job.active,
         running=snapshot.job.running,
     )
+
+
+def schedule(reader: Reader, schedule_id: str, now: int, quota: int | None) -> Explanation:
+    """Why a job schedule makes no job now, or why its job does not run. Raises JobScheduleNotFound."""
+    row = schedules.find(reader, schedule_id)
+    found = facts.schedule(reader, row, now, quota)
+    because = [] if found.job_id is None else job(reader, found.job_id, now).reasons
+    return Explanation(kind="schedule", id=row.id, state=row.state, reasons=rules_of_schedules.why(found, because), job_id=found.job_id)
 
 
 def pool(reader: Reader, pool_id: str, now: int) -> Explanation:

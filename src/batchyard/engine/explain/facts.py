@@ -8,10 +8,14 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from batchyard.engine.checks import schedules as schedule_checks
 from batchyard.engine.pools.resizing import KIND
+from batchyard.engine.schedules import advance
 from batchyard.engine.scheduling.queues import Queues
 from batchyard.engine.settling import special_tasks
+from batchyard.engine.work.jobs import has_room
 from batchyard.model import ids
+from batchyard.model.job import JobSchedulingError
 from batchyard.model.node import ComputeNodeError
 from batchyard.model.pool import ResizeError
 from batchyard.model.states import AllocationState, NodeState, PoolState, SchedulingState, TaskResult, TaskState
@@ -29,11 +33,13 @@ from batchyard.rules.facts import (
     NodeGroup,
     PoolFacts,
     Rival,
+    ScheduleFacts,
     Snapshot,
     TaskFacts,
     Wait,
 )
 from batchyard.rules.placement import Room
+from batchyard.rules.schedules import Missed
 from batchyard.rules.supply import MOST_QUIET_S
 from batchyard.store import explain as rows
 from batchyard.store import jobs as job_rows
@@ -46,6 +52,7 @@ from batchyard.store.jobs import JobRow
 from batchyard.store.nodes import NodeView
 from batchyard.store.pools import PoolView
 from batchyard.store.reader import Reader
+from batchyard.store.schedules import ScheduleRow
 from batchyard.store.tasks import TaskRow
 
 ANY_SLOTS = 2**31 - 1
@@ -60,6 +67,7 @@ _LONGEST = 200
 MOST_NAMED = 100
 """Nodes of a pool that are looked at by name."""
 _failure = msgspec.json.Decoder(TaskFailureInformation)
+_scheduling_error = msgspec.json.Decoder(JobSchedulingError)
 _node_errors = msgspec.json.Decoder(list[ComputeNodeError])
 _resize_errors = msgspec.json.Decoder(list[ResizeError])
 _body = msgspec.json.Decoder(TaskCreateContent)
@@ -90,11 +98,18 @@ def job(reader: Reader, row: JobRow, found: PoolView | None) -> JobFacts:
         running=counts.running,
         completed=counts.completed,
         ended_by=row.terminate_reason,
+        pool_failure=None if row.scheduling_error is None else _scheduling_failure(row.scheduling_error),
         closed=closed,
         closed_working=rows.closed_working(reader, row.pk, found.pk) if closed and found is not None else 0,
         preparation_failure=None if failed is None else _how(*failed),
         preparation_id=row.preparation_id,
     )
+
+
+def _scheduling_failure(text: bytes) -> str:
+    error = _scheduling_error.decode(text)
+    details = "".join(f" ({pair.name}: {_short(pair.value)})" for pair in error.details or () if pair.value)
+    return f"{error.code}: {error.message}".rstrip(".") + details
 
 
 def _how(exit_code: int | None, failure: bytes | None) -> str:
@@ -125,6 +140,29 @@ def pool(reader: Reader, row: PoolView, asked: JobRow | None, now: int) -> PoolF
         launch_failure=rows.launch_failure(reader, row.pk),
         start_task_failure=None if start_failed is None else _how(*start_failed),
         node_problem=None if errors is None else problems(errors, 1),
+    )
+
+
+def schedule(reader: Reader, row: ScheduleRow, now: int, quota: int | None) -> ScheduleFacts:
+    """A job schedule as explanations see it; `quota` is that of active jobs and schedules."""
+    job = advance.active_job(reader, row)
+    timing = schedule_checks.check_timing(advance.content.decode(row.body))
+    due = row.due if row.ended is None and (timing.end is None or (row.due or 0) < timing.end) else None
+    closing = [] if due is None else [timing.following(due), timing.end, None if timing.window is None else due + timing.window]
+    return ScheduleFacts(
+        id=row.id,
+        state=row.state,
+        since=row.state_time,
+        due=due,
+        closes=min((at for at in closing if at is not None), default=None),
+        now=now,
+        job_id=None if job is None else job.id,
+        job_state=None if job is None else job.state,
+        job_since=0 if job is None else job.state_time,
+        full=not has_room(reader, quota),
+        retry_s=advance.RETRY_US // 1_000_000,
+        missed=row.missed,
+        missed_why=None if row.missed_why is None else Missed[row.missed_why],
     )
 
 

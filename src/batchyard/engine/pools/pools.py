@@ -40,11 +40,20 @@ _ALWAYS = frozenset(
 
 
 def add(
-    tx: Tx, pool: PoolCreateContent, now: int, offer: Offer = AZURE, *, shortest_interval_us: int = autoscale_checks.SHORTEST_INTERVAL_US
+    tx: Tx,
+    pool: PoolCreateContent,
+    now: int,
+    offer: Offer = AZURE,
+    *,
+    shortest_interval_us: int = autoscale_checks.SHORTEST_INTERVAL_US,
+    checked: bool = False,
 ) -> PoolView:
-    """Add a pool; it is resizing at once, even to no nodes (contract 2.1). Raises PoolExists, PoolBeingDeleted, PoolQuotaReached."""
+    """Add a pool; it is resizing at once, even to no nodes (contract 2.1). Raises PoolExists, PoolBeingDeleted, PoolQuotaReached.
+
+    `checked` is for one that a job schedule kept since it was checked. What is refused is so before anything is written.
+    """
     scaling = autoscale_checks.of_new_pool(pool, shortest_interval_us)
-    pool_checks.check(pool, offer)
+    (pool_checks.check_again if checked else pool_checks.check)(pool, offer)
     old = pool_rows.find(tx, pool.id)
     if old is not None:
         raise BatchError("PoolBeingDeleted" if old.state == PoolState.DELETING else "PoolExists")

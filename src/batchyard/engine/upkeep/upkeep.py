@@ -12,7 +12,7 @@ from batchyard.engine.clock import Clock
 from batchyard.engine.nodes import nodes as node_cases
 from batchyard.engine.settling import special_tasks
 from batchyard.engine.settling.completions import ENDED_BY_USER, Completion, terminate
-from batchyard.engine.settling.job_ends import end_job, end_when_complete
+from batchyard.engine.settling.job_ends import complete_job, end_job, end_when_complete, ended
 from batchyard.engine.settling.moves import give_back, requeue
 from batchyard.engine.work.tasks import clear_up, remove
 from batchyard.model.states import ErrorCategory, JobState
@@ -192,7 +192,7 @@ def _conclude(tx: Tx, job: JobRow, n: int, now: int) -> int:
     elif special_tasks.release(tx, job, now):
         return 0
     elif job.state == JobState.TERMINATING:
-        change_job(tx, job, JobHappened.ENDED, now, ended=now)
+        complete_job(tx, job, now)
     else:
         return _remove(tx, job, n, now)
     return 0
@@ -211,4 +211,5 @@ def _remove(tx: Tx, job: JobRow, n: int, now: int) -> int:
     special_rows.delete_of_job(tx, job.pk)
     job_rows.delete(tx, job.pk)
     tx.log(now, "job", job.pk, "gone", old=job.state)
+    ended(tx, job, now)
     return 0

@@ -1,0 +1,1 @@
+"""Jobs with a pool of their own."""

@@ -1,0 +1,1 @@
+"""Job schedules: they make jobs when these are due."""
