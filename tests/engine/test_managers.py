@@ -246,3 +246,16 @@ def test_a_manager_that_finds_no_node_keeps_nobody_else_from_starting(world: Wor
     world.add("a")
     assert world.schedule() == 1
     assert (world.state("a"), world.state("manager")) == ("running", "active")
+
+
+def test_a_manager_that_ends_in_one_report_with_the_tasks_that_it_added(world: World) -> None:
+    [agent] = world.working_pool(slots=4)
+    manager = {"id": "boss", "commandLine": "true", "killJobOnCompletion": False, "runExclusive": False}
+    world.job(jobManagerTask=manager, onAllTasksComplete="terminatejob")
+    world.add("t", "u")
+    world.schedule()
+    attempts = agent.sync_all()
+    boss = f"{world.task('boss').pk}."
+    assert agent.end(*sorted(attempts, key=lambda attempt: attempt.startswith(boss))) is not None
+    assert world.job_state() == "terminating"
+    assert {state for (state,) in world.rows("SELECT state FROM task")} == {"completed"}

@@ -112,7 +112,7 @@ class _Report:
         complete(self._tx, job, [(task, how)], self._now)
         if verdict.job_action is not JobAction.NONE and job.acts_on_failure:
             _act(self._tx, job, verdict.job_action, self._now)
-        del self._jobs[job.pk]  # it may be ending now
+        self._jobs.pop(job.pk, None)  # it may be ending now, and is forgotten already where that was written of others
 
     def _keep(self, task: TaskRow, how: Completion) -> None:
         plain = self._plain.get(task.job_pk, [])
