@@ -6,13 +6,14 @@ import contextlib
 from typing import Any
 
 import pytest
-from engine_world import EXIT_1, START, Agent, Steady, World, ended
+from engine_world import EXIT_1, MACHINE, START, Agent, Steady, World, ended
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from batchyard.engine.nodes.node_changes import CHANGING, deallocate, disable_scheduling, enable_scheduling, preempt, reboot, reimage, start
 from batchyard.engine.nodes.nodes import NotThisNode
+from batchyard.engine.schedules import schedules
 from batchyard.model.errors import BatchError
 from batchyard.model.states import NodeState, SchedulingState, TaskState
 from batchyard.model.sync import Ended, Orders
@@ -41,6 +42,17 @@ JOBS: dict[str, dict[str, Any]] = {
         "onTaskFailure": "performexitoptionsjobaction",
     },
 }
+OWN = {"vmSize": "small", "virtualMachineConfiguration": MACHINE, "targetDedicatedNodes": 1, "taskSlotsPerNode": 2}
+AUTO = {"poolLifetimeOption": "job", "pool": OWN}
+BOSS = {"jobManagerTask": {"id": "boss", "commandLine": "true"}}
+PLANS: dict[str, dict[str, Any]] = {
+    "ends": {"poolInfo": {"poolId": "pool"}, "onAllTasksComplete": "terminatejob"},
+    "stays": {"poolInfo": {"poolId": "pool"}, "constraints": {"maxWallClockTime": "P1D"}},
+    "own": {"poolInfo": {"autoPoolSpecification": AUTO}, **BOSS},
+    "shared": {"poolInfo": {"autoPoolSpecification": {**AUTO, "poolLifetimeOption": "jobschedule"}}, **BOSS},
+}
+TIMES = ({}, {"recurrenceInterval": "PT30M"}, {"recurrenceInterval": "PT3H", "startWindow": "PT1M"})
+plan_ids, times_ = st.sampled_from(list(PLANS)), st.sampled_from(TIMES)
 job_ids = st.sampled_from(list(JOBS))
 CLOSED = {"JobNotFound", "JobBeingTerminated", "JobCompleted", "JobBeingDeleted"}
 REFUSALS = CLOSED | {
@@ -58,6 +70,14 @@ REFUSALS = CLOSED | {
     "NodeStateUnusable",
     "NodeAlreadyInTargetSchedulingState",
     "OperationNotValidOnNode",
+    "JobScheduleExists",
+    "JobScheduleNotFound",
+    "JobScheduleDisabled",
+    "JobScheduleCompleted",
+    "JobScheduleBeingTerminated",
+    "JobScheduleBeingDeleted",
+    "PoolNotFound",
+    "PoolBeingDeleted",
 }
 
 
@@ -197,6 +217,42 @@ class Walk(RuleBasedStateMachine):
     def add_job(self, job_id: str) -> None:
         self._try(lambda: self.world.job(job_id, **JOBS[job_id]))
 
+    @rule(plan_id=plan_ids, times=times_)
+    def add_plan(self, plan_id: str, times: dict[str, str]) -> None:
+        self._try(lambda: self.world.plan(plan_id, PLANS[plan_id], schedule=times))
+
+    @rule(plan_id=plan_ids, times=times_)
+    def patch_plan(self, plan_id: str, times: dict[str, str]) -> None:
+        self._try(lambda: self.world.patch_plan(plan_id, schedule=times))
+
+    @rule(plan_id=plan_ids, other=plan_ids)
+    def put_plan(self, plan_id: str, other: str) -> None:
+        self._try(lambda: self.world.put_plan(plan_id, jobSpecification=PLANS[other]))
+
+    @rule(plan_id=plan_ids, use=st.sampled_from([schedules.enable, schedules.disable, schedules.terminate]))
+    def change_plan(self, plan_id: str, use: Any) -> None:
+        self._try(lambda: self.world.change_plan(use, schedule_id=plan_id))
+
+    @rule(plan_id=plan_ids, force=st.booleans())
+    def delete_plan(self, plan_id: str, force: bool) -> None:
+        self._try(lambda: self.world.delete_plan(plan_id, force=force))
+
+    @rule(plan_id=plan_ids, delete=st.booleans())
+    def end_newest(self, plan_id: str, delete: bool) -> None:
+        made = self.world.jobs_of(plan_id)
+        if made:
+            self._try(lambda: (self.world.delete_job if delete else self.world.end_job)(made[-1][0]))
+
+    @rule(pick=picks)
+    def delete_own_pool(self, pick: int) -> None:
+        made = [name for (name,) in self.world.rows("SELECT id FROM pool WHERE id <> 'pool' ORDER BY pk")]
+        if made:
+            self._try(lambda: self.world.delete_pool(made[pick % len(made)]))
+
+    @rule()
+    def plans(self) -> None:
+        self.world.plans()
+
     @precondition(lambda self: self.world.now < START + 12 * DAY_US)  # after 30 days there are no events to check
     @rule(seconds=st.sampled_from([1, 3_600, 8 * 86_400]))
     def move_the_clock(self, seconds: int) -> None:
@@ -241,7 +297,10 @@ class Walk(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
+            for (plan_id,) in self.world.rows("SELECT id FROM job_schedule WHERE state <> 'deleting'"):
+                self._try(lambda name=plan_id: self.world.delete_plan(name))
             self.world.finish()
+            assert self.world.rows("SELECT id FROM job_schedule UNION ALL SELECT id FROM pool WHERE id <> 'pool'") == []
             self._mend_nodes()
             for (job_id,) in self.world.rows("SELECT id FROM job WHERE state = 'disabled'"):
                 self.world.enable(job_id)

@@ -227,4 +227,5 @@ def _job_state(job: JobFacts) -> list[Reason]:
     if job.pool_failure is not None:
         return [reason(Code.AUTO_POOL_FAILED, job_id=job.id, failure=job.pool_failure)]
     told = f" ({job.ended_by})" if job.ended_by else ""
-    return [reason(_JOB_STATES[job.state], job_id=job.id, pool_id=job.pool_id, since=times.iso(job.since), how=told)]
+    again = f"{job.id.replace(':', '-')}-2"
+    return [reason(_JOB_STATES[job.state], job_id=job.id, pool_id=job.pool_id, since=times.iso(job.since), how=told, again=again)]

@@ -43,15 +43,15 @@ WORDS: Mapping[Code, Words] = MappingProxyType({
     Code.JOB_ENABLING: Words("Job {job_id} is being enabled since {since}", "Wait; its tasks may start in a moment"),
     Code.JOB_TERMINATING: Words(
         "Job {job_id} is being terminated since {since}{how}; its active tasks never run", "Add the tasks to another job",
-        "batchyard job create {job_id}-2 --pool {pool_id}",
+        "batchyard job create {again} --pool {pool_id}",
     ),
     Code.JOB_COMPLETED: Words(
         "Job {job_id} is completed since {since}{how}; its active tasks never run", "Add the tasks to another job",
-        "batchyard job create {job_id}-2 --pool {pool_id}",
+        "batchyard job create {again} --pool {pool_id}",
     ),
     Code.JOB_DELETING: Words(
         "Job {job_id} is being deleted since {since}; its active tasks never run", "Add the tasks to another job",
-        "batchyard job create {job_id}-2 --pool {pool_id}",
+        "batchyard job create {again} --pool {pool_id}",
     ),
     Code.AUTO_POOL_FAILED: Words(
         "Job {job_id} never began, because its pool could not be made: {failure}",
