@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_world import SECOND_US, World
+from engine_world import SECOND_US, START, World
 
 import databases
 from batchyard.engine.changes.tasks import change_task
@@ -271,6 +271,30 @@ def test_a_server_that_was_paused_changes_nothing_when_it_wakes(world: World) ->
 
     asyncio.run(story())
     assert world.job_row("job").state == "completed"  # type: ignore[union-attr]
+
+
+def test_a_server_that_was_paused_makes_no_job_of_a_schedule_and_none_is_lost(world: World) -> None:
+    paused, other = leases(world)
+    world.plan()
+    world.upkeep()
+    world.plans()
+
+    async def story() -> None:
+        for number in range(2, 12):
+            await paused.renew()
+            world.advance(3600)
+            await other.renew()
+            await paused.only(world.schedules_job.run_once)()
+            assert world.plan_row().jobs == number - 1, "it was not its turn"
+            await other.only(world.schedules_job.run_once)()
+            await other.only(world.upkeep_job.run_once)()
+            await other.only(world.schedules_job.run_once)()
+            row = world.plan_row()
+            assert (row.jobs, row.due) == (number, START + number * 3_600_000_000)
+            await other.release()
+
+    asyncio.run(story())
+    assert [name for name, _ in world.jobs_of()] == [f"plan:job-{n}" for n in range(1, 12)]
 
 
 def test_a_round_that_is_paused_in_its_middle_ends_there_and_so_does_what_it_left_running(world: World) -> None:

@@ -154,6 +154,28 @@ async def test_a_closed_world_opens_in_time_though_nobody_asks(house: House) -> 
             await asyncio.sleep(0.01)
 
 
+async def test_a_job_schedule_makes_its_job_in_a_world_that_was_closed(house: House) -> None:
+    key = await house.account("alpha")
+    plan = {"id": "plan", "schedule": {"recurrenceInterval": "PT3H"}, "jobSpecification": {"poolInfo": {"poolId": "none"}}}
+    assert (await house.ask("alpha", key, "POST", "/jobschedules", plan)).status_code == 201
+    assert (await house.ask("alpha", key, "POST", "/jobs/plan:job-1/terminate")).status_code == 202
+    async with asyncio.timeout(20):
+        while (await house.ask("alpha", key, "GET", "/jobs/plan:job-1")).json()["state"] != "completed":
+            await asyncio.sleep(0.01)
+        while "alpha" in house.worlds.open_names:
+            await house.worlds.run_once()
+            await asyncio.sleep(0.01)
+    due = await house.due("alpha")
+    assert due is not None
+    assert 2 * HOUR_US < due - house.clock.now() <= 3 * HOUR_US
+    house.clock.advance(3 * HOUR_US)
+    await house.worlds.run_once()
+    assert house.worlds.open_names == {"batchyard", "alpha"}, "though nobody asked"
+    async with asyncio.timeout(20):
+        while (await house.ask("alpha", key, "GET", "/jobs/plan:job-2")).status_code != 200:
+            await asyncio.sleep(0.01)
+
+
 async def test_what_was_open_when_a_server_died_is_opened_by_the_next(tmp_path: Path) -> None:
     house = House(tmp_path)
     await house.begin()
