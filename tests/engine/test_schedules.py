@@ -516,4 +516,5 @@ def test_a_quota_holds_a_job_up_until_there_is_room(world: World) -> None:
     world.upkeep()
     world.advance(15)
     world.plans()
-    assert at(world.plan_row()) == (2, 2)
+    row = world.plan_row()
+    assert (at(row), row.missed) == ((2, 2), None), "it was late and not lost"

@@ -91,7 +91,8 @@ def _fire(tx: Tx, row: ScheduleRow, spec: JobSpecification, step: Step, now: int
     assert step.fire is not None
     number = row.jobs + 1
     job = JobCreateContent(id=f"{row.id}:job-{number}", **{name: getattr(spec, name) for name in JobSpecification.__struct_fields__})
-    row = rows.move(tx, row, jobs=number, due=step.due, look=step.look, newest_due=step.fire)
+    late: dict[str, Any] = {"missed": None, "missed_why": None} if row.missed == step.fire else {}  # a quota held it up
+    row = rows.move(tx, row, jobs=number, due=step.due, look=step.look, newest_due=step.fire, **late)
     pool = spec.pool_info.auto_pool_specification
     if row.pool_id is not None and (pool is None or pool.pool_lifetime_option is PoolLifetimeOption.JOB):
         _let_pool_go(tx, row, now)  # its jobs shared one before the schedule was changed
