@@ -23,6 +23,7 @@ ACCOUNTS = "/batchyard/v1/accounts"
 IDS = {
     "pool_id": "p",
     "job_id": "j",
+    "schedule_id": "s",
     "task_id": "t",
     "node_id": "tvm",
     "file_path": "stdout.txt",
@@ -107,6 +108,8 @@ def half(server: Server, raw: Line) -> Half:
     node = wait_for(lambda: [node for node in yard.get("/pools/p/nodes")["value"] if node["state"] == "idle"], "the node")[0]
     assert raw("POST", "/jobs", {"id": "j", "poolInfo": {"poolId": "none"}}).status == 201
     assert raw("POST", "/jobs/j/tasks", task("t")).status == 201
+    plan = {"id": "s", "schedule": {"doNotRunUntil": "2090-01-01T00:00:00Z"}, "jobSpecification": {"poolInfo": {"poolId": "none"}}}
+    assert raw("POST", "/jobschedules", plan).status == 201
     other = yard.job(task("holder", "echo $AZ_BATCH_AUTHENTICATION_TOKEN; sleep 3000", authenticationTokenSettings={"access": ["job"]}))
     path = f"/jobs/{other}/tasks/holder/files/stdout.txt"
     token = wait_for(lambda: raw("GET", path).body.decode().strip() if raw("GET", path).status == 200 else "", "the task's token")

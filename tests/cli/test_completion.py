@@ -45,7 +45,7 @@ def test_words_of_the_table(asked: Asked) -> None:
     assert asked("pool", "stop") == ["stop-resize"]
     assert asked("pool", "add", "--low") == ["--low-priority"]
     assert asked("task", "list", "j", "-o", "js") == ["json", "jsonl"]
-    assert asked("explain", "") == ["job", "node", "pool", "task"]
+    assert asked("explain", "") == ["job", "node", "pool", "schedule", "task"]
     assert asked("man", "pool") == ["pool", "pools"]
     assert set(asked("")) >= {verb.name for verb in table.COMMANDS}
 

@@ -112,7 +112,7 @@ def test_one_word_too_many() -> None:
     [
         (["jbos"], "did you mean jobs?"),
         (["pool", "creat"], "did you mean create?"),
-        (["schedule", "list"], "there is no schedule yet"),
+        (["app", "list"], "there is no app yet"),
         (["--dir", "x", "jobs"], "options stand behind the command"),
         (["task", "zzz"], "see: batchyard --help"),
     ],
@@ -153,7 +153,8 @@ def test_aliases() -> None:
         (["submit", "--arr"], {"--array"}),
         (["jobs", "-o", "j"], {"json", "jsonl"}),
         (["completion", ""], {"bash", "zsh", "fish"}),
-        (["schedule", ""], set()),
+        (["schedule", "en"], {"enable"}),
+        (["app", ""], set()),
     ],
 )
 def test_completion(words: list[str], found: set[str]) -> None:

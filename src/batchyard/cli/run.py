@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batchyard.cli import grammar, homes, schedules, table, waiting
+from batchyard.cli import grammar, homes, table, waiting
 from batchyard.cli import submit as sent
 from batchyard.cli.client import Client
 from batchyard.cli.problem import Interrupted, Problem, Usage
@@ -29,13 +29,15 @@ def submit(batch: Client, **given: Any) -> int:
         raise Usage("the command is missing: batchyard submit [OPTIONS] -- PROGRAM [ARGUMENTS]")
     if empty := next((option for option in ("out", "cwd") if "" in (given[option] if option != "cwd" else [given[option]])), None):
         raise Usage(f"--{empty} wants a value; it got nothing")
-    again = schedules.submitted(given)
+    again = _again(given)
     lines = None if given["each_line"] is None else _read(given["each_line"], "--each-line").split("\n")
     many = sent.values(given["array"], lines, given["matrix"])
     base, folder = given["id"] or sent.new_id(), f"out/{sent.new_id()}{sent.new_id()}"
     wish = _wish(given)
     if again:
         wish = wish if given["dry_run"] else _with_files(batch, wish, given, years=True)[0]
+        from batchyard.cli import schedules
+
         schedules.submit(batch, base, next(sent.tasks(wish, base, many, folder)), given)
         return 0
     if given["dry_run"]:
@@ -51,6 +53,16 @@ def submit(batch: Client, **given: Any) -> int:
     patterns = {base + end: [sent.filled(pattern, known) for pattern in wish.patterns] for end, known in many if base + end in taken}
     outputs = _outputs(batch, storage, folder, patterns, Path(given["out_dir"])) if wish.drop_box and storage else None
     return waiting.await_(batch, where, ordered, streams, outputs)
+
+
+def _again(given: Mapping[str, Any]) -> bool:
+    """Whether it is to be run again and again. Raises Usage for what does not go with that."""
+    if not (given["every"] or given["cron"] or given["time_zone"]):
+        return False
+    from batchyard.cli import schedules
+
+    schedules.refuse(given)
+    return True
 
 
 def _send(batch: Client, job: str, wish: sent.Wish, base: str, many: sent.Values, folder: str, *, aside: bool) -> list[str]:

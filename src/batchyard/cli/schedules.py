@@ -162,15 +162,12 @@ def jobs(batch: Client, *, schedule: str, shown: Shown) -> None:
     output.show(pages, tables.JOBS, shown)
 
 
-def submitted(given: Given) -> bool:
-    """Whether a submission is to be run again and again. Raises Usage for options that do not go with that."""
-    if not (given["every"] or given["cron"] or given["time_zone"]):
-        return False
+def refuse(given: Given) -> None:
+    """Raises Usage for options of submit that do not go with each other, or not with a command that is run again and again."""
     wrong = next((name for name in NOT_ALONE if given[name]), None)
     if wrong is not None:
         raise Usage(f"--{wrong.replace('_', '-')} does not go with --every and --cron: each run is a job of its own with one task")
     when(given["every"], given["cron"], given["time_zone"])
-    return True
 
 
 def submit(batch: Client, name: str, manager: bodies.Body, given: Given) -> None:
