@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -352,6 +354,65 @@ def test_no_pool_is_left_behind_whenever_the_server_is_killed(lasting: World, li
     left = world.rows("SELECT state FROM job_schedule")
     assert left == ([] if ends == "delete" else [("completed",)])
     assert {state for (state,) in world.rows("SELECT state FROM job")} <= {"completed"}
+
+
+class Killed(BaseException):
+    """The server died before it could commit."""
+
+
+def die_before(world: World, unit: int) -> None:
+    """Have the world's server die before its unit of work of this number."""
+    real, done = world.db.submit, itertools.count()
+
+    def submit(*args: Any, **kwargs: Any) -> Any:
+        if next(done) >= unit:
+            raise Killed
+        return real(*args, **kwargs)
+
+    world.db.submit = submit  # type: ignore[method-assign]
+
+
+def terminate_plan(world: World) -> None:
+    world.change_plan(schedules.terminate)
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize(("lifetime", "ends"), [("job", World.delete_plan), ("jobschedule", terminate_plan)])
+def test_no_pool_is_left_behind_before_whichever_commit_the_server_dies(tmp_path: Path, lifetime: str, ends: Any) -> None:
+    for unit in itertools.count():
+        world = World(tmp_path / f"{unit}.db")
+        die_before(world, unit)
+        try:
+            world.plan(spec={"poolInfo": spec(lifetime=lifetime), "onAllTasksComplete": "terminatejob"})
+            for _ in range(2):
+                world.capacity(2)
+                world.upkeep()
+                world.plans()
+                world.advance(3600)
+                world.plans()
+            ends(world)
+            for _ in range(2):
+                world.upkeep()
+                world.plans()
+                world.capacity()
+            died = False
+        except Killed:
+            died = True
+        world.crash()
+        world.check()
+        for (name,) in world.rows("SELECT id FROM job_schedule WHERE state IN ('active', 'disabled')"):
+            assert died, "the story has its end"
+            assert name == "plan"
+            world.change_plan(schedules.terminate)
+        world.finish()
+        assert pools(world) == []
+        assert world.rows("SELECT 1 FROM job WHERE state <> 'completed' UNION ALL SELECT 1 FROM node") == []
+        assert world.rows("SELECT 1 FROM job_schedule WHERE state <> 'completed'") == []
+        world.check()
+        world.close()
+        if not died:
+            assert unit > 30, "it died too seldom"
+            return
 
 
 def test_a_deleting_pool_is_no_pool(world: World) -> None:
