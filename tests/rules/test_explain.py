@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchyard.model.explain import Code, Reason, ReasonGroup
-from batchyard.model.states import JobState, NodeState, TaskState
-from batchyard.rules import explain, supply
+from batchyard.model.states import JobScheduleState, JobState, NodeState, TaskState
+from batchyard.rules import explain, schedule_reasons, supply
 from batchyard.rules.explain import Why
 from batchyard.rules.facts import (
     Held,
@@ -25,12 +25,14 @@ from batchyard.rules.facts import (
     NodeGroup,
     PoolFacts,
     Rival,
+    ScheduleFacts,
     Snapshot,
     TaskFacts,
     Wait,
 )
 from batchyard.rules.placement import Room
 from batchyard.rules.reasons import WORDS, counted, reason
+from batchyard.rules.schedules import Missed
 
 NOW = 1_700_000_000_000_000
 TASK = TaskFacts(pk=1, id="T", state=TaskState.ACTIVE, since=NOW, ready=True)
@@ -70,6 +72,7 @@ SITUATIONS: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any], Mapping[st
     ("JobTerminating", {"ready": False}, {"state": JobState.TERMINATING}, FREE),
     ("JobCompleted", {}, {"state": JobState.COMPLETED, "ended_by": "AllTasksComplete"}, FREE),
     ("JobDeleting", {}, {"state": JobState.DELETING}, FREE),
+    ("AutoPoolFailed", {}, {"state": JobState.COMPLETED, "pool_failure": "InvalidAutoPoolSettings: no"}, None),
     ("MaxParallelTasks", {}, {"limit": 2, "running": 2}, FREE),
     ("MaxParallelTasks", {}, {"limit": 2, "running": 3}, FULL),
     ("PoolNotFound", {}, {}, None),
@@ -179,9 +182,40 @@ def test_the_first_reason_of_a_pool(code: str, pool: Mapping[str, Any], groups: 
     assert explain.pool(msgspec.structs.replace(POOL, **pool), groups, len(groups))[0].code == code
 
 
+PLAN = ScheduleFacts(id="S", state=JobScheduleState.ACTIVE, since=NOW, due=NOW - 60_000_000, closes=None, now=NOW)
+BUSY_JOB = {"job_id": "S:job-1", "job_state": JobState.ACTIVE, "job_since": NOW - 99_000_000}
+# (code of the first reason, what the schedule is but for the usual, what is said)
+SCHEDULES: Sequence[tuple[str, Mapping[str, Any], str]] = [
+    ("ScheduleWaits", {"due": NOW + 60_000_000}, "makes its next job at 2023-11-14T22:14:20Z"),
+    ("ScheduleWaits", {}, "2023-11-14T22:12:20Z"),
+    ("NeverDue", {"due": None}, "makes no more jobs"),
+    ("PreviousJobActive", BUSY_JOB, "S:job-1 is active since 2023-11-14T22:11:41Z"),
+    ("PreviousJobActive", {**BUSY_JOB, "closes": NOW + 1_000_000}, "ends before 2023-11-14T22:13:21Z"),
+    ("ActiveJobQuota", {"full": True, "retry_s": 15}, "as its quota allows; it is tried every 15 s"),
+    ("ScheduleDisabled", {"state": JobScheduleState.DISABLED}, "is disabled since"),
+    ("ScheduleTerminating", {"state": JobScheduleState.TERMINATING, **BUSY_JOB}, "waits for the end of S:job-1"),
+    ("ScheduleCompleted", {"state": JobScheduleState.COMPLETED}, "is completed"),
+    ("ScheduleDeleting", {"state": JobScheduleState.DELETING}, "is being deleted"),
+    ("DueTimeMissed", {"due": NOW + 1, "missed": NOW - 1, "missed_why": Missed.BUSY}, "the previous job was still active"),
+]
+
+
+@pytest.mark.parametrize(("code", "facts", "told"), SCHEDULES)
+def test_the_reason_of_a_schedule(code: str, facts: Mapping[str, Any], told: str) -> None:
+    found = schedule_reasons.why(msgspec.structs.replace(PLAN, **facts))
+    reasons = {reason.code: reason for reason in found}
+    assert found[-1 if code == "DueTimeMissed" else 0].code == code
+    assert told in reasons[Code(code)].sentence
+
+
+def test_a_due_time_that_may_still_be_served_is_not_missed() -> None:
+    facts = msgspec.structs.replace(PLAN, full=True, missed=PLAN.due, missed_why=Missed.QUOTA)
+    assert [reason.code for reason in schedule_reasons.why(facts)] == ["ActiveJobQuota"]
+
+
 def test_every_code_is_planted_somewhere() -> None:
     elsewhere = {"NoTasks", "AllTasksCompleted", "IdleWhileTasksWait", "PoolWorks", "NothingWaits", "NodeSilent", "NodeLeaves", "NodeWorks"}
-    planted = {code for code, *_ in SITUATIONS} | elsewhere
+    planted = {code for code, *_ in SITUATIONS} | {code for code, *_ in SCHEDULES} | elsewhere
     assert planted == {code.value for code in Code}
 
 

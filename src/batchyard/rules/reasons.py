@@ -231,8 +231,9 @@ WORDS: Mapping[Code, Words] = MappingProxyType({
         "batchyard job terminate --yes {job_id}", "batchyard explain job {job_id}",
     ),
     Code.ACTIVE_JOB_QUOTA: Words(
-        "A job is due since {due}, but the account has as many active jobs and job schedules as its quota allows",
-        "End what is not needed, or raise the quota; it is tried again every {retry} s",
+        "A job is due since {due}, but the account has as many active jobs and job schedules as its quota allows;"
+        " it is tried every {retry} s",
+        "End what is not needed, or raise the quota",
         look="batchyard jobs --state active",
     ),
     Code.DUE_TIME_MISSED: Words(
