@@ -73,11 +73,11 @@ def _calendar(metadata: Sequence[MetadataItem]) -> Calendar | None:
     found = {name: [item.value for item in metadata if item.name == name] for name in (CRON, TIME_ZONE)}
     for name, values in found.items():
         if len(values) > 1:
-            raise invalid_property(f"metadata.{name}", values[1][:100], "It is given twice")
+            raise invalid_property("metadata", values[1][:100], f"The name {name} is given twice")
     if not found[CRON]:
         if found[TIME_ZONE]:
-            reason = f"It says in which zone {CRON} is meant, which is missing"
-            raise invalid_property(f"metadata.{TIME_ZONE}", found[TIME_ZONE][0][:100], reason)
+            reason = f"The item {TIME_ZONE} says in which zone {CRON} is meant, which is missing"
+            raise invalid_property("metadata", found[TIME_ZONE][0][:100], reason)
         return None
     return _understood(found[CRON][0], *found[TIME_ZONE])
 
@@ -88,8 +88,9 @@ def _understood(text: str, zone_name: str = "UTC") -> Calendar:
     try:
         cron = crons.parse(text)
     except crons.BadCron as error:
-        raise invalid_property(f"metadata.{CRON}", text[:100], f"The value is no cron expression: {error}") from None
+        raise invalid_property("metadata", text[:100], f"The value of {CRON} is no cron expression: {error}") from None
     zone = UTC if zone_name == "UTC" else zones.zone(zone_name)
     if zone is None:
-        raise invalid_property(f"metadata.{TIME_ZONE}", zone_name[:100], "There is no time zone of that name, of IANA's or of Windows'")
+        reason = f"The value of {TIME_ZONE} names no time zone, neither of IANA's nor of Windows'"
+        raise invalid_property("metadata", zone_name[:100], reason)
     return Calendar(cron, zone)
