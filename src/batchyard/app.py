@@ -23,13 +23,17 @@ from batchyard.engine.wakes import Wakes
 from batchyard.model import times
 from batchyard.rules import images
 from batchyard.server import http, refusals
+from batchyard.server.door import Door
+from batchyard.server.http import HttpServer
 from batchyard.server.loops import renewal
+from batchyard.server.peers import Peers
 from batchyard.server.places import Places
 from batchyard.server.refusals import Refused
-from batchyard.server.state import open_registry, open_state, operator_key
+from batchyard.server.shared import server_id
 from batchyard.server.tls import Tls
 from batchyard.server.world import Server
-from batchyard.server.worlds import Worlds
+from batchyard.server.worlds import ACCOUNTS, Worlds
+from batchyard.store import servers
 
 log = structlog.get_logger()
 
@@ -57,25 +61,35 @@ async def _serve(config: Config) -> None:
     hub.bind(asyncio.get_running_loop())
     tls = None if config.tls == "off" else Tls(config, lambda: times.moment(clock.now()))
     url, public = http.urls(config, listener, tls)
-    state = open_state(config.directory, hub)
-    registry = open_registry(config.directory, state[0], clock.now())
-    places, room = Places(config.directory), space.Room(config.directory)
+    places, room = Places(config.directory, config.database, config.blobs), space.Room(config.directory)
+    state = places.begin(hub)
+    registry = places.registry(state[0], clock.now())
+    news = registry.on_wake = Wakes()
+    news.bind(asyncio.get_running_loop())
     offer = msgspec.structs.replace(config.offer, images=images.supported(images.of_machine(_os_release())))
-    operator = Account(OPERATOR, [operator_key(config.directory)])
+    operator = Account(OPERATOR, [places.operator_key(registry)])
     shared = Server(config, (url, public), tls, clock, offer, room, operator, places.count_nodes)
-    worlds = Worlds(shared, registry, places, state[0].name)
-    server = http.http_server(Front(worlds, clock), config.proxies, tls)
-
-    def end() -> None:
-        worlds.release()
-        server.should_exit = True
-
+    stop = asyncio.Event()
+    peers = Peers(
+        registry,
+        server_id(config.directory) if places.shared else "",
+        config.advertise or public,
+        config.lease_s,
+        free=lambda: max(0, config.max_nodes - places.count_nodes()),
+        displaced=stop.set,
+        alone=not places.shared,
+    )
+    worlds = Worlds(shared, registry, places, state[0].name, peers=peers)
+    door = Door(Front(worlds, clock), worlds.ready)
+    server = http.http_server(door, config.proxies, tls)
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, end)
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     with refusals.starting(config.directory):
         await worlds.begin(state, hub)
     work = [
-        every("worlds", WORLDS_PERIOD_S, worlds.run_once, asyncio.Event()),
+        every("worlds", WORLDS_PERIOD_S, worlds.run_once, news.event(ACCOUNTS)),
+        _drain(stop, worlds, door, server, config.drain_s),
+        *([every("servers", config.lease_s / 3, peers.beat, news.event(servers.TOPIC))] if places.shared else []),
         every("room", ROOM_PERIOD_S, lambda: asyncio.to_thread(room.watch), asyncio.Event()),
         http.announce(server, config, url, public),
         *([] if tls is None else [renewal(tls)]),
@@ -88,6 +102,16 @@ async def _serve(config: Config) -> None:
         (config.directory / http.ANNOUNCEMENT).unlink(missing_ok=True)
         await worlds.end()
         log.info("server ended", url=url)
+
+
+async def _drain(stop: asyncio.Event, worlds: Worlds, door: Door, server: HttpServer, seconds: float) -> None:
+    """Once it is told to stop: let go of whoever waits, hand everything over, and answer for a while who comes still."""
+    await stop.wait()
+    door.draining = True
+    worlds.release()
+    await worlds.hand_over()
+    await asyncio.sleep(seconds)
+    server.should_exit = True
 
 
 def _os_release() -> dict[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
@@ -22,6 +23,8 @@ PROVIDERS = (LOCAL,)
 """Providers that a size may name."""
 _UNITS = {"B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": GIB, "TIB": 1024 * GIB, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
 _NAME = re.compile(r"(?=.{1,253}$)(\*\.)?[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII)
+_SCHEMA = re.compile(r"[a-z][a-z0-9_]{0,29}", re.ASCII)
+"""Those of the accounts are longer, and PostgreSQL takes 63."""
 _HEADER = re.compile(r"\s*\[{1,2}\s*([^\[\]]+?)\s*\]{1,2}\s*(?:#.*)?$")
 _KEY = re.compile(r"""\s*(["']?)([\w-]+)\1\s*[=.]""")
 _PLACE = re.compile(r"(\w+)(?:\[(\d+)\])?(?:\.(\w+).*)?")
@@ -69,6 +72,16 @@ class Config:
     """Let clients disturb nodes on demand; for trials only."""
     probes: Path | None = None
     """Directory of the operator's programs that say whether a local node is fit for tasks."""
+    database: str | None = None
+    """URL of the PostgreSQL database of the accounts; None where they lie in the directory."""
+    blobs: Path | None = None
+    """Directory of all accounts' blobs; None: each has its own."""
+    advertise: str | None = None
+    """URL by which other servers and agents reach this one."""
+    lease_s: float = 6.0
+    """How long a server that vanished keeps the others from its background work."""
+    drain_s: float = 0.0
+    """How long a server that was told to stop goes on answering."""
     external_nodes: bool = False
     """Nodes are made of agents that somebody else starts, and not of agents on this machine."""
     node_join_s: float = 600.0
@@ -125,6 +138,35 @@ def domain(text: str) -> str:
     return text.lower()
 
 
+def database(text: str) -> str:
+    """The URL of a PostgreSQL database. Raises Misconfigured, which repeats nothing of what may hold a password."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("postgres", "postgresql"):
+        raise Misconfigured("the database is the URL of a PostgreSQL one, as postgresql://user@host/database")
+    schemas = [value for name, value in parse_qsl(parts.query) if name == "schema"]
+    if len(schemas) > 1 or not all(_SCHEMA.fullmatch(name) for name in schemas):
+        raise Misconfigured("the schema of a database is up to 30 small letters, digits and underscores, and begins with a letter")
+    return text
+
+
+def has_password(url: str) -> bool:
+    """True for the URL of a database that says a password."""
+    parts = urlsplit(url)
+    return ":" in parts.netloc.rpartition("@")[0] or any(name in ("password", "sslpassword") for name, _ in parse_qsl(parts.query))
+
+
+def url(text: str) -> str:
+    """The URL of a server, without a slash at its end. Raises Misconfigured."""
+    try:
+        parts = urlsplit(text)
+        named, _ = parts.hostname, parts.port
+    except ValueError:
+        named = None
+    if not named or parts.scheme not in ("http", "https") or parts.path.strip("/") or parts.query or parts.username:
+        raise Misconfigured(f"{text[:64]!r} is no URL of a server, as https://host:8777")
+    return text.rstrip("/")
+
+
 def _probes(path: Path | None) -> Path | None:
     """The directory of probes. Raises Misconfigured."""
     if path is not None and not path.is_dir():
@@ -151,6 +193,11 @@ def of(directory: Path, values: Mapping[str, Any], offer: Offer) -> Config:
         node_silence_s=values["node_silence"],
         chaos=values["chaos"],
         probes=_probes(values["probes"]),
+        database=values["database"],
+        blobs=None if values["blobs"] is None else values["blobs"].resolve(),
+        advertise=values["advertise"],
+        lease_s=values["lease"],
+        drain_s=values["drain"],
         external_nodes=values["provider"] == "external",
         node_join_s=values["node_join"],
         autoscale_min_interval_s=values["autoscale_min_interval"],

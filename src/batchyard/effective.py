@@ -23,6 +23,11 @@ _PORT_OF_A_SERVICE = re.compile(r"(tcp|udp|sctp)://.*")
 _TYPO = 0.75
 """A variable that is so like one of ours is meant to be it; others may be somebody else's."""
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/]*(?=@)")
+_PASSWORD_BEHIND = re.compile(r"([?&](?:ssl)?password)=[^&]*")
+_SEEN_BY_ALL = (
+    "every user of the machine can read the options of a process, so no password there: say it in BATCHYARD_DATABASE, in the"
+    " configuration file or in ~/.pgpass"
+)
 _BY_NAME = {setting.name: setting for setting in SETTINGS}
 _BY_VARIABLE = {setting.variable: setting for setting in SETTINGS}
 
@@ -75,7 +80,7 @@ def shown(setting: str, value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return _PASSWORD.sub(r"\1:***", text)
+    return _PASSWORD_BEHIND.sub(r"\1=***", _PASSWORD.sub(r"\1:***", text))
 
 
 def variables(environment: Mapping[str, str]) -> dict[str, str]:
@@ -216,6 +221,8 @@ def _article(kind: str) -> str:
 
 _CHECKS: Mapping[str, Callable[[str], str]] = {
     "trusted_proxy": config.proxy,
+    "database": config.database,
+    "advertise": config.url,
     "name": config.host_name,
     "domain": config.domain,
     "region": config.domain,
@@ -226,6 +233,8 @@ _CHECKS: Mapping[str, Callable[[str], str]] = {
 def _checked(setting: Setting, told: _Told) -> Any:
     check = _CHECKS.get(setting.name)
     try:
+        if setting.name == "database" and told.origin.startswith("option ") and config.has_password(told.value):
+            raise Misconfigured(_SEEN_BY_ALL)
         if setting.many:
             return tuple(map(check or str, told.value or ()))
         return check(told.value) if check and told.value is not None else told.value

@@ -58,6 +58,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("host", "Address to listen on.", default="127.0.0.1", metavar="ADDRESS"),
     Setting("port", "Port to listen on; 0 takes a free one.", "whole number", 8777, "N", low=0, high=65535),
     Setting("nodes", "How many local nodes there may be at once.", "whole number", 8, "N", low=0),
+    Setting("database", "PostgreSQL database of the accounts, which several servers may share; no password here.", metavar="URL"),
+    Setting("blobs", "Directory of all accounts' blobs; servers that share a database all have to see it.", "path", metavar="DIR"),
+    Setting("advertise", "URL by which other servers and agents reach this one.", metavar="URL"),
+    Setting("lease", "How long a server that vanished keeps others from its background work.", "number", 6.0, "SECONDS", low=1, high=60),
+    Setting("drain", "How long a server that was told to stop goes on answering.", "number", 0.0, "SECONDS", low=0, high=600),
     Setting("provider", "local: agents on this machine; external: you start the agents.", "choice", "local", choices=("local", "external")),
     Setting(
         "tls",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -12,13 +11,14 @@ from typing import Any
 import pytest
 from tests.conftest import Server, wait_for
 
+import postgres
 from batchyard.cli.client import Client
 from batchyard.engine.loops import LEASE_S
 from batchyard.model import times
 from batchyard.server.state import DATABASE
-from batchyard.store import leases
-from batchyard.store.db import Database
-from batchyard.store.reader import Change
+from batchyard.store import drivers, leases
+from batchyard.store.db import open_store
+from batchyard.store.reader import Change, Statement
 from batchyard.store.tx import Tx
 
 _IMAGE = {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"}
@@ -44,43 +44,52 @@ def server() -> Iterator[Server]:
     running.stop()
 
 
-def ask(server: Server, sql: str) -> list[int]:
-    """What a query finds in the database of a running server."""
-    with contextlib.closing(sqlite3.connect(f"file:{server.directory / DATABASE}?mode=ro", uri=True)) as connection:
-        return [row[0] for row in connection.execute(sql)]
-
-
 def held_by_another(tx: Tx) -> int:
-    """Let another server hold the lease for an hour, and leave something to do; until when, in microseconds."""
-    now = times.micros(datetime.now(UTC)) + int(LEASE_S * 1e6)
-    assert leases.acquire(tx, "loops", "another", now, 3600)
+    """Let another server hold the lease for an hour, and leave something to do; the fence of that."""
+    fence = leases.acquire(tx, "loops", "another", tx.moment() + int(LEASE_S * 1e6), 3600)
+    assert fence
     tx.insert("node", pool_pk=1, id="idle", state="idle", state_time=0, scheduling_state="enabled", dedicated=1, slots=1, allocated=0)
     assert tx.changed(Change("UPDATE pool SET autoscale_next = 0 WHERE autoscale_next IS NOT NULL")) == 1
-    return now + 3_600_000_000
+    return fence
 
 
-def test_without_the_lease_no_loop_does_anything(server: Server) -> None:
-    """There is work for each from the start, and all of it is done after the time at which the lease is free."""
-    with Client(server.endpoint, server.account, server.key) as batch:
-        batch.post("pools", body={"id": "scales", **_POOL, "enableAutoScale": True, "autoScaleFormula": "$TargetDedicatedNodes = 0;"})
-        wait_for(lambda: batch.get("pools", "scales")["allocationState"] == "steady", "the pool")
-    server.kill()
-    with contextlib.closing(Database(server.directory / DATABASE)) as db:
-        until = db.call(held_by_another)
-    server.start()
-    with Client(server.endpoint, server.account, server.key) as batch:
-        batch.post("pools", body={"id": "grows", **_POOL, "targetDedicatedNodes": 1, "resizeTimeout": "P1D"})
-        for job in ("runs", "ends"):
-            batch.post("jobs", body={"id": job, "poolInfo": {"poolId": "pool"}})
-        batch.post("jobs", "runs", "tasks", body={"id": "t", "commandLine": "true"})
-        batch.post("jobs", "ends", "terminate", body={})
-        assert {job["id"]: job["state"] for job in batch.listed("jobs")} == {"runs": "active", "ends": "terminating"}
-        assert batch.get("jobs", "runs", "tasks", "t")["state"] == "active"
-        assert not any(ask(server, sql) for sql in _WORK.values())
-        batch.post("batchyard", "clock", body={"advance": "PT2H"})
-    for loop, sql in _WORK.items():
-        first = min(wait_for(functools.partial(ask, server, sql), f"the work of the {loop} loop"))
-        assert first >= until, loop
+def let_go(tx: Tx, fence: int) -> int:
+    """The other server ends; when that is, in microseconds."""
+    leases.release(tx, "loops", "another", fence)
+    return times.micros(datetime.now(UTC))
+
+
+def test_without_the_lease_no_loop_does_anything() -> None:
+    """There is work for each from the start, and all of it is done once the other server has let go of the lease."""
+    location = postgres.fresh()
+    server = Server("--database", location, nodes=4)
+    with contextlib.closing(open_store(location)) as db:
+        with Client(server.endpoint, server.account, server.key) as batch:
+            batch.post("pools", body={"id": "pool", **_POOL})
+            batch.post("pools", body={"id": "scales", **_POOL, "enableAutoScale": True, "autoScaleFormula": "$TargetDedicatedNodes = 0;"})
+            for pool in ("pool", "scales"):
+                wait_for(lambda pool=pool: batch.get("pools", pool)["allocationState"] == "steady", "the pool")
+        server.kill()
+        fence = db.call(held_by_another)
+        server.start()
+
+        def done(sql: str) -> list[int]:
+            return db.call(lambda tx: tx.all(Statement(sql, int)))
+
+        with Client(server.endpoint, server.account, server.key) as batch:
+            batch.post("pools", body={"id": "grows", **_POOL, "targetDedicatedNodes": 1, "resizeTimeout": "P1D"})
+            for job in ("runs", "ends"):
+                batch.post("jobs", body={"id": job, "poolInfo": {"poolId": "pool"}})
+            batch.post("jobs", "runs", "tasks", body={"id": "t", "commandLine": "true"})
+            batch.post("jobs", "ends", "terminate", body={})
+            assert {job["id"]: job["state"] for job in batch.listed("jobs")} == {"runs": "active", "ends": "terminating"}
+            assert batch.get("jobs", "runs", "tasks", "t")["state"] == "active"
+            assert not any(done(sql) for sql in _WORK.values())
+            free = db.call(let_go, fence)
+        for loop, sql in _WORK.items():
+            assert min(wait_for(functools.partial(done, sql), f"the work of the {loop} loop")) >= free, loop
+        server.stop()
+    drivers.drop(location)
 
 
 def test_the_log_is_moved_into_the_database_while_the_server_runs(server: Server) -> None:

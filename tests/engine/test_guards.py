@@ -247,7 +247,10 @@ def test_a_unit_that_loses_every_race_is_told_so_in_the_end(world: World) -> Non
 
 
 def leases(world: World) -> tuple[Lease, Lease]:
-    return Lease(world.db, world.clock, "a"), Lease(world.db, world.clock, "b")
+    def of(holder: str) -> Lease:
+        return Lease(world.db, holder, moment=lambda tx: world.clock.now())
+
+    return of("a"), of("b")
 
 
 def test_a_server_that_was_paused_changes_nothing_when_it_wakes(world: World) -> None:

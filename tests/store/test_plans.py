@@ -21,6 +21,7 @@ WALKED = {  # few rows, and read as a whole
     "jobs._POOLS_WITH_DEMAND": {"job_counts"},
     "jobs._CHANGING": {"job"},
     "nodes._ALL": {"node"},
+    "nodes._OF_SERVER": {"node"},
     "nodes._SILENT": {"node"},
     "nodes._AWAITED": {"node"},
     "nodes._BY_START": {"node"},

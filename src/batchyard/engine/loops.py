@@ -6,40 +6,95 @@ What a round writes, and what it leaves running beside it, is written only while
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 import structlog
 
-from batchyard.engine.clock import Clock
 from batchyard.store import leases
-from batchyard.store.db import GUARD, Database
+from batchyard.store.db import GUARD, Database, StoreUnavailable
 from batchyard.store.leases import LeaseLost
+from batchyard.store.reader import Reader
+from batchyard.store.tx import Tx
 
 log = structlog.get_logger()
 
-LEASE_S = 15.0
+LEASE_S = 6.0
 """How long a server that vanished keeps the others from the background work."""
+RELEASED = "lease"
+"""Topic: the lease is free."""
 _LEASE = "loops"
+_RETRY_S, _BREATH_S = 0.2, 0.02
+"""How long after a lease has run out it is asked for."""
 
 
 class Lease:
-    """Whether the background work is this server's to do: one server among all that share a store holds the lease."""
+    """Whether the background work is this server's to do: one server among all that share a store holds the lease.
 
-    def __init__(self, db: Database, clock: Clock, holder: str) -> None:
-        self._db, self._clock, self._holder = db, clock, holder
+    Its time is the database's (`moment`). A server that is `alone` has a store that nobody else can open.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        holder: str,
+        seconds: float = LEASE_S,
+        *,
+        alone: bool = False,
+        moment: Callable[[Reader], int] = Reader.moment,
+    ) -> None:
+        self._db, self._holder, self._seconds, self._alone, self._moment = db, holder, seconds, alone, moment
         self.held = False
         self._fence = 0
+        self._waiting: list[asyncio.Event] = []
 
-    async def renew(self) -> None:
-        """Take or keep the lease, if it is free."""
-        fence = await self._db.run(leases.acquire, _LEASE, self._holder, self._clock.now(), LEASE_S, self._fence)
+    def follow(self, event: asyncio.Event) -> None:
+        """Set the event whenever the lease has been taken, because nobody may have done the work for a while."""
+        self._waiting.append(event)
+
+    async def renew(self) -> float:
+        """Take or keep the lease, if it is free; in how many seconds it is to be asked for again."""
+        held = self.held
+        fence, left_us = await self._db.run(self._acquire)
         self.held, self._fence = fence is not None, self._fence if fence is None else fence
+        if self.held and not held:
+            for event in self._waiting:
+                event.set()
+        return self._seconds / 3 if self.held else min(self._seconds / 3, left_us / 1e6 + _BREATH_S)
+
+    def _acquire(self, tx: Tx) -> tuple[int | None, int]:
+        now = self._moment(tx)
+        if self._alone and not self._fence:  # whoever had it is gone, for the store is open here
+            now = max(now, leases.until(tx, _LEASE))
+        fence = leases.acquire(tx, _LEASE, self._holder, now, self._seconds, self._fence)
+        return fence, 0 if fence is not None else max(0, leases.until(tx, _LEASE) - now)
+
+    async def keep(self, released: asyncio.Event) -> None:
+        """Renew it for ever; sooner when it is `released`."""
+        failed = False
+        while True:
+            released.clear()
+            pause = _RETRY_S
+            try:
+                pause, failed = await self.renew(), False
+            except Exception as error:
+                if not failed:
+                    log.warning("lease not renewed", reason=str(error), exc_info=not isinstance(error, StoreUnavailable))
+                failed = True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await released.wait()
 
     async def release(self) -> None:
-        """Let another server have it."""
-        self.held = False
-        await self._db.run(leases.release, _LEASE, self._holder, self._fence)
+        """Let another server have it, at once; what this one has under way counts until that one takes it."""
+        if self.held:
+            self.held = False
+            await self._db.run(self._release)
+
+    def _release(self, tx: Tx) -> None:
+        leases.release(tx, _LEASE, self._holder, self._fence)
+        tx.wake(RELEASED)
 
     def only(self, run_once: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
         """The same work, done only while the lease is held: each transaction of it looks for itself (decision D20)."""

@@ -39,16 +39,27 @@ class Unusable(Exception):
 def read(path: Path) -> AccountFile | None:
     """The account in a file, None when there is no file. Raises Unusable."""
     try:
-        account = msgspec.json.decode(path.read_bytes(), type=AccountFile)
+        return decoded(path.read_bytes(), str(path))
     except FileNotFoundError:
         return None
     except OSError as error:
         raise Unusable(f"{path} cannot be read ({error.strerror})") from None
+
+
+def decoded(text: bytes | str, where: str) -> AccountFile:
+    """The account that a text holds. Raises Unusable."""
+    try:
+        account = msgspec.json.decode(text, type=AccountFile)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Unusable(f"{path} is damaged ({error}); put a copy of it back, for clients and nodes know its keys") from None
+        raise Unusable(f"{where} is damaged ({error}); put a copy of it back, for clients and nodes know its keys") from None
     for problem in _problems(account):
-        raise Unusable(f"{path} cannot be used: {problem}")
+        raise Unusable(f"{where} cannot be used: {problem}")
     return account
+
+
+def encoded(account: AccountFile) -> bytes:
+    """The text of an account."""
+    return msgspec.json.format(msgspec.json.encode(account))
 
 
 def fresh(name: str = "batchyard", storage: str = "batchyardstorage") -> AccountFile:
@@ -65,7 +76,7 @@ def renewed(account: AccountFile, number: int) -> AccountFile:
 
 def store(path: Path, account: AccountFile) -> None:
     """Write an account, all of it or nothing."""
-    write_private(path, msgspec.json.format(msgspec.json.encode(account)))
+    write_private(path, encoded(account))
 
 
 def operator_key(path: Path) -> str:
@@ -79,6 +90,13 @@ def operator_key(path: Path) -> str:
         raise Unusable(f"{path} cannot be read ({error})") from None
     if problem := _key_problem(key):
         raise Unusable(f"{path} cannot be used: the key {problem}; take the file away for a new one")
+    return key
+
+
+def valid_key(key: str, where: str) -> str:
+    """The operator's key, once it was looked at. Raises Unusable."""
+    if problem := _key_problem(key):
+        raise Unusable(f"{where} cannot be used: the key {problem}")
     return key
 
 

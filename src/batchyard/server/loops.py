@@ -14,7 +14,7 @@ from batchyard.disk import space
 from batchyard.engine import wakes
 from batchyard.engine.autoscale.loop import Autoscale
 from batchyard.engine.clock import Clock
-from batchyard.engine.loops import LEASE_S, Lease, every
+from batchyard.engine.loops import RELEASED, Lease, every
 from batchyard.engine.pools.capacity import Capacity
 from batchyard.engine.scheduling import scheduler
 from batchyard.engine.upkeep.upkeep import PAGES_PER_UNIT, UNITS_PER_ROUND, Upkeep
@@ -134,6 +134,7 @@ def _in_thread(work: Callable[[], None]) -> Callable[[], Awaitable[None]]:
 def _autoscale(services: Services, lease: Lease, on_demand: bool) -> Coroutine[None, None, None]:
     """Samples and evaluations; with `on_demand` also as soon as tasks come or go."""
     sooner = asyncio.Event()
+    lease.follow(sooner)
     work = Autoscale(services.db, services.clock, on_demand=on_demand, follow=lambda topics: services.wakes.follow(topics, sooner))
     return every("autoscale", AUTOSCALE_PERIOD_S, lease.only(work.run_once), sooner)
 
@@ -155,14 +156,23 @@ def _of_the_account(services: Services, lease: Lease, capacity: Capacity, upkeep
         for key in keys:
             await db.run(scheduler.run_once, key, clock.now())
 
+    planned = lease.only(capacity.run_once)
+
+    async def nodes() -> None:
+        await (planned() if lease.held else capacity.run_own())
+
+    looked_for, tidied = hub.event(wakes.CAPACITY), hub.event(wakes.UPKEEP)
+    for event in (schedule, looked_for, tidied):
+        lease.follow(event)
+
     async def checkpoint() -> None:
         short = services.room() is not None  # then the room that the log keeps for its next growth is needed more elsewhere
         await asyncio.to_thread(db.checkpoint, empty=short)
 
     return [
-        every("lease", LEASE_S / 3, lease.renew, asyncio.Event()),
+        lease.keep(hub.event(RELEASED)),
         every("scheduler", SCHEDULER_PERIOD_S, lease.only(place), schedule),
-        every("capacity", CAPACITY_PERIOD_S, lease.only(capacity.run_once), hub.event(wakes.CAPACITY), CAPACITY_BREATH_S),
-        every("upkeep", UPKEEP_PERIOD_S, lease.only(upkeep.run_once), hub.event(wakes.UPKEEP)),
+        every("capacity", CAPACITY_PERIOD_S, nodes, looked_for, CAPACITY_BREATH_S),
+        every("upkeep", UPKEEP_PERIOD_S, lease.only(upkeep.run_once), tidied),
         every("checkpoint", CHECKPOINT_PERIOD_S, checkpoint, asyncio.Event()),
     ]

@@ -65,7 +65,7 @@ def open_state(directory: Path, hub: Wakes, fresh: Callable[[], AccountFile] = a
         try:
             store = LocalBlobStore(directory / BLOBS)
             try:
-                queues = QueueStore(_keep_private(directory / QUEUES))
+                queues = QueueStore(keep_private(directory / QUEUES))
             except BaseException:
                 store.close()
                 raise
@@ -96,7 +96,7 @@ def open_registry(directory: Path, account: AccountFile, now: int) -> Database:
             orphans = sorted((directory / ACCOUNTS).glob(f"*/{account_file.NAME}"))
             if orphans and registry.call(accounts.lying_at, DEFAULT) is None:
                 raise Refused(f"{path} does not know the accounts in {directory / ACCOUNTS}: put a copy of it back")
-            registry.call(_adopt, account, now)
+            registry.call(adopt, account, now)
         except BaseException:
             registry.close()
             raise
@@ -115,7 +115,7 @@ def operator_key(directory: Path) -> str:
         raise Refused(str(error)) from None
 
 
-def _adopt(tx: Tx, account: AccountFile, now: int) -> None:
+def adopt(tx: Tx, account: AccountFile, now: int) -> None:
     """Enter the default account, or what its file says by now. Raises Taken."""
     row = accounts.lying_at(tx, DEFAULT)
     if row is None:
@@ -148,7 +148,7 @@ def _refuse_damage(directory: Path) -> None:
             raise Refused(f"{directory / name} is damaged ({wrong}): put a copy of it back")
 
 
-def _keep_private(database: Path) -> Path:
+def keep_private(database: Path) -> Path:
     """The database, readable by its owner only: tasks of other users pass through its directory. SQLite's own files take its mode."""
     database.touch(mode=0o600)
     for path in (database, *(database.with_name(database.name + end) for end in ("-wal", "-shm"))):
@@ -159,6 +159,6 @@ def _keep_private(database: Path) -> Path:
 
 def _open_database(path: Path, on_wake: Callable[[Iterable[str]], None], chain: str = migrate.WORLD) -> Database:
     try:
-        return open_store(_keep_private(path), on_wake, chain)
+        return open_store(keep_private(path), on_wake, chain)
     except NewerSchema as newer:
         raise Refused(f"{path} was written by a newer release ({newer}); install that one") from None

@@ -26,7 +26,8 @@ from batchyard.disk import space
 from batchyard.engine.clock import Clock
 from batchyard.engine.loops import Lease
 from batchyard.engine.nodes.linked_storage import LinkedStorage
-from batchyard.engine.pools.capacity import Capacity
+from batchyard.engine.pools.capacity import Capacity, at_home
+from batchyard.engine.pools.machines import Here
 from batchyard.engine.upkeep import rest
 from batchyard.engine.upkeep.upkeep import Upkeep
 from batchyard.engine.wakes import Wakes
@@ -40,16 +41,14 @@ from batchyard.rules.sizes import LOCAL
 from batchyard.server import http
 from batchyard.server.account_file import AccountFile
 from batchyard.server.loops import UNCOMMITTED_KEPT_US, background
+from batchyard.server.peers import Peers
 from batchyard.server.state import State
 from batchyard.server.tls import Tls
-from batchyard.store import nodes as node_rows
 from batchyard.store.accounts import AccountRow
 from batchyard.store.db import StoreUnavailable
 
 log = structlog.get_logger()
 
-EMBEDDED = "embedded"
-"""Holder of the lease: a SQLite file has one server at a time (its directory is locked), so a restarted one goes on at once."""
 Provider = LocalProvider | ExternalProvider
 
 
@@ -89,7 +88,8 @@ class Server:
 class World:
     """One account that is open: its store, its blobs, its nodes, its loops and its way in, `api`.
 
-    `named` is its name in URLs and tokens, empty for the default account; `own_disk` is the room of a world on a disk of its own.
+    `named` is its name in URLs and tokens, empty for the default account; `own_disk` is the room of a world on a disk of its own;
+    `shared`: other servers may have the world open too.
     """
 
     def __init__(
@@ -100,9 +100,11 @@ class World:
         hub: Wakes,
         nodes: Path,
         accounts: Accounts,
+        peers: Peers,
         *,
         named: str,
         own_disk: space.Room | None = None,
+        shared: bool = False,
     ) -> None:
         account, self.db, self.store, self.queues = state
         config, clock = server.config, server.clock
@@ -125,7 +127,7 @@ class World:
             shortest_autoscale_us=int(config.autoscale_min_interval_s * 1e6),
             offer=self._limited(row),
             linked_storage=LinkedStorage(account.storage_name, account.storage_key),
-            machines={LOCAL: here} if isinstance(self.provider, LocalProvider) else {},
+            machines={LOCAL: here} if isinstance(self.provider, LocalProvider) and peers.alone else {},
             node_silence_us=int(config.node_silence_s * 1e6),
             restarting=frozenset({LOCAL} if self.provider.restarts else ()),
             outside=frozenset({JOINED} if self.provider.restarts else {JOINED, LOCAL}),
@@ -140,10 +142,11 @@ class World:
         keys, moment = {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now())
         blobs = storage_endpoint(self.store, keys, moment, room.for_content)
         self.api = Api(self.services, {account.storage_name: blobs, QUEUES: queue_endpoint(self.queues, keys, moment, room.for_content)})
-        self._lease = Lease(self.db, clock, EMBEDDED)
+        self._lease = Lease(self.db, peers.id, peers.seconds, alone=not shared)
+        self._here = None if peers.alone else lambda: Here(peers.id, peers.rooms(), frozenset({LOCAL}))
         join_us = int(config.node_join_s * 1e6)
         providers: dict[str, NodeProvider] = {LOCAL: self.provider, JOINED: JoinedProvider()}
-        self._capacity = Capacity(self.db, providers, clock, self.known.node_key, join_us, self.services.offer, named)
+        self._capacity = Capacity(self.db, providers, clock, self.known.node_key, join_us, self.services.offer, named, self._here)
         self._own_disk = own_disk
         self._loops: list[asyncio.Task[None]] = []
 
@@ -158,10 +161,15 @@ class World:
         """Let callers in with these keys and no others."""
         self._keys[:] = account.keys
 
+    @property
+    def leads(self) -> bool:
+        """True while the background work of the account is done here."""
+        return self._lease.held
+
     async def begin(self) -> None:
         """Take the lease, give up nodes that nobody knows, and begin the loops. Raises StoreUnavailable, OSError."""
         await self._lease.renew()
-        await self.provider.sweep({node.id for node in await self.db.read(node_rows.every)})
+        await self.provider.sweep(await self.db.read(at_home, self._here and self._here()))
         upkeep = Upkeep(self.db, self._clock, self.services.node_silence_us)
         work = background(
             self.services,
@@ -179,16 +187,20 @@ class World:
         staged = await asyncio.to_thread(self.store.oldest_block)
         return await self.db.read(rest.until, self._clock.now(), None if staged is None else staged + UNCOMMITTED_KEPT_US)
 
-    async def end(self, *, for_good: bool = False) -> None:
-        """Let go of callers, end the loops and the agents, close everything; `for_good` leaves nothing of the nodes."""
-        self.api.close()
+    async def hand_over(self) -> None:
+        """End the loops; another server may go on with them at once."""
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
-        await self._capacity.close()
-        await (self.provider.sweep(()) if for_good else self.provider.stop_all())
         with contextlib.suppress(StoreUnavailable):  # it runs out by itself
             await self._lease.release()
+
+    async def end(self, *, for_good: bool = False) -> None:
+        """Let go of callers, end the loops and the agents, close everything; `for_good` leaves nothing of the nodes."""
+        self.api.close()
+        await self.hand_over()
+        await self._capacity.close()
+        await (self.provider.sweep(()) if for_good else self.provider.stop_all())
         await asyncio.to_thread(self.db.close)
         await asyncio.to_thread(self.store.close)
         await asyncio.to_thread(self.queues.close)

@@ -8,6 +8,7 @@ row last, so that a crash in between is seen and taken up: what was not made to 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -22,21 +23,28 @@ from starlette.types import ASGIApp
 
 from batchyard.api.wire.accounts import Described, Keys, Known
 from batchyard.api.wire.auth import Account
+from batchyard.engine.loops import RELEASED, every
 from batchyard.engine.wakes import Wakes
 from batchyard.model.errors import BatchError, invalid_property
 from batchyard.rules.offer import Quotas
 from batchyard.server import account_file
 from batchyard.server.account_file import AccountFile
-from batchyard.server.places import Places
+from batchyard.server.peers import Peers
+from batchyard.server.places import KEYS_KNOWN_S, Places
 from batchyard.server.refusals import Refused
+from batchyard.server.shared import KEYS
 from batchyard.server.world import Server, World, quotas
 from batchyard.store import accounts as rows
+from batchyard.store import leases, servers
 from batchyard.store.accounts import ACTIVE, CREATING, DELETING, AccountRow
 from batchyard.store.db import Database, StoreUnavailable
 from batchyard.store.tx import Taken, Tx
 
 log = structlog.get_logger()
 
+ACCOUNTS = "accounts"
+"""Topic of the registry: something was done to an account."""
+_LOOK_S = 2.0
 IDLE_S = 60.0
 """How long nobody may have asked for a world before it is looked at whether it may be closed."""
 _PATIENCE_S = 30.0
@@ -58,13 +66,18 @@ class _Open:
     """When the last of them ended, by the loop's clock."""
     leaving: bool = False
     """The account is being deleted: nobody is let in any more."""
+    learning: asyncio.Task[None] | None = None
+    """Follows the keys of a world that other servers have too."""
 
 
 class Worlds:
     """All accounts of a server, and the way into each."""
 
-    def __init__(self, server: Server, registry: Database, places: Places, default: str, *, idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self, server: Server, registry: Database, places: Places, default: str, *, peers: Peers | None = None, idle_s: float = IDLE_S
+    ) -> None:
         self._server, self._registry, self._places, self._default, self._idle_s = server, registry, places, default, idle_s
+        self._peers = peers or Peers(registry)
         self._open: dict[str, _Open] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._failed: dict[str, float] = {}
@@ -134,71 +147,138 @@ class Worlds:
             if self._closing or now < self._failed.get(row.name, 0.0):
                 raise BatchError("ServerBusy", Reason="The account cannot be opened")
             try:
-                return await self._open_now(row)
+                opened = await self._open_now(row.pk)
             except (Refused, OSError, StoreUnavailable) as error:
                 log.error("account not opened", account=row.name, reason=str(error))
                 self._failed[row.name] = now + _PATIENCE_S
                 raise BatchError("ServerBusy", Reason="The account cannot be opened") from None
+            if opened is None:
+                raise BatchError("AccountNotFound")
+            return opened
 
-    async def _open_now(self, row: AccountRow) -> _Open:
-        if row.due != 0:
-            row = await self._registry.run(rows.change, row, {"due": 0})
+    async def _open_now(self, pk: int, *, unless_elsewhere: bool = False) -> _Open | None:
+        """Open a world; None when its account is gone, or another server has it open and that will do."""
+        peers = self._peers
+        row = await self._registry.run(servers.open_world, pk, peers.id, peers.life_us, unless_elsewhere=unless_elsewhere)
+        if row is None:
+            return None
         hub = Wakes()
         hub.bind(asyncio.get_running_loop())
-        state = await asyncio.to_thread(self._places.open, row, hub)
-        return await self._begin(row, state, hub, named=row.name)
+        try:
+            state = await asyncio.to_thread(self._places.open, row, hub)
+            return await self._begin(row, state, hub, named=row.name)
+        except BaseException:
+            with contextlib.suppress(StoreUnavailable):
+                await self._registry.run(servers.close_world, row, peers.id, peers.life_us, 0)
+            raise
 
     async def _begin(self, row: AccountRow, state: Any, hub: Wakes, *, named: str) -> _Open:
+        shared = self._places.is_shared(row)
         room = self._places.room(row)
-        world = World(self._server, row, state, hub, self._places.nodes(row), self, named=named, own_disk=room)
+        world = World(self._server, row, state, hub, self._places.nodes(row), self, self._peers, named=named, own_disk=room, shared=shared)
         try:
             await world.begin()
         except BaseException:
             await world.end()
             raise
         found = self._open[row.name.lower()] = _Open(world, row, last=asyncio.get_running_loop().time())
+        if shared:
+            learning = every("keys", KEYS_KNOWN_S, lambda: self._learn_keys(found), hub.event(KEYS))
+            found.learning = asyncio.get_running_loop().create_task(learning)
         self._failed.pop(row.name, None)
         log.info("account opened", account=row.name)
         return found
 
+    async def _learn_keys(self, found: _Open) -> None:
+        """Another server may have renewed one."""
+        found.world.learn_keys(await asyncio.to_thread(self._places.learn_keys, found.row, found.world.db))
+
+    async def _end(self, found: _Open, *, for_good: bool = False) -> None:
+        if found.learning is not None:
+            found.learning.cancel()
+        await found.world.end(for_good=for_good)
+
     async def begin(self, state: Any, hub: Wakes) -> None:
         """Open the world of the default account for good, and take up what a crash left of others."""
+        await self._peers.begin()
         row = await self._registry.read(rows.named, self._default)
         assert row is not None, "the registry knows the default account"
-        await self._begin(row, state, hub, named="")
+        noted = await self._registry.run(servers.open_world, row.pk, self._peers.id, self._peers.life_us)
+        await self._begin(noted or row, state, hub, named="")
         for left in await self._registry.read(rows.changing, _AT_ONCE):
             self._begin_removal(left)
 
     async def run_once(self) -> None:
-        """Open what is due, close what has nothing to do, remove what is to go."""
-        loop, clock = asyncio.get_running_loop(), self._server.clock
-        for row in await self._registry.read(rows.due, clock.now(), len(self._open) + _AT_ONCE):
+        """Open what is due, close what has nothing to do, hear what other servers did to accounts, remove what is to go."""
+        loop, clock, life_us = asyncio.get_running_loop(), self._server.clock, self._peers.life_us
+        await self._follow()
+        for row in await self._registry.read(rows.due, clock.now(), life_us, len(self._open) + _AT_ONCE):
             if row.name.lower() not in self._open and loop.time() >= self._failed.get(row.name, 0.0):
-                try:
-                    await self._enter(row.name)
-                except BatchError as error:
-                    log.warning("account not opened in time", account=row.name, reason=error.code)
+                await self._open_in_time(row)
         for name, found in list(self._open.items()):
             if name != self._default.lower() and not found.using and loop.time() - found.last >= self._idle_s:
                 await self._rest(name, found)
         for row in await self._registry.read(rows.changing, _AT_ONCE):
-            if row.state == DELETING and loop.time() >= self._failed.get(row.name, 0.0):
+            if loop.time() >= self._failed.get(row.name, 0.0):
                 self._begin_removal(row)
 
-    async def _rest(self, name: str, found: _Open) -> None:
-        """Close a world in which nothing is due within the hour."""
-        async with self._lock(name):
-            rests, due = await found.world.rests()
-            if found.using or self._open.get(name) is not found:
+    async def _follow(self) -> None:
+        """Give the worlds that are open what their rows say by now; one whose account is gone is closed."""
+        seen = {row.pk: row for row in await self._registry.read(rows.open_at, self._peers.id)}
+        for name, found in list(self._open.items()):
+            row = seen.get(found.row.pk)
+            if row is None and await self._registry.read(rows.get, found.row.pk) is None:
+                found.leaving = True
+                async with self._lock(name):
+                    if self._open.pop(name, None) is not None:
+                        await self._end(found, for_good=True)
+            elif row is not None and row.version != found.row.version:
+                found.row, found.leaving = row, row.state == DELETING
+                found.world.limit(row)
+
+    async def _open_in_time(self, row: AccountRow) -> None:
+        """Open a world in which something is due, unless another server does."""
+        async with self._lock(row.name):
+            if self._closing or row.name.lower() in self._open:
                 return
-            if not rests:
+            try:
+                await self._open_now(row.pk, unless_elsewhere=True)
+            except (Refused, OSError, StoreUnavailable) as error:
+                log.error("account not opened in time", account=row.name, reason=str(error))
+                self._failed[row.name] = asyncio.get_running_loop().time() + _PATIENCE_S
+
+    async def _rest(self, name: str, found: _Open) -> None:
+        """Close a world in which nothing is due within the hour, or that another server keeps open and works on."""
+        peers = self._peers
+        async with self._lock(name):
+            if self._open.get(name) is not found:
+                return
+            row = await self._registry.read(rows.get, found.row.pk)
+            rests, due = await found.world.rests()
+            if row is None or found.using or self._open.get(name) is not found:
+                return
+            if not rests and (found.world.leads or not await self._registry.read(servers.open_elsewhere, row.pk, peers.id, peers.life_us)):
                 found.last = asyncio.get_running_loop().time()
                 return
             del self._open[name]
-            await found.world.end()
-            row = await self._row(name)
-            await self._registry.run(rows.change, row, {"due": due})
+            await self._end(found)
+            await self._registry.run(servers.close_world, row, peers.id, peers.life_us, due if rests else 0)
             log.info("account closed", account=row.name, due=due)
+
+    async def ready(self) -> str | None:
+        """Why no request should come here; None when they may."""
+        if self._closing:
+            return "the server ends"
+        world = self._open.get(self._default.lower())
+        if world is None:
+            return "the server starts"
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                await self._registry.read(rows.count)
+                await world.world.db.read(leases.until, RELEASED)
+        except (StoreUnavailable, TimeoutError):
+            return "the database does not answer"
+        return None
 
     def release(self) -> None:
         """The server ends: whoever waits is let go."""
@@ -206,18 +286,25 @@ class Worlds:
         for found in self._open.values():
             found.world.api.close()
 
+    async def hand_over(self) -> None:
+        """Let other servers go on with the background work at once; requests are answered still."""
+        await asyncio.gather(*(found.world.hand_over() for found in self._open.values()), return_exceptions=True)
+
     async def end(self) -> None:
-        """Close everything; what was open is opened by the next server."""
+        """Close everything; what was open is opened by another server, or by the next one."""
         self._closing = True
         for task in self._removals.values():
             task.cancel()
         await asyncio.gather(*self._removals.values(), return_exceptions=True)
+        await self.hand_over()
         while self._open:
             _, found = self._open.popitem()
             try:
-                await found.world.end()
+                await self._end(found)
             except Exception:
                 log.exception("account not closed", account=found.row.name)
+        with contextlib.suppress(StoreUnavailable):  # it counts as gone after a while
+            await self._peers.leave()
         await asyncio.to_thread(self._registry.close)
 
     # what the operator does
@@ -235,14 +322,14 @@ class Worlds:
     async def _create(self, name: str, place: str, quotas: Quotas) -> Described:
         async with self._lock(name):
             try:
-                row = await self._registry.run(_add, name, place, quotas, self._server.clock.now())
+                row = await self._registry.run(_add, name, place, quotas, self._server.clock.now(), self._peers.id)
             except Taken as taken:
                 if str(taken) == "location":
                     raise invalid_property("location", place, "Another account lies there") from None
                 raise BatchError("AccountExists") from None
             try:
                 await asyncio.to_thread(self._places.make, row)
-                row = await self._registry.run(rows.change, row, {"state": ACTIVE})
+                row = await self._registry.run(_made, row, self._peers.id, self._peers.life_us)
             except BaseException as error:
                 self._begin_removal(row)
                 if isinstance(error, Refused | OSError):
@@ -260,7 +347,7 @@ class Worlds:
 
     async def limit(self, name: str, quotas: Quotas) -> Described:
         async with self._lock(name):
-            row = await self._registry.run(rows.change, await self._row(name), _columns(quotas))
+            row = await self._registry.run(_change, (await self._row(name)).pk, _columns(quotas))
             if (found := self._open.get(name.lower())) is not None:
                 found.world.limit(row)
             return self._described(row)
@@ -270,7 +357,7 @@ class Worlds:
             row = await self._row(name)
             if row.name == self._default:
                 raise BatchError("Forbidden", Reason="The default account stays as long as its server")
-            row = await self._registry.run(rows.change, row, {"state": DELETING, "due": None})
+            row = await self._registry.run(_change, row.pk, {"state": DELETING, "due": None})
             if (found := self._open.get(name.lower())) is not None:
                 found.leaving = True
         self._begin_removal(row)
@@ -282,8 +369,11 @@ class Worlds:
     async def renew_key(self, name: str, number: int) -> Keys:
         async with self._lock(name):
             row = await self._row(name)
-            renewed = account_file.renewed(await asyncio.to_thread(self._secrets, row), number)
-            await asyncio.to_thread(self._places.keep, row, renewed)
+            try:
+                renewed = await asyncio.to_thread(self._places.renew_key, row, number)
+            except (account_file.Unusable, Refused) as error:
+                log.error("account without keys", account=row.name, reason=str(error))
+                raise BatchError("ServerBusy", Reason="The keys of the account cannot be read") from None
             if (found := self._open.get(name.lower())) is not None:
                 found.world.learn_keys(renewed)
             log.info("key renewed", account=row.name, key=number)
@@ -320,26 +410,60 @@ class Worlds:
         """Take an account away with all that it runs and keeps; its row goes last."""
         try:
             async with self._lock(row.name):
-                if (found := self._open.pop(row.name.lower(), None)) is not None:
-                    await found.world.end(for_good=True)
-                await self._server.provider(self._places.nodes(row)).sweep(())
-                await asyncio.to_thread(self._places.remove, row)
-                await self._registry.run(rows.delete, row.pk)
-            log.info("account removed", account=row.name)
+                if await self._removed(row):
+                    log.info("account removed", account=row.name)
         except Exception:
             self._failed[row.name] = asyncio.get_running_loop().time() + _PATIENCE_S
             log.exception("account not removed; it is tried again", account=row.name)
-        else:
-            self._failed.pop(row.name, None)
-            self._removals.pop(row.name, None)
+
+    async def _removed(self, seen: AccountRow) -> bool:
+        """True when nothing of an account is left; False when it is not to go, or other servers have to let go of it first."""
+        row, peers = await self._registry.read(rows.get, seen.pk), self._peers
+        if row is None or row.state == ACTIVE:
+            return False
+        if (found := self._open.pop(row.name.lower(), None)) is not None:
+            await self._end(found, for_good=True)
+        await self._server.provider(self._places.nodes(row)).sweep(())
+        await self._registry.run(servers.close_world, row, peers.id, peers.life_us, None)
+        if await self._registry.read(servers.open_elsewhere, row.pk, peers.id, peers.life_us):
+            return False
+        await asyncio.to_thread(self._places.remove, row)
+        await self._registry.run(_gone, row.pk)
+        self._failed.pop(row.name, None)
+        self._removals.pop(row.name, None)
+        return True
 
 
-def _add(tx: Tx, name: str, location: str, quotas: Quotas, now: int) -> AccountRow:
-    """Enter a new account, whose world is not there yet. Raises Taken."""
+def _change(tx: Tx, pk: int, values: Mapping[str, Any]) -> AccountRow:
+    """Change an account, whatever other servers did to it meanwhile. Raises AccountNotFound."""
+    row = rows.get(tx, pk)
+    if row is None:
+        raise BatchError("AccountNotFound")
+    tx.wake(ACCOUNTS)
+    return rows.change(tx, row, values)
+
+
+def _made(tx: Tx, row: AccountRow, server: str, life_us: int) -> AccountRow:
+    """The world of a new account is there."""
+    active = rows.change(tx, row, {"state": ACTIVE})
+    servers.close_world(tx, active, server, life_us, None)
+    return rows.get(tx, row.pk) or active
+
+
+def _gone(tx: Tx, pk: int) -> None:
+    """Nothing is left of an account."""
+    servers.forget_openings(tx, pk)
+    rows.delete(tx, pk)
+
+
+def _add(tx: Tx, name: str, location: str, quotas: Quotas, now: int, server: str) -> AccountRow:
+    """Enter a new account, whose world is not there yet, for the server that makes it. Raises Taken."""
     storage = f"{name[:_STORAGE_STEM]}storage"
     while rows.storing(tx, storage) is not None:
         storage = f"{name[: _STORAGE_STEM - 6]}{token_hex(3)}storage"
-    return rows.add(tx, name=name, state=CREATING, location=location, storage=storage, created=now, **_columns(quotas))
+    row = rows.add(tx, name=name, state=CREATING, location=location, storage=storage, created=now, **_columns(quotas))
+    servers.open_world(tx, row.pk, server, 0)
+    return row
 
 
 def _keys(account: AccountFile) -> Keys:

@@ -40,7 +40,17 @@ _BY_NAME = Statement(f"SELECT {_COLUMNS} FROM account WHERE lower(name) = lower(
 _BY_STORAGE = Statement(f"SELECT {_COLUMNS} FROM account WHERE lower(storage) = lower(:storage)", AccountRow)
 _BY_LOCATION = Statement(f"SELECT {_COLUMNS} FROM account WHERE location = :location", AccountRow)
 _PAGE = Statement(f"SELECT {_COLUMNS} FROM account WHERE pk > :after ORDER BY pk LIMIT :n", AccountRow)
-_DUE = Statement(f"SELECT {_COLUMNS} FROM account WHERE due <= :now AND state = 'active' ORDER BY due LIMIT :n", AccountRow)
+_BY_PK = Statement(f"SELECT {_COLUMNS} FROM account WHERE pk = :pk", AccountRow)
+_DUE = Statement(
+    f"SELECT {_COLUMNS} FROM account WHERE due <= :now AND state = 'active' AND NOT EXISTS"
+    " (SELECT 1 FROM opening JOIN server ON server.id = opening.server"
+    " WHERE opening.account_pk = account.pk AND server.seen > :alive) ORDER BY due LIMIT :n",
+    AccountRow,
+)
+_OPEN_AT = Statement(
+    f"SELECT {columns(AccountRow, 'account.')} FROM opening JOIN account ON account.pk = opening.account_pk WHERE opening.server = :server",
+    AccountRow,
+)
 _CHANGING = Statement(f"SELECT {_COLUMNS} FROM account WHERE state <> 'active' ORDER BY pk LIMIT :n", AccountRow)
 _COUNT = Statement("SELECT count(*) FROM account", int)
 _DELETE = Change("DELETE FROM account WHERE pk = :pk")
@@ -49,6 +59,11 @@ _DELETE = Change("DELETE FROM account WHERE pk = :pk")
 def named(reader: Reader, name: str) -> AccountRow | None:
     """The account of a name, whatever its case."""
     return reader.first(_BY_NAME, name=name)
+
+
+def get(reader: Reader, pk: int) -> AccountRow | None:
+    """The account of a key."""
+    return reader.first(_BY_PK, pk=pk)
 
 
 def storing(reader: Reader, storage: str) -> AccountRow | None:
@@ -66,9 +81,14 @@ def page(reader: Reader, after: int, n: int) -> list[AccountRow]:
     return reader.all(_PAGE, after=after, n=n)
 
 
-def due(reader: Reader, now: int, n: int) -> list[AccountRow]:
-    """Accounts in whose worlds something is due, the longest first."""
-    return reader.all(_DUE, now=now, n=n)
+def due(reader: Reader, now: int, life_us: int, n: int) -> list[AccountRow]:
+    """Accounts in whose worlds something is due and that no server has open which was seen within `life_us`, the longest first."""
+    return reader.all(_DUE, now=now, alive=reader.moment() - life_us, n=n)
+
+
+def open_at(reader: Reader, server: str) -> list[AccountRow]:
+    """Accounts whose worlds a server has open."""
+    return reader.all(_OPEN_AT, server=server)
 
 
 def changing(reader: Reader, n: int) -> list[AccountRow]:

@@ -95,6 +95,16 @@ def open_store(location: Path | str, on_wake: Wakes = lambda topics: None, chain
     return Database(location, on_wake, chain)
 
 
+def peek(location: str, query: Callable[[Reader], T]) -> T | None:
+    """What a query finds in a PostgreSQL store that need not be open here; None when there is none. Raises StoreUnavailable."""
+    try:
+        return drivers.peek(location, lambda connection: query(Reader(connection)))
+    except Exception as error:
+        if drivers.away(error):
+            raise StoreUnavailable(str(error)) from error
+        raise
+
+
 class Database:
     """A store with its writer thread; `on_wake` hears of every topic after the commit."""
 

@@ -12,6 +12,7 @@ _ACQUIRE = Statement(
     int,
 )
 _RELEASE = Change("UPDATE lease SET until = 0 WHERE name = :name AND holder = :holder AND fence = :fence")
+_UNTIL = Statement("SELECT until FROM lease WHERE name = :name", int)
 _HELD = Statement("SELECT 1 FROM lease WHERE name = :name AND fence = :fence", int)
 
 
@@ -25,6 +26,11 @@ def acquire(tx: Tx, name: str, holder: str, now: int, seconds: float, fence: int
     `fence` is that of who renews. With 0 a holder that was started anew goes on at once, and its earlier life is fenced off.
     """
     return tx.first(_ACQUIRE, name=name, holder=holder, until=now + int(seconds * 1_000_000), now=now, fence=fence)
+
+
+def until(tx: Reader, name: str) -> int:
+    """When the lease runs out by itself; 0 when nobody has it."""
+    return tx.first(_UNTIL, name=name) or 0
 
 
 def check(tx: Reader, name: str, fence: int) -> None:

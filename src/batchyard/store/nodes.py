@@ -57,6 +57,8 @@ class NodeRow(msgspec.Struct):
     root: str | None
     number: int
     """That of the node in its pool, from 0; no other node of the pool has it."""
+    server: str | None
+    """The server on whose machine it is, or is to be; None where that is no question, or not settled."""
 
 
 class NodeView(NodeRow):
@@ -148,6 +150,7 @@ _BY_START = Statement(
     f"{_VIEW} WHERE substr(lower(node.id), 1, CAST(:length AS INTEGER)) = :start ORDER BY length(node.id), node.pk LIMIT 2",
     NodeView,
 )
+_OF_SERVER = Statement(f"SELECT {_COLUMNS} FROM node WHERE server = :server ORDER BY pk", NodeRow)
 _ALL = Statement(f"SELECT {_COLUMNS} FROM node ORDER BY pk", NodeRow)
 _FREE = Statement(
     "SELECT pk, id, slots - slots_used, slots, dedicated FROM node WHERE pool_pk = :pool_pk AND state IN ('idle', 'running')"
@@ -244,6 +247,11 @@ def of_pool(reader: Reader, pool_pk: int) -> list[NodeRow]:
 def every(reader: Reader) -> list[NodeRow]:
     """All nodes."""
     return reader.all(_ALL)
+
+
+def of_server(reader: Reader, server: str) -> list[NodeRow]:
+    """Nodes on a server's machine."""
+    return reader.all(_OF_SERVER, server=server)
 
 
 def free(reader: Reader, pool_pk: int) -> list[FreeNode]:

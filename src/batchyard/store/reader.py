@@ -48,6 +48,10 @@ class Reader:
         values = self._connection.execute(statement.sql, params).fetchone()
         return None if values is None else statement.row(*values)
 
+    def moment(self) -> int:
+        """Microseconds since 1970 by the database's clock, which all servers that share it have."""
+        return self._connection.moment()
+
     def among(self, statement: Statement[R], keys: Sequence[int]) -> list[R]:
         """Every row of some keys, in no order; they stand in the statement as `IN (:keys)`."""
         found: list[R] = []

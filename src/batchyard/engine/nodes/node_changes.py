@@ -201,17 +201,20 @@ def _done(node: NodeRow) -> dict[str, Any]:
 
 def due(tx: Tx, node: NodeRow, now: int) -> bool:
     """True when nothing holds up the action any more: the tasks are gone and, if asked for, so is what they retain."""
+    waits = node.action != Action.PREEMPT and not node.tasks_running and node.action_option == NodeDeallocationOption.RETAINED_DATA
+    if waits and node.action_after is None:
+        node = node_rows.move(tx, node, action_after=task_rows.retained_until(tx, node.pk) or now)
+    return is_due(node, now)
+
+
+def is_due(node: NodeRow, now: int) -> bool:
+    """The same, as far as the row says it already."""
     if node.action == Action.PREEMPT:
         return not node.tasks_running or now >= (node.action_after or 0)
     if node.tasks_running:
         return False
-    if node.action_option != NodeDeallocationOption.RETAINED_DATA:
-        return True
-    if node.action_after is None:
-        after = task_rows.retained_until(tx, node.pk) or now
-        node_rows.move(tx, node, action_after=after)
-        return now >= after
-    return now >= node.action_after
+    retains = node.action_option == NodeDeallocationOption.RETAINED_DATA
+    return not retains or (node.action_after is not None and now >= node.action_after)
 
 
 def stopped(tx: Tx, node_pks: Iterable[int], now: int) -> None:

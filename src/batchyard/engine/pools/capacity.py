@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -23,6 +23,7 @@ from batchyard.engine.nodes import node_changes
 from batchyard.engine.nodes import nodes as node_cases
 from batchyard.engine.nodes.node_changes import Action
 from batchyard.engine.pools import resizing
+from batchyard.engine.pools.machines import Here, Rooms, elsewhere
 from batchyard.engine.settling import special_tasks
 from batchyard.model.node import ComputeNodeError
 from batchyard.model.states import AllocationState, NodeState, PoolState
@@ -38,6 +39,7 @@ from batchyard.store import usage
 from batchyard.store.db import Database
 from batchyard.store.nodes import NodeRow
 from batchyard.store.pools import PoolView
+from batchyard.store.reader import Reader
 from batchyard.store.tx import Tx
 
 log = structlog.get_logger()
@@ -91,8 +93,9 @@ class Capacity:
         join_us: int = JOIN_US,
         offer: Offer = AZURE,
         account: str = "",
+        here: Callable[[], Here] | None = None,
     ) -> None:
-        self._account = account
+        self._account, self._here = account, here
         self._db, self._providers, self._clock, self._node_key, self._join_us = db, providers, clock, node_key, join_us
         self.offer = offer
         """What a pool may be; the quotas in it may change."""
@@ -105,7 +108,16 @@ class Capacity:
         """One round: plan, and begin to watch, launch, stop and release."""
         now = self._clock.now()
         self._note_gap(now)
-        plan = await self._db.run(make_plan, self._node_key, now, self.offer)
+        self._carry_out(await self._db.run(make_plan, self._node_key, now, self.offer, self._here and self._here()), now)
+
+    async def run_own(self) -> None:
+        """A round of a server that another one plans for: what the nodes on its own machine need."""
+        if self._here is not None:
+            now = self._clock.now()
+            self._note_gap(now)
+            self._carry_out(await self._db.read(own_plan, self._node_key, now, self._here()), now)
+
+    def _carry_out(self, plan: Plan, now: int) -> None:
         late = [(pk, handle) for pk, handle in plan.watch if self._late(plan.rows[pk], now)]
         self._watch(plan, {pk for pk, _ in late})
         for name, some in self._batches(plan, late):
@@ -218,13 +230,24 @@ class Capacity:
                 handle = await provider.launch(msgspec.structs.replace(order, labels=labels, token=token))
         except Exception as error:
             reason = str(error) or type(error).__name__
+            if isinstance(error, NoCapacity) and await self._passed_on(pk):
+                log.info("no room for a node here, another server gets it", node=order.node_id)
+                return
             unit = no_capacity if isinstance(error, NoCapacity) else launch_failed
             wait_us = await self._db.run(unit, pk, reason, self._clock.now())
             known = isinstance(error, NoCapacity | NoSuchProvider)
             log.warning("launch failed", node=order.node_id, reason=reason, next_try_s=wait_us / 1e6, exc_info=not known)
         else:
-            if not await self._db.run(launched, pk, handle, self._clock.now()):
+            server = None if self._here is None else self._here().server
+            if not await self._db.run(launched, pk, handle, self._clock.now(), server):
                 await provider.release([handle])
+
+    async def _passed_on(self, pk: int) -> bool:
+        """True when a node for which there is no room on this machine goes to another one that has some."""
+        here = None if self._here is None else self._here()
+        if here is None or not any(room > 0 for server, room in here.rooms.items() if server != here.server):
+            return False
+        return await self._db.run(elsewhere, pk, here.server)
 
     async def _stop(self, name: str, some: Sequence[tuple[int, Handle | None]]) -> None:
         async with asyncio.timeout(CALL_S):
@@ -268,9 +291,9 @@ class Capacity:
         """Release what belongs to no node; nothing is launched meanwhile, so no new machine can be taken for such."""
         self._unswept.discard(name)
         try:
-            nodes = await self._db.read(node_rows.every)
+            known = await self._db.read(at_home, self._here and self._here())
             async with asyncio.timeout(CALL_S):
-                await self._provider(name).sweep({node.id for node in nodes if node.state != NodeState.DEALLOCATED})
+                await self._provider(name).sweep(known)
         except Exception:
             self._unswept.add(name)
             raise
@@ -284,9 +307,13 @@ def _sweeping(provider: str) -> str:
     return f"sweep {provider}"
 
 
-def make_plan(tx: Tx, node_key: bytes, now: int, offer: Offer = AZURE) -> Plan:
-    """Move pools and nodes as far as the rows alone allow, and say what providers have to be asked."""
+def make_plan(tx: Tx, node_key: bytes, now: int, offer: Offer = AZURE, here: Here | None = None) -> Plan:
+    """Move pools and nodes as far as the rows alone allow, and say what providers have to be asked.
+
+    `here` is for one of several servers: it asks for its own nodes alone, and gives those that are nobody's to the others.
+    """
     plan = Plan()
+    places = None if here is None else Rooms(here)
     for pool in pool_rows.every(tx):
         nodes = node_rows.of_pool(tx, pool.pk)
         if pool.state == PoolState.DELETING:
@@ -296,30 +323,47 @@ def make_plan(tx: Tx, node_key: bytes, now: int, offer: Offer = AZURE) -> Plan:
         if pool.state == PoolState.DELETING or pool.allocation_state != AllocationState.STEADY:
             nodes = node_rows.of_pool(tx, pool.pk)
         for node in nodes:
-            plan.rows[node.pk] = node
-            if not _plan_change(tx, plan, node, now):
-                _plan_node(plan, pool, node, node_key, now)
+            if places is not None:
+                node = places.settle(tx, node)
+            due = (node.action == Action.PREEMPT or node.state in node_changes.CHANGING) and node_changes.due(tx, node, now)
+            if due and node.action == Action.PREEMPT and node_changes.preempted(tx, node.pk, now):
+                continue
+            if here is None or here.has(node):
+                _plan(plan, pool, node, node_key, now, due=due)
+            elif here.lost(node) and node.state == NodeState.LEAVING_POOL:
+                left(tx, [node.pk], now)  # its server removes what it left there when it comes back
     return plan
 
 
-def _plan_change(tx: Tx, plan: Plan, node: NodeRow, now: int) -> bool:
-    """What is to happen to a node that is no longer needed as it is; False when nothing is, or not yet."""
+def own_plan(reader: Reader, node_key: bytes, now: int, here: Here) -> Plan:
+    """What providers have to be asked for the nodes of a server, while another one plans."""
+    plan, pools = Plan(), {}
+    for node in node_rows.of_server(reader, here.server):
+        if node.pool_pk not in pools:
+            pools[node.pool_pk] = pool_rows.get(reader, node.pool_pk)
+        pool = pools[node.pool_pk]
+        if pool is not None and node.provider in here.bound:
+            _plan(plan, pool, node, node_key, now, due=node_changes.is_due(node, now))
+    return plan
+
+
+def at_home(reader: Reader, here: Here | None) -> set[str]:
+    """Ids of all nodes that have something here which stays."""
+    nodes = [node for node in node_rows.every(reader) if node.state != NodeState.DEALLOCATED]
+    return {node.id for node in nodes if here is None or node.server == here.server}
+
+
+def _plan(plan: Plan, pool: PoolView, node: NodeRow, node_key: bytes, now: int, *, due: bool) -> None:
+    """What has to be asked for a node; `due`: nothing holds up what is to happen to it."""
+    plan.rows[node.pk] = node
+    stopped = node.state == NodeState.STARTING and node.launches == 0  # on purpose, or its agent is known to be gone
     if node.state == NodeState.DEALLOCATED:
-        return True
+        return
     if node.state == NodeState.PREEMPTED and node.handle is not None:
         plan.clear.append((node.pk, node.handle))
-        return True
-    if node.action == Action.PREEMPT and node_changes.due(tx, node, now):
-        return node_changes.preempted(tx, node.pk, now)
-    if node.state in node_changes.CHANGING and node_changes.due(tx, node, now):
+    elif node.state in node_changes.CHANGING and due:
         (plan.stop if node.state == NodeState.REBOOTING else plan.clear).append((node.pk, node.handle))
-        return True
-    return False
-
-
-def _plan_node(plan: Plan, pool: PoolView, node: NodeRow, node_key: bytes, now: int) -> None:
-    stopped = node.state == NodeState.STARTING and node.launches == 0  # on purpose, or its agent is known to be gone
-    if node.state == NodeState.LEAVING_POOL:
+    elif node.state == NodeState.LEAVING_POOL:
         plan.release.append((node.pk, node.handle))
     elif node.handle is not None and not stopped:
         plan.watch.append((node.pk, node.handle))
@@ -376,10 +420,10 @@ def lost(tx: Tx, node_pk: int, life: tuple[int, int], reason: str, node_key: byt
     return Loss(_order(pool, fresh, node_key), news)
 
 
-def launched(tx: Tx, node_pk: int, handle: Handle, now: int) -> bool:
-    """The provider has a machine for the node; False when there is no such node any more."""
+def launched(tx: Tx, node_pk: int, handle: Handle, now: int, server: str | None = None) -> bool:
+    """The provider has a machine for the node; False when there is no such node any more, or it is another server's."""
     node = node_rows.get(tx, node_pk)
-    if node is None:
+    if node is None or node.server not in (None, server):
         return False
     fresh = node_rows.move(tx, node, handle=handle, tried=now, launches=node.launches + 1, launch_error=None)
     for happened in (NodeHappened.CAPACITY_RETURNED, NodeHappened.LAUNCHED):

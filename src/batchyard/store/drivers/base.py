@@ -55,6 +55,10 @@ class Connection(Protocol):
         """Wait for all answers. Raises what the statements so far raised."""
         ...
 
+    def moment(self) -> int:
+        """Microseconds since 1970 by the clock that all who share the database have."""
+        ...
+
     def shrink(self, pages: int) -> int:
         """Give free pages of a file back to the disk; how many."""
         ...

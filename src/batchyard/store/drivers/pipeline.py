@@ -166,6 +166,12 @@ class PostgresConnection:
                 return not self._connection.closed
         return True
 
+    def moment(self) -> int:
+        """Microseconds since 1970 by the server's clock, as it is now and not as the transaction began."""
+        found = self.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::BIGINT").fetchone()
+        assert found is not None
+        return int(found[0])
+
     def shrink(self, pages: int) -> int:
         """Nothing: the server keeps its files itself."""
         return 0

@@ -72,6 +72,11 @@ def connect(location: words.Location) -> psycopg.Connection[Any]:
     return connection
 
 
+def passing(error: BaseException) -> bool:
+    """True while the server is away, starts, or has no room."""
+    return isinstance(error, _PASSING) and not isinstance(error, errors.SyntaxErrorOrAccessRuleViolation)
+
+
 class PostgresDriver:
     """A schema that is open."""
 
@@ -128,7 +133,7 @@ class PostgresDriver:
 
     def passing(self, error: BaseException) -> bool:
         """True while the server is away, starts, or has no room."""
-        return isinstance(error, _PASSING) and not isinstance(error, errors.SyntaxErrorOrAccessRuleViolation)
+        return passing(error)
 
     def checkpoint(self, *, empty: bool) -> None:
         """Nothing: the server keeps its files itself."""
@@ -315,6 +320,18 @@ def migrate(connection: psycopg.Connection[Any], location: words.Location, chain
             steps = "".join(f"{words.migration(sql)}\n;" for _, sql in missing)
             connection.execute(f"{steps}UPDATE schema_version SET version = {missing[-1][0]}")
         connection.execute(f"DELETE FROM commit_mark WHERE at < now() - interval '{_MARKS_KEPT}'")
+
+
+def peek(location: str, query: Callable[[PostgresConnection], T]) -> T | None:
+    """What a query finds in a schema; None when the schema is not there, or holds no store. Raises psycopg.Error."""
+    found = words.locate(location)
+    connection = PostgresConnection(connect(found))
+    try:
+        connection.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        there = connection.execute("SELECT to_regclass($1)", (f"{found.quoted}.schema_version",)).fetchone()
+        return None if there is None or there[0] is None else query(connection)
+    finally:
+        connection.close()
 
 
 def drop(location: str) -> None:

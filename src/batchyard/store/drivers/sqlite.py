@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from string import Template
@@ -42,6 +43,10 @@ class SqliteConnection(sqlite3.Connection):
 
     def settle(self) -> None:
         """Nothing: every answer is there."""
+
+    def moment(self) -> int:
+        """Microseconds since 1970 by this machine's clock; nobody else has the file."""
+        return time.time_ns() // 1000
 
     def shrink(self, pages: int) -> int:
         """Give up to `pages` free pages of the file back to the disk; how many, fewer when there are no more."""
