@@ -23,13 +23,14 @@ from batchyard.engine.wakes import Wakes
 from batchyard.model import times
 from batchyard.rules import images
 from batchyard.server import http, refusals
+from batchyard.server.calls import Calls
 from batchyard.server.door import Door
 from batchyard.server.http import HttpServer
 from batchyard.server.loops import renewal
 from batchyard.server.peers import Peers
 from batchyard.server.places import Places
 from batchyard.server.refusals import Refused
-from batchyard.server.shared import server_id
+from batchyard.server.shared import cluster_key, server_id
 from batchyard.server.tls import Tls
 from batchyard.server.world import Server
 from batchyard.server.worlds import ACCOUNTS, Worlds
@@ -68,7 +69,6 @@ async def _serve(config: Config) -> None:
     news.bind(asyncio.get_running_loop())
     offer = msgspec.structs.replace(config.offer, images=images.supported(images.of_machine(_os_release())))
     operator = Account(OPERATOR, [places.operator_key(registry)])
-    shared = Server(config, (url, public), tls, clock, offer, room, operator, places.count_nodes)
     stop = asyncio.Event()
     peers = Peers(
         registry,
@@ -79,6 +79,9 @@ async def _serve(config: Config) -> None:
         displaced=stop.set,
         alone=not places.shared,
     )
+    authority = str(tls.authority_file) if tls is not None and tls.authority_file is not None else None
+    calls = Calls(peers, cluster_key(registry), authority) if places.shared else None
+    shared = Server(config, (url, public), tls, clock, offer, room, operator, places.count_nodes, calls)
     worlds = Worlds(shared, registry, places, state[0].name, peers=peers)
     door = Door(Front(worlds, clock), worlds.ready)
     server = http.http_server(door, config.proxies, tls)
@@ -91,7 +94,7 @@ async def _serve(config: Config) -> None:
         _drain(stop, worlds, door, server, config.drain_s),
         *([every("servers", config.lease_s / 3, peers.beat, news.event(servers.TOPIC))] if places.shared else []),
         every("room", ROOM_PERIOD_S, lambda: asyncio.to_thread(room.watch), asyncio.Event()),
-        http.announce(server, config, url, public),
+        http.announce(server, config, url, public, lambda: [row.url for row in peers.others], peers.changed),
         *([] if tls is None else [renewal(tls)]),
     ]
     _settle_memory()
@@ -99,8 +102,8 @@ async def _serve(config: Config) -> None:
     try:
         await http.answer(server, listener, work)
     finally:
-        (config.directory / http.ANNOUNCEMENT).unlink(missing_ok=True)
         await worlds.end()
+        (config.directory / http.ANNOUNCEMENT).unlink(missing_ok=True)
         log.info("server ended", url=url)
 
 

@@ -51,11 +51,26 @@ def test_an_address_changes_only_when_the_file_says_so(tmp_path: Path) -> None:
     for content in (None, "", "{", "[]", '{"url": 1}', '{"pid": 3, "url": "http://127.0.0.1:1/"}'):
         if content is not None:
             file.write_text(content)
-        assert not address.look(), content
+        assert not address.move_on(), content
     file.write_text('{"url": "http://127.0.0.1:2"}')
-    assert (address.look(), address.url) == (True, "http://127.0.0.1:2")
-    assert not address.look()
-    assert not Address("http://127.0.0.1:1").look()
+    assert (address.move_on(), address.url) == (True, "http://127.0.0.1:2")
+    assert not address.move_on()
+    assert not Address("http://127.0.0.1:1").move_on()
+
+
+def test_every_server_that_is_known_is_asked_before_the_agent_waits(tmp_path: Path) -> None:
+    address = Address("http://a,http://b/ ,http://c")
+    assert [(address.move_on(), address.url) for _ in range(3)] == [(True, "http://b"), (True, "http://c"), (False, "http://a")]
+    assert (address.move_on(), address.url) == (True, "http://b")
+    address.answered()
+    assert [(address.move_on(), address.url) for _ in range(3)] == [(True, "http://c"), (True, "http://a"), (False, "http://b")]
+    file = tmp_path / "server.json"
+    file.write_text(json.dumps({"url": "http://d", "others": ["http://b"]}))
+    address = Address("http://d", file)
+    assert (address.move_on(), address.url) == (True, "http://b")
+    file.unlink()  # its own server ends: what it said of others still holds
+    address.answered()
+    assert (address.move_on(), address.url) == (True, "http://d")
 
 
 async def test_a_stranger_at_the_servers_old_address_does_not_end_the_agent(server: Any, settings: AgentSettings, place: Path) -> None:

@@ -30,7 +30,7 @@ from batchyard.agent.health import facts
 from batchyard.agent.health.chaos import Disturbances, Making
 from batchyard.agent.health.health import Health
 from batchyard.agent.places import beneath
-from batchyard.agent.places.identity import Address
+from batchyard.agent.places.identity import Address, servers
 from batchyard.agent.places.layout import Layout
 from batchyard.agent.places.removals import Directories, Remover
 from batchyard.agent.places.users import Users, of_logins
@@ -146,6 +146,7 @@ class Agent:
                 try:
                     await self._turn()
                     pause.over()
+                    self._address.answered()
                 except Fenced:
                     log.warning("fenced off: ending everything and joining again", session=self._state.session)
                     await self._start_over()
@@ -248,19 +249,21 @@ class Agent:
         return await self._apply(said, _ORDERS.decode(answer.body))
 
     def _follow(self) -> bool:
-        """Turn to where the server is now; False when it is where it was as far as is known."""
-        if not self._address.look():
+        """Turn to where the server is now, or to another one; False when it is to be waited for first."""
+        before = self._address.url
+        at_once = self._address.move_on()
+        if self._address.url == before:
             return False
         try:
             self._link.turn_to(self._address.url)
         except OSError as error:
             log.warning("the server's new address is none", reason=str(error))
             return False
-        log.info("the server has another address", url=self._address.url)
+        log.info("turned to another server", url=self._address.url)
         self._replies.turn_to(self._address.url)
         if self._node is not None:
             self._node.learn_url(self._address.url)
-        return True
+        return at_once
 
     async def _apply(self, said: Sync, answer: Orders) -> bool:
         if said.session == 0 and answer.setup is not None and not answer.fenced:
@@ -268,6 +271,8 @@ class Agent:
         elif said.session == 0:
             raise msgspec.DecodeError("the answer to a join carries no setup")
         plan = self._state.hear(said, answer)
+        if answer.ends:
+            self._follow()
         if plan.fenced:
             raise Fenced
         self._ends.forget(end.attempt for end in said.ended if end.attempt not in self._state.ended)
@@ -352,7 +357,7 @@ class Agent:
             return
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_FAREWELL_S)
-        await farewell.bid(self._link, lambda: self._state.say(clock=_clock(), leaving=True), self._token, _GOODBYE_S)
+        await farewell.bid(self._link, lambda: self._state.say(clock=_clock(), leaving=True), self._token, _GOODBYE_S, self._follow)
 
     async def _start_over(self) -> None:
         self._state.forget()
@@ -397,8 +402,10 @@ async def run(settings: AgentSettings) -> None:
     with _only_one(layout), claims.held(layout.root, settings.uid_base) as claim:
         trusted = trust.everywhere(settings.ca_file, layout.root) if settings.ca_file is not None else {}
         unwatched = remains.ran_unwatched(layout)
-        found = facts.find(layout, settings.server, claim, settings.control)
-        async with Link(settings.server, token, trust.of_server(settings.server, settings.ca_file)) as link:
+        known = servers(settings.server) or [settings.server]
+        found = facts.find(layout, known[0], claim, settings.control)
+        encrypted = next((url for url in known if url.startswith("https:")), known[0])
+        async with Link(known[0], token, trust.of_server(encrypted, settings.ca_file)) as link:
             await _until_stopped(Agent(settings, layout, found, link, token, trusted, unwatched=unwatched))
 
 

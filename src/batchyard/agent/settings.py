@@ -15,7 +15,7 @@ class AgentSettings:
     """How an agent is started."""
 
     server: str
-    """Base URL of the server."""
+    """Base URL of the server, or those of several with commas between them: one that does not answer is left for the next."""
     root: str | os.PathLike[str]
     """The node's directory; made when missing."""
     token_file: str | os.PathLike[str]
@@ -45,7 +45,7 @@ def parse(argv: Sequence[str] | None, prog: str) -> AgentSettings:
     """What a command line says; ends the process when that makes no sense."""
     parser = argparse.ArgumentParser(prog=prog, description="Run the tasks of one compute node.")
     parser.add_argument("--version", action="version", version=f"batchyard {__version__}")
-    parser.add_argument("--server", required=True, help="base URL of the server")
+    parser.add_argument("--server", required=True, help="base URL of the server; of several, with commas between them")
     parser.add_argument("--server-file", metavar="FILE", help="the server's server.json: says where it is when its address changes")
     parser.add_argument("--root", required=True, help="the node's directory")
     parser.add_argument("--token-file", required=True)

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from batchyard.api import operations
 from batchyard.api.agents.sync import Agents
 from batchyard.api.wire import auth, deviations, wire
-from batchyard.api.wire.accounts import OPERATOR, PREFIXED
+from batchyard.api.wire.accounts import OPERATOR, PEER, PREFIXED
 from batchyard.api.wire.auth import Signed
 from batchyard.api.wire.call import LARGEST_BODY, Call, Services, read_query
 from batchyard.blobs.edge.request import account_of_host
@@ -98,6 +98,9 @@ class Api:
         elif first == "agent":
             healthy = scope["path"].removeprefix(scope.get(PREFIXED, "")) == HEALTH_PATH
             response = PlainTextResponse("ok") if healthy else await self._agents(Request(scope, receive))
+            await response(scope, receive, send)
+        elif PEER in scope:
+            response = await self._agents.peer(Request(scope, receive))
             await response(scope, receive, send)
         else:
             response = await self._answer(Request(scope, receive), scope)

@@ -12,10 +12,10 @@ from contextlib import AsyncExitStack
 from typing import NamedTuple
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from batchyard.api.wire import auth, wire
-from batchyard.api.wire.accounts import OPERATOR, PREFIX, PREFIXED, Known, Worlds
+from batchyard.api.wire.accounts import CLUSTER, OPERATOR, PEER, PREFIX, PREFIXED, Known, Worlds
 from batchyard.api.wire.auth import Signed
 from batchyard.blobs.edge.server import turned_away
 from batchyard.blobs.queues.edge import PATH as QUEUES
@@ -35,7 +35,20 @@ _STORAGE_HOSTS = ("blob.", "queue.")
 _GONE = ("AccountNotFound", "AccountBeingDeleted")
 """It went while the request was on its way, which is told nobody but the operator."""
 _OWN = frozenset(
-    {"", _AGENT, PREFIX, "pools", "jobs", "batchyard", "supportedimages", "nodeagentskus", "nodecounts", "poolusagemetrics", QUEUES}
+    {
+        "",
+        _AGENT,
+        CLUSTER,
+        PREFIX,
+        "pools",
+        "jobs",
+        "batchyard",
+        "supportedimages",
+        "nodeagentskus",
+        "nodecounts",
+        "poolusagemetrics",
+        QUEUES,
+    }
 )
 """First segments of paths that name no storage account."""
 _PREFIX = re.compile(rf"/{PREFIX}/([A-Za-z0-9-]{{1,63}})(?=/)", re.ASCII)
@@ -74,6 +87,9 @@ class Front:
         if scope["type"] != "http":
             return
         asked = _asked(scope)
+        if asked.first == CLUSTER and not asked.prefix:
+            await self._to_peer(asked)(scope, receive, send)
+            return
         try:
             name = await self._named(asked)
             if asked.prefix:
@@ -90,6 +106,20 @@ class Front:
         world = self._worlds.opened(name)
         assert world is not None, "the default account is always open"
         await world(scope, receive, send)
+
+    def _to_peer(self, asked: _Asked) -> ASGIApp:
+        """Another server's request goes to the world that it names, if that is open here."""
+        world = self._worlds.opened(asked.second)
+        if not self._worlds.is_peer(asked.token):
+            return Response(status_code=403)
+        if world is None:
+            return Response(status_code=404)
+        known = world
+
+        async def marked(scope: Scope, receive: Receive, send: Send) -> None:
+            await known({**scope, PEER: True}, receive, send)
+
+        return marked
 
     async def _named(self, asked: _Asked) -> str:
         """Name of the account that is asked. Raises AuthenticationFailed when it is named differently in two places."""

@@ -368,7 +368,7 @@ COMMANDS: tuple[Verb, ...] = (
         "join",
         "joining:join",
         "Make this machine a node of a pool elsewhere, or go on as the node that it is.",
-        (Word("server", "SERVER", "URL of the server, as https://host:8777; not needed once it has joined", "?"),),
+        (Word("server", "SERVER", "URL of the server, as https://host:8777, or several with commas; not needed once it has joined", "?"),),
         (
             Flag("token", ("--token",), "What `batchyard pool join-token` prints; - reads it from stdin.", TEXT, "TOKEN|-"),
             Flag(

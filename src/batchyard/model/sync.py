@@ -288,6 +288,8 @@ class Orders(Message):
 
     session: int
     number: int
+    ends: bool = False
+    """This server ends: another one is to be asked, by who knows one."""
     fenced: bool = False
     """The session is over: end everything, forget everything, join again."""
     wanted: list[str] = []

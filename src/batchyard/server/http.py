@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -128,13 +128,18 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def announce(server: uvicorn.Server, config: Config, url: str, public: str) -> None:
-    """Tell other processes where the server is, for them and for other machines, once it answers."""
+async def announce(
+    server: uvicorn.Server, config: Config, url: str, public: str, others: Callable[[], Sequence[str]], changed: asyncio.Event
+) -> None:
+    """Tell other processes where the server is, for them and for other machines, once it answers; and where others are, as that changes."""
     while not server.started:
         await asyncio.sleep(0.005)
     pid = os.getpid()
     started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     found = {"pid": pid, "started": started, "url": url, "public": public, "domain": config.domain}
     found["authority"] = str(config.tls_authority) if config.tls_authority else None
-    account_file.write_private(config.directory / ANNOUNCEMENT, msgspec.json.encode(found))
     log.info("server ready", url=url, pid=pid)
+    while True:
+        changed.clear()
+        account_file.write_private(config.directory / ANNOUNCEMENT, msgspec.json.encode({**found, "others": others()}))
+        await changed.wait()

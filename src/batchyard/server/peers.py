@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 
@@ -39,6 +40,7 @@ class Peers:
         self._life = secrets.token_hex(8)
         self.others: tuple[ServerRow, ...] = ()
         """Those that live, without this one."""
+        self.changed = asyncio.Event()
 
     async def begin(self) -> None:
         """Say that this server is there. Raises StoreUnavailable."""
@@ -54,6 +56,7 @@ class Peers:
             self._displaced()
         if {row.id for row in found} != {row.id for row in self.others}:
             log.info("servers", others=[row.url for row in found])
+            self.changed.set()
         self.others = found
 
     def _beat(self, tx: Tx) -> tuple[bool, tuple[ServerRow, ...]]:

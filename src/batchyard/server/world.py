@@ -40,6 +40,7 @@ from batchyard.rules.offer import Offer, Quotas
 from batchyard.rules.sizes import LOCAL
 from batchyard.server import http
 from batchyard.server.account_file import AccountFile
+from batchyard.server.calls import Calls
 from batchyard.server.loops import UNCOMMITTED_KEPT_US, background
 from batchyard.server.peers import Peers
 from batchyard.server.state import State
@@ -66,6 +67,8 @@ class Server:
     operator: Account
     others: Callable[[], int]
     """Nodes of all worlds."""
+    calls: Calls | None = None
+    """To other servers; None where there are none."""
 
     def provider(self, nodes: Path) -> Provider:
         """Where the nodes of a world come from, whose directory is given."""
@@ -120,7 +123,7 @@ class World:
             db=self.db,
             wakes=hub,
             clock=clock,
-            relay=Relay(hub),
+            relay=Relay(hub, server.calls.of(account.name) if server.calls is not None and shared else None),
             account=self.known.account,
             node_key=self.known.node_key,
             chaos=config.chaos,

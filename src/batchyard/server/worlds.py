@@ -100,6 +100,10 @@ class Worlds:
 
     # the way in
 
+    def is_peer(self, token: str) -> bool:
+        calls = self._server.calls
+        return calls is not None and calls.is_peer(token)
+
     def opened(self, name: str) -> ASGIApp | None:
         found = self._open.get(name.lower())
         return found.world.api if found and not found.leaving else None

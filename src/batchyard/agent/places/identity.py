@@ -38,23 +38,52 @@ class _Announcement(msgspec.Struct):
     """What is needed of a server's `server.json`."""
 
     url: str
+    others: list[str] = []
+    """Where other servers are that will do as well."""
+
+
+def servers(text: str) -> list[str]:
+    """The base URLs of one or more servers, with commas between them."""
+    return [part.strip().rstrip("/") for part in text.split(",") if part.strip()]
 
 
 class Address:
-    """Base URL of the server; `file` is that server's `server.json`, which says it anew when it changes."""
+    """Base URL of the server that is asked, among those that will do.
 
-    def __init__(self, url: str, file: str | os.PathLike[str] | None = None) -> None:
-        self.url, self._file = url, file
+    `text` has one or more; `file` is the `server.json` of one on this machine, which says anew where it is, and where others are.
+    """
 
-    def look(self) -> bool:
-        """Read the file, where there is one; True when the server is elsewhere now."""
-        if self._file is None:
+    def __init__(self, text: str, file: str | os.PathLike[str] | None = None) -> None:
+        self._known, self._file = servers(text) or [text], file
+        self.url = self._known[0]
+        self._tried = 1
+
+    def move_on(self) -> bool:
+        """Turn to another server, for this one does not answer; False when all were tried since the last one that did."""
+        known = self._read() or self._known
+        self._known = known
+        if self.url not in known:
+            self.url, self._tried = known[0], 1
+            return True
+        if len(known) == 1:
             return False
+        self.url = known[(known.index(self.url) + 1) % len(known)]
+        self._tried += 1
+        if self._tried > len(known):
+            self._tried = 1
+            return False
+        return True
+
+    def answered(self) -> None:
+        """The server that is asked answers."""
+        self._tried = 1
+
+    def _read(self) -> list[str]:
+        """What the file says; nothing when the server does not run, or there is no file."""
+        if self._file is None:
+            return []
         try:
-            found = msgspec.json.decode(Path(self._file).read_bytes(), type=_Announcement).url
+            found = msgspec.json.decode(Path(self._file).read_bytes(), type=_Announcement)
         except (OSError, msgspec.DecodeError):
-            return False  # the server does not run, so there is nothing to know
-        changed = found.rstrip("/") != self.url.rstrip("/")
-        if changed:
-            self.url = found
-        return changed
+            return []
+        return list(dict.fromkeys(url.rstrip("/") for url in (found.url, *found.others)))

@@ -16,13 +16,14 @@ log = structlog.get_logger()
 _PAUSE_S = 0.2
 
 
-async def bid(link: Link, say: Callable[[], Sync], token: str, seconds: float) -> None:
-    """Tell the server that the agent stops; one that does not hear it within some seconds finds out by the node's silence."""
+async def bid(link: Link, say: Callable[[], Sync], token: str, seconds: float, move_on: Callable[[], bool]) -> None:
+    """Tell the server that the agent stops, or another one; when none hears it within some seconds the node's silence says it."""
     reason: str | None = "it did not answer"
     try:
         async with asyncio.timeout(seconds):
             while (reason := await _once(link, say(), token, seconds)) is not None:
-                await asyncio.sleep(_PAUSE_S)
+                if not move_on():
+                    await asyncio.sleep(_PAUSE_S)
     except TimeoutError:
         log.warning("the server did not hear that the agent stops", reason=reason)
 

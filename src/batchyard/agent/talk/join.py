@@ -20,6 +20,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from batchyard.agent.places.identity import servers
 from batchyard.model.joining import AUTHORITY_PATH, JOIN_PATH, Join, Joined, JoinRefused, JoinToken
 
 TOKEN, AUTHORITY, ABOUT, _PENDING = "token", "ca.pem", "joined.json", "join.json"
@@ -31,6 +32,10 @@ _LARGEST = 64 << 10
 
 class NotJoined(Exception):
     """The machine is no node; the message is a sentence that says why."""
+
+
+class Unreachable(NotJoined):
+    """Nobody answers there; another server may."""
 
 
 class About(msgspec.Struct, rename="camel"):
@@ -55,8 +60,8 @@ class _Pending(msgspec.Struct):
 class _Server:
     """A server, and whom to believe about it."""
 
-    def __init__(self, url: SplitResult, trust: ssl.SSLContext | None) -> None:
-        self._url, self._trust = url, trust
+    def __init__(self, url: SplitResult, trust: ssl.SSLContext | None, patience_s: float) -> None:
+        self._url, self._trust, self.patience_s = url, trust, patience_s
 
     def ask(self, method: str, path: str, headers: dict[str, str], body: bytes | None) -> tuple[int, bytes]:
         """Status and body of an answer. Raises OSError, HTTPException."""
@@ -81,18 +86,25 @@ def about(home: Path) -> About | None:
 
 
 def join(server: str, token: JoinToken, home: Path, *, pool: str | None, ca_file: Path | None, insecure: bool) -> About:
-    """Become a node of the token's pool; what is needed to be it stands in `home` then. Raises NotJoined."""
-    url = _url(server, insecure)
+    """Become a node of the token's pool, by the first of the servers that answers; what it needs stands in `home`. Raises NotJoined."""
+    known = servers(server) or [server]
+    urls = [_url(one, insecure) for one in known]
+    for url in urls[:-1]:
+        with contextlib.suppress(Unreachable):
+            return _join(url, ",".join(known), token, home, pool, ca_file, PATIENCE_S / len(urls))
+    return _join(urls[-1], ",".join(known), token, home, pool, ca_file, PATIENCE_S / len(urls))
+
+
+def _join(url: SplitResult, server: str, token: JoinToken, home: Path, pool: str | None, ca_file: Path | None, patience_s: float) -> About:
+    """Raises NotJoined."""
     try:
         home.mkdir(mode=0o711, parents=True, exist_ok=True)
-        authority = _authority(url, token, home, ca_file) if url.scheme == "https" else None
+        authority = _authority(url, token, home, ca_file, patience_s) if url.scheme == "https" else None
         pending = _pending(home, token.id)
         trusted = ssl.create_default_context(cafile=authority) if url.scheme == "https" else None
-        joined = _joined(_Server(url, trusted), token, Join(pending.name, pool))
+        joined = _joined(_Server(url, trusted, patience_s), token, Join(pending.name, pool))
         _write(home / TOKEN, joined.token.encode())
-        found = About(
-            server.rstrip("/"), joined.account, joined.pool_id, joined.node_id, token.id, None if authority is None else str(authority)
-        )
+        found = About(server, joined.account, joined.pool_id, joined.node_id, token.id, None if authority is None else str(authority))
         _write(home / ABOUT, msgspec.json.encode(found))
         (home / _PENDING).unlink(missing_ok=True)
     except OSError as error:
@@ -116,7 +128,7 @@ def _url(server: str, insecure: bool) -> SplitResult:
     return url
 
 
-def _authority(url: SplitResult, token: JoinToken, home: Path, ca_file: Path | None) -> Path | None:
+def _authority(url: SplitResult, token: JoinToken, home: Path, ca_file: Path | None, patience_s: float) -> Path | None:
     """The file of the authority to believe; None for the usual ones. Raises NotJoined."""
     if ca_file is not None:
         return ca_file.resolve()
@@ -124,7 +136,7 @@ def _authority(url: SplitResult, token: JoinToken, home: Path, ca_file: Path | N
         return None
     nobody = ssl.create_default_context()
     nobody.check_hostname, nobody.verify_mode = False, ssl.CERT_NONE  # what comes is compared with the fingerprint, and nothing is told
-    status, text = _asked(_Server(url, nobody), "GET", AUTHORITY_PATH, {}, None)
+    status, text = _asked(_Server(url, nobody, patience_s), "GET", AUTHORITY_PATH, {}, None)
     try:
         if status != 200:
             raise ValueError(f"it answered {status}")
@@ -164,7 +176,7 @@ def _joined(server: _Server, token: JoinToken, wish: Join) -> Joined:
 
 def _asked(server: _Server, method: str, path: str, headers: dict[str, str], body: bytes | None) -> tuple[int, bytes]:
     """An answer that counts. Raises NotJoined."""
-    deadline, pause = time.monotonic() + PATIENCE_S, 0.2
+    deadline, pause = time.monotonic() + server.patience_s, 0.2
     while True:
         try:
             status, found = server.ask(method, path, headers, body)
@@ -177,7 +189,7 @@ def _asked(server: _Server, method: str, path: str, headers: dict[str, str], bod
                 return status, found
             reason = f"it answered {status}"
         if time.monotonic() > deadline:
-            raise NotJoined(f"the server cannot be reached ({reason})")
+            raise Unreachable(f"the server cannot be reached ({reason})")
         time.sleep(pause)
         pause = min(2 * pause, 5.0)
 

@@ -7,6 +7,7 @@ import urllib.parse
 from collections import OrderedDict
 
 import msgspec
+import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -18,7 +19,7 @@ from batchyard.engine.nodes import linked_storage, nodes
 from batchyard.engine.nodes.nodes import NotThisNode, Occupied, Setting
 from batchyard.model.errors import BatchError
 from batchyard.model.joining import AUTHORITY_PATH, JOIN_PATH
-from batchyard.model.sync import FILE_HEADER, FileHead, Orders, Sync, gone
+from batchyard.model.sync import FILE_HEADER, FileHead, FileRequest, Orders, Sync, gone
 from batchyard.model.tokens import marked
 from batchyard.store.db import StoreUnavailable
 
@@ -27,6 +28,7 @@ LOOK_EVERY_S = 5.0
 """A poll that waits looks by itself so often: a wake-up that was lost, or went to another server, costs no more."""
 LARGEST_SYNC = 16 << 20
 """A node with 256 slots says some ten thousand bytes; failures with long details may add to that."""
+log = structlog.get_logger()
 _SUPERSEDED = Response(status_code=204)
 _encoder = msgspec.json.Encoder()
 
@@ -145,11 +147,13 @@ class Agents:
                     return _json(Orders(session=sync.session, number=sync.number, fenced=True))
         talk.warned = answer.notice_s is not None
         answer.files = services.relay.waiting(node_pk)
+        services.relay.told(answer.files)
         if services.linked_storage is not None and answer.orders:
             linked_storage.open_to_node(answer.orders, services.linked_storage, str(request.base_url), services.clock.now())
         if services.named:
             for each in answer.orders:
                 each.token = None if each.token is None else marked(services.named, each.token)
+        answer.ends = self._closing
         talk.told = frozenset(sync.has) - frozenset(answer.wanted)
         return _json(answer)
 
@@ -169,13 +173,38 @@ class Agents:
             or self._services.relay.waiting(node_pk)
         )
 
+    async def peer(self, request: Request) -> Response:
+        """What another server asks, whose word counts: `POST /cluster/ACCOUNT/NODE/wanted` and `.../answers/ID`."""
+        parts = request.scope["path"].strip("/").split("/")
+        if request.method != "POST" or len(parts) < 4 or not (parts[2].isascii() and parts[2].isdigit() and len(parts[2]) < 19):
+            return Response(status_code=404)
+        try:
+            if parts[3:] == ["wanted"]:
+                self._services.relay.hear(int(parts[2]), decode(await request.body(), FileRequest))
+                return Response(status_code=204)
+            if parts[3] == "answers" and len(parts) == 5:
+                return await self._file(request, int(parts[2]), parts[4])
+        except (BatchError, ClientDisconnect):
+            return Response(status_code=400)
+        return Response(status_code=404)
+
     async def _file(self, request: Request, node_pk: int, request_id: str) -> Response:
         """The agent's answer to a file request; taken in as fast as the client reads."""
-        head = decode(urllib.parse.unquote(request.headers.get(FILE_HEADER, "{}")).encode(), FileHead)
+        said = request.headers.get(FILE_HEADER, "{}")
+        head = decode(urllib.parse.unquote(said).encode(), FileHead)
         exchange = self._services.relay.answer(node_pk, request_id, head)
-        if exchange is None:
+        whole: bool | None
+        try:
+            whole = (
+                await self._services.relay.pass_on(node_pk, request_id, said, request.stream())
+                if exchange is None
+                else await exchange.feed(request.stream())
+            )
+        except OSError as error:
+            log.warning("answer not passed on", request=request_id, reason=str(error) or type(error).__name__)
+            return Response(status_code=503, headers={"connection": "close"})
+        if whole is None:
             return Response(status_code=410)
-        whole = await exchange.feed(request.stream())
         return Response(status_code=204, headers=None if whole else {"connection": "close"})  # an agent that sends on is to notice
 
 

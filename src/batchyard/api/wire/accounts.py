@@ -20,6 +20,12 @@ PREFIXED = "batchyard.prefix"
 """Key of the ASGI scope: `/accounts/NAME` where the URL names the account; the client's signature covers it too."""
 
 
+CLUSTER = "cluster"
+"""First segment of the paths by which servers speak to each other."""
+PEER = "batchyard.peer"
+"""Key of the ASGI scope: another server asks, as its token has shown."""
+
+
 class Known(msgspec.Struct, frozen=True):
     """What lets callers of an account in, known without opening its world."""
 
@@ -87,6 +93,10 @@ class Worlds(Accounts, Protocol):
     @property
     def default(self) -> str:
         """Name of the account that is asked where no other one is named."""
+        ...
+
+    def is_peer(self, token: str) -> bool:
+        """True for the token of another server."""
         ...
 
     def opened(self, name: str) -> ASGIApp | None:
