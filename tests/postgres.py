@@ -78,6 +78,18 @@ def fresh() -> str:
     return f"{base}{'&' if '?' in base else '?'}schema=test_{os.getpid()}_{next(_names)}"
 
 
+def remove(location: str) -> None:
+    """Drop the schemas of the accounts in a database, of their registry and of what belongs to them."""
+    import psycopg
+
+    base, _, schema = location.partition("schema=")
+    with psycopg.connect(base.rstrip("?&"), autocommit=True) as connection:
+        found = connection.execute("SELECT nspname FROM pg_namespace").fetchall()
+        for (name,) in found:
+            if name == schema or name.startswith(f"{schema}_"):
+                connection.execute(f'DROP SCHEMA IF EXISTS "{name}" CASCADE')
+
+
 def user() -> dict[str, int]:
     """Whom the server runs as: not as root, which it refuses."""
     if os.geteuid() != 0:

@@ -30,7 +30,7 @@ from batchyard.server.loops import renewal
 from batchyard.server.peers import Peers
 from batchyard.server.places import Places
 from batchyard.server.refusals import Refused
-from batchyard.server.shared import cluster_key, server_id
+from batchyard.server.shared import authority, cluster_key, server_id
 from batchyard.server.tls import Tls
 from batchyard.server.world import Server
 from batchyard.server.worlds import ACCOUNTS, Worlds
@@ -65,6 +65,8 @@ async def _serve(config: Config) -> None:
     places, room = Places(config.directory, config.database, config.blobs), space.Room(config.directory)
     state = places.begin(hub)
     registry = places.registry(state[0], clock.now())
+    if tls is not None and places.shared:
+        tls.share(lambda own: authority(registry, own))
     news = registry.on_wake = Wakes()
     news.bind(asyncio.get_running_loop())
     offer = msgspec.structs.replace(config.offer, images=images.supported(images.of_machine(_os_release())))
@@ -79,8 +81,8 @@ async def _serve(config: Config) -> None:
         displaced=stop.set,
         alone=not places.shared,
     )
-    authority = str(tls.authority_file) if tls is not None and tls.authority_file is not None else None
-    calls = Calls(peers, cluster_key(registry), authority) if places.shared else None
+    trusted = str(tls.authority_file) if tls is not None and tls.authority_file is not None else None
+    calls = Calls(peers, cluster_key(registry), trusted) if places.shared else None
     shared = Server(config, (url, public), tls, clock, offer, room, operator, places.count_nodes, calls)
     worlds = Worlds(shared, registry, places, state[0].name, peers=peers)
     door = Door(Front(worlds, clock), worlds.ready)

@@ -23,8 +23,8 @@ PROVIDERS = (LOCAL,)
 """Providers that a size may name."""
 _UNITS = {"B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": GIB, "TIB": 1024 * GIB, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
 _NAME = re.compile(r"(?=.{1,253}$)(\*\.)?[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII)
-_SCHEMA = re.compile(r"[a-z][a-z0-9_]{0,29}", re.ASCII)
-"""Those of the accounts are longer, and PostgreSQL takes 63."""
+_SCHEMA = re.compile(r"[a-z][a-z0-9_]{0,22}", re.ASCII)
+"""Those of accounts and of their blobs are longer, and PostgreSQL takes 63."""
 _HEADER = re.compile(r"\s*\[{1,2}\s*([^\[\]]+?)\s*\]{1,2}\s*(?:#.*)?$")
 _KEY = re.compile(r"""\s*(["']?)([\w-]+)\1\s*[=.]""")
 _PLACE = re.compile(r"(\w+)(?:\[(\d+)\])?(?:\.(\w+).*)?")
@@ -145,7 +145,7 @@ def database(text: str) -> str:
         raise Misconfigured("the database is the URL of a PostgreSQL one, as postgresql://user@host/database")
     schemas = [value for name, value in parse_qsl(parts.query) if name == "schema"]
     if len(schemas) > 1 or not all(_SCHEMA.fullmatch(name) for name in schemas):
-        raise Misconfigured("the schema of a database is up to 30 small letters, digits and underscores, and begins with a letter")
+        raise Misconfigured("the schema of a database is up to 23 small letters, digits and underscores, and begins with a letter")
     return text
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -25,6 +25,7 @@ DIRECTORY, CERTIFICATE, KEY, SERVER, BUNDLE = "tls", "ca.pem", "ca.key", "server
 AUTHORITY_LASTS, SERVER_LASTS = timedelta(days=3650), timedelta(days=90)
 RENEWED_BEFORE = timedelta(days=30)
 """A server's certificate is made anew so long before it ends."""
+_BEGIN = "-----BEGIN CERTIFICATE-----"
 _SKEW = timedelta(days=1)
 """How far the clocks of clients may be behind."""
 
@@ -80,6 +81,19 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
         return built.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM) + _pem(key)
+
+
+def exchange(directory: Path, keep: Callable[[str], str]) -> bool:
+    """Have the authority of all servers: `keep` is given this one's and says which holds; True when it is another. Raises OSError."""
+    own = (directory / KEY).read_text() + (directory / CERTIFICATE).read_text()
+    held = keep(own)
+    if held == own:
+        return False
+    key, begin, certificate = held.partition(_BEGIN)
+    write_private(directory / KEY, key.encode())
+    write_private(directory / CERTIFICATE, (begin + certificate).encode())
+    (directory / CERTIFICATE).chmod(0o644)
+    return True
 
 
 def names_of(certificate: x509.Certificate) -> list[str]:

@@ -1,7 +1,7 @@
 """A world in a schema of PostgreSQL, which several servers have open at once, and the registry beside it.
 
 What lets callers in must be the same for all of them, so it lies in the database: the keys of an account in its world, the operator's
-and the servers' own in the registry. What stands of it in a state directory is a copy, for the commands of that machine.
+and the servers' own, and their authority, in the registry. What a state directory has of it is a copy, for the commands of that machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from batchyard.store.tx import Taken, Tx
 
 KEYS = "keys"
 """Topic of a world: its account has other keys."""
-_ACCOUNT, _OPERATOR, _CLUSTER, _SERVER = "account", "operator", "servers", "server.id"
+_ACCOUNT, _OPERATOR, _CLUSTER, _AUTHORITY, _SERVER = "account", "operator", "servers", "authority", "server.id"
 
 
 def open_world(location: str, home: Path, blobs: Path, hub: Wakes, fresh: Callable[[], AccountFile] = account_file.fresh) -> State:
@@ -100,6 +100,11 @@ def operator_key(directory: Path, registry: Database) -> str:
 def cluster_key(registry: Database) -> bytes:
     """What the servers know one another by."""
     return registry.call(secrets.first, _CLUSTER, account_file.new_key()).encode()
+
+
+def authority(registry: Database, own: str) -> str:
+    """Key and certificate of the authority that vouches for all servers: the first one's."""
+    return registry.call(secrets.first, _AUTHORITY, own)
 
 
 def server_id(directory: Path) -> str:

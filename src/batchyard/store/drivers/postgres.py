@@ -35,6 +35,8 @@ _CONNECT_S = 5
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 _ASK_S = 8.0
 """So long it is tried to find out what became of a commit whose answer was lost."""
+_PAUSED_S = 5
+"""A server that stands still within a transaction, where all others wait for its lock, loses it after so long."""
 _NOTICE_BYTES = 7000
 """PostgreSQL takes 8,000."""
 _MARKS_KEPT = "7 days"
@@ -196,7 +198,9 @@ class PostgresJournal:
         if time.monotonic() < self._not_before:
             raise psycopg.OperationalError(self._reason)
         try:
-            connection = PostgresConnection(connect(self._location))
+            made = connect(self._location)
+            made.execute("SELECT set_config('idle_in_transaction_session_timeout', $1, false)", (f"{_PAUSED_S}s",))
+            connection = PostgresConnection(made)
         except psycopg.Error as error:
             self._reason = str(error)
             self._not_before = time.monotonic() + self._pause
