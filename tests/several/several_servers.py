@@ -85,7 +85,7 @@ class Cluster:
 
 def shared_blobs(directory: Path) -> tuple[str, ...]:
     """How servers are told of the blobs that all see."""
-    return ()
+    return ("--blobs", str(directory))
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ import msgspec
 
 from batchyard.blobs.store.schema import SCHEMA
 from batchyard.disk import trees
+from batchyard.drivers.sqlite import build
 
 FORMAT = 1
 MANIFEST = "batchyard-backup.json"
@@ -141,7 +142,7 @@ class _Writer:
         with tempfile.TemporaryDirectory() as place:
             empty = Path(place) / _CATALOGUE
             with closing(sqlite3.connect(empty, isolation_level=None)) as connection:
-                SCHEMA.build(connection)
+                build(connection, SCHEMA.newest, SCHEMA)
             self._add(store / _CATALOGUE, empty)
 
     def _add(self, path: Path, source: Path) -> None:

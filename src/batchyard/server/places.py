@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchyard import config
+from batchyard import config, drivers
 from batchyard.disk import space
 from batchyard.disk.trees import remove_tree, sync_directory
 from batchyard.engine.wakes import Wakes
@@ -19,7 +19,6 @@ from batchyard.server import account_file, shared
 from batchyard.server.account_file import AccountFile
 from batchyard.server.refusals import Refused
 from batchyard.server.state import ACCOUNTS, BLOBS, DATABASE, DEFAULT, QUEUES, State, open_registry, open_state, operator_key
-from batchyard.store import drivers
 from batchyard.store.accounts import AccountRow
 from batchyard.store.db import Database
 

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from batchyard.blobs.queues.store import QueueStore
-from batchyard.blobs.store.local import LocalBlobStore
+from batchyard import drivers
 from batchyard.engine.wakes import Wakes
 from batchyard.server import account_file
 from batchyard.server.account_file import AccountFile
 from batchyard.server.refusals import Refused
-from batchyard.server.state import DATABASE, OPERATOR_KEY, QUEUES, State, adopt, keep_private
-from batchyard.store import drivers, migrate, secrets
+from batchyard.server.state import DATABASE, OPERATOR_KEY, State, adopt, drop_storage, open_storage
+from batchyard.store import migrate, secrets
 from batchyard.store.db import Database, StoreUnavailable, open_store, peek
 from batchyard.store.migrate import NewerSchema
 from batchyard.store.tx import Taken, Tx
@@ -32,18 +31,14 @@ def open_world(location: str, home: Path, blobs: Path, hub: Wakes, fresh: Callab
     """The world in a schema, made there when it is new; `home` is for what this server alone has of it. Raises Refused, OSError."""
     with _refusing(location):
         db = open_store(location, hub)
-        parts: list[Database | LocalBlobStore] = [db]
         try:
             text = db.call(secrets.first, _ACCOUNT, account_file.encoded(fresh()).decode())
             account = account_file.decoded(text, f"the account in schema {drivers.schema(location)}")
             home.mkdir(mode=0o711, parents=True, exist_ok=True)
             blobs.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-            store = LocalBlobStore(blobs)
-            parts.append(store)
-            queues = QueueStore(keep_private(home / QUEUES))
+            store, queues = open_storage(blobs, location)
         except BaseException:
-            for part in reversed(parts):
-                part.close()
+            db.close()
             raise
     return account, db, store, queues
 
@@ -149,6 +144,7 @@ def _renew(tx: Tx, number: int) -> AccountFile:
 def remove(location: str) -> None:
     """Remove a world with all that it holds. Raises Refused."""
     with _refusing(location):
+        drop_storage(location)
         drivers.drop(location)
 
 
@@ -165,7 +161,7 @@ def _refusing(location: str) -> Iterator[None]:
         yield
     except NewerSchema as newer:
         raise Refused(f"the database was written by a newer release ({newer}); install that one") from None
-    except (drivers.Unusable, account_file.Unusable) as error:
+    except (drivers.Unusable, account_file.Unusable, RuntimeError) as error:
         raise Refused(str(error)) from None
     except Exception as error:
         if not drivers.of_postgres(error) and not isinstance(error, StoreUnavailable):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 
@@ -23,6 +22,7 @@ from batchyard.blobs.leases import check_named
 from batchyard.blobs.store import listing, rows
 from batchyard.blobs.store.catalogue import Catalogue
 from batchyard.blobs.tags import CONTAINER, Matches
+from batchyard.drivers.base import Connection
 
 
 class Containers:
@@ -35,14 +35,13 @@ class Containers:
     def create_container(self, ref: ContainerRef, metadata: Mapping[str, str], now_us: int) -> Container:
         """Add an empty container."""
 
-        def work(tx: sqlite3.Connection) -> Container:
-            try:
-                tx.execute(
-                    "INSERT INTO containers (account, name, etag, modified, metadata, policies) VALUES (?, ?, ?, ?, ?, '{}')",
-                    (ref.account, ref.container, rows.new_etag(), now_us, rows.json_text(metadata)),
-                )
-            except sqlite3.IntegrityError:
-                raise BlobError("ContainerAlreadyExists") from None
+        def work(tx: Connection) -> Container:
+            if rows.find_container(tx, ref) is not None:
+                raise BlobError("ContainerAlreadyExists")
+            tx.execute(
+                "INSERT INTO containers (account, name, etag, modified, metadata, policies) VALUES (?, ?, ?, ?, ?, '{}')",
+                (ref.account, ref.container, rows.new_etag(), now_us, rows.json_text(metadata)),
+            )
             return rows.as_container(rows.container_row(tx, ref))
 
         return self._catalogue.write(work)
@@ -63,7 +62,7 @@ class Containers:
     def delete_container(self, ref: ContainerRef, conditions: Conditions) -> None:
         """Remove a container: at once for everybody; what it held goes in batches, see `purge`."""
 
-        def work(tx: sqlite3.Connection) -> None:
+        def work(tx: Connection) -> None:
             row = rows.container_row(tx, ref)
             check_write(conditions, rows.container_version(row))
             tx.execute("UPDATE containers SET name = NULL WHERE id = ?", (row["id"],))
@@ -74,10 +73,11 @@ class Containers:
     def list_containers(self, account: str, query: ListQuery) -> ContainerPage:
         """One page of containers; the delimiter is not used."""
         end = listing.after_prefix(query.prefix)
+        upper, values = ("AND name < ?", [end]) if end is not None else ("", [])
         with self._catalogue.reading() as tx:
             found = tx.execute(
-                "SELECT * FROM containers WHERE account = ? AND name >= ? AND (? IS NULL OR name < ?) ORDER BY name LIMIT ?",
-                (account, max(query.start, query.prefix), end, end, query.limit + 1),
+                f"SELECT * FROM containers WHERE account = ? AND name >= ? {upper} ORDER BY name LIMIT ?",
+                (account, max(query.start, query.prefix), *values, query.limit + 1),
             ).fetchall()
         entries = [rows.as_container(row) for row in found]
         return ContainerPage(entries[: query.limit], entries[query.limit].name if len(entries) > query.limit else None)
@@ -113,7 +113,7 @@ class Containers:
     def lease_container(self, ref: ContainerRef, conditions: Conditions, act: Callable[[Lease | None], Lease | None]) -> Container:
         """Replace the lease of a container by what `act` makes of it, which may raise; its tag and time stay."""
 
-        def work(tx: sqlite3.Connection) -> Container:
+        def work(tx: Connection) -> Container:
             row = rows.container_row(tx, ref)
             check_change(conditions, rows.container_version(row))
             lease = act(rows.container_version(row).lease)
@@ -123,7 +123,7 @@ class Containers:
         return self._catalogue.write(work)
 
     def _change_container(self, ref: ContainerRef, column: str, value: str, conditions: Conditions, now_us: int) -> Container:
-        def work(tx: sqlite3.Connection) -> Container:
+        def work(tx: Connection) -> Container:
             row = rows.container_row(tx, ref)
             check_named(rows.container_version(row).lease, conditions.lease_id, now_us, "Container")
             check_change(conditions, rows.container_version(row))

@@ -1,7 +1,8 @@
-"""A blob store in a directory: `catalogue.db` says what there is, `data/` holds the bytes under random names.
+"""A blob store in a directory: a catalogue says what there is, `data/` holds the bytes under random names.
 
-Invariant: metadata and content change in one SQLite transaction, after the bytes are on disk. A crash leaves the old or the
-new blob; data files that the catalogue does not name are swept at the next start. One process owns the directory.
+Invariant: metadata and content change in one transaction, after the bytes are on disk. A crash leaves the old or the new blob; data
+files that the catalogue does not name are swept. With a catalogue in a file, `catalogue.db`, one process owns the directory; with one
+in PostgreSQL servers share both.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from batchyard.blobs.base import (
     CopyDraft,
 )
 from batchyard.blobs.conditions import check_change, check_read, check_write
-from batchyard.blobs.errors import of_source
+from batchyard.blobs.errors import Fenced, of_source
 from batchyard.blobs.leases import check_named
 from batchyard.blobs.store import rows
 from batchyard.blobs.store.catalogue import Catalogue
@@ -39,8 +39,10 @@ from batchyard.blobs.store.files import DataFiles
 from batchyard.blobs.store.marks import Marks, as_copied
 from batchyard.blobs.store.readers import LocalReader, Part
 from batchyard.blobs.store.schema import SCHEMA
+from batchyard.blobs.store.sharing import PLACE, SharedFiles
 from batchyard.blobs.store.uploads import AppendUpload, PutUpload, StageUpload
 from batchyard.disk.trees import sync_directory
+from batchyard.drivers.base import Connection
 from batchyard.model import times
 
 T = TypeVar("T")
@@ -52,28 +54,35 @@ _MOST_LOGGED = 100
 
 
 class LocalBlobStore(Containers, Marks):
-    """BlobStore over a directory on a local disk."""
+    """BlobStore over a directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, catalogue: str | None = None) -> None:
+        """`catalogue` is the URL of one in PostgreSQL; then all of its servers see this directory. Raises RuntimeError."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise RuntimeError(f"{directory} is in use by another process") from None
+        self._lock: int | None = None
         self._closed = False
-        self._catalogue = Catalogue(directory / "catalogue.db", SCHEMA)
-        self._files = DataFiles(directory / "data")
+        if catalogue is None:
+            self._lock = _locked(directory)
+            self._catalogue = Catalogue(directory / "catalogue.db", SCHEMA)
+            self._files = DataFiles(directory / "data")
+            self._recover()
+        else:
+            self._catalogue = Catalogue(catalogue, SCHEMA)
+            try:
+                self._files = SharedFiles(directory, self._catalogue)
+            except BaseException:
+                self._catalogue.close()
+                raise
         sync_directory(directory)
         sync_directory(directory.parent)
-        self._recover()
 
     def close(self) -> None:
         """Let go of the directory; nothing but a check may be under way."""
         self._closed = True
+        self._files.close()
         self._catalogue.close()
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
 
     # reading blobs
 
@@ -84,7 +93,25 @@ class LocalBlobStore(Containers, Marks):
 
     def read(self, ref: BlobRef, conditions: Conditions, begin: int, end: int | None) -> LocalReader:
         """Open bytes begin..end (exclusive); the reader keeps its version whatever happens to the blob."""
-        with self._files.lock, self._catalogue.reading() as tx:
+        met: int | None = None
+        while True:
+            found, reader = self._open(ref, conditions, begin, end)
+            try:
+                reader.check()
+                return reader
+            except BlobError:
+                reader.close()
+                # Only a server that was taken for dead meets files of a version that went meanwhile: then there is another one, or none.
+                if not self._catalogue.shared or found == met:
+                    raise
+                met = found
+            except BaseException:
+                reader.close()
+                raise
+
+    def _open(self, ref: BlobRef, conditions: Conditions, begin: int, end: int | None) -> tuple[int, LocalReader]:
+        """The id of a version, and a reader of it."""
+        with self._files.looking() as pin, self._catalogue.reading() as tx:
             row = rows.blob_row(tx, ref)
             blob = rows.as_blob(row)
             check_read(conditions, rows.version(row))
@@ -93,13 +120,7 @@ class LocalBlobStore(Containers, Marks):
             if begin and begin >= blob.length:
                 raise BlobError("InvalidRange", headers={"content-range": f"bytes */{blob.length}"})
             stop = blob.length if end is None else min(end, blob.length)
-            reader = LocalReader.open(tx, self._files, row["id"], blob, begin, stop)
-        try:
-            reader.check()
-        except BaseException:
-            reader.close()
-            raise
-        return reader
+            return row["id"], LocalReader.open(tx, self._files, pin, (row["id"], blob), begin, stop)
 
     def blocks(self, ref: BlobRef) -> tuple[Blob | None, Sequence[Block], Sequence[Block]]:
         """The blob (None when nothing is committed), its committed and its uncommitted blocks."""
@@ -141,7 +162,7 @@ class LocalBlobStore(Containers, Marks):
     ) -> Blob:
         """Make the blob out of blocks; uncommitted blocks that are not named go."""
 
-        def work(tx: sqlite3.Connection) -> tuple[Blob, set[str]]:
+        def work(tx: Connection) -> tuple[Blob, set[str]]:
             container = rows.container_row(tx, ref.parent)["id"]
             old = rows.find_blob(tx, container, ref.name)
             check_write(conditions, rows.version_of(old))
@@ -151,9 +172,9 @@ class LocalBlobStore(Containers, Marks):
             blob, gone = rows.replace_blob(tx, ref, draft, sum(length for _, length, _ in chosen), conditions, now_us)
             start = 0
             for block, length, file in chosen:
-                rows.insert_segment(tx, blob, start, length, file, None, block)
+                rows.insert_segment(tx, blob["id"], start, length, file, None, block)
                 start += length
-            return rows.as_blob(rows.blob_row(tx, ref)), set(gone) - {file for _, _, file in chosen}
+            return rows.as_blob(blob), set(gone) - {file for _, _, file in chosen}
 
         return self._and_give_up(work)
 
@@ -166,8 +187,9 @@ class LocalBlobStore(Containers, Marks):
         kept, parts = self._linked(source, of_source)
         made = as_copied(kept, draft, now_us)
 
-        def work(tx: sqlite3.Connection) -> tuple[Blob, list[str]]:
-            blob, gone = rows.replace_blob(tx, ref, made, kept.length, conditions, now_us)
+        def work(tx: Connection) -> tuple[Blob, list[str]]:
+            row, gone = rows.replace_blob(tx, ref, made, kept.length, conditions, now_us)
+            blob = row["id"]
             self._insert(tx, blob, parts)
             tx.execute("UPDATE blobs SET block_count = ? WHERE id = ?", (kept.block_count, blob))
             return rows.as_blob(rows.blob_row(tx, ref)), gone
@@ -178,7 +200,7 @@ class LocalBlobStore(Containers, Marks):
         """Keep what a blob is now under a time; raises unless it is still that when its parts have a second name."""
         kept, parts = self._linked(ref, Conditions())
 
-        def work(tx: sqlite3.Connection) -> Blob:
+        def work(tx: Connection) -> Blob:
             row = rows.blob_row(tx, ref)
             check_change(conditions, rows.version(row))
             check_named(rows.extras_of(row).lease, conditions.lease_id, now_us, "Blob")
@@ -201,15 +223,15 @@ class LocalBlobStore(Containers, Marks):
                 created_us=kept.created_us,
                 snapshot=moment,
                 etag=kept.etag,
-            )
+            )["id"]
             self._insert(tx, blob, parts)
             tx.execute("UPDATE blobs SET block_count = ? WHERE id = ?", (kept.block_count, blob))
             return rows.as_blob(rows.blob_row(tx, replace(ref, snapshot=moment)))
 
         return self._with_links(parts, lambda: self._catalogue.write(work))
 
-    @staticmethod
-    def _insert(tx: sqlite3.Connection, blob: int, parts: Sequence[tuple[Part, str | None]]) -> None:
+    def _insert(self, tx: Connection, blob: int, parts: Sequence[tuple[Part, str | None]]) -> None:
+        self._files.vouch(tx, [file for _, file in parts if file is not None])
         for part, file in parts:
             rows.insert_segment(tx, blob, part.start, part.length, file, part.inline, part.block)
 
@@ -217,8 +239,8 @@ class LocalBlobStore(Containers, Marks):
         """Run what makes use of second names of data files; they go when it fails."""
         try:
             return work()
-        except (BlobError, OSError):
-            self._files.give_up(file for _, file in parts if file is not None)
+        except (BlobError, OSError, Fenced):
+            self._files.remove(file for _, file in parts if file is not None)
             raise
 
     def _linked(self, source: BlobRef, conditions: Conditions) -> tuple[Blob, list[tuple[Part, str | None]]]:
@@ -232,7 +254,7 @@ class LocalBlobStore(Containers, Marks):
             for part in reader.parts:
                 parts.append((part, None if part.file is None else self._files.link(part.file)))
         except OSError:
-            self._files.give_up(file for _, file in parts if file is not None)
+            self._files.remove(file for _, file in parts if file is not None)
             raise
         finally:
             reader.close()
@@ -249,7 +271,7 @@ class LocalBlobStore(Containers, Marks):
     def delete_blob(self, ref: BlobRef, conditions: Conditions, snapshots: str | None = None) -> None:
         """Remove a blob and its uncommitted blocks, or one snapshot. `snapshots`: "include" or "only"; without, there may be none."""
 
-        def work(tx: sqlite3.Connection) -> tuple[None, list[str]]:
+        def work(tx: Connection) -> tuple[None, list[str]]:
             row = rows.blob_row(tx, ref)
             check_write(conditions, rows.version(row))
             if ref.snapshot is not None:
@@ -267,7 +289,7 @@ class LocalBlobStore(Containers, Marks):
     def expire_blocks(self, before_us: int) -> int:
         """Remove uncommitted blocks staged before that time (the service keeps them for a week); gives their number."""
 
-        def work(tx: sqlite3.Connection) -> tuple[int, list[str]]:
+        def work(tx: Connection) -> tuple[int, list[str]]:
             gone = [row["file"] for row in tx.execute("SELECT file FROM staged WHERE modified < ?", (before_us,))]
             tx.execute("DELETE FROM staged WHERE modified < ?", (before_us,))
             return len(gone), gone
@@ -277,7 +299,7 @@ class LocalBlobStore(Containers, Marks):
     def purge(self, limit: int) -> bool:
         """Remove up to `limit` blobs of deleted containers for good; whether there may be more."""
 
-        def work(tx: sqlite3.Connection) -> tuple[bool, list[str]]:
+        def work(tx: Connection) -> tuple[bool, list[str]]:
             row = tx.execute("SELECT id FROM containers WHERE name IS NULL ORDER BY id LIMIT 1").fetchone()
             if row is None:
                 return False, []
@@ -298,13 +320,18 @@ class LocalBlobStore(Containers, Marks):
 
     # inside
 
-    def _and_give_up(self, work: Callable[[sqlite3.Connection], tuple[T, Sequence[str] | set[str]]]) -> T:
-        result, gone = self._catalogue.write(work)
+    def _and_give_up(self, work: Callable[[Connection], tuple[T, Sequence[str] | set[str]]]) -> T:
+        def forgetting(tx: Connection) -> tuple[T, Sequence[str] | set[str]]:
+            result, gone = work(tx)
+            self._files.doom(tx, gone)
+            return result, gone
+
+        result, gone = self._catalogue.write(forgetting)
         self._files.give_up(gone)
         return result
 
     def _change_blob(self, ref: BlobRef, column: str, value: str, conditions: Conditions, now_us: int) -> Blob:
-        def work(tx: sqlite3.Connection) -> Blob:
+        def work(tx: Connection) -> Blob:
             row = rows.blob_row(tx, ref)
             check_write(conditions, rows.version(row))
             return rows.touch_blob(tx, row, now_us, **{column: value})
@@ -336,3 +363,16 @@ class LocalBlobStore(Containers, Marks):
         with self._catalogue.reading() as tx:
             sql = "SELECT file FROM {} WHERE file >= ? AND file < ?"
             return [row["file"] for table in ("segments", "staged") for row in tx.execute(sql.format(table), (low, high))]
+
+
+def _locked(directory: Path) -> int:
+    """The lock of a directory that no other process has. Raises RuntimeError."""
+    if (directory / PLACE).exists():
+        raise RuntimeError(f"the bytes in {directory} belong to a catalogue in PostgreSQL, which this one does not know")
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise RuntimeError(f"{directory} is in use by another process") from None
+    return lock

@@ -1,45 +1,9 @@
-"""The tables of the catalogue of blobs."""
+"""What makes the tables of the catalogue of blobs."""
 
 from __future__ import annotations
 
-from batchyard.blobs.store.catalogue import Schema
+from batchyard.drivers.migrations import Chain
 
 CURRENT = "~"
 """`snapshot` of a blob that is none; it comes behind all times, so a blob follows its snapshots."""
-
-# Overwriting a blob makes a new row, so that `segments` of the old and the new content never mix; AUTOINCREMENT never reuses an id.
-_FIRST = (
-    """CREATE TABLE IF NOT EXISTS containers (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, name TEXT, etag TEXT NOT NULL, modified INTEGER NOT NULL,
-        metadata TEXT NOT NULL, policies TEXT NOT NULL, UNIQUE (account, name))""",
-    """CREATE TABLE IF NOT EXISTS blobs (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, container INTEGER NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL, length INTEGER NOT NULL,
-        etag TEXT NOT NULL, modified INTEGER NOT NULL, created INTEGER NOT NULL, headers TEXT NOT NULL, metadata TEXT NOT NULL,
-        block_count INTEGER NOT NULL, UNIQUE (container, name))""",
-    """CREATE TABLE IF NOT EXISTS segments (
-        blob INTEGER NOT NULL, start INTEGER NOT NULL, length INTEGER NOT NULL, block TEXT, file TEXT, bytes BLOB, UNIQUE (blob, start))""",
-    """CREATE TABLE IF NOT EXISTS staged (
-        container INTEGER NOT NULL, name TEXT NOT NULL, block TEXT NOT NULL, length INTEGER NOT NULL, modified INTEGER NOT NULL,
-        file TEXT NOT NULL, UNIQUE (container, name, block))""",
-    "CREATE INDEX IF NOT EXISTS segments_file ON segments (file) WHERE file IS NOT NULL",
-    "CREATE INDEX IF NOT EXISTS staged_file ON staged (file)",
-    "CREATE INDEX IF NOT EXISTS staged_modified ON staged (modified)",
-    "CREATE INDEX IF NOT EXISTS containers_deleted ON containers (id) WHERE name IS NULL",
-)
-# Snapshots share a name with their blob, so the table is made anew; `extras` is JSON, and NULL for the many blobs that have none.
-_SECOND = (
-    """CREATE TABLE blobs_next (
-        id INTEGER PRIMARY KEY AUTOINCREMENT, container INTEGER NOT NULL, name TEXT NOT NULL, snapshot TEXT NOT NULL, kind TEXT NOT NULL,
-        length INTEGER NOT NULL, etag TEXT NOT NULL, modified INTEGER NOT NULL, created INTEGER NOT NULL, headers TEXT NOT NULL,
-        metadata TEXT NOT NULL, block_count INTEGER NOT NULL, extras TEXT, UNIQUE (container, name, snapshot))""",
-    f"""INSERT INTO blobs_next SELECT id, container, name, '{CURRENT}', kind, length, etag, modified, created, headers,
-        metadata, block_count, NULL FROM blobs""",
-    "DELETE FROM sqlite_sequence WHERE name = 'blobs_next'",
-    "INSERT INTO sqlite_sequence SELECT 'blobs_next', seq FROM sqlite_sequence WHERE name = 'blobs'",
-    "DROP TABLE blobs",
-    "ALTER TABLE blobs_next RENAME TO blobs",
-    "ALTER TABLE containers ADD COLUMN lease TEXT",
-    "CREATE TABLE tags (container INTEGER NOT NULL, blob INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, UNIQUE (blob, key))",
-    "CREATE INDEX tags_found ON tags (key, value, container, blob)",
-)
-SCHEMA = Schema((_FIRST, _SECOND))
+SCHEMA = Chain("batchyard.blobs.store")

@@ -1,4 +1,4 @@
-"""Databases that hold a store, each behind the interface of `base`; the rest of the store knows none of them."""
+"""Databases that hold a store or a catalogue, each behind the interface of `base`; whose tables they are knows none of them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from batchyard.store.drivers.base import Connection, Driver, Wakes
-from batchyard.store.drivers.sqlite import SqliteDriver
-from batchyard.store.migrate import WORLD
-
-T = TypeVar("T")
-
-_MISSING = "PostgreSQL needs psycopg: pip install 'batchyard[postgres]'"
+from batchyard.drivers.base import Connection, Driver, Use, Wakes
+from batchyard.drivers.sqlite import SqliteDriver
 
 
 class Unusable(Exception):
-    """A location where no store can be; the message is a sentence that says what to change."""
+    """A location where no database can be; the message is a sentence that says what to change."""
+
+
+T = TypeVar("T")
+
+_NO_PSYCOPG = "PostgreSQL needs psycopg: pip install 'batchyard[postgres]'"
 
 
 def is_postgres(location: Path | str) -> bool:
@@ -26,16 +26,31 @@ def is_postgres(location: Path | str) -> bool:
     return isinstance(location, str) and location.startswith(("postgres://", "postgresql://"))
 
 
-def opened(location: Path | str, on_wake: Wakes, chain: str = WORLD) -> Driver:
-    """The database at a location, with the newest schema of its chain. Raises Unusable, NewerSchema, and what the database raises."""
+def opened(location: Path | str, use: Use, on_wake: Wakes | None = None) -> Driver:
+    """The database at a location, with the newest schema of its chain; `on_wake` hears what other servers' commits wake.
+
+    Raises Unusable, NewerSchema, and what the database raises.
+    """
     if not is_postgres(location):
-        return SqliteDriver(Path(location), chain)
+        return SqliteDriver(Path(location), use)
     try:
-        from batchyard.store.drivers.postgres import PostgresDriver
+        from batchyard.drivers.postgres import PostgresDriver
     except ImportError:
-        raise Unusable(_MISSING) from None
+        raise Unusable(_NO_PSYCOPG) from None
     try:
-        return PostgresDriver(str(location), on_wake, chain)
+        return PostgresDriver(str(location), use, on_wake)
+    except ValueError as error:
+        raise Unusable(f"the database's URL cannot be used: {error}") from None
+
+
+def beside(location: str, name: str) -> str:
+    """Where what belongs to a store in PostgreSQL lies: the schema beside it that is called as the store's and `_NAME`. Raises Unusable."""
+    try:
+        from batchyard.drivers import postgres_words
+    except ImportError:
+        raise Unusable(_NO_PSYCOPG) from None
+    try:
+        return postgres_words.beside(location, name)
     except ValueError as error:
         raise Unusable(f"the database's URL cannot be used: {error}") from None
 
@@ -43,9 +58,9 @@ def opened(location: Path | str, on_wake: Wakes, chain: str = WORLD) -> Driver:
 def schema(location: str) -> str:
     """The schema that a URL names. Raises Unusable."""
     try:
-        from batchyard.store.drivers.postgres_words import locate
+        from batchyard.drivers.postgres_words import locate
     except ImportError:
-        raise Unusable(_MISSING) from None
+        raise Unusable(_NO_PSYCOPG) from None
     try:
         return locate(location).schema
     except ValueError as error:
@@ -61,14 +76,14 @@ def with_schema(location: str, name: str) -> str:
 
 def peek(location: str, query: Callable[[Connection], T]) -> T | None:
     """What a query finds in a PostgreSQL store that is not open here; None when there is no such store. Raises what the database raises."""
-    from batchyard.store.drivers import postgres
+    from batchyard.drivers import postgres
 
     return postgres.peek(location, query)
 
 
 def away(error: BaseException) -> bool:
     """True for what PostgreSQL says, or nobody says, while it cannot be used for now."""
-    from batchyard.store.drivers import postgres
+    from batchyard.drivers import postgres
 
     return postgres.passing(error)
 
@@ -83,6 +98,6 @@ def drop(location: Path | str) -> None:
     """Remove the schema of a store in PostgreSQL with all that it holds. Raises Unusable."""
     if not is_postgres(location):
         raise Unusable(f"{location} is a file: remove it and what lies beside it")
-    from batchyard.store.drivers import postgres
+    from batchyard.drivers import postgres
 
     postgres.drop(str(location))

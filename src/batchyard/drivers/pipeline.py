@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from batchyard.store.drivers.postgres_words import translated
+from batchyard.drivers.postgres_words import translated
 
 
 class Answer:
@@ -35,9 +35,13 @@ class Answer:
         self._connection.settle()
         return self._cursor.fetchone() if self._cursor.description else None
 
-    def __iter__(self) -> Iterator[Any]:
+    def fetchall(self) -> list[Any]:
+        """All rows that are left."""
         self._connection.settle()
-        return iter(self._cursor.fetchall() if self._cursor.description else ())
+        return self._cursor.fetchall() if self._cursor.description else []
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.fetchall())
 
 
 class _Nothing:
@@ -47,6 +51,10 @@ class _Nothing:
 
     def fetchone(self) -> None:
         """No row."""
+
+    def fetchall(self) -> list[Any]:
+        """No rows."""
+        return []
 
     def __iter__(self) -> Iterator[Any]:
         return iter(())
