@@ -357,6 +357,22 @@ COMMANDS: tuple[Verb, ...] = (
         server=False,
     ),
     Verb(
+        "migrate",
+        "server:migrate",
+        "Move an account, or all, into PostgreSQL or into a directory, while no server works.",
+        (Word("account", "ACCOUNT", "name of the account; none with --all", "?"),),
+        (
+            DIRECTORY,
+            Flag("everything", ("--all",), "All accounts and what is known of them.", FLAG, default=False),
+            Flag("to", ("--to",), "Where to: the URL of a schema of PostgreSQL, or a directory that is not there yet.", TEXT, "PLACE"),
+            Flag("database", ("--database",), "PostgreSQL database that the accounts are in, as the server was told.", TEXT, "URL"),
+            Flag("blobs", ("--blobs",), "Directory of all accounts' blobs with a database, as the server was told.", PATH, "DIR"),
+            Flag("force", ("--force",), "Also while tasks run; they go on, or run again.", FLAG, default=False),
+            Flag("remove_old", ("--remove-old",), "Remove what was there before, once the new one holds all of it.", FLAG, default=False),
+        ),
+        server=False,
+    ),
+    Verb(
         "agent",
         "server:agent",
         "Run a compute node on this machine; `batchyard agent --help` says how.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TypeVar
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from batchyard.drivers.base import Connection, Driver, Use, Wakes
+from batchyard.drivers.migrations import NewerSchema
 from batchyard.drivers.sqlite import SqliteDriver
 
 
@@ -74,6 +76,20 @@ def with_schema(location: str, name: str) -> str:
     return urlunsplit(parts._replace(query=urlencode([*rest, ("schema", name)], quote_via=quote)))
 
 
+def reserve(location: str, mark: str) -> bool:
+    """Make a schema of PostgreSQL and mark it; one with that mark is made anew. False for a schema that is there otherwise."""
+    from batchyard.drivers import postgres
+
+    return postgres.reserve(location, mark)
+
+
+def unmark(location: str) -> None:
+    """Take the mark from a schema: it is what it was to be."""
+    from batchyard.drivers import postgres
+
+    postgres.unmark(location)
+
+
 def peek(location: str, query: Callable[[Connection], T]) -> T | None:
     """What a query finds in a PostgreSQL store that is not open here; None when there is no such store. Raises what the database raises."""
     from batchyard.drivers import postgres
@@ -92,6 +108,11 @@ def of_postgres(error: BaseException) -> bool:
     """True for any error of PostgreSQL."""
     found = sys.modules.get("psycopg")
     return found is not None and isinstance(error, found.Error)
+
+
+def of_database(error: BaseException) -> bool:
+    """True for any error of a database, for one whose schema is too new, and for a location where none can be."""
+    return isinstance(error, sqlite3.Error | NewerSchema | Unusable) or of_postgres(error)
 
 
 def drop(location: Path | str) -> None:

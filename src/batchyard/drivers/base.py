@@ -85,6 +85,14 @@ class Connection(Protocol):
         """Wait for all answers. Raises what the statements so far raised."""
         ...
 
+    def last_given(self, table: str, column: str) -> int:
+        """The highest key that the database ever gave to a row, 0 for none."""
+        ...
+
+    def give_after(self, table: str, column: str, number: int) -> None:
+        """Give keys above that number from now on."""
+        ...
+
     def moment(self) -> int:
         """Microseconds since 1970 by the clock that all who share the database have."""
         ...

@@ -174,6 +174,19 @@ class PostgresConnection:
                 return not self._connection.closed
         return True
 
+    def last_given(self, table: str, column: str) -> int:
+        """The highest key that the sequence of the column gave."""
+        name = self.execute("SELECT pg_get_serial_sequence(?, ?)", (table, column)).fetchone()
+        assert name is not None
+        found = self.execute(f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {name[0]}").fetchone()
+        assert found is not None
+        return int(found[0])
+
+    def give_after(self, table: str, column: str, number: int) -> None:
+        """Set the sequence of the column."""
+        if number:
+            self.execute("SELECT setval(pg_get_serial_sequence(?, ?)::regclass, ?)", (table, column, number))
+
     def moment(self) -> int:
         """Microseconds since 1970 by the server's clock, as it is now and not as the transaction began."""
         found = self.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::BIGINT").fetchone()

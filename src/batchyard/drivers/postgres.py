@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import psycopg
+import psycopg.sql
 import structlog
 from psycopg import errors
 
@@ -331,6 +332,28 @@ def migrate(connection: psycopg.Connection[Any], location: words.Location, chain
             steps = "".join(f"{words.migration(sql)}\n;" for _, sql in missing)
             connection.execute(f"{steps}UPDATE schema_version SET version = {missing[-1][0]}")
         connection.execute(f"DELETE FROM commit_mark WHERE at < now() - interval '{_MARKS_KEPT}'")
+
+
+def reserve(location: str, mark: str) -> bool:
+    """Make a schema and mark it; one with that mark is made anew. False for a schema that is there and has another mark, or none."""
+    found = words.locate(location)
+    with connect(found) as connection, connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock($1)", (found.lock,))
+        sql = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = $1"
+        there = connection.execute(sql, (found.schema,)).fetchone()
+        if there is not None and there[0] != mark:
+            return False
+        connection.execute(f"DROP SCHEMA IF EXISTS {found.quoted} CASCADE")
+        connection.execute(f"CREATE SCHEMA {found.quoted}")
+        connection.execute(f"COMMENT ON SCHEMA {found.quoted} IS {psycopg.sql.quote(mark)}")
+        return True
+
+
+def unmark(location: str) -> None:
+    """Take the mark from a schema that is there. Raises psycopg.Error."""
+    found = words.locate(location)
+    with connect(found) as connection:
+        connection.execute(f"COMMENT ON SCHEMA {found.quoted} IS NULL")
 
 
 def peek(location: str, query: Callable[[PostgresConnection], T]) -> T | None:

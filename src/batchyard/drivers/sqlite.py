@@ -43,6 +43,21 @@ class SqliteConnection(sqlite3.Connection):
     def settle(self) -> None:
         """Nothing: every answer is there."""
 
+    def last_given(self, table: str, column: str) -> int:
+        """The highest key that ever was, where none is given twice; else the highest that is."""
+        (highest,) = self.execute(f"SELECT COALESCE(MAX({column}), 0) FROM {table}").fetchone()
+        kept = None
+        if self.execute("SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence'").fetchone() is not None:
+            kept = self.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
+        return max(int(highest), 0 if kept is None else int(kept[0]))
+
+    def give_after(self, table: str, column: str, number: int) -> None:
+        """Give higher keys, where none is given twice; elsewhere the highest that is decides."""
+        (made,) = self.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
+        if "AUTOINCREMENT" in made and number:
+            self.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
+            self.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, number))
+
     def moment(self) -> int:
         """Microseconds since 1970 by this machine's clock; nobody else has the file."""
         return time.time_ns() // 1000

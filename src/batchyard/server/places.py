@@ -131,6 +131,17 @@ class Places:
             shared.keep_copy(self._directory, account)
         return account
 
+    def place(self, row: AccountRow) -> tuple[Path | str, Path]:
+        """Where a world lies, a directory or the URL of a schema, and the directory of its blobs."""
+        home, database = self._home(row), self._store(row)
+        name = _DEFAULT_NAME if row.location == DEFAULT else row.name
+        return (home, home / BLOBS) if database is None else (database, self._blobs_in(home, name))
+
+    @staticmethod
+    def in_schema(name: str) -> str:
+        """The location of a world in a schema of the servers' own database."""
+        return f"{_SCHEMA}{name}"
+
     def is_shared(self, row: AccountRow) -> bool:
         """True for a world that several servers may have open."""
         return self._store(row) is not None

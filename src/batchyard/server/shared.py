@@ -16,7 +16,7 @@ from batchyard.engine.wakes import Wakes
 from batchyard.server import account_file
 from batchyard.server.account_file import AccountFile
 from batchyard.server.refusals import Refused
-from batchyard.server.state import DATABASE, OPERATOR_KEY, State, adopt, drop_storage, open_storage
+from batchyard.server.state import DATABASE, MOVED, OPERATOR_KEY, State, adopt, drop_storage, open_storage
 from batchyard.store import migrate, secrets
 from batchyard.store.db import Database, StoreUnavailable, open_store, peek
 from batchyard.store.migrate import NewerSchema
@@ -24,7 +24,7 @@ from batchyard.store.tx import Taken, Tx
 
 KEYS = "keys"
 """Topic of a world: its account has other keys."""
-_ACCOUNT, _OPERATOR, _CLUSTER, _AUTHORITY, _SERVER = "account", "operator", "servers", "authority", "server.id"
+_ACCOUNT, OPERATOR, _CLUSTER, _AUTHORITY, _SERVER = "account", "operator", "servers", "authority", "server.id"
 
 
 def open_world(location: str, home: Path, blobs: Path, hub: Wakes, fresh: Callable[[], AccountFile] = account_file.fresh) -> State:
@@ -45,8 +45,11 @@ def open_world(location: str, home: Path, blobs: Path, hub: Wakes, fresh: Callab
 
 def open_default(directory: Path, location: str, blobs: Path, hub: Wakes) -> State:
     """The world of the default account, with a copy of its keys in the state directory. Raises Refused."""
-    if (directory / DATABASE).exists():
-        raise Refused(f"{directory / DATABASE} holds the account already: move it into the database first, or choose another --dir")
+    moved = (directory / MOVED).read_text() if (directory / MOVED).exists() else None
+    if moved is not None and drivers.schema(moved) != drivers.schema(location):
+        raise Refused(f"the accounts of {directory} were moved elsewhere: start it with --database '{moved}'")
+    if moved is None and (directory / DATABASE).exists():
+        raise Refused(f"{directory / DATABASE} holds the account already: see `batchyard migrate`, or choose another --dir")
     try:
         state = open_world(location, directory, blobs, hub)
         keep_copy(directory, state[0])
@@ -82,7 +85,7 @@ def operator_key(directory: Path, registry: Database) -> str:
     """The key of who makes and removes accounts, the same for all servers, with a copy in the state directory. Raises Refused."""
     path = directory / OPERATOR_KEY
     try:
-        key = account_file.valid_key(registry.call(secrets.first, _OPERATOR, account_file.new_key()), "the operator's key in the database")
+        key = account_file.valid_key(registry.call(secrets.first, OPERATOR, account_file.new_key()), "the operator's key in the database")
         with suppress(FileNotFoundError, UnicodeDecodeError):
             if path.read_text(encoding="ascii").strip() == key:
                 return key

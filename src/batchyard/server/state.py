@@ -26,6 +26,8 @@ from batchyard.store.tx import Taken, Tx
 
 DATABASE, BLOBS, CATALOGUE, QUEUES = "batchyard.db", "blobs", "catalogue.db", "queues.db"
 REGISTRY, ACCOUNTS, OPERATOR_KEY = "registry.db", "accounts", "operator.key"
+MOVED = "moved.to"
+"""Says which database the accounts of a state directory were moved into."""
 DEFAULT = "."
 """Where the world of the default account lies: in the state directory itself."""
 _DIRECTORIES = ("nodes", BLOBS, f"{BLOBS}/data")
@@ -148,6 +150,8 @@ def adopt(tx: Tx, account: AccountFile, now: int) -> None:
 
 def _refuse_misplaced(directory: Path) -> None:
     """Raises Refused for a file where a directory is needed, or the other way round, whose use would fail later."""
+    if (directory / MOVED).exists():
+        raise Refused(f"the accounts of {directory} were moved: start it with --database '{(directory / MOVED).read_text()}'")
     for names, kind, is_kind in ((_DIRECTORIES, "directory", Path.is_dir), (_FILES, "file", Path.is_file)):
         for path in (directory / name for name in names):
             if path.exists() and not is_kind(path):

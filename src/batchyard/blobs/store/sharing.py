@@ -32,8 +32,8 @@ from batchyard.drivers.base import Connection
 
 log = logging.getLogger(__name__)
 
-PLACE = "place"
-"""File of the directory that says whose bytes these are."""
+PLACE, ANNOUNCED = "place", "place.moving"
+"""Files of the directory that say whose bytes these are, and whose they are to be."""
 BEAT_S = 2.0
 SILENT_BEATS = 6
 """A session is dead that did not beat while another one did so often."""
@@ -230,10 +230,13 @@ class _Mark:
 def claim(tx: Connection, directory: Path) -> None:
     """See to it that the directory is that of the catalogue, which a new one becomes. Raises RuntimeError."""
     row = tx.execute("SELECT id FROM place").fetchone()
-    path = directory / PLACE
-    told = path.read_text().strip() if path.exists() else None
+    told = _told(directory / PLACE)
     if row is not None:
-        if told != row["id"]:
+        announced = _told(directory / ANNOUNCED)
+        if told is None and announced == row["id"]:  # what `migrate` moved is opened for the first time
+            (directory / ANNOUNCED).replace(directory / PLACE)
+            sync_directory(directory)
+        elif told != row["id"]:
             raise RuntimeError(f"{directory} is not the directory of blobs that the servers of this catalogue share: mount that one there")
         return
     if any(names for _, _, names in os.walk(directory / "data")):
@@ -241,16 +244,26 @@ def claim(tx: Connection, directory: Path) -> None:
     tx.execute("INSERT INTO place (id) VALUES (?)", (told or mark_place(directory),))
 
 
-def mark_place(directory: Path) -> str:
+def _told(path: Path) -> str | None:
+    return path.read_text().strip() if path.exists() else None
+
+
+def mark_place(directory: Path, name: str = PLACE) -> str:
     """Write into a directory whose bytes these are; what that is."""
     made = secrets.token_hex(16)
-    descriptor = os.open(directory / PLACE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with open(descriptor, "w") as file:
         file.write(made)
         file.flush()
         os.fsync(file.fileno())
     sync_directory(directory)
     return made
+
+
+def announce_place(directory: Path) -> str:
+    """The same, for a catalogue that is being made: until it is opened, the directory stays that of whose it is."""
+    (directory / ANNOUNCED).unlink(missing_ok=True)
+    return mark_place(directory, ANNOUNCED)
 
 
 def names_between(tx: Connection, low: str, high: str) -> list[str]:
