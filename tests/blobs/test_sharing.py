@@ -43,7 +43,7 @@ Opener = Callable[[], LocalBlobStore]
 @pytest.fixture
 def opened(location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Opener]:
     """Opens the store as one more server; each looks after the files when the test says so, and not by the clock."""
-    monkeypatch.setattr(sharing, "BEAT_S", 1e6)
+    monkeypatch.setattr(SharedFiles, "_beat_on", lambda self: None)
     stores: list[LocalBlobStore] = []
 
     def another() -> LocalBlobStore:
@@ -136,6 +136,17 @@ def test_what_is_given_up_stays_until_every_server_has_said_that_it_does_not_rea
     tend(one, times=3)
     assert left(tmp_path) == 1
     tend(other, one, times=1)
+    assert left(tmp_path) == 0
+
+
+def test_whoever_holds_the_bytes_keeps_what_it_finds_then(one: LocalBlobStore, other: LocalBlobStore, tmp_path: Path) -> None:
+    content = put_large(one, "blob")
+    with other.held():
+        [path] = data_files(tmp_path / "blobs")
+        one.delete_blob(ref("blob"), ALWAYS)
+        tend(one, other, times=3)
+        assert path.read_bytes() == content
+    tend(other, one)
     assert left(tmp_path) == 0
 
 
@@ -245,15 +256,17 @@ CHILD = """
 import random, sys
 from pathlib import Path
 from batchyard.blobs.base import *
+from batchyard.blobs.errors import Fenced
 from batchyard.blobs.store import sharing
 from batchyard.blobs.store.local import LocalBlobStore
-sharing.BEAT_S = 0.05
+sharing.BEAT_S = 0.3
 store, me, draw = LocalBlobStore(Path(sys.argv[1]), sys.argv[2]), sys.argv[3], random.Random(sys.argv[3])
 ref = lambda n: BlobRef('account', 'box', n)
 print('ready', flush=True)
 turn = 0
 while True:
     turn += 1
+    session = store._files._session
     name, size = f'{draw.randrange(12)}', draw.choice([100, 40_000, 90_000])
     what = draw.randrange(4)
     try:
@@ -276,12 +289,16 @@ while True:
             store.delete_blob(ref(name), ALWAYS)
     except BlobError as error:
         assert error.code in ('BlobNotFound',), error.code
+    except (Fenced, FileNotFoundError):
+        with store._catalogue.reading() as tx:
+            living = tx.execute('SELECT 1 FROM session WHERE id = ? AND beats >= 0', (session,)).fetchone()
+        assert living is None, 'refused without having been silent'
 """
 
 
 def test_processes_that_write_read_and_delete_while_some_are_killed(location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No reader meets a torn blob, nothing acknowledged is lost, and no bytes stay that no blob has."""
-    monkeypatch.setattr(sharing, "BEAT_S", 0.05)
+    monkeypatch.setattr(sharing, "BEAT_S", 0.3)
     watching = LocalBlobStore(tmp_path / "blobs", location)
     watching.create_container(BOX, {}, NOW)
 

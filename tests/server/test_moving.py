@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 import postgres
 from batchyard import drivers
-from batchyard.blobs.base import ALWAYS, BlobDraft, BlobRef, BlockSource, ContainerRef
+from batchyard.blobs.base import ALWAYS, BlobDraft, BlobError, BlobRef, BlockSource, ContainerRef
 from batchyard.blobs.queues.base import QueueRef
 from batchyard.drivers import copying
 from batchyard.drivers.base import Use
 from batchyard.drivers.pipeline import PostgresConnection
 from batchyard.engine.wakes import Wakes
-from batchyard.server import account_file, moving, relocation
+from batchyard.server import account_file, backup, moving, relocation
 from batchyard.server.moving import Unmovable
 from batchyard.server.places import Places
 from batchyard.server.refusals import Refused
@@ -331,3 +331,23 @@ def test_bytes_arrive_also_where_they_cannot_have_a_second_name(directory: Path,
     monkeypatch.undo()
     shutil.rmtree(directory / ACCOUNTS / "alpha" / "blobs")
     check(directory, "alpha")
+
+
+def test_a_backup_of_a_database_is_taken_while_servers_work_and_becomes_a_directory(directory: Path, url: str, tmp_path: Path) -> None:
+    relocation.all_accounts(Wish(directory, url))
+    alpha = opened(directory, "alpha", url)
+    with pytest.raises(backup.Unusable, match="add: --database"):
+        backup.backup(directory, tmp_path / "none.tar")
+    count = backup.of_database(Wish(directory, "", database=url), tmp_path / "yard.tar.gz")
+    assert count > 8
+    close(alpha)
+    target = tmp_path / "restored"
+    backup.restore(tmp_path / "yard.tar.gz", target)
+    for account in ("batchyard", "alpha"):
+        assert check(target, account)[0] == check(directory, account, url)[0]
+    backup.of_database(Wish(directory, "", database=url), tmp_path / "small.tar", blobs=False)
+    backup.restore(tmp_path / "small.tar", tmp_path / "without")
+    state = opened(tmp_path / "without", "alpha")
+    with pytest.raises(BlobError, match="ContainerNotFound"):
+        state[2].container(BOX)
+    close(state)

@@ -109,17 +109,23 @@ def config(*, directory: Path | None, file: Path | None, output: str, options: M
         _warn(f"Nothing reads {', '.join(found.unread)}.")
 
 
-def backup(*, archive: str, directory: Path | None, no_blobs: bool) -> None:
+def backup(*, archive: str, directory: Path | None, no_blobs: bool, database: str | None, blobs: Path | None) -> None:
     """Write a state directory to one file."""
-    import sqlite3
-
+    from batchyard.drivers import of_database
     from batchyard.server import backup as work
+    from batchyard.server.moving import Unmovable
+    from batchyard.server.relocation import Wish
 
     place, file = state_directory(directory), Path(archive).resolve()
+    wish = Wish(place, "", database, None if blobs is None else blobs.resolve())
     try:
-        count = work.backup(place, file, blobs=not no_blobs)
-    except (work.Unusable, OSError, sqlite3.Error) as error:
+        count = work.backup(place, file, blobs=not no_blobs) if database is None else work.of_database(wish, file, blobs=not no_blobs)
+    except (work.Unusable, Unmovable, OSError, RuntimeError) as error:
         raise Problem(f"no backup of {place}: {error}") from None
+    except Exception as error:
+        if not of_database(error):
+            raise
+        raise Problem(f"no backup of {place}: {str(error).strip()}") from None
     print(f"{file} holds {count} files, {file.stat().st_size:,} bytes. It opens every account: keep it where only you can read it.")
 
 

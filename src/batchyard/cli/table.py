@@ -285,6 +285,10 @@ ENV = Verb(
     ),
     server=False,
 )
+_IN_DATABASE = (
+    Flag("database", ("--database",), "PostgreSQL database that the accounts are in, as the server was told.", TEXT, "URL"),
+    Flag("blobs", ("--blobs",), "Directory of all accounts' blobs with a database, as the server was told.", PATH, "DIR"),
+)
 COMPLETION = Verb(
     "completion",
     "completion:script",
@@ -345,7 +349,7 @@ COMMANDS: tuple[Verb, ...] = (
         "server:backup",
         "Write all that a state directory holds but its nodes to one new file, while the server works.",
         (Word("archive", "FILE", "tar, or tar.gz, to be made; it holds all keys"),),
-        (DIRECTORY, Flag("no_blobs", ("--no-blobs",), "Leave the blobs of the storage accounts out.", FLAG)),
+        (DIRECTORY, Flag("no_blobs", ("--no-blobs",), "Leave the blobs of the storage accounts out.", FLAG), *_IN_DATABASE),
         server=False,
     ),
     Verb(
@@ -365,8 +369,7 @@ COMMANDS: tuple[Verb, ...] = (
             DIRECTORY,
             Flag("everything", ("--all",), "All accounts and what is known of them.", FLAG, default=False),
             Flag("to", ("--to",), "Where to: the URL of a schema of PostgreSQL, or a directory that is not there yet.", TEXT, "PLACE"),
-            Flag("database", ("--database",), "PostgreSQL database that the accounts are in, as the server was told.", TEXT, "URL"),
-            Flag("blobs", ("--blobs",), "Directory of all accounts' blobs with a database, as the server was told.", PATH, "DIR"),
+            *_IN_DATABASE,
             Flag("force", ("--force",), "Also while tasks run; they go on, or run again.", FLAG, default=False),
             Flag("remove_old", ("--remove-old",), "Remove what was there before, once the new one holds all of it.", FLAG, default=False),
         ),

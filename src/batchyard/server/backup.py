@@ -27,6 +27,8 @@ import msgspec
 from batchyard.blobs.store.schema import SCHEMA
 from batchyard.disk import trees
 from batchyard.drivers.sqlite import build
+from batchyard.server.relocation import Wish, snapshot
+from batchyard.server.state import MOVED
 
 FORMAT = 1
 MANIFEST = "batchyard-backup.json"
@@ -66,6 +68,8 @@ def backup(directory: Path, archive: Path, *, blobs: bool = True) -> int:
 
     Without `blobs` those of the account stay behind, and after a restore it has none.
     """
+    if (directory / MOVED).exists():
+        raise Unusable(f"its accounts are in a database; add: --database '{(directory / MOVED).read_text()}'")
     found = _contents(directory)
     if not found.databases:
         raise Unusable(f"{directory} holds no database: no server has worked there")
@@ -84,6 +88,16 @@ def backup(directory: Path, archive: Path, *, blobs: bool = True) -> int:
         part.unlink(missing_ok=True)
     trees.sync_directory(archive.parent)
     return count
+
+
+def of_database(wish: Wish, archive: Path, *, blobs: bool = True) -> int:
+    """The same where the accounts are in a database, as the directory that they would be in. Raises also what relocation does."""
+    if archive.exists():
+        raise Unusable(f"{archive} exists already")
+    with tempfile.TemporaryDirectory(prefix=".backup-", dir=wish.directory) as place:
+        part = Path(place) / "state"
+        snapshot(wish, part, content=blobs)
+        return backup(part, archive, blobs=blobs)
 
 
 def restore(archive: Path, directory: Path) -> int:

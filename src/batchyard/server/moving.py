@@ -18,6 +18,7 @@ import msgspec
 
 from batchyard import drivers
 from batchyard.blobs.queues.schema import SCHEMA as QUEUES_SCHEMA
+from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.blobs.store.schema import SCHEMA as BLOBS_SCHEMA
 from batchyard.blobs.store.sharing import announce_place
 from batchyard.disk import trees
@@ -54,13 +55,18 @@ class Place(NamedTuple):
         return f"schema {drivers.schema(self.at)}" if isinstance(self.at, str) else str(self.at)
 
     def databases(self) -> tuple[tuple[str, Chain, Path | str], ...]:
-        """Each of its databases: what it is called, its chain, where it lies. The store is the last one."""
+        """Each of its databases: what it is called, its chain, where it lies. The store is the first: what it knows of is in the others."""
+        found: tuple[Path | str, ...]
         if isinstance(self.at, str):
-            blobs, queues, store = drivers.beside(self.at, BLOBS), drivers.beside(self.at, "queues"), self.at
-            return ("blobs", BLOBS_SCHEMA, blobs), ("queues", QUEUES_SCHEMA, queues), ("store", WORLD, store)
-        directory = self.at
-        files = self.blobs / CATALOGUE, directory / QUEUES, directory / DATABASE
-        return tuple(zip(("blobs", "queues", "store"), (BLOBS_SCHEMA, QUEUES_SCHEMA, WORLD), files, strict=True))
+            found = self.at, drivers.beside(self.at, "queues"), drivers.beside(self.at, BLOBS)
+        else:
+            found = self.at / DATABASE, self.at / QUEUES, self.blobs / CATALOGUE
+        return tuple(zip(("store", "queues", "blobs"), (WORLD, QUEUES_SCHEMA, BLOBS_SCHEMA), found, strict=True))
+
+    @property
+    def catalogue(self) -> Path | str:
+        """Where the catalogue of its blobs lies."""
+        return self.databases()[-1][2]
 
 
 Sums = dict[str, dict[str, Sum]]
@@ -68,7 +74,7 @@ Sums = dict[str, dict[str, Sum]]
 
 def running_tasks(place: Place) -> int:
     """How many tasks a world runs just now."""
-    with reading(place.databases()[-1][2], WORLD) as store:
+    with reading(place.databases()[0][2], WORLD) as store:
         (count,) = store.execute("SELECT count(*) FROM task WHERE state IN ('preparing', 'running')").fetchone()
     return int(count)
 
@@ -78,15 +84,15 @@ def copy(old: Place, new: Place, source: str, adjust: Callable[[Connection], obj
 
     `adjust` changes what is different there, in the same transaction. Raises Unmovable, copying.Differs, OSError, and what databases raise.
     """
-    account = _keys(old)
     if isinstance(new.at, Path):
-        return _into_directory(old, new.at, source, account, adjust)
-    databases = new.databases()
-    for _, _, location in databases:
+        return fetch(old, new.at, source, adjust)
+    account = _keys(old)
+    for _, _, location in new.databases():
         if not drivers.reserve(str(location), source):
             raise Unmovable(f"the schema {drivers.schema(str(location))} is there already, and was not begun by this move")
     if new.blobs != old.blobs:
-        _fill(old, new.blobs, source)
+        _begin(new.blobs, source)
+        _fill(old, new.blobs, old.catalogue)
 
     def finish(name: str, target: Connection) -> None:
         if name == "blobs":
@@ -123,8 +129,13 @@ def remove(old: Place, kept: Place) -> None:
         trees.remove_tree(old.blobs)
 
 
-def _into_directory(old: Place, new: Path, source: str, account: AccountFile, adjust: Callable[[Connection], object]) -> Sums:
-    """Filled beside it, and given its name when it is whole."""
+def fetch(old: Place, new: Path, source: str, adjust: Callable[[Connection], object], *, content: bool = True) -> Sums:
+    """A world in a directory, filled beside it and given its name when it is whole; `content` brings the bytes of the blobs.
+
+    Servers may be at work in the old one if it is in PostgreSQL: each database is copied as of one moment, the blobs' last, and none of
+    the bytes goes meanwhile.
+    """
+    account = _keys(old)
     if new.exists() and any(new.iterdir()):
         if not (new / MARK).is_file() or (new / MARK).read_text() != source:
             raise Unmovable(f"{new} is not empty, and was not begun by this move")
@@ -134,13 +145,16 @@ def _into_directory(old: Place, new: Path, source: str, account: AccountFile, ad
     part.mkdir(mode=0o711, parents=True)
     _write(part / MARK, source.encode())
     made = Place(part, part / BLOBS)
-    _fill(old, made.blobs, None)
+    (made.blobs / _DATA).mkdir(mode=0o700, parents=True)
 
     def finish(name: str, target: Connection) -> None:
         if name == "store":
             adjust(target)
 
-    sums = _copied(old, made, finish)
+    with _held(old):
+        sums = _copied(old, made, finish)
+        if content:
+            _fill(old, made.blobs, made.catalogue)
     account_file.store(part / account_file.NAME, account)
     for directory, _, names in os.walk(part):
         for name in names:
@@ -165,16 +179,28 @@ def _copied(old: Place, new: Place, finish: Callable[[str, Connection], None]) -
     return sums
 
 
-def _fill(old: Place, new: Path, mark: str | None) -> None:
-    """Give the bytes of all blobs a second name in another directory, or copy them where that cannot be. Raises Unmovable."""
-    if mark is not None:
-        if new.exists() and any(new.iterdir()) and (not (new / MARK).is_file() or (new / MARK).read_text() != mark):
-            raise Unmovable(f"{new} is not empty, and was not begun by this move")
-        shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if mark is not None:
-        _write(new / MARK, mark.encode())
-    with reading(old.databases()[0][2], BLOBS_SCHEMA) as catalogue:
+def _begin(new: Path, mark: str) -> None:
+    """An empty directory with a mark. Raises Unmovable for one that holds something else."""
+    if new.exists() and any(new.iterdir()) and (not (new / MARK).is_file() or (new / MARK).read_text() != mark):
+        raise Unmovable(f"{new} is not empty, and was not begun by this move")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(mode=0o700, parents=True)
+    _write(new / MARK, mark.encode())
+
+
+@contextmanager
+def _held(place: Place) -> Iterator[None]:
+    """No bytes go that a look into the catalogue finds."""
+    if isinstance(place.at, Path):  # nobody is at work there
+        yield
+        return
+    with closing(LocalBlobStore(place.blobs, str(place.catalogue))) as store, store.held():
+        yield
+
+
+def _fill(old: Place, new: Path, known: Path | str) -> None:
+    """Give the bytes that a catalogue names a second name in another directory, or copy them where that cannot be."""
+    with reading(known, BLOBS_SCHEMA) as catalogue:
         sql = "SELECT file FROM segments WHERE file IS NOT NULL UNION SELECT file FROM staged"
         names = [name for (name,) in catalogue.execute(sql)]
     for name in names:

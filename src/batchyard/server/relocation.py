@@ -6,6 +6,7 @@ there: the row of the registry for one account; for all, a file in the state dir
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ from batchyard import config, drivers
 from batchyard.disk import trees
 from batchyard.drivers import copying
 from batchyard.drivers.base import Connection
-from batchyard.server import account_file, moving, shared
+from batchyard.server import account_file, authority, moving, shared
 from batchyard.server.moving import Move, Place, Sums, Unmovable
 from batchyard.server.places import Places
 from batchyard.server.state import ACCOUNTS, BLOBS, DEFAULT, MOVED, OPERATOR_KEY, REGISTRY
@@ -137,51 +138,90 @@ def _finish_all(wish: Wish, pairs: Sequence[tuple[str, Place, Place]], registry:
 
 
 def _into_directory(wish: Wish) -> list[Moved]:
+    target = _new_directory(wish.to, wish.directory)
+    part = target.with_name(f".{target.name}-all")
+    place, pairs, done = _fetched(wish, part, hot=False)
+    part.rename(target)
+    trees.sync_directory(target.parent)
+    moved = []
+    for (name, old, new), sums in zip(pairs, done, strict=True):
+        final = target / new.blobs.parent.relative_to(part)
+        moved.append(Moved(name, Place(final, final / BLOBS), sums))
+        if wish.remove_old:
+            moving.remove(old, moved[-1].place)
+    if wish.remove_old:
+        drivers.drop(place)
+    return moved
+
+
+def snapshot(wish: Wish, part: Path, *, content: bool) -> None:
+    """A state directory with what a database holds now, whoever is at work there; `content` brings the bytes of blobs."""
+    _fetched(wish, part, hot=True, content=content)
+
+
+def _fetched(wish: Wish, part: Path, *, hot: bool, content: bool = True) -> tuple[str, list[tuple[str, Place, Place]], list[Sums]]:
+    """A state directory of what a database holds: where its registry was, the worlds, and their sums."""
     if wish.database is None:
         raise Unmovable("all accounts of a directory move into a database; those of a database, which --database names, into a directory")
     _checked_url(wish.database)
-    target = _new_directory(wish.to, wish.directory)
     place = drivers.with_schema(wish.database, f"{drivers.schema(wish.database)}_registry")
-    before = Places(wish.directory, wish.database, wish.blobs)
-    with closing(_registry(place)) as registry:
-        rows = _all(registry)
-        if alive := registry.call(_alive):
-            raise Unmovable(f"servers are at work in the database: {', '.join(alive)}; end them first")
-        key = registry.call(lambda tx: secrets.find(tx, shared.OPERATOR))
-    _check_active(rows)
-    part = target.with_name(f".{target.name}-all")
+    rows, key = _in_registry(place, hot=hot)
     if part.exists():
         trees.remove_tree(part)
     targets = [msgspec.structs.replace(row, location=_in_directory(row)) for row in rows]
-    pairs = []
-    for row, made in sorted(zip(rows, targets, strict=True), key=lambda pair: pair[0].location != DEFAULT):
-        old = Place(*before.place(row))
-        if made.location == DEFAULT or made.location.startswith(f"{ACCOUNTS}/"):
-            home = part if made.location == DEFAULT else part / made.location
-            pairs.append((row.name, old, Place(home, home / BLOBS)))
-    _check_tasks(wish, [(name, old) for name, old, _ in pairs])
-
-    def adjust(store: Connection) -> None:
-        store.execute("UPDATE node SET server = NULL, version = version + 1 WHERE server IS NOT NULL")
-
+    pairs = _pairs(Places(wish.directory, wish.database, wish.blobs), part, rows, targets)
+    if not hot:
+        _check_tasks(wish, [(name, old) for name, old, _ in pairs])
     done = []
-    for name, old, new in pairs:
-        sums = moving.copy(old, new, wish.mark, adjust)
+    for _, old, new in pairs:
+        done.append(moving.fetch(old, new.blobs.parent, wish.mark, _of_no_server, content=content))
         moving.settle(new)
-        final = target / new.blobs.parent.relative_to(part)
-        done.append(Moved(name, Place(final, final / BLOBS), sums))
-    _copy_registry(place, part / REGISTRY, lambda registry: _relocate(registry, rows, targets))
+
+    def enter(registry: Connection) -> None:
+        known = {row.pk for row in rows}
+        for (pk,) in registry.execute("SELECT pk FROM account").fetchall():
+            if pk not in known:  # made since, or on its way in or out
+                registry.execute("DELETE FROM account WHERE pk = ?", (pk,))
+        _relocate(registry, rows, targets)
+
+    _copy_registry(place, part / REGISTRY, enter)
     (part / REGISTRY).chmod(0o600)
     if key is not None:
         account_file.write_private(part / OPERATOR_KEY, f"{key}\n".encode())
+    if (wish.directory / authority.DIRECTORY).is_dir():
+        shutil.copytree(wish.directory / authority.DIRECTORY, part / authority.DIRECTORY)
     trees.sync_directory(part)
-    part.rename(target)
-    trees.sync_directory(target.parent)
-    if wish.remove_old:
-        for (_, old, _), moved in zip(pairs, done, strict=True):
-            moving.remove(old, moved.place)
-        drivers.drop(place)
-    return done
+    return place, pairs, done
+
+
+def _in_registry(place: str, *, hot: bool) -> tuple[list[AccountRow], str | None]:
+    """The accounts that a registry knows, and the operator's key. Raises Unmovable when servers are at work and may not be."""
+    if drivers.peek(place, lambda connection: True) is None:
+        raise Unmovable(f"there is no schema {drivers.schema(place)}: no server has worked in that database")
+    with closing(_registry(place)) as registry:
+        rows = _all(registry)
+        if not hot and (alive := registry.call(_alive)):
+            raise Unmovable(f"servers are at work in the database: {', '.join(alive)}; end them first")
+        key = registry.call(lambda tx: secrets.find(tx, shared.OPERATOR))
+    if hot:
+        return [row for row in rows if row.state == ACTIVE], key
+    _check_active(rows)
+    return rows, key
+
+
+def _pairs(before: Places, part: Path, rows: Sequence[AccountRow], targets: Sequence[AccountRow]) -> list[tuple[str, Place, Place]]:
+    """Where each world of a database lies and is to lie, the default account's first, whose directory holds the others."""
+    pairs = []
+    for row, made in sorted(zip(rows, targets, strict=True), key=lambda pair: pair[0].location != DEFAULT):
+        if made.location == DEFAULT or made.location.startswith(f"{ACCOUNTS}/"):
+            home = part if made.location == DEFAULT else part / made.location
+            pairs.append((row.name, Place(*before.place(row)), Place(home, home / BLOBS)))
+    return pairs
+
+
+def _of_no_server(store: Connection) -> None:
+    """A directory has one server, and it does not know of others."""
+    store.execute("UPDATE node SET server = NULL, version = version + 1 WHERE server IS NOT NULL")
 
 
 def _registry(location: Path | str) -> Database:

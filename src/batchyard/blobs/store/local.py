@@ -10,7 +10,8 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -83,6 +84,16 @@ class LocalBlobStore(Containers, Marks):
         self._catalogue.close()
         if self._lock is not None:
             os.close(self._lock)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Meanwhile no bytes go that a look into the catalogue finds."""
+        with self._files.looking() as pin:
+            pin.hold(("",))
+        try:
+            yield
+        finally:
+            pin.release()
 
     # reading blobs
 

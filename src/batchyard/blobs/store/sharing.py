@@ -155,7 +155,7 @@ class SharedFiles(DataFiles):
         for session, beats in sessions.items():
             if session == self._session or beats < 0:
                 continue
-            before, silence = known.get(session, (beats, 0))
+            before, silence = known.get(session, (None, 0))
             self._silent[session] = (beats, silence + 1 if before == beats else 0)
         return [(session, beats) for session, (beats, silence) in self._silent.items() if silence >= SILENT_BEATS]
 
