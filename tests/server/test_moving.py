@@ -171,6 +171,9 @@ def test_an_account_moves_into_a_schema_and_into_a_directory_again(directory: Pa
     assert relocation.account(Wish(directory, url), "alpha").sums is None
     with pytest.raises(Refused, match="belong to a catalogue in PostgreSQL"):
         open_state(directory / ACCOUNTS / "alpha", Wakes())
+    assert relocation.account(Wish(directory, url, remove_old=True), "alpha").sums is None
+    assert {path.name for path in (directory / ACCOUNTS / "alpha").iterdir()} == {"blobs"}
+    check(directory, "alpha")
     back = relocation.account(Wish(directory, str(tmp_path / "alpha"), remove_old=True), "alpha")
     assert back.sums is not None
     assert check(directory, "alpha")[0] == before[0]
@@ -185,6 +188,8 @@ def test_all_move_into_a_database_and_into_a_directory_again(directory: Path, ur
     check(directory, "alpha", url)
     with pytest.raises(Refused, match="start it with --database"):
         open_state(directory, Wakes())
+    with pytest.raises(Refused, match="were moved elsewhere"):
+        Places(directory, drivers.with_schema(url, "another")).begin(Wakes())
     target = tmp_path / "again"
     relocation.all_accounts(Wish(directory, str(target), database=url, remove_old=True))
     assert check(target, "batchyard")[0] == keys

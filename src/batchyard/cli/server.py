@@ -169,11 +169,11 @@ def migrate(
         try:
             done = relocation.all_accounts(wish) if account is None else [relocation.account(wish, account)]
         except (moving.Unmovable, Differs, Unusable, OSError) as error:
-            raise Problem(f"nothing was moved: {error}") from None
+            raise Problem(f"not moved: {error}") from None
         except Exception as error:
             if not of_database(error):
                 raise
-            raise Problem(f"nothing was moved: {str(error).strip()}") from None
+            raise Problem(f"not moved to the end: {str(error).strip()}; the same command goes on with it") from None
     for moved in done:
         if moved.sums is None:
             print(f"{moved.account} lies in {moved.place.shown}.")

@@ -10,6 +10,7 @@ import secrets as random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 from batchyard import drivers
 from batchyard.engine.wakes import Wakes
@@ -46,7 +47,7 @@ def open_world(location: str, home: Path, blobs: Path, hub: Wakes, fresh: Callab
 def open_default(directory: Path, location: str, blobs: Path, hub: Wakes) -> State:
     """The world of the default account, with a copy of its keys in the state directory. Raises Refused."""
     moved = (directory / MOVED).read_text() if (directory / MOVED).exists() else None
-    if moved is not None and drivers.schema(moved) != drivers.schema(location):
+    if moved is not None and not _same(moved, location):
         raise Refused(f"the accounts of {directory} were moved elsewhere: start it with --database '{moved}'")
     if moved is None and (directory / DATABASE).exists():
         raise Refused(f"{directory / DATABASE} holds the account already: see `batchyard migrate`, or choose another --dir")
@@ -56,6 +57,17 @@ def open_default(directory: Path, location: str, blobs: Path, hub: Wakes) -> Sta
     except (OSError, RuntimeError) as error:
         raise Refused(f"what {directory} holds cannot be used ({error})") from None
     return state
+
+
+def _same(one: str, other: str) -> bool:
+    """True for URLs of the same schema on the same server, whoever connects and how."""
+
+    def place(url: str) -> tuple[object, ...]:
+        parts = urlsplit(url)
+        hosts = [value for name, value in parse_qsl(parts.query) if name in ("host", "port")]
+        return parts.hostname, parts.port, parts.path, hosts, drivers.schema(url)
+
+    return place(one) == place(other)
 
 
 def keep_copy(directory: Path, account: AccountFile) -> None:

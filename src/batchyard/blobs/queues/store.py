@@ -167,7 +167,7 @@ class QueueStore:
                 _count(tx, row["queue"], -1)
             return len(found) == limit
 
-        return self._catalogue.write(work)
+        return self._catalogue.finds("SELECT 1 FROM messages WHERE expires <= ? LIMIT 1", now_us) and self._catalogue.write(work)
 
     def purge(self, limit: int) -> bool:
         """Remove up to `limit` messages of deleted queues; whether there may be more."""
@@ -183,7 +183,7 @@ class QueueStore:
                 tx.execute("DELETE FROM queues WHERE id = ?", (queue["id"],))
             return True
 
-        return self._catalogue.write(work)
+        return self._catalogue.finds("SELECT 1 FROM queues WHERE name IS NULL LIMIT 1") and self._catalogue.write(work)
 
     def shrink(self, pages: int) -> int:
         """Give up to `pages` free pages of the file back to the disk; how many."""

@@ -317,7 +317,7 @@ class LocalBlobStore(Containers, Marks):
             files, _ = rows.purge_some(tx, row["id"], limit)
             return True, files
 
-        return self._and_give_up(work)
+        return self._catalogue.finds("SELECT 1 FROM containers WHERE name IS NULL LIMIT 1") and self._and_give_up(work)
 
     def oldest_block(self) -> int | None:
         """When the oldest of the uncommitted blocks was staged, None when there are none."""
