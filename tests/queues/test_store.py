@@ -110,6 +110,27 @@ def test_what_was_acknowledged_outlives_a_kill(driver: str, tmp_path: Path) -> N
     store.close()
 
 
+def test_two_processes_claim_no_message_twice(driver: str, tmp_path: Path) -> None:
+    path = databases.place(tmp_path / "queues.db")
+    store = QueueStore(path)
+    store.create(REF, {})
+    command = [sys.executable, "-c", CHILD, str(path)]
+    children = [subprocess.Popen([*command, str(NOW + life)], stdout=subprocess.PIPE, text=True) for life in range(2)]
+    said: list[list[str]] = []
+    for child in children:
+        assert child.stdout is not None
+        said += [child.stdout.readline().split() for _ in range(80)]
+    for child in children:
+        child.kill()
+        said += [line.split() for line in child.communicate()[0].splitlines(keepends=True) if line.count(" ") == 1 and line.endswith("\n")]
+    got = [text for what, text in said if what == "got"]
+    assert len(got) == len(set(got))
+    assert {text.partition("-")[0] for text in got} == {str(NOW), str(NOW + 1)}
+    with store._catalogue.reading() as tx:
+        assert store.queue(REF).count == tx.execute("SELECT COUNT(*) FROM messages").fetchone()[0]
+    store.close()
+
+
 @pytest.mark.sqlite
 def test_a_get_costs_the_same_in_a_long_queue(store: QueueStore) -> None:
     """Steps of SQLite, so the speed of the machine does not matter."""
