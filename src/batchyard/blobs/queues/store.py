@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 _metadata = msgspec.json.Decoder(dict[str, str])
 _policies = msgspec.json.Decoder(dict[str, AccessPolicy])
+_QUEUE_COLUMNS = "id, account, name, metadata, policies, messages"
 _COLUMNS = "seq, id, text, inserted, expires, visible, dequeued, receipt"
 
 
@@ -83,7 +84,7 @@ class QueueStore:
         upper, values = ("AND name < ?", [end]) if end is not None else ("", [])
         with self._catalogue.reading() as tx:
             found = tx.execute(
-                f"SELECT * FROM queues WHERE account = ? AND name >= ? {upper} ORDER BY name LIMIT ?",
+                f"SELECT {_QUEUE_COLUMNS} FROM queues WHERE account = ? AND name >= ? {upper} ORDER BY name LIMIT ?",
                 (account, max(start, prefix), *values, limit + 1),
             ).fetchall()
         entries = tuple(_as_queue(row) for row in found)
@@ -146,7 +147,7 @@ class QueueStore:
         """Remove all messages: at once for everybody, from the file in batches, see `purge`."""
 
         def work(tx: Connection, queue: int) -> None:
-            row = tx.execute("SELECT * FROM queues WHERE id = ?", (queue,)).fetchone()
+            row = tx.execute(f"SELECT {_QUEUE_COLUMNS} FROM queues WHERE id = ?", (queue,)).fetchone()
             tx.execute("UPDATE queues SET name = NULL WHERE id = ?", (queue,))
             tx.execute(
                 "INSERT INTO queues (account, name, metadata, policies, messages) VALUES (?, ?, ?, ?, 0)",
@@ -194,7 +195,7 @@ class QueueStore:
 
 
 def _row(tx: Connection, ref: QueueRef) -> Row:
-    row: Row | None = tx.execute("SELECT * FROM queues WHERE account = ? AND name = ?", (ref.account, ref.queue)).fetchone()
+    row: Row | None = tx.execute(f"SELECT {_QUEUE_COLUMNS} FROM queues WHERE account = ? AND name = ?", (ref.account, ref.queue)).fetchone()
     if row is None:
         raise BlobError("QueueNotFound")
     return row

@@ -76,7 +76,7 @@ class Containers:
         upper, values = ("AND name < ?", [end]) if end is not None else ("", [])
         with self._catalogue.reading() as tx:
             found = tx.execute(
-                f"SELECT * FROM containers WHERE account = ? AND name >= ? {upper} ORDER BY name LIMIT ?",
+                f"SELECT {rows.BOX_COLUMNS} FROM containers WHERE account = ? AND name >= ? {upper} ORDER BY name LIMIT ?",
                 (account, max(query.start, query.prefix), *values, query.limit + 1),
             ).fetchall()
         entries = [rows.as_container(row) for row in found]

@@ -154,8 +154,7 @@ class LocalBlobStore(Containers, Marks):
     def put(self, ref: BlobRef, draft: BlobDraft, conditions: Conditions) -> PutUpload:
         """Begin a new version of a blob; fails early when the commit is sure to fail."""
         with self._catalogue.reading() as tx:
-            container = rows.container_row(tx, ref.parent)["id"]
-            check_write(conditions, rows.version_of(rows.find_blob(tx, container, ref.name)))
+            check_write(conditions, rows.version_of(rows.placed(tx, ref)[1]))
         return PutUpload(self._catalogue, self._files, ref, draft, conditions)
 
     def stage(self, ref: BlobRef, block_id: str, conditions: Conditions = ALWAYS) -> StageUpload:
@@ -174,8 +173,7 @@ class LocalBlobStore(Containers, Marks):
         """Make the blob out of blocks; uncommitted blocks that are not named go."""
 
         def work(tx: Connection) -> tuple[Blob, set[str]]:
-            container = rows.container_row(tx, ref.parent)["id"]
-            old = rows.find_blob(tx, container, ref.name)
+            container, old = rows.placed(tx, ref)
             check_write(conditions, rows.version_of(old))
             if old is not None and old["kind"] != BlobKind.BLOCK:
                 raise BlobError("InvalidBlobType")

@@ -32,6 +32,12 @@ MAX_STAGED_BLOCKS = 100_000
 _FIRST_PART, _LARGEST_PART = 16, 1024
 
 _BLOB_COLUMNS = "id, container, name, snapshot, kind, length, etag, modified, created, headers, metadata, block_count, extras"
+BOX_COLUMNS = "id, account, name, etag, modified, metadata, policies, lease"
+_BOX = f"SELECT {BOX_COLUMNS} FROM containers WHERE account = ? AND name = ?"
+_BLOB_IN = (
+    f"SELECT {_BLOB_COLUMNS} FROM blobs WHERE container = (SELECT id FROM containers WHERE account = ? AND name = ?)"
+    " AND name = ? AND snapshot = ?"
+)
 SEAM = "\0"
 """Between a name and a snapshot, in what starts a page of a listing with snapshots; no name holds it."""
 _metadata = msgspec.json.Decoder(dict[str, str])
@@ -94,7 +100,7 @@ def container_row(tx: Connection, ref: ContainerRef) -> Row:
 
 def find_container(tx: Connection, ref: ContainerRef) -> Row | None:
     """Row of a container, None when there is none."""
-    row: Row | None = tx.execute("SELECT * FROM containers WHERE account = ? AND name = ?", (ref.account, ref.container)).fetchone()
+    row: Row | None = tx.execute(_BOX, (ref.account, ref.container)).fetchone()
     return row
 
 
@@ -108,10 +114,20 @@ def find_blob(tx: Connection, container: int, name: str, snapshot: str | None = 
 
 def blob_row(tx: Connection, ref: BlobRef) -> Row:
     """Row of a committed blob; raises ContainerNotFound or BlobNotFound."""
-    row = find_blob(tx, container_row(tx, ref.parent)["id"], ref.name, ref.snapshot)
+    row = placed(tx, ref)[1]
     if row is None:
         raise BlobError("BlobNotFound")
     return row
+
+
+def placed(tx: Connection, ref: BlobRef) -> tuple[int, Row | None]:
+    """The id of a blob's container, and the blob's row when there is one; both are asked for at once. Raises ContainerNotFound."""
+    container = tx.execute(_BOX, (ref.account, ref.container))
+    blob = tx.execute(_BLOB_IN, (ref.account, ref.container, ref.name, ref.snapshot or CURRENT))
+    box, found = container.fetchone(), blob.fetchone()
+    if box is None:
+        raise BlobError("ContainerNotFound")
+    return box["id"], found
 
 
 def version_of(row: Row | None) -> Version | None:
@@ -241,14 +257,14 @@ def replace_blob(tx: Connection, ref: BlobRef, draft: BlobDraft, length: int, co
 
     Raises unless the conditions hold. A lease outlives what it is on.
     """
-    container = container_row(tx, ref.parent)["id"]
-    old = find_blob(tx, container, ref.name)
+    container, old = placed(tx, replace(ref, snapshot=None))
     check_write(conditions, version_of(old))
-    gone = drop_staged(tx, container, ref.name)
+    gone = [_drop_staged(tx, container, ref.name)]
     if old is not None:
         draft = replace(draft, extras=replace(draft.extras, lease=kept(extras_of(old).lease, now_us)))
-        gone += drop_version(tx, old["id"])
-    return insert_blob(tx, container, ref.name, draft, length, now_us), gone
+        gone.append(_drop_version(tx, old["id"]))
+    made = insert_blob(tx, container, ref.name, draft, length, now_us)
+    return made, [file for answer in gone for file in _files(answer)]
 
 
 def insert_segment(
@@ -261,15 +277,22 @@ def insert_segment(
 
 def drop_version(tx: Connection, blob: int) -> list[str]:
     """Remove a version and return the names of its data files, which the caller gives up after the commit."""
+    return _files(_drop_version(tx, blob))
+
+
+def _drop_version(tx: Connection, blob: int) -> Answer:
     tx.execute("DELETE FROM tags WHERE blob = ?", (blob,))
     tx.execute("DELETE FROM blobs WHERE id = ?", (blob,))
-    gone = tx.execute("DELETE FROM segments WHERE blob = ? RETURNING file", (blob,))
-    return [row["file"] for row in gone if row["file"] is not None]
+    return tx.execute("DELETE FROM segments WHERE blob = ? RETURNING file", (blob,))
 
 
 def drop_staged(tx: Connection, container: int, name: str) -> list[str]:
     """Remove the uncommitted blocks of a blob and return their data files."""
-    return _files(tx.execute("DELETE FROM staged WHERE container = ? AND name = ? RETURNING file", (container, name)))
+    return _files(_drop_staged(tx, container, name))
+
+
+def _drop_staged(tx: Connection, container: int, name: str) -> Answer:
+    return tx.execute("DELETE FROM staged WHERE container = ? AND name = ? RETURNING file", (container, name))
 
 
 def purge_some(tx: Connection, container: int, limit: int) -> tuple[list[str], bool]:
@@ -382,4 +405,4 @@ def scan_tagged(tx: Connection, account: str, container: str | None, after: tupl
 
 
 def _files(rows: Iterable[Row]) -> list[str]:
-    return [row["file"] for row in rows]
+    return [row["file"] for row in rows if row["file"] is not None]
