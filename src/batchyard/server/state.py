@@ -166,7 +166,7 @@ def _refuse_damage(directory: Path) -> None:
     ]
     queues = directory / QUEUES
     if queues.exists() and queues.stat().st_size:  # earlier releases did not make it, and a crash may have come between
-        found.append((QUEUES, _damage(queues, QUEUES_SCHEMA)))
+        found.append((QUEUES, damage(queues, lambda model, version: build(model, version, QUEUES_SCHEMA))))
     for name, wrong in found:
         if wrong:
             raise Refused(f"{directory / name} is damaged ({wrong}): put a copy of it back")
