@@ -123,13 +123,11 @@ class Places:
         account_file.store(self._home(row) / account_file.NAME, account)
         return account
 
-    def learn_keys(self, row: AccountRow, db: Database) -> AccountFile:
-        """The keys of a world in a database that is open here, which another server may have renewed. Raises Unusable, StoreUnavailable."""
-        account = shared.keys_of(db)
+    def learn_keys(self, row: AccountRow, account: AccountFile) -> None:
+        """Another server may have renewed keys of a world in a database. Raises OSError."""
         self._believe(row, account)
         if row.location == DEFAULT:
             shared.keep_copy(self._directory, account)
-        return account
 
     def place(self, row: AccountRow) -> tuple[Path | str, Path]:
         """Where a world lies, a directory or the URL of a schema, and the directory of its blobs."""
