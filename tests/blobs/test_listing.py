@@ -74,9 +74,9 @@ def test_a_page_reads_only_its_own_rows(shared: LocalBlobStore) -> None:
     shared.create_container(ref, {}, 1)
     container = shared._catalogue.write(lambda tx: tx.execute("SELECT id FROM containers WHERE name = 'big'").fetchone()[0])
     rows = [(container, f"{n // 1000:03d}/{n:06d}") for n in range(100_000)]
-    shared._catalogue.write(
-        lambda tx: tx.executemany("INSERT INTO blobs VALUES (NULL, ?, ?, '~', 'BlockBlob', 0, '0x1', 1, 1, '{}', '{}', 0, NULL)", rows)
-    )
+    columns = "container, name, snapshot, kind, length, etag, modified, created, headers, metadata, block_count"
+    sql = f"INSERT INTO blobs ({columns}) VALUES (?, ?, '~', 'BlockBlob', 0, '0x1', 1, 1, '{{}}', '{{}}', 0)"
+    shared._catalogue.write(lambda tx: tx.executemany(sql, rows).rowcount)
     queries = [ListQuery(limit=10), ListQuery(start="050/050500", limit=10), ListQuery(delimiter="/", start="050/", limit=10)]
     for query in [*queries, ListQuery(prefix="099/", limit=10)]:
         assert steps(shared, ref, query) < 100
