@@ -37,8 +37,8 @@ test-clients: setup .venv-clients/.ready ## run the tests with older clients, of
 races: setup ## try each race between a task and root RACES times (1,000)
 	BATCHYARD_RACES=$(RACES) $(BIN)/python -m pytest -n 0 --timeout 0 tests/agent/test_races.py $(ARGS)
 
-test-postgres: setup ## run all tests of store and engine on PostgreSQL: an embedded one, or that of BATCHYARD_TEST_POSTGRES=URL
-	$(BIN)/python -m pytest -n $(WORKERS) --driver postgres tests/store tests/engine $(ARGS)
+test-postgres: setup ## run all tests of store, engine, blobs and queues on PostgreSQL: an embedded one, or that of BATCHYARD_TEST_POSTGRES=URL
+	$(BIN)/python -m pytest -n $(WORKERS) --driver postgres tests/store tests/engine tests/blobs tests/queues $(ARGS)
 
 docs: .venv/.ready .venv-docs/.ready ## build the documentation as a site in build/site and check every link of it
 	rm -rf build/site

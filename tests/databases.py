@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import postgres
-from batchyard.store import drivers
+from batchyard import drivers
 from batchyard.store.db import MEMORY
 
 SQLITE, POSTGRES = "sqlite", "postgres"

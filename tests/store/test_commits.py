@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from store_rows import NOW, add_job, add_tasks, numbers
 
 import databases
+from batchyard.drivers.postgres import connect
+from batchyard.drivers.postgres_words import locate
 from batchyard.model.errors import let_go
 from batchyard.store import jobs, leases, tasks
 from batchyard.store.db import MEMORY, Database, StoreUnavailable
-from batchyard.store.drivers.postgres import connect
-from batchyard.store.drivers.postgres_words import locate
 from batchyard.store.reader import Reader, Statement
 from batchyard.store.tx import Conflict, Tx
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
-from batchyard.store.drivers.base import Connection
+from batchyard.drivers.base import Connection
 
 R = TypeVar("R")
 Params = Mapping[str, Any]

@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from msgspec.structs import replace
 
-from batchyard.store.drivers.base import Answer, Connection
+from batchyard.drivers.base import Answer, Connection
 from batchyard.store.reader import Change, Params, Reader, Statement
 
 _RESERVE = Statement(
