@@ -10,7 +10,7 @@ import structlog
 
 from batchyard.engine.loops import LEASE_S
 from batchyard.store import servers
-from batchyard.store.db import Database
+from batchyard.store.db import Database, StoreUnavailable
 from batchyard.store.servers import ServerRow
 from batchyard.store.tx import Tx
 
@@ -50,7 +50,10 @@ class Peers:
 
     async def beat(self) -> None:
         """Say that this server lives, and see who else does."""
-        there, found = await self._registry.run(self._beat)
+        try:
+            there, found = await self._registry.run(self._beat)
+        except StoreUnavailable:
+            return  # which all others tell; what is known of them stands
         if not there:
             log.error("another process has taken the place of this server: its state directory is a copy", server=self.id)
             self._displaced()
