@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from engine_world import World
+from failing_providers import AnswersLate
 
 from batchyard.engine.pools import capacity
 from batchyard.engine.pools.capacity import Plan, own_plan
@@ -70,10 +71,12 @@ def test_a_node_on_the_machine_of_a_dead_server_is_nobody_elses(world: World) ->
     plan(world, Here("a", {"a": 0, "b": 1}, BOUND))
     (node,) = nodes(world)
     assert world.run(capacity.launched, node.pk, "there", world.now, "b")
-    alone = Here("a", {"a": 5}, BOUND)
+    alone = Here("a", {"a": 5}, BOUND, frozenset({"a"}))
     made = plan(world, alone)
     assert (made.launch, made.watch, made.release, nodes(world)[0].server) == ([], [], [], "b")
     world.delete_pool("big")
+    plan(world, Here("a", {"a": 5}, BOUND, frozenset({"a", "b"})))
+    assert len(nodes(world)) == 1, "it lived a moment ago, and releases the node itself"
     plan(world, alone)
     assert nodes(world) == [], "what is not wanted any more is not waited for"
 
@@ -97,3 +100,33 @@ def test_a_server_that_has_no_room_after_all_passes_the_node_on(world: World) ->
     assert nodes(world)[0].server == "c"
     world.run(capacity.launched, node.pk, "there", world.now, "c")
     assert not world.run(elsewhere, node.pk, "c"), "one that has a machine stays there"
+
+
+async def test_a_server_that_was_taken_for_gone_removes_what_others_gave_up() -> None:
+    provider = AnswersLate()
+    provider.go.set()
+    world = World(provider=provider)
+    here = Here("a", {"a": 5}, BOUND, frozenset({"a"}))
+    world.capacity_job._here = lambda: here
+    grow(world, 1)
+    await world.capacity_job.run_once()
+    await world.capacity_job.settle()
+    (node,) = nodes(world)
+    assert node.handle is not None
+    world.run(lambda tx: node_rows.delete(tx, node.pk))
+    await world.capacity_job.run_own()
+    await world.capacity_job.settle()
+    assert await provider.observe([node.handle]) == {node.handle: "alive"}
+    here = Here("a", {"a": 5}, BOUND, frozenset({"a"}), 1)
+    await world.capacity_job.run_own()
+    await world.capacity_job.settle()
+    assert await provider.observe([node.handle]) == {node.handle: "gone"}
+    world.close()
+
+
+def test_what_leaves_before_it_was_anybodys_is_gone_at_once(world: World) -> None:
+    grow(world, 1)
+    world.run(capacity.make_plan, b"key", world.now, world.offer)
+    world.delete_pool("big")
+    made = plan(world, Here("a", {"a": 1}, BOUND))
+    assert [pk for pk, _ in made.release] == [node.pk for node in nodes(world)]

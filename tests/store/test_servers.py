@@ -86,7 +86,8 @@ def test_what_a_dead_server_had_open_is_opened_by_another(registry: Database, al
     assert due(registry) == []
     registry.call(servers.close_world, row(registry, alpha), "b", LIFE_US, 99)
     assert row(registry, alpha).due == 99
-    assert registry.call(servers.beat, "a", "a1", 3, LIFE_US), "it was only paused, and has the world open still"
+    assert registry.call(servers.beat, "a", "a1", 3, LIFE_US) == (True, True), "it was only paused, and has the world open still"
+    assert registry.call(servers.beat, "a", "a1", 3, LIFE_US) == (True, False)
     assert row(registry, alpha).due == 0
     registry.call(servers.begin, "a", "a2", "http://a", 3, alone=False)
     assert due(registry) == ["alpha"], "a new life of it has nothing open"
@@ -94,7 +95,7 @@ def test_what_a_dead_server_had_open_is_opened_by_another(registry: Database, al
 
 def test_a_copy_of_a_server_takes_its_place_and_the_first_one_hears_of_it(registry: Database) -> None:
     registry.call(servers.begin, "a", "a2", "http://other", 3, alone=False)
-    assert not registry.call(servers.beat, "a", "a1", 3, LIFE_US)
+    assert registry.call(servers.beat, "a", "a1", 3, LIFE_US) == (False, False)
     registry.call(servers.leave, "a", "a1")
     assert {found.url: found.seen > 0 for found in registry.call(servers.every)} == {"http://other": True, "http://b": True}
     registry.call(servers.leave, "a", "a2")

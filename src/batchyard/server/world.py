@@ -28,8 +28,8 @@ from batchyard.disk import space
 from batchyard.engine.clock import Clock
 from batchyard.engine.loops import Lease
 from batchyard.engine.nodes.linked_storage import LinkedStorage
-from batchyard.engine.pools.capacity import Capacity, at_home
-from batchyard.engine.pools.machines import Here
+from batchyard.engine.pools.capacity import Capacity
+from batchyard.engine.pools.machines import Here, at_home
 from batchyard.engine.upkeep import rest
 from batchyard.engine.upkeep.upkeep import Upkeep
 from batchyard.engine.wakes import Wakes
@@ -150,7 +150,7 @@ class World:
         blobs = storage_endpoint(self.store, keys, moment, room.for_content, public=config.public_access, fetches=self._fetches)
         self.api = Api(self.services, {account.storage_name: blobs, QUEUES: queue_endpoint(self.queues, keys, moment, room.for_content)})
         self._lease = Lease(self.db, peers.id, peers.seconds, alone=not shared)
-        self._here = None if peers.alone else lambda: Here(peers.id, peers.rooms(), frozenset({LOCAL}))
+        self._here = None if peers.alone else lambda: Here(peers.id, peers.rooms(), frozenset({LOCAL}), peers.there, peers.missed)
         join_us = int(config.node_join_s * 1e6)
         providers: dict[str, NodeProvider] = {LOCAL: self.provider, JOINED: JoinedProvider()}
         self._capacity = Capacity(self.db, providers, clock, self.known.node_key, join_us, self.services.offer, named, self._here)
