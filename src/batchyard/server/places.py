@@ -124,13 +124,11 @@ class Places:
         account_file.store(self._home(row) / account_file.NAME, account)
         return account
 
-    def learn_keys(self, row: AccountRow, db: Database) -> AccountFile:
-        """The keys of a world in a database that is open here, which another server may have renewed. Raises Unusable, StoreUnavailable."""
-        account = shared.keys_of(db)
+    def learn_keys(self, row: AccountRow, account: AccountFile) -> None:
+        """Another server may have renewed keys of a world in a database. Raises OSError."""
         self._believe(row, account)
         if row.location == DEFAULT:
             shared.keep_copy(self._directory, account)
-        return account
 
     def is_shared(self, row: AccountRow) -> bool:
         """True for a world that several servers may have open."""

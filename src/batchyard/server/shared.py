@@ -21,6 +21,7 @@ from batchyard.server.state import DATABASE, OPERATOR_KEY, QUEUES, State, adopt,
 from batchyard.store import drivers, migrate, secrets
 from batchyard.store.db import Database, StoreUnavailable, open_store, peek
 from batchyard.store.migrate import NewerSchema
+from batchyard.store.reader import Reader
 from batchyard.store.tx import Taken, Tx
 
 KEYS = "keys"
@@ -124,9 +125,9 @@ def keys(location: str) -> AccountFile | None:
     return None if text is None else account_file.decoded(text, "the account in the database")
 
 
-def keys_of(db: Database) -> AccountFile:
-    """The account of a world that is open. Raises Unusable, StoreUnavailable."""
-    return account_file.decoded(db.call(lambda tx: secrets.find(tx, _ACCOUNT) or ""), "the account in the database")
+def keys_in(reader: Reader) -> AccountFile:
+    """The account of a world. Raises Unusable."""
+    return account_file.decoded(secrets.find(reader, _ACCOUNT) or "", "the account in the database")
 
 
 def renew(location: str, number: int) -> AccountFile:
