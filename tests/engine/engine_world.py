@@ -96,7 +96,7 @@ _NO_CHANGE = {
 """Events that change no state, or that of the allocation, which has none of its own in the log."""
 _SUBJECTS = ("pool", "node", "job", "task", "start", "preparation", "release")
 _PLAIN = re.compile(r"[a-z]+( [a-z]+)*")
-_TOPIC = re.compile(r"capacity|upkeep|node:[0-9]+|(pool|demand):[a-z0-9_-]+")
+_TOPIC = re.compile(r"capacity|upkeep|lease|node:[0-9]+|(pool|demand):[a-z0-9_-]+")
 _EVERY_WRITE_COUNTS = (
     "CREATE TEMP TRIGGER every_write_to_{0}_counts AFTER UPDATE ON main.{0} WHEN new.version <> old.version + 1"
     " BEGIN SELECT raise(ABORT, 'a write to a {0} that its version does not show'); END"

@@ -222,8 +222,8 @@ def test_servers_speak_to_each_other_by_tls_under_one_authority(fresh: New) -> N
 
     def run(server: Server, *words: str) -> str:
         command = [sys.executable, "-P", "-m", "batchyard.cli.main", *words]
-        command[6:6] = ["--dir", str(server.directory)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        environment = {**os.environ, "BATCHYARD_DIR": str(server.directory)}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
