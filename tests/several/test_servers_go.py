@@ -19,6 +19,7 @@ from several_servers import Cluster, client, idle, make_pool, sdk
 from tests.conftest import Server, wait_for
 
 import postgres
+from batchyard.server import account_file
 from batchyard.store import leases
 from batchyard.store.db import open_store
 
@@ -195,6 +196,22 @@ def test_a_server_whose_database_is_away_says_so_and_goes_on(fresh: New) -> None
         if server is not None:
             server.stop()
         own.stop()
+
+
+def test_a_server_that_cannot_use_its_database_says_why_in_one_sentence(tmp_path: Path) -> None:
+    def up(**more: str) -> str:
+        command = [sys.executable, "-P", "-m", "batchyard.cli.main", "up", "--dir", str(tmp_path / "state"), "--port", "0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env={**os.environ, **more})
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "secret" not in done.stderr + (tmp_path / "state" / "server.log").read_text()
+        return done.stderr
+
+    (tmp_path / "state").mkdir()
+    away = up(BATCHYARD_DATABASE="postgresql://me:secret@127.0.0.1:1/accounts?connect_timeout=2")
+    assert "the database with schema batchyard cannot be used" in away
+    (tmp_path / "state" / "account.json").write_bytes(account_file.encoded(account_file.fresh()))
+    (tmp_path / "state" / "server.id").write_text("0" * 16)
+    assert "start it with --database where its accounts lie in one" in up()
 
 
 def test_servers_speak_to_each_other_by_tls_under_one_authority(fresh: New) -> None:

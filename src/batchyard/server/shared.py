@@ -17,7 +17,7 @@ from batchyard.engine.wakes import Wakes
 from batchyard.server import account_file
 from batchyard.server.account_file import AccountFile
 from batchyard.server.refusals import Refused
-from batchyard.server.state import DATABASE, MOVED, OPERATOR_KEY, State, adopt, drop_storage, open_storage
+from batchyard.server.state import DATABASE, MOVED, OPERATOR_KEY, SERVER_ID, State, adopt, drop_storage, open_storage
 from batchyard.store import migrate, secrets
 from batchyard.store.db import Database, StoreUnavailable, open_store, peek
 from batchyard.store.migrate import NewerSchema
@@ -26,7 +26,7 @@ from batchyard.store.tx import Taken, Tx
 
 KEYS = "keys"
 """Topic of a world: its account has other keys."""
-_ACCOUNT, OPERATOR, _CLUSTER, _AUTHORITY, _SERVER = "account", "operator", "servers", "authority", "server.id"
+_ACCOUNT, OPERATOR, _CLUSTER, _AUTHORITY = "account", "operator", "servers", "authority"
 
 
 def open_world(location: str, home: Path, blobs: Path, hub: Wakes, fresh: Callable[[], AccountFile] = account_file.fresh) -> State:
@@ -120,7 +120,7 @@ def authority(registry: Database, own: str) -> str:
 
 def server_id(directory: Path) -> str:
     """Which server this is, the same in every life of it: a state directory has one server at a time. Raises OSError."""
-    path = directory / _SERVER
+    path = directory / SERVER_ID
     with suppress(FileNotFoundError, UnicodeDecodeError):
         if found := path.read_text(encoding="ascii").strip():
             return found
@@ -182,4 +182,4 @@ def _refusing(location: str) -> Iterator[None]:
     except Exception as error:
         if not drivers.of_postgres(error) and not isinstance(error, StoreUnavailable):
             raise
-        raise Refused(f"the database with schema {drivers.schema(location)} cannot be used ({str(error).strip()})") from None
+        raise Refused(f"the database with schema {drivers.schema(location)} cannot be used ({' '.join(str(error).split())})") from None

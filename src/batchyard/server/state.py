@@ -28,6 +28,8 @@ DATABASE, BLOBS, CATALOGUE, QUEUES = "batchyard.db", "blobs", "catalogue.db", "q
 REGISTRY, ACCOUNTS, OPERATOR_KEY = "registry.db", "accounts", "operator.key"
 MOVED = "moved.to"
 """Says which database the accounts of a state directory were moved into."""
+SERVER_ID = "server.id"
+"""File that says which of the servers that share a database this one is."""
 DEFAULT = "."
 """Where the world of the default account lies: in the state directory itself."""
 _DIRECTORIES = ("nodes", BLOBS, f"{BLOBS}/data")
@@ -46,8 +48,9 @@ def open_account(directory: Path, fresh: Callable[[], AccountFile] = account_fil
     if account is not None:
         for missing in (database, directory / BLOBS / CATALOGUE):
             if not missing.exists():
+                shared = "start it with --database where its accounts lie in one, " if (directory / SERVER_ID).exists() else ""
                 raise Refused(
-                    f"{missing} is missing although there is an account: put it back, or take all of {directory} away to begin anew"
+                    f"{missing} is missing although there is an account: {shared}put it back, or take all of {directory} away to begin anew"
                 )
         return account
     begun = account_file.read(directory / account_file.UNFINISHED)
