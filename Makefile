@@ -3,6 +3,8 @@ PYTHON  ?= python3
 WORKERS ?= auto
 ARGS    ?=
 RACES   ?= 1000
+TASKS   ?= 20000
+KILLS   ?= 100
 
 BIN   := .venv/bin
 # The oldest that is installed.
@@ -17,7 +19,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-az test-clients test-postgres races docs lint fix bench mutants pythons release serve lock clean
+.PHONY: help setup demo test test-az test-clients test-postgres races chaos docs lint fix bench mutants pythons release serve lock clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -45,6 +47,9 @@ ifeq ($(BATCHYARD_TEST_POSTGRES),)
 	@[ -n "$(DEBIAN_POSTGRES)" ] || echo "no PostgreSQL of Debian here: apt-get install postgresql"
 	$(if $(DEBIAN_POSTGRES),BATCHYARD_TEST_POSTGRES_PROGRAMS=$(DEBIAN_POSTGRES) $(BIN)/python -m pytest -n $(WORKERS) --driver postgres tests/store $(ARGS))
 endif
+
+chaos: setup ## kill servers, agents and their PostgreSQL KILLS times (100) while TASKS tasks (20,000) run
+	BATCHYARD_CHAOS_TASKS=$(TASKS) BATCHYARD_CHAOS_KILLS=$(KILLS) $(BIN)/python -m pytest -n 0 -s tests/several/test_chaos.py $(ARGS)
 
 docs: .venv/.ready .venv-docs/.ready ## build the documentation as a site in build/site and check every link of it
 	rm -rf build/site
