@@ -36,7 +36,7 @@ from batchyard.rules.conditions import Conditions
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store.db import StoreUnavailable
-from batchyard.drivers.postgres_words import Location
+from batchyard.store.drivers.postgres_words import Location
 from batchyard.store.jobs import JobRow
 from batchyard.store.nodes import NodeRow
 from batchyard.store.tx import Conflict, Tx

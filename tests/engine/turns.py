@@ -13,8 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from batchyard.store.db import Database
-from batchyard.drivers.pipeline import PostgresConnection
-from batchyard.drivers.postgres import PostgresDriver, connect
+from batchyard.store.drivers.pipeline import PostgresConnection
+from batchyard.store.drivers.postgres import PostgresDriver, connect
 
 T = TypeVar("T")
 PATIENCE_S = 90.0
