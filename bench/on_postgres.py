@@ -5,13 +5,13 @@ The database is one of its own that syncs to disk, on a socket of this machine.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +34,14 @@ def lines(pairs: int, adds: int, no_ops: int, reads: int) -> Iterator[Line]:
     os.environ[postgres.OWN] = cluster.url
     try:
         yield from _trips()
-        database = ["--database", f"{cluster.url}&schema=bench"]
-        with Server(options=database) as server, Server() as plain:
-            yield from _adding(server, pairs, adds, cluster.url)
-            yield _completing(server, plain, pairs, no_ops)
-            with _beside(server, database) as other:
-                yield from _reading(server, other, reads)
+        with tempfile.TemporaryDirectory(prefix="batchyard-bench-") as blobs:
+            database = ["--database", f"{cluster.url}&schema=bench", "--blobs", blobs]
+            with Server(options=database) as server:
+                yield from _adding(server, pairs, adds, cluster.url)
+                with Server() as plain:
+                    yield _completing(server, plain, pairs, no_ops)
+                with Server(options=database) as other:
+                    yield from _reading(server, other, reads)
     finally:
         cluster.stop()
 
@@ -58,13 +60,6 @@ def _completing(server: Server, plain: Server, pairs: int, n: int) -> Line:
         each.add_pool("pool", 1, _SLOTS)
     seen = rounds.completing_on_both(server, plain, "pool", pairs, n)
     return Line("no-op tasks on PostgreSQL", rate(seen.rates), f"on SQLite {rate(seen.yard_rates)}", seen.ratio, seen.ratio, (0.5,))
-
-
-@contextlib.contextmanager
-def _beside(server: Server, database: Sequence[str]) -> Iterator[Server]:
-    """A second server on the same database and blobs."""
-    with Server(options=[*database, "--blobs", str(server.directory / "blobs")]) as other:
-        yield other
 
 
 def _reading(one: Server, other: Server, n: int) -> Iterator[Line]:
