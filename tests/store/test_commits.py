@@ -297,7 +297,9 @@ def test_a_task_starts_once(memory: Database) -> None:
     job = memory.call(add_job, "job")
     pk = memory.call(add_tasks, job, "a")
     row = {"pk": pk, "node_pk": 1, "state": "running", "now": NOW, "held": 1, "started": NOW}
-    assert [memory.call(tasks.start, [row]) for _ in range(2)] == [1, 0]
+    memory.call(tasks.start, [row])
+    with pytest.raises(Conflict, match="no longer ready"):
+        memory.call(tasks.start, [row])
     assert memory.call(numbers, "SELECT run FROM task") == [1]
 
 

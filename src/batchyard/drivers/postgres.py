@@ -251,7 +251,6 @@ class PostgresJournal:
         )
         for notice in _notices(self._writer, topics):
             connection.later("SELECT pg_notify($1, $2)", (self._location.topic, notice))
-        connection.settle()
         try:
             connection.finish("COMMIT")
         except psycopg.Error as error:
