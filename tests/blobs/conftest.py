@@ -26,7 +26,7 @@ from batchyard.api.wire.protocol import BoundedHttp
 from batchyard.blobs.edge.server import application
 from batchyard.blobs.store.local import LocalBlobStore
 
-ON_BOTH = ("test_store", "test_listing", "test_copy", "test_marks")
+ON_BOTH = ("test_store", "test_listing", "test_copy", "test_marks", "test_keeping", "test_pages", "test_paths")
 """What tests the catalogue runs on every database, the rest on SQLite unless `--driver` says otherwise."""
 ACCOUNT = "storage1"
 KEY = base64.b64encode(b"first key of the account, 32 byte").decode()

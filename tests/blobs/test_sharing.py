@@ -16,7 +16,7 @@ from tests.blobs.test_store import BOX, NOW, data_files, get, put, ref
 
 import postgres
 from batchyard import drivers
-from batchyard.blobs.base import ALWAYS, Blob, BlobDraft, BlobError, CopyDraft, ListQuery
+from batchyard.blobs.base import ALWAYS, Blob, BlobDraft, BlobError, Conditions, CopyDraft, Extras, ListQuery
 from batchyard.blobs.base import Copied as CopiedFrom
 from batchyard.blobs.errors import Fenced, Unavailable
 from batchyard.blobs.store import sharing
@@ -382,3 +382,22 @@ def test_servers_that_begin_at_the_same_time_share_one_directory(location: str, 
     assert count(stores[0], "session") == 4
     for store in stores:
         store.close()
+
+
+def test_a_copy_from_elsewhere_goes_on_with_another_server_once_its_own_is_gone(
+    one: LocalBlobStore, other: LocalBlobStore, opened: Opener
+) -> None:
+    def begin(store: LocalBlobStore, copy: str) -> None:
+        copied = CopiedFrom(copy, "http://elsewhere/a", "pending", "0/1")
+        store.begin_fetch(ref(copy), BlobDraft(extras=Extras(copied=copied)), ("http://elsewhere/a", ""), Conditions(now_us=NOW), 9)
+
+    begin(one, "closed")
+    begin(other, "silent")
+    assert (one.fetches(), other.fetches()) == ([], [])
+    one.close()
+    third = opened()
+    assert third.fetches() == ["closed"]
+    assert (other.fetches(), third.fetches()) == ([], [])
+    tend(third, times=SILENT_BEATS + 2)
+    assert third.fetches() == ["silent"]
+    assert third.fetches() == []

@@ -27,15 +27,21 @@ class FetchRows(Giving):
             blob, gone, _ = keeping.replace_blob(tx, ref, draft, 0, conditions, conditions.now_us)
             copied = draft.extras.copied
             assert copied is not None
-            tx.execute("INSERT INTO fetches (id, blob, url, etag) VALUES (?, ?, ?, ?)", (copied.id, blob["id"], *source))
+            tx.execute(
+                "INSERT INTO fetches (id, blob, url, etag, owner) VALUES (?, ?, ?, ?, ?)",
+                (copied.id, blob["id"], *source, self._files.owner),
+            )
             return rows.as_blob(blob), gone
 
         return self._and_give_up(work)
 
     def fetches(self) -> list[str]:
-        """Ids of all copies that are under way, or were when a server ended."""
-        with self._catalogue.reading() as tx:
-            return [row["id"] for row in tx.execute("SELECT id FROM fetches ORDER BY blob")]
+        """Ids of the copies that were under way when their server ended, and are this one's from now on."""
+        left = "owner NOT IN (SELECT id FROM session WHERE beats >= 0)"
+        if not self._catalogue.finds(f"SELECT 1 FROM fetches WHERE {left} LIMIT 1"):
+            return []
+        sql = f"UPDATE fetches SET owner = ? WHERE {left} RETURNING id"
+        return self._catalogue.write(lambda tx: [row["id"] for row in tx.execute(sql, (self._files.owner,))])
 
     def fetch(self, copy: str) -> Fetch | None:
         """A copy that is under way; None for one that was aborted or whose blob is gone."""

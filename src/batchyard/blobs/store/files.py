@@ -51,6 +51,11 @@ class DataFiles:
         """Where the file of that name is."""
         return self._directory / name[:2] / name
 
+    @property
+    def owner(self) -> str:
+        """Which of the servers that share the directory this is; empty for one that shares it with nobody."""
+        return ""
+
     def new_name(self) -> str:
         """A name for a file that is not there yet."""
         return secrets.token_hex(16)

@@ -59,6 +59,11 @@ class SharedFiles(DataFiles):
         if beating:
             self._thread.start()
 
+    @property
+    def owner(self) -> str:
+        """Its session."""
+        return self._session
+
     def new_name(self) -> str:
         """A name that says whose it is."""
         return f"{super().new_name()}.{self._session}"
