@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.storage.blob import BlobBlock, BlobClient, BlobServiceClient, ContainerClient, RetentionPolicy, generate_container_sas
 from tests.blobs.test_sdk import code_of
-from tests.blobs.test_store import tidy
+from tests.blobs.test_store import BOX, NOW, ref, tidy
+from tests.blobs.test_store import put as put_in
 
+from batchyard.blobs.base import ALWAYS, BlobError
 from batchyard.blobs.services import Properties
 from batchyard.blobs.store.files import INLINE_BYTES
 from batchyard.blobs.store.local import LocalBlobStore
@@ -279,3 +282,15 @@ def test_deleted_containers_come_back(endpoint: Any, service: BlobServiceClient)
         assert list(service.list_containers("kept-box", include_deleted=True)) == []
     finally:
         endpoint.store.set_properties(endpoint.account, lambda before: Properties())
+
+
+def test_what_expired_and_is_kept_as_a_version_is_not_due_again(store: LocalBlobStore) -> None:
+    store.create_container(BOX, {}, NOW)
+    store.set_properties(BOX.account, lambda now: replace(now, versions=True))
+    put_in(store, "a", b"1")
+    store.set_expiry(ref("a"), lambda created: NOW + 1, ALWAYS)
+    assert store.next_expiry() == NOW + 1
+    store.expire_deleted(10, NOW + 1)
+    with pytest.raises(BlobError, match="BlobNotFound"):
+        store.blob(ref("a"))
+    assert store.next_expiry() is None

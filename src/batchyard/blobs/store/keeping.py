@@ -15,6 +15,10 @@ from batchyard.blobs.store.services import properties_of
 from batchyard.drivers.base import Connection, Row
 
 _DAY_US = 86_400_000_000
+_EXPIRES = (
+    f"SELECT min(expires) FROM blobs WHERE expires IS NOT NULL AND snapshot = '{CURRENT}'"
+    " AND EXISTS (SELECT 1 FROM containers WHERE id = blobs.container AND name IS NOT NULL)"
+)
 
 
 class Keeping(Giving):
@@ -107,8 +111,9 @@ class Keeping(Giving):
     def next_expiry(self) -> int | None:
         """When the first of what does not stay is due, None when there is nothing."""
         with self._catalogue.reading() as tx:
-            columns = (("until", "blobs"), ("until", "containers"), ("expires", "blobs"))
-            found = [tx.execute(f"SELECT min({column}) FROM {table}").fetchone()[0] for column, table in columns]
+            found = [
+                tx.execute(sql).fetchone()[0] for sql in ("SELECT min(until) FROM blobs", "SELECT min(until) FROM containers", _EXPIRES)
+            ]
         return min((int(at) for at in found if at is not None), default=None)
 
 
