@@ -301,3 +301,14 @@ def test_too_many_copies_at_once_are_sent_away(fetching: Fetching) -> None:
                 store.begin_fetch(ref, draft, ("http://x/", ""), Conditions(now_us=1), most)
             assert caught.value.code == "ServerBusy"
     assert store.end_fetch("many-1", "aborted", "", 2)
+
+
+def test_what_there_is_no_room_for_is_not_begun(tmp_path: Path, elsewhere: Elsewhere) -> None:
+    store, clock = LocalBlobStore(tmp_path / "store"), Clock()
+    fetches = Fetches(store, Foreign(HERE), clock, lambda size: "full" if size >= len(CONTENT) else None)
+    for endpoint in serve(store, clock, fetches=fetches):
+        blob = endpoint.client().create_container("box").get_blob_client("a")
+        for call in (blob.start_copy_from_url, blob.upload_blob_from_url):
+            assert refused(lambda call=call: call(elsewhere.url("/file"))) == (503, "ServerBusy")
+        assert not blob.exists()
+        blob.stage_block_from_url("YQ==", elsewhere.url("/file"), source_offset=0, source_length=10)

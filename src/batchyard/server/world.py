@@ -146,7 +146,7 @@ class World:
             operator=None if named else server.operator,
         )
         keys, moment = {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now())
-        self._fetches = Fetches(self.store, Foreign(config.copy_networks), moment)
+        self._fetches = Fetches(self.store, Foreign(config.copy_networks), moment, room.for_content)
         blobs = storage_endpoint(self.store, keys, moment, room.for_content, public=config.public_access, fetches=self._fetches)
         self.api = Api(self.services, {account.storage_name: blobs, QUEUES: queue_endpoint(self.queues, keys, moment, room.for_content)})
         self._lease = Lease(self.db, peers.id, peers.seconds, alone=not shared)

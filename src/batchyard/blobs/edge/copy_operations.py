@@ -32,9 +32,10 @@ from batchyard.blobs.base import (
     Upload,
 )
 from batchyard.blobs.edge import documents, sas, sums, transfers
+from batchyard.blobs.edge.answers import busy
 from batchyard.blobs.edge.blob_operations import content_headers, tag_headers
-from batchyard.blobs.edge.fetches import MOST_PENDING
-from batchyard.blobs.edge.foreign import Foreign, ForeignReader, checked
+from batchyard.blobs.edge.fetches import MOST_PENDING, Fetches
+from batchyard.blobs.edge.foreign import ForeignReader, checked
 from batchyard.blobs.edge.grants import Grant, Level, Need, Scope
 from batchyard.blobs.edge.mark_operations import checked_tier, wanted_tags
 from batchyard.blobs.edge.request import Request, query_of
@@ -58,7 +59,7 @@ _CONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-
 class Elsewhere:
     """A source at another server."""
 
-    foreign: Foreign
+    fetches: Fetches
     url: str
 
     @property
@@ -71,7 +72,11 @@ class Elsewhere:
         headers = {name: request.headers[f"x-ms-source-{name}"] for name in _CONDITIONS if f"x-ms-source-{name}" in request.headers}
         if (wanted := _source_range(request)) is not None:
             headers["range"] = f"bytes={wanted[0]}-{wanted[1] - 1}"
-        return self.foreign.open(self.url, headers)
+        reader = self.fetches.foreign.open(self.url, headers)
+        if (reason := self.fetches.room(reader.length)) is not None:
+            reader.close()
+            raise busy(reason)
+        return reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +290,7 @@ async def _source(store: BlobStore, request: Request, grant: Grant) -> Source | 
     if not here:
         if request.fetches is None:
             raise BlobError("UnsupportedHeader", "Only blobs of this storage endpoint can be copied.")
-        return Elsewhere(request.fetches.foreign, checked(text))
+        return Elsewhere(request.fetches, checked(text))
     account, container, name = request.names_in(url.path)
     if account not in request.accounts or container is None or name is None:
         raise BlobError("CannotVerifyCopySource")

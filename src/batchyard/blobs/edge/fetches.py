@@ -27,10 +27,12 @@ _TELL_S = 1.0
 
 
 class Fetches:
-    """The copies from elsewhere of one store."""
+    """The copies from elsewhere of one store; `room` says why no content of so many bytes is taken at the moment."""
 
-    def __init__(self, store: BlobStore, foreign: Foreign, now: Callable[[], datetime]) -> None:
-        self.foreign = foreign
+    def __init__(
+        self, store: BlobStore, foreign: Foreign, now: Callable[[], datetime], room: Callable[[int], str | None] = lambda size: None
+    ) -> None:
+        self.foreign, self.room = foreign, room
         self._store, self._now = store, now
         self._lock = threading.Condition()
         self._waiting: deque[str] = deque()
@@ -107,6 +109,8 @@ class Fetches:
         reader = self.foreign.open(found.url, headers)
         upload = self._store.fetched(found.id)
         try:
+            if (reason := self.room(reader.length)) is not None:
+                raise OSError(reason)
             if self._read(found.id, reader, upload.write):
                 self._while_open(lambda: upload.commit(times.micros(self._now())))
         finally:
