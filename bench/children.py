@@ -2,6 +2,8 @@
 
 children.py add HOST PORT ACCOUNT KEY JOB KIND N SEED    collections of 100 over 8 connections
 children.py insert DATABASE KIND N SEED                  yardstick 2: the same rows in a bare loop
+children.py insert_postgres URL KIND N SEED              the same in PostgreSQL, by psycopg alone
+children.py read HOST PORT ACCOUNT KEY JOB N             a task, and now and then a page of tasks, over 8 connections
 children.py spawn N                                      yardstick 1: /bin/true, 16 in flight
 """
 
@@ -16,8 +18,12 @@ import sqlite3
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import bodies
+
+if TYPE_CHECKING:
+    from client import Account
 
 CONNECTIONS = 8
 SLOTS = 16
@@ -25,11 +31,27 @@ SLOTS = 16
 
 def add(host: str, port: str, account: str, key: str, job: str, kind: str, n: str, seed: str) -> dict[str, float]:
     """Add tasks as fast as the server takes them."""
-    from client import Account, Connection, Refused
+    from client import Account
 
     server = Account(host, int(port), account, key)
     tasks = [bodies.body(name) for name in bodies.names(kind, int(n), int(seed))]
     requests = [server.request("POST", f"/jobs/{job}/addtaskcollection", each) for each in bodies.collections(tasks)]
+    return _asked(server, requests)
+
+
+def read(host: str, port: str, account: str, key: str, job: str, n: str) -> dict[str, float]:
+    """Read as fast as the server answers: of ten requests nine are for a task, one is for a page of a hundred."""
+    from client import Account
+
+    server = Account(host, int(port), account, key)
+    paths = [f"/jobs/{job}/tasks?maxresults=100" if at % 10 == 9 else f"/jobs/{job}/tasks/task-{at:07}" for at in range(int(n))]
+    return _asked(server, [server.request("GET", path) for path in paths])
+
+
+def _asked(server: Account, requests: list[bytes]) -> dict[str, float]:
+    """Send requests over some connections, the next one when an answer is there."""
+    from client import Connection, Refused
+
     waiting = iter(requests)
     connections = [Connection(server) for _ in range(CONNECTIONS)]
     selector = selectors.DefaultSelector()
@@ -81,6 +103,27 @@ def insert(database: str, kind: str, n: str, seed: str) -> dict[str, float]:
     return {"seconds": time.monotonic() - begun, "cpu": time.process_time() - cpu}
 
 
+def insert_postgres(url: str, kind: str, n: str, seed: str) -> dict[str, float]:
+    """Insert the rows of a job, 100 per durable commit; what is sent together goes as psycopg sends many rows."""
+    import psycopg
+
+    names = bodies.names(kind, int(n), int(seed))
+    blobs = [bodies.body(name) for name in names]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("set synchronous_commit = on")
+        connection.execute(_SCHEMA.replace("integer", "bigint").replace("blob", "bytea"))
+        first = (connection.execute("select max(seq) from task").fetchone() or [None])[0] or 0
+        begun, cpu = time.monotonic(), time.process_time()
+        for at in range(0, len(names), bodies.PER_COLLECTION):
+            some = range(at + 1, min(at + bodies.PER_COLLECTION, len(names)) + 1)
+            now = time.time_ns() // 1000
+            with connection.transaction(), connection.cursor() as cursor:
+                tasks = [(first + i, first, names[i - 1], now) for i in some]
+                cursor.executemany("insert into task values (%s, %s, %s, 0, 0, %s, null)", tasks)
+                cursor.executemany("insert into body values (%s, %s)", [(first + i, blobs[i - 1]) for i in some])
+        return {"seconds": time.monotonic() - begun, "cpu": time.process_time() - cpu}
+
+
 def spawn(n: str) -> dict[str, float]:
     """Start processes in a bare loop."""
     begun, live = time.monotonic(), 0
@@ -99,5 +142,11 @@ def spawn(n: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    works: dict[str, Callable[..., dict[str, float]]] = {"add": add, "insert": insert, "spawn": spawn}
+    works: dict[str, Callable[..., dict[str, float]]] = {
+        "add": add,
+        "insert": insert,
+        "insert_postgres": insert_postgres,
+        "read": read,
+        "spawn": spawn,
+    }
     print(json.dumps(works[sys.argv[1]](*sys.argv[2:])))

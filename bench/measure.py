@@ -20,6 +20,7 @@ import commands
 import jobs
 import meter
 import million as queue
+import on_postgres
 import rounds
 import table
 from table import Line
@@ -27,7 +28,7 @@ from table import Line
 from server import NOBODY, Broken, Server
 
 PARTS = ("start", "idle", "latency", "no-op", "add", "unisolated")
-LONG_PARTS = ("release", "graph", "million", "nodes", "jobs", "beside", "cli")
+LONG_PARTS = ("release", "graph", "million", "nodes", "jobs", "beside", "cli", "postgres")
 """Measured only when they are named."""
 KEPT_PARTS = {"no-op", "add", "unisolated"}
 """Those with ratios that must not fall."""
@@ -52,6 +53,7 @@ class Size:
     jobs: int = 1_000
     waiting_jobs: int = 10_000
     beside: int = 50_000
+    reads: int = 4_000
 
 
 QUICK = Size(
@@ -69,6 +71,7 @@ QUICK = Size(
     jobs=200,
     waiting_jobs=1_000,
     beside=20_000,
+    reads=1_000,
 )
 
 
@@ -144,7 +147,10 @@ def measure(size: Size, parts: set[str]) -> Iterator[Line]:
     if "beside" in parts:
         say(f"a small job beside {size.beside:,} tasks that are added")
         yield from jobs.beside(size.beside)
-    if not parts - {"graph", "million", "nodes", "jobs", "beside"}:
+    if "postgres" in parts:
+        say(f"on PostgreSQL: {size.adds:,} tasks added, {size.no_ops:,} no-op tasks, reads by one server and by two")
+        yield from on_postgres.lines(size.pairs, size.adds, size.no_ops, size.reads)
+    if not parts - {"graph", "million", "nodes", "jobs", "beside", "postgres"}:
         return
     starts: list[float] = []
     for _ in range(size.starts - 1 if "start" in parts else 0):

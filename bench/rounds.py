@@ -57,12 +57,13 @@ def child(program: str, *arguments: object) -> dict[str, float]:
     return found
 
 
-def adding(server: Server, kind: str, pairs: int, n: int) -> Rounds:
-    """Tasks added in collections of 100 over 8 connections, against a bare durable insert loop of the same rows."""
-    seen, yard = Rounds(), server.directory / f"yardstick-{kind}.db"
+def adding(server: Server, kind: str, pairs: int, n: int, yard: tuple[str, object] | None = None) -> Rounds:
+    """Tasks added in collections of 100 over 8 connections, against a bare durable insert loop of the same rows, in SQLite if not told."""
+    seen = Rounds()
+    program, place = yard or ("insert", server.directory / f"yardstick-{kind}.db")
     account = server.account
     for turn in range(-1, pairs):  # the first warms both up
-        rows = _child("insert", yard, kind, n, turn)
+        rows = _child(program, place, kind, n, turn)
         job = f"add-{kind}-{turn + 1}"
         server.add_job(job, "empty")
         before = meter.cpu(server.pid)
@@ -75,6 +76,17 @@ def adding(server: Server, kind: str, pairs: int, n: int) -> Rounds:
             seen.yard_cpu.append(rows["cpu"] / n)
             seen.rates.append(n / added["seconds"])
             seen.server_cpu.append(cpu / n)
+    return seen
+
+
+def completing_on_both(one: Server, other: Server, pool: str, pairs: int, n: int) -> Rounds:
+    """No-op tasks on one server against those on another; they take turns."""
+    seen = Rounds()
+    for turn in range(-1, pairs):
+        rates = [n / _run_no_ops(server, pool, f"both-{turn + 1}", n) for server in (other, one)]
+        if turn >= 0:
+            seen.yard_rates.append(rates[0])
+            seen.rates.append(rates[1])
     return seen
 
 

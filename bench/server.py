@@ -59,11 +59,11 @@ def _interpreter(uid: int) -> tuple[str, dict[str, Any]]:
 class Server:
     """A server on a free port of loopback, a context that ends everything; `uid` runs it and its agents as another user.
 
-    `program` gives another command for a server of a directory.
+    `program` gives another command for a server of a directory, `options` are more words of the usual one.
     """
 
-    def __init__(self, uid: int | None = None, program: Callable[[Path], Sequence[str]] | None = None) -> None:
-        self._uid, self._program = uid, program
+    def __init__(self, uid: int | None = None, program: Callable[[Path], Sequence[str]] | None = None, options: Sequence[str] = ()) -> None:
+        self._uid, self._program, self._options = uid, program, options
         self.directory = Path(tempfile.mkdtemp(prefix="batchyard-bench-"))
         self.directory.chmod(0o711)
         self._process: subprocess.Popen[bytes] | None = None
@@ -80,8 +80,21 @@ class Server:
         if self._uid is not None:
             os.chown(self.directory, self._uid, self._uid)
         python, switch = (sys.executable, {}) if self._uid is None else _interpreter(self._uid)
-        command = [python, "-P", "-m", "batchyard.cli.main", "serve", "--dir", str(self.directory), "--port", "0", "--nodes", "8"]
-        command = command if self._program is None else [*self._program(self.directory)]
+        command = [
+            python,
+            "-P",
+            "-m",
+            "batchyard.cli.main",
+            "serve",
+            "--dir",
+            str(self.directory),
+            "--port",
+            "0",
+            "--nodes",
+            "8",
+            *self._options,
+        ]
+        command = [*command, *self._options] if self._program is None else [*self._program(self.directory)]
         begun = time.monotonic()
         with (self.directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(

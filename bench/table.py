@@ -37,15 +37,15 @@ class Line:
         return self.name, self.measured, self.yardstick, ratio, goal, verdict, self.cpu
 
 
-def _rate(rates: list[float]) -> str:
+def rate(rates: list[float]) -> str:
     return f"{statistics.median(rates):,.0f}/s ({min(rates):,.0f}-{max(rates):,.0f})"
 
 
 def of_adding(kind: str, seen: Rounds) -> Line:
     """Tasks added per second."""
     cpu = f"server {statistics.median(seen.server_cpu) * 1e6:.0f} µs/task, yardstick {statistics.median(seen.yard_cpu) * 1e6:.0f}"
-    yard = f"insert loop {_rate(seen.yard_rates)}"
-    return Line(f"tasks added, {kind} ids", _rate(seen.rates), yard, seen.ratio, seen.ratio, (0.2, 0.35), cpu=cpu, kept=True)
+    yard = f"insert loop {rate(seen.yard_rates)}"
+    return Line(f"tasks added, {kind} ids", rate(seen.rates), yard, seen.ratio, seen.ratio, (0.2, 0.35), cpu=cpu, kept=True)
 
 
 def of_completing(how: str, seen: Rounds, goals: Sequence[float]) -> Line:
@@ -53,8 +53,8 @@ def of_completing(how: str, seen: Rounds, goals: Sequence[float]) -> Line:
     server, agent, task, bare = (statistics.median(each) * 1e3 for each in (seen.server_cpu, seen.agent_cpu, seen.task_cpu, seen.yard_cpu))
     sums = f"server {server:.2f} + agent {agent:.2f} + task {task:.2f} ms/task"
     cpu = f"{sums}, {(server + agent + task) / bare:.1f} times the yardstick's {bare:.2f}"
-    yard = f"spawn loop {_rate(seen.yard_rates)}"
-    return Line(f"no-op tasks, {how}", _rate(seen.rates), yard, seen.ratio, seen.ratio, goals, cpu=cpu, kept=True)
+    yard = f"spawn loop {rate(seen.yard_rates)}"
+    return Line(f"no-op tasks, {how}", rate(seen.rates), yard, seen.ratio, seen.ratio, goals, cpu=cpu, kept=True)
 
 
 def of_starting(seen: Latencies) -> list[Line]:

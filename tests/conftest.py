@@ -35,6 +35,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     databases.add_option(parser)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    databases.leave_out(config, items)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         postgres.share(Path(tempfile.mkdtemp(prefix="batchyard-postgres-")) / "cluster")

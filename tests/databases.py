@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 
 import postgres
-from batchyard.store import drivers
+from batchyard import drivers
 from batchyard.store.db import MEMORY
 
-SQLITE, POSTGRES = "sqlite", "postgres"
+SQLITE, POSTGRES, REST = "sqlite", "postgres", "rest"
 _driver = SQLITE
 _places: dict[Path, str] = {}
 _made: list[str] = []
 
 
 def add_option(parser: pytest.Parser) -> None:
-    """`--driver`: without it, SQLite for all tests and PostgreSQL for those that say so."""
-    parser.addoption("--driver", choices=[SQLITE, POSTGRES, "both"], help="the database under tests of store and engine")
+    """`--driver`: without it, SQLite for all tests and PostgreSQL for those that say so; `rest` is PostgreSQL for all others."""
+    parser.addoption("--driver", choices=[SQLITE, POSTGRES, "both", REST], help="the database under tests of store and engine")
 
 
 def parametrize(metafunc: pytest.Metafunc, *, both: bool) -> None:
@@ -30,9 +30,20 @@ def parametrize(metafunc: pytest.Metafunc, *, both: bool) -> None:
         return
     asked = metafunc.config.getoption("--driver")
     chosen = [SQLITE, POSTGRES] if asked == "both" or (asked is None and both) else [asked or SQLITE]
+    if asked == REST:
+        chosen = [SQLITE if both else POSTGRES]
     if metafunc.definition.get_closest_marker("sqlite"):  # what it tests is SQLite's
         chosen = [SQLITE]
     metafunc.parametrize("driver", chosen, indirect=True)
+
+
+def leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `rest`, what runs without it too, and what knows no driver."""
+    if config.getoption("--driver") == REST:
+        driven = [item for item in items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
+        kept = [item for item in driven if item.callspec.params.get("driver") == POSTGRES]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
 
 
 def choose(driver: str) -> None:

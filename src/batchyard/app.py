@@ -35,6 +35,7 @@ from batchyard.server.tls import Tls
 from batchyard.server.world import Server
 from batchyard.server.worlds import ACCOUNTS, Worlds
 from batchyard.store import servers
+from batchyard.store.db import Database
 
 log = structlog.get_logger()
 
@@ -72,15 +73,7 @@ async def _serve(config: Config) -> None:
     offer = msgspec.structs.replace(config.offer, images=images.supported(images.of_machine(_os_release())))
     operator = Account(OPERATOR, [places.operator_key(registry)])
     stop = asyncio.Event()
-    peers = Peers(
-        registry,
-        server_id(config.directory) if places.shared else "",
-        config.advertise or public,
-        config.lease_s,
-        free=lambda: max(0, config.max_nodes - places.count_nodes()),
-        displaced=stop.set,
-        alone=not places.shared,
-    )
+    peers = _peers(config, registry, places, public, stop)
     trusted = str(tls.authority_file) if tls is not None and tls.authority_file is not None else None
     calls = Calls(peers, cluster_key(registry), trusted) if places.shared else None
     shared = Server(config, (url, public), tls, clock, offer, room, operator, places.count_nodes, calls)
@@ -107,6 +100,19 @@ async def _serve(config: Config) -> None:
         await worlds.end()
         (config.directory / http.ANNOUNCEMENT).unlink(missing_ok=True)
         log.info("server ended", url=url)
+
+
+def _peers(config: Config, registry: Database, places: Places, public: str, stop: asyncio.Event) -> Peers:
+    """This server among those that share its registry, if there may be any; it ends when another process takes its place."""
+    if not places.shared:
+        return Peers(registry, url=public, seconds=config.lease_s)
+
+    def free() -> int:
+        return max(0, config.max_nodes - places.count_nodes())
+
+    return Peers(
+        registry, server_id(config.directory), config.advertise or public, config.lease_s, free=free, displaced=stop.set, alone=False
+    )
 
 
 async def _drain(stop: asyncio.Event, worlds: Worlds, door: Door, server: HttpServer, seconds: float) -> None:

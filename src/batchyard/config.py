@@ -145,7 +145,7 @@ def domain(text: str) -> str:
 def database(text: str) -> str:
     """The URL of a PostgreSQL database. Raises Misconfigured, which repeats nothing of what may hold a password."""
     parts = urlsplit(text)
-    if parts.scheme not in ("postgres", "postgresql"):
+    if not text.startswith(("postgres://", "postgresql://")):
         raise Misconfigured("the database is the URL of a PostgreSQL one, as postgresql://user@host/database")
     schemas = [value for name, value in parse_qsl(parts.query) if name == "schema"]
     if len(schemas) > 1 or not all(_SCHEMA.fullmatch(name) for name in schemas):

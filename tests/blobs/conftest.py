@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,13 +19,32 @@ import pytest
 import uvicorn
 from azure.storage.blob import AccountSasPermissions, BlobServiceClient, ContainerClient, ResourceTypes, generate_account_sas
 
+import databases
+import postgres
+from batchyard import drivers
 from batchyard.api.wire.protocol import BoundedHttp
 from batchyard.blobs.edge.server import application
 from batchyard.blobs.store.local import LocalBlobStore
 
+ON_BOTH = ("test_store", "test_listing", "test_copy", "test_marks", "test_keeping", "test_pages", "test_paths")
+"""What tests the catalogue runs on every database, the rest on SQLite unless `--driver` says otherwise."""
 ACCOUNT = "storage1"
 KEY = base64.b64encode(b"first key of the account, 32 byte").decode()
 OLD_KEY = base64.b64encode(b"second key of the account").decode()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    databases.parametrize(metafunc, both=metafunc.module.__name__.rpartition(".")[2] in ON_BOTH)
+
+
+def catalogue(directory: Path) -> str | None:
+    """Where the catalogue of a store in that directory is, on the database that the test runs on; None: in the directory."""
+    return str(databases.place(directory / "catalogue.db")) if databases.on_postgres() else None
+
+
+def words(directory: Path) -> list[str]:
+    """What `LocalBlobStore(*words)` is made of, for another process."""
+    return [str(directory), *filter(None, [catalogue(directory)])]
 
 
 @dataclass
@@ -89,15 +109,30 @@ def _quiet_sdk() -> None:
 
 
 @pytest.fixture(scope="session")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    yield from serve(LocalBlobStore(tmp_path_factory.mktemp("blobs") / "store"), Clock())
+def _servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Endpoint]]:
+    """One server for each database, from the first test on that asks for it."""
+    running: dict[str, Endpoint] = {}
+    with contextlib.ExitStack() as stack:
+
+        def of(driver: str) -> Endpoint:
+            if driver not in running:
+                location = None
+                if driver == databases.POSTGRES:
+                    location = postgres.fresh()
+                    stack.callback(drivers.drop, location)
+                store = LocalBlobStore(tmp_path_factory.mktemp("blobs") / "store", location)
+                running[driver] = stack.enter_context(contextlib.contextmanager(serve)(store, Clock()))
+            return running[driver]
+
+        yield of
 
 
 @pytest.fixture
-def endpoint(_server: Endpoint) -> Iterator[Endpoint]:
+def endpoint(driver: str, _servers: Callable[[str], Endpoint]) -> Iterator[Endpoint]:
     """The server with its clock right."""
-    yield _server
-    _server.clock.ahead, _server.clock.stopped = timedelta(), None
+    server = _servers(driver)
+    yield server
+    server.clock.ahead, server.clock.stopped = timedelta(), None
 
 
 @pytest.fixture(scope="session")
@@ -123,8 +158,8 @@ def container(service: BlobServiceClient) -> ContainerClient:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[LocalBlobStore]:
+def store(driver: str, tmp_path: Path) -> Iterator[LocalBlobStore]:
     """A store of its own."""
-    opened = LocalBlobStore(tmp_path / "store")
+    opened = LocalBlobStore(tmp_path / "store", catalogue(tmp_path / "store"))
     yield opened
     opened.close()

@@ -14,9 +14,11 @@ import pytest
 from tests.conftest import SmallDisk
 
 from batchyard.blobs.base import ALWAYS, BlobDraft, BlobRef, ContainerRef
-from batchyard.blobs.store.catalogue import Catalogue, NewerCatalogue
+from batchyard.blobs.store.catalogue import Catalogue
 from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.blobs.store.schema import SCHEMA
+from batchyard.drivers.migrations import NewerSchema
+from batchyard.drivers.sqlite import build
 
 SECONDS = 30
 BOX = ContainerRef("account", "box")
@@ -136,7 +138,7 @@ def test_a_catalogue_of_a_newer_release_is_refused_and_left_as_it_is(tmp_path: P
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA.newest,)
         connection.execute(f"PRAGMA user_version = {SCHEMA.newest + 1}")
-    with pytest.raises(NewerCatalogue, match=f"catalogue {SCHEMA.newest + 1}, this release knows {SCHEMA.newest}"):
+    with pytest.raises(NewerSchema, match=f"schema {SCHEMA.newest + 1}, this release knows {SCHEMA.newest}"):
         Catalogue(path, SCHEMA)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA.newest + 1,)
@@ -148,7 +150,7 @@ def test_a_catalogue_of_an_earlier_release_is_opened_with_all_that_it_holds(tmp_
     path = tmp_path / "blobs" / "catalogue.db"
     path.parent.mkdir()
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        SCHEMA.build(connection, 1)
+        build(connection, 1, SCHEMA)
         connection.execute(f"PRAGMA user_version = {kept}")
         connection.execute(
             "INSERT INTO containers (account, name, etag, modified, metadata, policies) VALUES ('a', 'box', '', 0, '{}', '{}')"

@@ -10,6 +10,7 @@ import pytest
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceNotFoundError
 from azure.storage.blob import BlobBlock, BlobClient, BlobServiceClient, ContainerClient, RetentionPolicy, generate_container_sas
 from tests.blobs.test_sdk import code_of
+from tests.blobs.test_store import tidy
 
 from batchyard.blobs.services import Properties
 from batchyard.blobs.store.files import INLINE_BYTES
@@ -138,6 +139,7 @@ def test_what_was_kept_for_long_enough_is_gone_with_its_files(endpoint: Any, con
     assert store.next_expiry() is None
     assert listed(container, "deleted", "snapshots") == []
     assert code(blob.undelete_blob) == (404, "BlobNotFound")
+    tidy(store)
     assert store._files.sweep(store._known_files) == 0
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -19,12 +17,10 @@ texts = st.text(st.sampled_from("ab/.-\x01é\ud7ff\ue000\U0010ffff"), max_size=4
 any_text = st.text(st.characters(exclude_categories=("Cs",)), max_size=6)
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[LocalBlobStore]:
-    with tempfile.TemporaryDirectory() as directory:
-        store = LocalBlobStore(Path(directory))
-        yield store
-        store.close()
+@pytest.fixture
+def shared(store: LocalBlobStore) -> LocalBlobStore:
+    """One store for all examples."""
+    return store
 
 
 def model(names: set[str], prefix: str, delimiter: str) -> list[str]:
@@ -72,16 +68,15 @@ def test_after_prefix_is_the_least_text_above_all_that_start_so(prefix: str, res
         end.encode()
 
 
+@pytest.mark.sqlite
 def test_a_page_reads_only_its_own_rows(shared: LocalBlobStore) -> None:
     ref = ContainerRef("account", "big")
     shared.create_container(ref, {}, 1)
     container = shared._catalogue.write(lambda tx: tx.execute("SELECT id FROM containers WHERE name = 'big'").fetchone()[0])
     rows = [(container, f"{n // 1000:03d}/{n:06d}") for n in range(100_000)]
-    shared._catalogue.write(
-        lambda tx: tx.executemany(
-            "INSERT INTO blobs VALUES (NULL, ?, ?, '~', 'BlockBlob', 0, '0x1', 1, 1, '{}', '{}', 0, NULL, NULL, NULL, NULL, NULL)", rows
-        )
-    )
+    columns = "container, name, snapshot, kind, length, etag, modified, created, headers, metadata, block_count"
+    sql = f"INSERT INTO blobs ({columns}) VALUES (?, ?, '~', 'BlockBlob', 0, '0x1', 1, 1, '{{}}', '{{}}', 0)"
+    shared._catalogue.write(lambda tx: tx.executemany(sql, rows).rowcount)
     queries = [ListQuery(limit=10), ListQuery(start="050/050500", limit=10), ListQuery(delimiter="/", start="050/", limit=10)]
     for query in [*queries, ListQuery(prefix="099/", limit=10)]:
         assert steps(shared, ref, query) < 100

@@ -9,6 +9,7 @@ import pytest
 from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import BlobClient, BlobType, ContainerClient, SequenceNumberAction
 from tests.blobs.test_sdk import code_of
+from tests.blobs.test_store import tidy
 
 from batchyard.blobs.store.files import INLINE_BYTES
 from batchyard.blobs.store.local import LocalBlobStore
@@ -181,17 +182,21 @@ def test_files_of_pages_go_when_nothing_is_left_of_them(endpoint: Any, container
     store: LocalBlobStore = endpoint.store
     while store.purge(1000):
         pass
+    tidy(store)
     before = _files(store)
     blob = container.get_blob_client("files")
     blob.create_page_blob(MIB)
     blob.upload_page(b"a" * MIB, offset=0, length=MIB)
     blob.upload_page(b"b" * PAGE, offset=PAGE * 10, length=PAGE)
+    tidy(store)
     assert _files(store) == before + 1
     blob.clear_page(offset=0, length=MIB)
+    tidy(store)
     assert _files(store) == before
     blob.upload_page(b"a" * MIB, offset=0, length=MIB)
     blob.upload_page(b"b" * PAGE, offset=PAGE * 10, length=PAGE)
     blob.delete_blob()
+    tidy(store)
     assert _files(store) == before
 
 

@@ -12,11 +12,12 @@ import pytest
 from tests.conftest import Server, wait_for
 
 import postgres
+from batchyard import drivers
 from batchyard.cli.client import Client
 from batchyard.engine.loops import LEASE_S
 from batchyard.model import times
 from batchyard.server.state import DATABASE
-from batchyard.store import drivers, leases
+from batchyard.store import leases
 from batchyard.store.db import open_store
 from batchyard.store.reader import Change, Statement
 from batchyard.store.tx import Tx

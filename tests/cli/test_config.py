@@ -83,6 +83,26 @@ def test_a_setting_means_the_same_wherever_it_stands(setting: Setting, tmp_path:
     assert by_file.config == by_variable.config == by_option.config != effective.resolve(tmp_path, None, {}, {}).config
 
 
+def test_the_password_of_a_database_is_shown_to_nobody(tmp_path: Path) -> None:
+    for url in ("postgresql://me:secret@h/d", "postgresql://me@h/d?password=secret&schema=s"):
+        file = tmp_path / "batchyard.toml"
+        file.write_text(f'database = "{url}"\n')
+        assert effective.resolve(tmp_path, None, {}, {}).config.database == url
+        for done in (batchyard("config", "--dir", tmp_path), batchyard("config", "--dir", tmp_path, "-o", "json")):
+            assert "postgresql://me" in done.stdout
+            assert "secret" not in done.stdout + done.stderr
+        file.unlink()
+        for command in ("up", "serve", "config"):
+            done = batchyard(command, "--dir", tmp_path / "state", "--database", url)
+            assert (done.returncode, "no password there" in done.stderr, "secret" in done.stderr) == (1, True, False)
+    for wrong in ("mysql://me:secret@h/d", "postgresql://h/d?schema=No", "postgresql://h/d?schema=a&schema=b", "postgresql:/secret"):
+        with pytest.raises(Misconfigured) as refused:
+            effective.resolve(tmp_path, None, {}, {"BATCHYARD_DATABASE": wrong})
+        assert "secret" not in str(refused.value)
+        assert "variable BATCHYARD_DATABASE" in str(refused.value)
+    assert not (tmp_path / "state").exists()
+
+
 @pytest.mark.parametrize(
     ("environment", "said"),
     [

@@ -17,10 +17,14 @@ from typing import Any
 import pytest
 
 from batchyard.cli import daemon
+from batchyard.drivers import sqlite as driver
 from batchyard.server import account_file
-from batchyard.store.drivers.sqlite import build
-from batchyard.store.migrate import migrations
+from batchyard.store.migrate import WORLD
 from batchyard.store.soundness import damage
+
+
+def build(connection: sqlite3.Connection, version: int) -> None:
+    driver.build(connection, version, WORLD)
 
 
 def batchyard(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -216,7 +220,7 @@ def test_a_log_that_is_not_moved_yet_is_no_damage(directory: Path) -> None:
 
 
 def test_the_database_of_every_release_is_known_as_one(tmp_path: Path) -> None:
-    for version, _ in migrations():
+    for version, _ in WORLD.migrations():
         path = tmp_path / f"{version}.db"
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             build(connection, version)

@@ -237,9 +237,11 @@ def ended(attempt: str, **how: Any) -> Ended:
 class World:
     """Store, clock, provider and the loops, one step at a time."""
 
-    def __init__(self, path: Path = MEMORY, provider: NodeProvider | None = None, offer: Offer = OFFER) -> None:
+    def __init__(
+        self, path: Path = MEMORY, provider: NodeProvider | None = None, offer: Offer = OFFER, location: str | None = None
+    ) -> None:
         self.path, self.clock, self.offer = path, StandingClock(), offer
-        self._location: str | None = None
+        self._location = location
         self.provider = Steady() if provider is None else provider
         self.topics: Counter[str] = Counter()
         self.kept_alive: set[str] = set()

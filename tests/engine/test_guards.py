@@ -14,6 +14,10 @@ import pytest
 from engine_world import SECOND_US, START, World
 
 import databases
+from batchyard.drivers.pipeline import PostgresConnection
+from batchyard.drivers.postgres import connect
+from batchyard.drivers.postgres_words import locate
+from batchyard.drivers.sqlite import SqliteConnection
 from batchyard.engine.changes.tasks import change_task
 from batchyard.engine.loops import LEASE_S, Lease
 from batchyard.engine.nodes.node_changes import disable_scheduling
@@ -29,10 +33,6 @@ from batchyard.store import jobs as job_rows
 from batchyard.store import pools as pool_rows
 from batchyard.store import tasks as task_rows
 from batchyard.store.db import Database
-from batchyard.store.drivers.pipeline import PostgresConnection
-from batchyard.store.drivers.postgres import connect
-from batchyard.store.drivers.postgres_words import locate
-from batchyard.store.drivers.sqlite import SqliteConnection
 from batchyard.store.jobs import JobDemand
 from batchyard.store.leases import LeaseLost
 from batchyard.store.reader import Reader

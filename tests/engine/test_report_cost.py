@@ -67,6 +67,31 @@ def test_a_report_and_its_refill_ask_little_of_the_store(world: World) -> None:
     assert world.rows("SELECT count(*) FROM task WHERE state = 'running'") == [(SLOTS,)]
 
 
+def test_on_postgres_units_wait_a_few_times_only(world: World) -> None:
+    """What does not depend on an answer is sent on before it is there; the last of these is for the commit."""
+    if not databases.on_postgres():
+        pytest.skip("SQLite has no ways back and forth")
+    agent = busy(world)
+    agent.sync()
+
+    def report_one() -> None:
+        agent.number += 1
+        said = Sync(session=agent.session, number=agent.number, has=[*agent.has], ended=[ended(agent.has[0])])
+        world.run(nodes.hear, agent.node_pk, said, SETTING, world.now, refill=True)
+
+    units: list[tuple[int, Callable[[], object]]] = [
+        (2, lambda: world.run(lambda tx: None)),
+        (3, lambda: world.patch(priority=1)),
+        (6, lambda: world.add(*(f"more{number}" for number in range(100)))),
+        (14, report_one),
+    ]
+    connection = world.db.driver.journal.connection  # type: ignore[attr-defined]
+    for most, unit in units:
+        before = connection.round_trips
+        unit()
+        assert connection.round_trips - before <= most
+
+
 def jobs(world: World, chosen: random.Random) -> None:
     """Jobs of every kind that placement tells apart."""
     for number in range(chosen.randint(1, 6)):
@@ -136,7 +161,7 @@ def test_few_jobs_that_were_read_at_once_answer_as_the_store_does(world: World, 
         for pk in range(1, demand.FEW + 1):
             noted = {"smallest": chosen.randint(BARRED, 2), "running": chosen.randint(0, 2), "restarted": chosen.randint(0, 1)}
             tx.change(_NOTE, pk=pk, looked=chosen.randint(0, 3), **noted)
-        found = demand.demand(tx, "pool")
+        found = demand.demand(tx, "pool", demand.asked(tx, "pool"))
         assert found.few == may_start(tx) > 0
         assert answers(found, 3) == answers(Demand(tx, "pool"), 3)
         tx.back_to("before")

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from turns import Turns
 
 import databases
+from batchyard.drivers.postgres_words import Location
 from batchyard.engine import lookup
 from batchyard.engine.nodes import nodes as node_cases
 from batchyard.engine.nodes.node_changes import disable_scheduling, enable_scheduling, reboot
@@ -36,7 +37,6 @@ from batchyard.rules.conditions import Conditions
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store.db import StoreUnavailable
-from batchyard.store.drivers.postgres_words import Location
 from batchyard.store.jobs import JobRow
 from batchyard.store.nodes import NodeRow
 from batchyard.store.tx import Conflict, Tx

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from batchyard.drivers.pipeline import PostgresConnection
+from batchyard.drivers.postgres import PostgresDriver, connect
 from batchyard.store.db import Database
-from batchyard.store.drivers.pipeline import PostgresConnection
-from batchyard.store.drivers.postgres import PostgresDriver, connect
 
 T = TypeVar("T")
 PATIENCE_S = 90.0

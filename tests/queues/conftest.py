@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import uvicorn
 from azure.storage.queue import QueueClient, QueueServiceClient
 from tests.blobs.conftest import ACCOUNT, KEY, OLD_KEY, Clock
 
+import databases
+import postgres
+from batchyard import drivers
 from batchyard.api.wire.protocol import BoundedHttp
 from batchyard.blobs.queues.edge import application
 from batchyard.blobs.queues.store import QueueStore
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    databases.parametrize(metafunc, both=True)
 
 
 @dataclass(frozen=True)
@@ -48,8 +57,26 @@ def _quiet_sdk() -> None:
 
 
 @pytest.fixture(scope="session")
-def _endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    store, clock = QueueStore(tmp_path_factory.mktemp("queues") / "queues.db"), Clock()
+def _endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Endpoint]]:
+    """One endpoint for each database, from the first test on that asks for it."""
+    running: dict[str, Endpoint] = {}
+    with contextlib.ExitStack() as stack:
+
+        def of(driver: str) -> Endpoint:
+            if driver not in running:
+                location: Path | str = tmp_path_factory.mktemp("queues") / "queues.db"
+                if driver == databases.POSTGRES:
+                    location = postgres.fresh()
+                    stack.callback(drivers.drop, location)
+                running[driver] = stack.enter_context(_serve(QueueStore(location)))
+            return running[driver]
+
+        yield of
+
+
+@contextlib.contextmanager
+def _serve(store: QueueStore) -> Iterator[Endpoint]:
+    clock = Clock()
     listener = socket.create_server(("127.0.0.1", 0))
     app = application(store, {ACCOUNT: [KEY, OLD_KEY]}, clock)
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False, lifespan="off", http=BoundedHttp))
@@ -63,8 +90,9 @@ def _endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
 
 
 @pytest.fixture
-def endpoint(_endpoint: Endpoint) -> Iterator[Endpoint]:
+def endpoint(driver: str, _endpoints: Callable[[str], Endpoint]) -> Iterator[Endpoint]:
     """The server with its clock set right."""
+    _endpoint = _endpoints(driver)
     _endpoint.clock.ahead, _endpoint.clock.stopped = timedelta(), None
     yield _endpoint
     _endpoint.clock.ahead, _endpoint.clock.stopped = timedelta(), None

@@ -8,11 +8,13 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+import databases
 from batchyard.blobs.base import BlobError
 from batchyard.blobs.queues.base import QueueRef
 from batchyard.blobs.queues.store import QueueStore
@@ -23,10 +25,11 @@ MINUTE = 60_000_000
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> QueueStore:
-    made = QueueStore(tmp_path / "queues.db")
+def store(driver: str, tmp_path: Path) -> Iterator[QueueStore]:
+    made = QueueStore(databases.place(tmp_path / "queues.db"))
     made.create(REF, {})
-    return made
+    yield made
+    made.close()
 
 
 def test_no_message_is_claimed_twice_and_none_is_lost(store: QueueStore) -> None:
@@ -64,7 +67,8 @@ import sys
 from pathlib import Path
 from batchyard.blobs.queues.base import QueueRef
 from batchyard.blobs.queues.store import QueueStore
-store, ref, now = QueueStore(Path(sys.argv[1])), QueueRef("account", "queue"), int(sys.argv[2])
+location = sys.argv[1]
+store, ref, now = QueueStore(location if "://" in location else Path(location)), QueueRef("account", "queue"), int(sys.argv[2])
 number = 0
 while True:
     number += 1
@@ -78,8 +82,8 @@ while True:
 """
 
 
-def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
-    path = tmp_path / "queues.db"
+def test_what_was_acknowledged_outlives_a_kill(driver: str, tmp_path: Path) -> None:
+    path = databases.place(tmp_path / "queues.db")
     store = QueueStore(path)
     store.create(REF, {})
     store.close()
@@ -106,6 +110,28 @@ def test_what_was_acknowledged_outlives_a_kill(tmp_path: Path) -> None:
     store.close()
 
 
+def test_two_processes_claim_no_message_twice(driver: str, tmp_path: Path) -> None:
+    path = databases.place(tmp_path / "queues.db")
+    store = QueueStore(path)
+    store.create(REF, {})
+    command = [sys.executable, "-c", CHILD, str(path)]
+    children = [subprocess.Popen([*command, str(NOW + life)], stdout=subprocess.PIPE, text=True) for life in range(2)]
+    said: list[list[str]] = []
+    for child in children:
+        assert child.stdout is not None
+        said += [child.stdout.readline().split() for _ in range(80)]
+    for child in children:
+        child.kill()
+        said += [line.split() for line in child.communicate()[0].splitlines(keepends=True) if line.count(" ") == 1 and line.endswith("\n")]
+    got = [text for what, text in said if what == "got"]
+    assert len(got) == len(set(got))
+    assert {text.partition("-")[0] for text in got} == {str(NOW), str(NOW + 1)}
+    with store._catalogue.reading() as tx:
+        assert store.queue(REF).count == tx.execute("SELECT COUNT(*) FROM messages").fetchone()[0]
+    store.close()
+
+
+@pytest.mark.sqlite
 def test_a_get_costs_the_same_in_a_long_queue(store: QueueStore) -> None:
     """Steps of SQLite, so the speed of the machine does not matter."""
 
@@ -150,8 +176,8 @@ def test_a_get_costs_the_same_in_a_long_queue(store: QueueStore) -> None:
     assert "TEMP B-TREE" not in seen + over
 
 
-def test_a_deleted_queue_goes_in_steps_also_after_a_crash(tmp_path: Path) -> None:
-    store = QueueStore(tmp_path / "queues.db")
+def test_a_deleted_queue_goes_in_steps_also_after_a_crash(driver: str, tmp_path: Path) -> None:
+    store = QueueStore(databases.place(tmp_path / "queues.db"))
     store.create(REF, {})
     for number in range(10):
         store.put(REF, str(number), 0, None, NOW)
@@ -160,7 +186,7 @@ def test_a_deleted_queue_goes_in_steps_also_after_a_crash(tmp_path: Path) -> Non
         store.get(REF, 1, MINUTE, NOW)
     assert store.purge(3)
     store.close()
-    store = QueueStore(tmp_path / "queues.db")
+    store = QueueStore(databases.place(tmp_path / "queues.db"))
     while store.purge(3):
         pass
     with store._catalogue.reading() as tx:

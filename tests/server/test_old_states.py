@@ -76,7 +76,7 @@ def open_all(directory: Path) -> None:
             part.close()
 
 
-_STEPS = tuple(f"batchyard/{name}.py" for name in ("server/state", "server/account_file", "store/drivers/sqlite", "store/accounts"))
+_STEPS = tuple(f"batchyard/{name}.py" for name in ("server/state", "server/account_file", "drivers/sqlite", "store/accounts"))
 
 
 def killed_at(step: int, work: Callable[[], None]) -> bool:

@@ -66,7 +66,7 @@ class House:
     async def account(self, name: str) -> str:
         """A new account; its first key."""
         await self.worlds.create(name, None, Quotas())
-        return (await self.worlds.keys(name))[0][0]
+        return (await self.worlds.keys(name)).batch[0]
 
     async def ask(self, name: str, key: str, method: str, path: str, body: object = None) -> httpx.Response:
         headers = {"ocp-date": formatdate(self.clock.now() / 1e6, usegmt=True)}

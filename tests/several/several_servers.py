@@ -37,8 +37,8 @@ class Cluster:
     def __init__(self, location: str, *options: str) -> None:
         self.location, self._options = location, options
         self.servers: list[Server] = []
-        self.blobs = Path(tempfile.mkdtemp(prefix="batchyard-test-"))
-        self.blobs.chmod(0o711)
+        self.place = Path(tempfile.mkdtemp(prefix="batchyard-test-"))
+        self.place.chmod(0o711)
 
     @property
     def schema(self) -> str:
@@ -46,7 +46,7 @@ class Cluster:
 
     def start(self, *options: str, nodes: int = 2) -> Server:
         """Another server."""
-        server = Server("--database", self.location, *shared_blobs(self.blobs), *self._options, *options, nodes=nodes)
+        server = Server("--database", self.location, "--blobs", str(self.place / "blobs"), *self._options, *options, nodes=nodes)
         self.servers.append(server)
         return server
 
@@ -80,12 +80,7 @@ class Cluster:
                 os.kill(server.process.pid, signal.SIGCONT)
             server.stop()
         postgres.remove(self.location)
-        shutil.rmtree(self.blobs, ignore_errors=True)
-
-
-def shared_blobs(directory: Path) -> tuple[str, ...]:
-    """How servers are told of the blobs that all see."""
-    return ()
+        shutil.rmtree(self.place, ignore_errors=True)
 
 
 @contextlib.contextmanager

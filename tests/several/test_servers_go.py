@@ -19,6 +19,7 @@ from several_servers import Cluster, client, idle, make_pool, sdk
 from tests.conftest import Server, wait_for
 
 import postgres
+from batchyard.server import account_file
 from batchyard.store import leases
 from batchyard.store.db import open_store
 
@@ -39,16 +40,14 @@ def sessions(cluster: Cluster) -> dict[str, tuple[int, str]]:
     return {node: (session, server) for node, session, server in cluster.ask("SELECT id, session, server FROM node")}
 
 
-def test_when_the_one_that_works_is_killed_another_goes_on_and_every_task_ends_once(fresh: New, tmp_path: Path) -> None:
+def test_when_the_one_that_works_is_killed_another_goes_on_and_every_task_ends_once(fresh: New) -> None:
     """Three servers; clients ask those that live, agents of the killed one move on to them, and it finds its nodes again."""
     cluster = fresh()
     for _ in range(3):
         cluster.start(nodes=1)
-    journal = tmp_path / "journal"
+    journal = cluster.place / "journal"
     journal.touch()
     journal.chmod(0o666)
-    for directory in (tmp_path, *tmp_path.parents[:3]):
-        directory.chmod(0o755)
     names = [str(n) for n in range(300)]
     with client(cluster.servers[0]) as batch:
         make_pool(batch, "pool", 3, taskSlotsPerNode=2)
@@ -59,7 +58,7 @@ def test_when_the_one_that_works_is_killed_another_goes_on_and_every_task_ends_o
     killed = cluster.holder()
     left = cluster.other(killed)
     with client(killed) as batch:
-        add_tasks(batch, "job", names, f"bash -c 'echo $AZ_BATCH_TASK_ID >> {journal}; sleep 0.1'")
+        add_tasks(batch, "job", names, f"bash -c 'echo $AZ_BATCH_TASK_ID >> {journal} && sleep 0.1'")
         wait_for(lambda: ends(batch, "job")["completed"] >= 20, "the first tasks")
         killed.kill()
     at = time.time()
@@ -199,6 +198,22 @@ def test_a_server_whose_database_is_away_says_so_and_goes_on(fresh: New) -> None
         own.stop()
 
 
+def test_a_server_that_cannot_use_its_database_says_why_in_one_sentence(tmp_path: Path) -> None:
+    def up(**more: str) -> str:
+        command = [sys.executable, "-P", "-m", "batchyard.cli.main", "up", "--dir", str(tmp_path / "state"), "--port", "0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env={**os.environ, **more})
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "secret" not in done.stderr + (tmp_path / "state" / "server.log").read_text()
+        return done.stderr
+
+    (tmp_path / "state").mkdir()
+    away = up(BATCHYARD_DATABASE="postgresql://me:secret@127.0.0.1:1/accounts?connect_timeout=2")
+    assert "the database with schema batchyard cannot be used" in away
+    (tmp_path / "state" / "account.json").write_bytes(account_file.encoded(account_file.fresh()))
+    (tmp_path / "state" / "server.id").write_text("0" * 16)
+    assert "start it with --database where its accounts lie in one" in up()
+
+
 def test_servers_speak_to_each_other_by_tls_under_one_authority(fresh: New) -> None:
     cluster = fresh("--tls", "auto")
     one, two = cluster.start(nodes=1), cluster.start(nodes=0)
@@ -207,8 +222,8 @@ def test_servers_speak_to_each_other_by_tls_under_one_authority(fresh: New) -> N
 
     def run(server: Server, *words: str) -> str:
         command = [sys.executable, "-P", "-m", "batchyard.cli.main", *words]
-        command[6:6] = ["--dir", str(server.directory)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+        environment = {**os.environ, "BATCHYARD_DIR": str(server.directory)}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -9,9 +9,10 @@ from types import ModuleType
 
 import pytest
 
+from batchyard.drivers.sqlite import migrate
 from batchyard.rules import odata
 from batchyard.store import autoscale, events, explain, jobs, leases, leftovers, nodes, pools, ready, task_pages, tasks, tx, usage
-from batchyard.store.drivers.sqlite import migrate
+from batchyard.store.migrate import WORLD
 from batchyard.store.reader import Change, Statement
 from batchyard.store.tx import guarded_sql
 
@@ -145,7 +146,7 @@ STATEMENTS = dict(statements())
 @pytest.fixture(scope="module")
 def connection() -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect(":memory:")
-    migrate(connection)
+    migrate(connection, WORLD)
     yield connection
     connection.close()
 

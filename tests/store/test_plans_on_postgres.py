@@ -11,11 +11,12 @@ import pytest
 from test_plans import FILTERED, STATEMENTS, WALKED
 
 import postgres
+from batchyard import drivers
+from batchyard.drivers.postgres import connect
+from batchyard.drivers.postgres_words import locate, translated
 from batchyard.rules import odata
-from batchyard.store import drivers, task_pages, tasks
+from batchyard.store import task_pages, tasks
 from batchyard.store.db import open_store
-from batchyard.store.drivers.postgres import connect
-from batchyard.store.drivers.postgres_words import locate, translated
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from store_rows import add_job, add_tasks, numbers
 
 import postgres
-from batchyard.store import drivers, jobs, nodes
+from batchyard import drivers
+from batchyard.drivers.postgres import OutcomeUnknown, PostgresDriver, connect
+from batchyard.drivers.postgres_words import locate, migration, translated
+from batchyard.store import jobs, nodes
 from batchyard.store.db import Database, StoreUnavailable, open_store
-from batchyard.store.drivers.postgres import OutcomeUnknown, PostgresDriver, connect
-from batchyard.store.drivers.postgres_words import locate, migration, translated
-from batchyard.store.migrate import NewerSchema, migrations
+from batchyard.store.migrate import WORLD, NewerSchema
 from batchyard.store.reader import Reader
 from batchyard.store.tx import Conflict, Tx
 
@@ -69,6 +70,7 @@ def cut(db: Database, location: str) -> None:
     [
         ("SELECT :a, :b, :a", "SELECT $1, $2, $1", ("a", "b")),
         ("VALUES (?1, ?2, ?1)", "VALUES ($1, $2, $1)", None),
+        ("VALUES (?, '?', ?)", "VALUES ($1, '?', $2)", None),
         ("SELECT ':a' || x::text, :b", "SELECT ':a' || x::text, $1", ("b",)),
         ("SELECT 'it''s :a', 1", "SELECT 'it''s :a', 1", None),
     ],
@@ -79,7 +81,16 @@ def test_parameters_are_numbered(sql: str, said: str, names: tuple[str, ...] | N
 
 def test_migrations_say_the_same_in_its_words() -> None:
     assert migration("a TEXT NOT NULL, b INTEGER -- INTEGER\n, c ${BYTES}") == 'a TEXT COLLATE "C" NOT NULL, b BIGINT \n, c BYTEA'
+    assert migration("DELETE FROM sqlite_sequence -- SQLite\nSELECT 1") == "SELECT 1"
     assert migration("CAST(body AS TEXT) LIKE 'x'") == "convert_from(body, 'UTF8') LIKE 'x'"
+
+
+def test_what_belongs_to_a_store_is_the_schema_beside_it() -> None:
+    base = "postgresql://user@/db?host=%2Ftmp&schema="
+    assert locate(drivers.beside(f"{base}world", "blobs")) == locate(f"{base}world_blobs")
+    long = [locate(drivers.beside(f"{base}{'a' * 62}{end}", name)).schema for end in "ab" for name in ("blobs", "queues")]
+    assert len(set(long)) == 4
+    assert all(len(schema) == 63 and schema.startswith("aaaa") for schema in long)
 
 
 @pytest.mark.parametrize("name", ["", "A", "1a", "pg_a", "a-b", "a" * 64, 'a"b'])
@@ -112,7 +123,7 @@ def test_a_nul_in_a_text_is_no_error(one: Database) -> None:
 
 
 def test_a_newer_schema_is_refused_and_left_as_it_is(location: str) -> None:
-    newest = migrations()[-1][0]
+    newest = WORLD.migrations()[-1][0]
     open_store(location).close()
     with closing(connect(locate(location))) as control:
         control.execute("UPDATE schema_version SET version = version + 1")
@@ -122,13 +133,13 @@ def test_a_newer_schema_is_refused_and_left_as_it_is(location: str) -> None:
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = [*migrations(), (migrations()[-1][0] + 1, "CREATE TABLE half (pk ${KEY}); INSERT INTO nowhere VALUES (1);")]
+    broken = [*WORLD.migrations(), (WORLD.migrations()[-1][0] + 1, "CREATE TABLE half (pk ${KEY}); INSERT INTO nowhere VALUES (1);")]
     with monkeypatch.context() as patched:
-        patched.setattr("batchyard.store.migrate.migrations", lambda chain: broken)
+        patched.setattr("batchyard.drivers.migrations.Chain.migrations", lambda *_: broken)
         with pytest.raises(psycopg.errors.UndefinedTable, match="nowhere"):
             open_store(location)
     db = open_store(location)
-    assert db.call(numbers, "SELECT version FROM schema_version") == [migrations()[-1][0]]
+    assert db.call(numbers, "SELECT version FROM schema_version") == [WORLD.migrations()[-1][0]]
     with pytest.raises(psycopg.errors.UndefinedTable):
         db.call(numbers, "SELECT pk FROM half")
     db.close()

@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from batchyard.drivers.sqlite import build
 from batchyard.store import soundness
-from batchyard.store.drivers.sqlite import build
-from batchyard.store.migrate import migrations
+from batchyard.store.migrate import WORLD
 from batchyard.store.soundness import damage
 
 pytestmark = pytest.mark.sqlite
+
+
+def built(connection: sqlite3.Connection, version: int) -> None:
+    build(connection, version, WORLD)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +29,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("whole") / "batchyard.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = OFF")
-        build(connection, max(version for version, _ in migrations()))
+        build(connection, max(version for version, _ in WORLD.migrations()), WORLD)
         connection.execute("CREATE TABLE IF NOT EXISTS filling (a)")
         connection.executemany("INSERT INTO filling VALUES (?)", [("x" * 500,)] * 200)
     return path
@@ -58,9 +62,9 @@ def cut(by: int) -> Callable[[Path], None]:
 
 
 def test_a_whole_one_has_no_damage(file: Path) -> None:
-    assert damage(file, build) is None
+    assert damage(file, built) is None
     run("CREATE TABLE more (a)")(file)
-    assert damage(file, build) is None, "what a newer one has beside it is no damage"
+    assert damage(file, built) is None, "what a newer one has beside it is no damage"
 
 
 @pytest.mark.parametrize(
@@ -80,14 +84,14 @@ def test_a_whole_one_has_no_damage(file: Path) -> None:
 def test_what_is_wrong_is_said_in_one_sentence(file: Path, change: Callable[[Path], object], said: str) -> None:
     change(file)
     before = file.read_bytes()
-    assert damage(file, build) == said
+    assert damage(file, built) == said
     assert file.read_bytes() == before
 
 
 def test_of_many_tables_three_are_named(tmp_path: Path) -> None:
     path = tmp_path / "another.db"
-    run("CREATE TABLE theirs (a)", f"PRAGMA user_version = {max(version for version, _ in migrations())}")(path)
-    found = damage(path, build)
+    run("CREATE TABLE theirs (a)", f"PRAGMA user_version = {max(version for version, _ in WORLD.migrations())}")(path)
+    found = damage(path, built)
     assert found is not None
     assert found.startswith("it has no table ")
     assert (found.count(", "), found.endswith(", ...")) == (3, True)
@@ -95,14 +99,14 @@ def test_of_many_tables_three_are_named(tmp_path: Path) -> None:
 
 def test_pages_that_hold_something_else_are_found_in_a_file_that_is_not_too_large(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overwrite(file)
-    found = damage(file, build)
+    found = damage(file, built)
     assert found is not None
     assert len(found) <= 200
     assert "\n" not in found
     monkeypatch.setattr(soundness, "_LOOKED_INTO", file.stat().st_size)
-    assert damage(file, build) == found
+    assert damage(file, built) == found
     monkeypatch.setattr(soundness, "_LOOKED_INTO", file.stat().st_size - 1)
-    assert damage(file, build) is None, "of a large one only its length and its tables are looked at"
+    assert damage(file, built) is None, "of a large one only its length and its tables are looked at"
 
 
 def test_a_log_that_is_not_moved_yet_may_hold_what_the_file_lacks(file: Path) -> None:
@@ -122,6 +126,6 @@ def test_a_file_that_cannot_be_looked_at_is_not_called_damaged(file: Path, monke
 
     monkeypatch.setattr(soundness.sqlite3, "connect", locked)
     with pytest.raises(sqlite3.OperationalError, match="locked"):
-        damage(file, build)
+        damage(file, built)
     with pytest.raises(FileNotFoundError):
-        damage(file.with_name("none"), build)
+        damage(file.with_name("none"), built)

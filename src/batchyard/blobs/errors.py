@@ -26,6 +26,14 @@ class BlobError(Exception):
         self.headers = dict(headers or {})
 
 
+class Unavailable(Exception):
+    """The catalogue cannot be read or written for now; what was to be written may be stored or not."""
+
+
+class Fenced(Unavailable):
+    """The other servers took this one for dead, and may have removed the files that it was about to name; nothing is stored."""
+
+
 CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
     {
         # requests

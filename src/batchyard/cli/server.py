@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from batchyard.cli import daemon, streams
-from batchyard.cli.problem import Problem
+from batchyard.cli.problem import Problem, Usage
 from batchyard.cli.streams import many
 from batchyard.settings import SETTINGS
 
@@ -107,17 +107,23 @@ def config(*, directory: Path | None, file: Path | None, output: str, options: M
         _warn(f"Nothing reads {', '.join(found.unread)}.")
 
 
-def backup(*, archive: str, directory: Path | None, no_blobs: bool) -> None:
+def backup(*, archive: str, directory: Path | None, no_blobs: bool, database: str | None, blobs: Path | None) -> None:
     """Write a state directory to one file."""
-    import sqlite3
-
+    from batchyard.drivers import of_database
     from batchyard.server import backup as work
+    from batchyard.server.moving import Unmovable
+    from batchyard.server.relocation import Wish
 
     place, file = state_directory(directory), Path(archive).resolve()
+    wish = Wish(place, "", database, None if blobs is None else blobs.resolve())
     try:
-        count = work.backup(place, file, blobs=not no_blobs)
-    except (work.Unusable, OSError, sqlite3.Error) as error:
+        count = work.backup(place, file, blobs=not no_blobs) if database is None else work.of_database(wish, file, blobs=not no_blobs)
+    except (work.Unusable, Unmovable, OSError, RuntimeError) as error:
         raise Problem(f"no backup of {place}: {error}") from None
+    except Exception as error:
+        if not of_database(error):
+            raise
+        raise Problem(f"no backup of {place}: {str(error).strip()}") from None
     print(f"{file} holds {count} files, {file.stat().st_size:,} bytes. It opens every account: keep it where only you can read it.")
 
 
@@ -131,6 +137,49 @@ def restore(*, archive: str, directory: Path | None) -> None:
     except (work.Unusable, OSError) as error:
         raise Problem(f"nothing was restored: {error}") from None
     print(f"{place} holds what was backed up, {count} files. Go on with: batchyard up{option(place)}")
+
+
+def migrate(
+    *,
+    account: str | None,
+    everything: bool,
+    to: str | None,
+    database: str | None,
+    blobs: Path | None,
+    force: bool,
+    remove_old: bool,
+    directory: Path | None,
+) -> None:
+    """Move accounts to another database or directory."""
+    if (account is None) != everything:
+        raise Usage("name one account, or say --all")
+    if to is None:
+        raise Usage("say where to: --to postgresql://host/database?schema=NAME, or --to DIRECTORY")
+    from batchyard.drivers import of_database
+    from batchyard.drivers.copying import Differs
+    from batchyard.server import moving, relocation
+    from batchyard.server.account_file import Unusable
+
+    place = state_directory(directory)
+    daemon.prepare(place)
+    wish = relocation.Wish(place, to, database, None if blobs is None else blobs.resolve(), force, remove_old)
+    with daemon.sole_server(place):
+        try:
+            done = relocation.all_accounts(wish) if account is None else [relocation.account(wish, account)]
+        except (moving.Unmovable, Differs, Unusable, OSError) as error:
+            raise Problem(f"not moved: {error}") from None
+        except Exception as error:
+            if not of_database(error):
+                raise
+            raise Problem(f"not moved to the end: {str(error).strip()}; the same command goes on with it") from None
+    for moved in done:
+        if moved.sums is None:
+            print(f"{moved.account} lies in {moved.place.shown}.")
+            continue
+        rows = ", ".join(f"{sum(each.rows for each in found.values()):,} of {name}" for name, found in moved.sums.items())
+        print(f"{moved.account} lies in {moved.place.shown} now; rows, compared table by table: {rows}.")
+    if not remove_old:
+        print("What was there before is left; the same command with --remove-old removes it.")
 
 
 def agent(given: Sequence[str]) -> int:

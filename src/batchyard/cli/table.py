@@ -302,6 +302,10 @@ ENV = Verb(
     ),
     server=False,
 )
+_IN_DATABASE = (
+    Flag("database", ("--database",), "PostgreSQL database that the accounts are in, as the server was told.", TEXT, "URL"),
+    Flag("blobs", ("--blobs",), "Directory of all accounts' blobs with a database, as the server was told.", PATH, "DIR"),
+)
 COMPLETION = Verb(
     "completion",
     "completion:script",
@@ -362,7 +366,7 @@ COMMANDS: tuple[Verb, ...] = (
         "server:backup",
         "Write all that a state directory holds but its nodes to one new file, while the server works.",
         (Word("archive", "FILE", "tar, or tar.gz, to be made; it holds all keys"),),
-        (DIRECTORY, Flag("no_blobs", ("--no-blobs",), "Leave the blobs of the storage accounts out.", FLAG)),
+        (DIRECTORY, Flag("no_blobs", ("--no-blobs",), "Leave the blobs of the storage accounts out.", FLAG), *_IN_DATABASE),
         server=False,
     ),
     Verb(
@@ -371,6 +375,21 @@ COMMANDS: tuple[Verb, ...] = (
         "Fill a new state directory from a backup.",
         (Word("archive", "FILE", "what `batchyard backup` wrote"),),
         (DIRECTORY,),
+        server=False,
+    ),
+    Verb(
+        "migrate",
+        "server:migrate",
+        "Move an account, or all, into PostgreSQL or into a directory, while no server works.",
+        (Word("account", "ACCOUNT", "name of the account; none with --all", "?"),),
+        (
+            DIRECTORY,
+            Flag("everything", ("--all",), "All accounts and what is known of them.", FLAG, default=False),
+            Flag("to", ("--to",), "Where to: the URL of a schema of PostgreSQL, or a directory that is not there yet.", TEXT, "PLACE"),
+            *_IN_DATABASE,
+            Flag("force", ("--force",), "Also while tasks run; they go on, or run again.", FLAG, default=False),
+            Flag("remove_old", ("--remove-old",), "Remove what was there before, once the new one holds all of it.", FLAG, default=False),
+        ),
         server=False,
     ),
     Verb(

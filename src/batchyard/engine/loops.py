@@ -47,6 +47,7 @@ class Lease:
         self._db, self._holder, self._seconds, self._alone, self._moment = db, holder, seconds, alone, moment
         self.held = False
         self._fence = 0
+        self._asked = False
         self._waiting: list[asyncio.Event] = []
 
     def follow(self, event: asyncio.Event) -> None:
@@ -55,20 +56,25 @@ class Lease:
 
     async def renew(self) -> float:
         """Take or keep the lease, if it is free; in how many seconds it is to be asked for again."""
-        held = self.held
-        fence, left_us = await self._db.run(self._acquire)
+        held, asked, self._asked = self.held, self._asked, True
+        if not held and asked and (left_us := await self._db.read(self._left)) > 0:  # who only waits writes nothing
+            return min(self._seconds / 3, left_us / 1e6 + _BREATH_S)
+        fence = await self._db.run(self._acquire)
         self.held, self._fence = fence is not None, self._fence if fence is None else fence
         if self.held and not held:
             for event in self._waiting:
                 event.set()
-        return self._seconds / 3 if self.held else min(self._seconds / 3, left_us / 1e6 + _BREATH_S)
+        return self._seconds / 3 if self.held else _BREATH_S
 
-    def _acquire(self, tx: Tx) -> tuple[int | None, int]:
+    def _left(self, reader: Reader) -> int:
+        """Microseconds until the lease runs out."""
+        return leases.until(reader, _LEASE) - self._moment(reader)
+
+    def _acquire(self, tx: Tx) -> int | None:
         now = self._moment(tx)
         if self._alone and not self._fence:  # whoever had it is gone, for the store is open here
             now = max(now, leases.until(tx, _LEASE))
-        fence = leases.acquire(tx, _LEASE, self._holder, now, self._seconds, self._fence)
-        return fence, 0 if fence is not None else max(0, leases.until(tx, _LEASE) - now)
+        return leases.acquire(tx, _LEASE, self._holder, now, self._seconds, self._fence)
 
     async def keep(self, released: asyncio.Event) -> None:
         """Renew it for ever; sooner when it is `released`."""

@@ -26,6 +26,9 @@ import msgspec
 
 from batchyard.blobs.store.schema import SCHEMA
 from batchyard.disk import trees
+from batchyard.drivers.sqlite import build
+from batchyard.server.relocation import Wish, snapshot
+from batchyard.server.state import MOVED
 
 FORMAT = 1
 MANIFEST = "batchyard-backup.json"
@@ -65,6 +68,8 @@ def backup(directory: Path, archive: Path, *, blobs: bool = True) -> int:
 
     Without `blobs` those of the account stay behind, and after a restore it has none.
     """
+    if (directory / MOVED).exists():
+        raise Unusable(f"its accounts are in a database; add: --database '{(directory / MOVED).read_text()}'")
     found = _contents(directory)
     if not found.databases:
         raise Unusable(f"{directory} holds no database: no server has worked there")
@@ -83,6 +88,16 @@ def backup(directory: Path, archive: Path, *, blobs: bool = True) -> int:
         part.unlink(missing_ok=True)
     trees.sync_directory(archive.parent)
     return count
+
+
+def of_database(wish: Wish, archive: Path, *, blobs: bool = True) -> int:
+    """The same where the accounts are in a database, as the directory that they would be in. Raises also what relocation does."""
+    if archive.exists():
+        raise Unusable(f"{archive} exists already")
+    with tempfile.TemporaryDirectory(prefix=".backup-", dir=wish.directory) as place:
+        part = Path(place) / "state"
+        snapshot(wish, part, content=blobs)
+        return backup(part, archive, blobs=blobs)
 
 
 def restore(archive: Path, directory: Path) -> int:
@@ -141,7 +156,7 @@ class _Writer:
         with tempfile.TemporaryDirectory() as place:
             empty = Path(place) / _CATALOGUE
             with closing(sqlite3.connect(empty, isolation_level=None)) as connection:
-                SCHEMA.build(connection)
+                build(connection, SCHEMA.newest, SCHEMA)
             self._add(store / _CATALOGUE, empty)
 
     def _add(self, path: Path, source: Path) -> None:

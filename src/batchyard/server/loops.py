@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 import structlog
 
 from batchyard.api.wire.call import Services
+from batchyard.blobs.edge.fetches import Fetches
 from batchyard.blobs.queues.store import QueueStore
 from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.disk import space
@@ -37,6 +38,7 @@ CATALOGUE_PERIOD_S = 30.0
 PURGE_PERIOD_S = 60.0
 QUEUES_PERIOD_S = 5.0
 SCHEDULES_PERIOD_S = 1.0
+COPIES_PERIOD_S = 10.0
 PURGED_AT_ONCE = 200
 ROOM_PERIOD_S = 1.0
 UNCOMMITTED_KEPT_US = 7 * 86_400_000_000
@@ -75,6 +77,11 @@ def background(
 def renewal(tls: Tls) -> Coroutine[None, None, None]:
     """Looks after the certificate."""
     return every("certificate", LOOK_S, _in_thread(tls.look), asyncio.Event())
+
+
+def copies(fetches: Fetches) -> Coroutine[None, None, None]:
+    """Goes on with copies from elsewhere whose server ended, where several have one store."""
+    return every("copies", COPIES_PERIOD_S, _in_thread(fetches.resume), asyncio.Event())
 
 
 def _expire_blocks(store: LocalBlobStore, clock: Clock) -> Callable[[], Awaitable[None]]:

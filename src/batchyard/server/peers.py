@@ -10,11 +10,14 @@ import structlog
 
 from batchyard.engine.loops import LEASE_S
 from batchyard.store import servers
-from batchyard.store.db import Database
-from batchyard.store.servers import ServerRow
+from batchyard.store.db import Database, StoreUnavailable
+from batchyard.store.servers import Beat, ServerRow
 from batchyard.store.tx import Tx
 
 log = structlog.get_logger()
+
+_LATELY = 5
+"""Times of a lease after which the machine of a server that says nothing is given up."""
 
 
 class Peers:
@@ -40,6 +43,10 @@ class Peers:
         self._life = secrets.token_hex(8)
         self.others: tuple[ServerRow, ...] = ()
         """Those that live, without this one."""
+        self.there = frozenset({self.id})
+        """Those that lived a moment ago, with this one."""
+        self.missed = 0
+        """How often this server was taken for gone."""
         self.changed = asyncio.Event()
 
     async def begin(self) -> None:
@@ -50,19 +57,24 @@ class Peers:
 
     async def beat(self) -> None:
         """Say that this server lives, and see who else does."""
-        there, found = await self._registry.run(self._beat)
-        if not there:
+        try:
+            beat, lately, found = await self._registry.run(self._beat)
+        except StoreUnavailable:
+            return  # which all others tell; what is known of them stands
+        self.missed += beat.missed
+        if not beat.there:
             log.error("another process has taken the place of this server: its state directory is a copy", server=self.id)
             self._displaced()
         if {row.id for row in found} != {row.id for row in self.others}:
             log.info("servers", others=[row.url for row in found])
             self.changed.set()
-        self.others = found
+        self.others, self.there = found, lately | {self.id}
 
-    def _beat(self, tx: Tx) -> tuple[bool, tuple[ServerRow, ...]]:
-        there = servers.beat(tx, self.id, self._life, self._free(), self.life_us)
-        alive = tx.moment() - self.life_us
-        return there, tuple(row for row in servers.every(tx) if row.id != self.id and row.seen > alive)
+    def _beat(self, tx: Tx) -> tuple[Beat, frozenset[str], tuple[ServerRow, ...]]:
+        beat = servers.beat(tx, self.id, self._life, self._free(), self.life_us)
+        now, rows = tx.moment(), servers.every(tx)
+        lately = frozenset(row.id for row in rows if row.seen > now - _LATELY * self.life_us)
+        return beat, lately, tuple(row for row in rows if row.id != self.id and row.seen > now - self.life_us)
 
     async def leave(self) -> None:
         """Say that this server ends. Raises StoreUnavailable."""

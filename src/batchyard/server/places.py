@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from batchyard import config
+from batchyard import config, drivers
 from batchyard.disk import space
 from batchyard.disk.trees import remove_tree, sync_directory
 from batchyard.engine.wakes import Wakes
@@ -19,7 +19,6 @@ from batchyard.server import account_file, shared
 from batchyard.server.account_file import AccountFile
 from batchyard.server.refusals import Refused
 from batchyard.server.state import ACCOUNTS, BLOBS, DATABASE, DEFAULT, QUEUES, State, open_registry, open_state, operator_key
-from batchyard.store import drivers
 from batchyard.store.accounts import AccountRow
 from batchyard.store.db import Database
 
@@ -124,13 +123,22 @@ class Places:
         account_file.store(self._home(row) / account_file.NAME, account)
         return account
 
-    def learn_keys(self, row: AccountRow, db: Database) -> AccountFile:
-        """The keys of a world in a database that is open here, which another server may have renewed. Raises Unusable, StoreUnavailable."""
-        account = shared.keys_of(db)
+    def learn_keys(self, row: AccountRow, account: AccountFile) -> None:
+        """Another server may have renewed keys of a world in a database. Raises OSError."""
         self._believe(row, account)
         if row.location == DEFAULT:
             shared.keep_copy(self._directory, account)
-        return account
+
+    def place(self, row: AccountRow) -> tuple[Path | str, Path]:
+        """Where a world lies, a directory or the URL of a schema, and the directory of its blobs."""
+        home, database = self._home(row), self._store(row)
+        name = _DEFAULT_NAME if row.location == DEFAULT else row.name
+        return (home, home / BLOBS) if database is None else (database, self._blobs_in(home, name))
+
+    @staticmethod
+    def in_schema(name: str) -> str:
+        """The location of a world in a schema of the servers' own database."""
+        return f"{_SCHEMA}{name}"
 
     def is_shared(self, row: AccountRow) -> bool:
         """True for a world that several servers may have open."""

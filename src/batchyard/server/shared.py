@@ -10,54 +10,65 @@ import secrets as random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
-from batchyard.blobs.queues.store import QueueStore
-from batchyard.blobs.store.local import LocalBlobStore
+from batchyard import drivers
 from batchyard.engine.wakes import Wakes
 from batchyard.server import account_file
 from batchyard.server.account_file import AccountFile
 from batchyard.server.refusals import Refused
-from batchyard.server.state import DATABASE, OPERATOR_KEY, QUEUES, State, adopt, keep_private
-from batchyard.store import drivers, migrate, secrets
+from batchyard.server.state import DATABASE, MOVED, OPERATOR_KEY, SERVER_ID, State, adopt, drop_storage, open_storage
+from batchyard.store import migrate, secrets
 from batchyard.store.db import Database, StoreUnavailable, open_store, peek
 from batchyard.store.migrate import NewerSchema
+from batchyard.store.reader import Reader
 from batchyard.store.tx import Taken, Tx
 
 KEYS = "keys"
 """Topic of a world: its account has other keys."""
-_ACCOUNT, _OPERATOR, _CLUSTER, _AUTHORITY, _SERVER = "account", "operator", "servers", "authority", "server.id"
+_ACCOUNT, OPERATOR, _CLUSTER, _AUTHORITY = "account", "operator", "servers", "authority"
 
 
 def open_world(location: str, home: Path, blobs: Path, hub: Wakes, fresh: Callable[[], AccountFile] = account_file.fresh) -> State:
     """The world in a schema, made there when it is new; `home` is for what this server alone has of it. Raises Refused, OSError."""
     with _refusing(location):
         db = open_store(location, hub)
-        parts: list[Database | LocalBlobStore] = [db]
         try:
             text = db.call(secrets.first, _ACCOUNT, account_file.encoded(fresh()).decode())
             account = account_file.decoded(text, f"the account in schema {drivers.schema(location)}")
             home.mkdir(mode=0o711, parents=True, exist_ok=True)
             blobs.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-            store = LocalBlobStore(blobs)
-            parts.append(store)
-            queues = QueueStore(keep_private(home / QUEUES))
+            store, queues = open_storage(blobs, location)
         except BaseException:
-            for part in reversed(parts):
-                part.close()
+            db.close()
             raise
     return account, db, store, queues
 
 
 def open_default(directory: Path, location: str, blobs: Path, hub: Wakes) -> State:
     """The world of the default account, with a copy of its keys in the state directory. Raises Refused."""
-    if (directory / DATABASE).exists():
-        raise Refused(f"{directory / DATABASE} holds the account already: move it into the database first, or choose another --dir")
+    moved = (directory / MOVED).read_text() if (directory / MOVED).exists() else None
+    if moved is not None and not _same(moved, location):
+        raise Refused(f"the accounts of {directory} were moved elsewhere: start it with --database '{moved}'")
+    if moved is None and (directory / DATABASE).exists():
+        raise Refused(f"{directory / DATABASE} holds the account already: see `batchyard migrate`, or choose another --dir")
     try:
         state = open_world(location, directory, blobs, hub)
         keep_copy(directory, state[0])
     except (OSError, RuntimeError) as error:
         raise Refused(f"what {directory} holds cannot be used ({error})") from None
     return state
+
+
+def _same(one: str, other: str) -> bool:
+    """True for URLs of the same schema on the same server, whoever connects and how."""
+
+    def place(url: str) -> tuple[object, ...]:
+        parts = urlsplit(url)
+        hosts = [value for name, value in parse_qsl(parts.query) if name in ("host", "port")]
+        return parts.hostname, parts.port, parts.path, hosts, drivers.schema(url)
+
+    return place(one) == place(other)
 
 
 def keep_copy(directory: Path, account: AccountFile) -> None:
@@ -87,7 +98,7 @@ def operator_key(directory: Path, registry: Database) -> str:
     """The key of who makes and removes accounts, the same for all servers, with a copy in the state directory. Raises Refused."""
     path = directory / OPERATOR_KEY
     try:
-        key = account_file.valid_key(registry.call(secrets.first, _OPERATOR, account_file.new_key()), "the operator's key in the database")
+        key = account_file.valid_key(registry.call(secrets.first, OPERATOR, account_file.new_key()), "the operator's key in the database")
         with suppress(FileNotFoundError, UnicodeDecodeError):
             if path.read_text(encoding="ascii").strip() == key:
                 return key
@@ -109,7 +120,7 @@ def authority(registry: Database, own: str) -> str:
 
 def server_id(directory: Path) -> str:
     """Which server this is, the same in every life of it: a state directory has one server at a time. Raises OSError."""
-    path = directory / _SERVER
+    path = directory / SERVER_ID
     with suppress(FileNotFoundError, UnicodeDecodeError):
         if found := path.read_text(encoding="ascii").strip():
             return found
@@ -124,9 +135,9 @@ def keys(location: str) -> AccountFile | None:
     return None if text is None else account_file.decoded(text, "the account in the database")
 
 
-def keys_of(db: Database) -> AccountFile:
-    """The account of a world that is open. Raises Unusable, StoreUnavailable."""
-    return account_file.decoded(db.call(lambda tx: secrets.find(tx, _ACCOUNT) or ""), "the account in the database")
+def keys_in(reader: Reader) -> AccountFile:
+    """The account of a world. Raises Unusable."""
+    return account_file.decoded(secrets.find(reader, _ACCOUNT) or "", "the account in the database")
 
 
 def renew(location: str, number: int) -> AccountFile:
@@ -149,6 +160,7 @@ def _renew(tx: Tx, number: int) -> AccountFile:
 def remove(location: str) -> None:
     """Remove a world with all that it holds. Raises Refused."""
     with _refusing(location):
+        drop_storage(location)
         drivers.drop(location)
 
 
@@ -165,9 +177,9 @@ def _refusing(location: str) -> Iterator[None]:
         yield
     except NewerSchema as newer:
         raise Refused(f"the database was written by a newer release ({newer}); install that one") from None
-    except (drivers.Unusable, account_file.Unusable) as error:
+    except (drivers.Unusable, account_file.Unusable, RuntimeError) as error:
         raise Refused(str(error)) from None
     except Exception as error:
         if not drivers.of_postgres(error) and not isinstance(error, StoreUnavailable):
             raise
-        raise Refused(f"the database with schema {drivers.schema(location)} cannot be used ({str(error).strip()})") from None
+        raise Refused(f"the database with schema {drivers.schema(location)} cannot be used ({' '.join(str(error).split())})") from None

@@ -7,23 +7,29 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from batchyard import drivers
 from batchyard.blobs.queues.schema import SCHEMA as QUEUES_SCHEMA
 from batchyard.blobs.queues.store import QueueStore
 from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.blobs.store.schema import SCHEMA
+from batchyard.drivers.migrations import Chain
+from batchyard.drivers.sqlite import build
 from batchyard.engine.wakes import Wakes
 from batchyard.server import account_file
 from batchyard.server.account_file import AccountFile
 from batchyard.server.refusals import Refused
 from batchyard.store import accounts, migrate
 from batchyard.store.db import Database, open_store
-from batchyard.store.drivers.sqlite import build
 from batchyard.store.migrate import NewerSchema
 from batchyard.store.soundness import damage
 from batchyard.store.tx import Taken, Tx
 
 DATABASE, BLOBS, CATALOGUE, QUEUES = "batchyard.db", "blobs", "catalogue.db", "queues.db"
 REGISTRY, ACCOUNTS, OPERATOR_KEY = "registry.db", "accounts", "operator.key"
+MOVED = "moved.to"
+"""Says which database the accounts of a state directory were moved into."""
+SERVER_ID = "server.id"
+"""File that says which of the servers that share a database this one is."""
 DEFAULT = "."
 """Where the world of the default account lies: in the state directory itself."""
 _DIRECTORIES = ("nodes", BLOBS, f"{BLOBS}/data")
@@ -42,8 +48,9 @@ def open_account(directory: Path, fresh: Callable[[], AccountFile] = account_fil
     if account is not None:
         for missing in (database, directory / BLOBS / CATALOGUE):
             if not missing.exists():
+                shared = "start it with --database where its accounts lie in one, " if (directory / SERVER_ID).exists() else ""
                 raise Refused(
-                    f"{missing} is missing although there is an account: put it back, or take all of {directory} away to begin anew"
+                    f"{missing} is missing although there is an account: {shared}put it back, or take all of {directory} away to begin anew"
                 )
         return account
     begun = account_file.read(directory / account_file.UNFINISHED)
@@ -63,12 +70,7 @@ def open_state(directory: Path, hub: Wakes, fresh: Callable[[], AccountFile] = a
             _refuse_damage(directory)
         db = _open_database(directory / DATABASE, hub)
         try:
-            store = LocalBlobStore(directory / BLOBS)
-            try:
-                queues = QueueStore(keep_private(directory / QUEUES))
-            except BaseException:
-                store.close()
-                raise
+            store, queues = open_storage(directory / BLOBS, keep_private(directory / QUEUES))
         except BaseException:
             db.close()
             raise
@@ -76,9 +78,30 @@ def open_state(directory: Path, hub: Wakes, fresh: Callable[[], AccountFile] = a
             account_file.finish(directory)
     except account_file.Unusable as error:
         raise Refused(str(error)) from None
+    except NewerSchema as newer:
+        raise Refused(f"what {directory} holds was written by a newer release ({newer}); install that one") from None
     except (OSError, sqlite3.Error, RuntimeError) as error:
         raise Refused(f"what {directory} holds cannot be opened ({error})") from None
     return account, db, store, queues
+
+
+def open_storage(blobs: Path, beside: Path | str) -> tuple[LocalBlobStore, QueueStore]:
+    """Blobs in a directory, and queues. Their catalogues are the files of that directory and `beside`, or, where that is the URL of a world
+    in PostgreSQL, schemas beside it; then all servers of the world see the directory. Raises what a database raises, OSError, RuntimeError.
+    """
+    catalogue = drivers.beside(beside, BLOBS) if isinstance(beside, str) else None
+    store = LocalBlobStore(blobs, catalogue)
+    try:
+        return store, QueueStore(drivers.beside(beside, "queues") if isinstance(beside, str) else beside)
+    except BaseException:
+        store.close()
+        raise
+
+
+def drop_storage(world: str) -> None:
+    """Remove the catalogues beside a world in PostgreSQL; may be repeated. Raises Unusable, and what the database raises."""
+    for name in (BLOBS, "queues"):
+        drivers.drop(drivers.beside(world, name))
 
 
 def open_registry(directory: Path, account: AccountFile, now: int) -> Database:
@@ -130,6 +153,8 @@ def adopt(tx: Tx, account: AccountFile, now: int) -> None:
 
 def _refuse_misplaced(directory: Path) -> None:
     """Raises Refused for a file where a directory is needed, or the other way round, whose use would fail later."""
+    if (directory / MOVED).exists():
+        raise Refused(f"the accounts of {directory} were moved: start it with --database '{(directory / MOVED).read_text()}'")
     for names, kind, is_kind in ((_DIRECTORIES, "directory", Path.is_dir), (_FILES, "file", Path.is_file)):
         for path in (directory / name for name in names):
             if path.exists() and not is_kind(path):
@@ -138,14 +163,20 @@ def _refuse_misplaced(directory: Path) -> None:
 
 def _refuse_damage(directory: Path) -> None:
     """What belongs to an account holds what its server left there, and is not filled anew. Raises Refused, OSError, sqlite3.Error."""
-    database = damage(directory / DATABASE, lambda model, version: build(model, max(version, 1)))
-    found = [(DATABASE, database), (f"{BLOBS}/{CATALOGUE}", damage(directory / BLOBS / CATALOGUE, SCHEMA.build))]
+    found = [
+        (DATABASE, _damage(directory / DATABASE, migrate.WORLD)),
+        (f"{BLOBS}/{CATALOGUE}", _damage(directory / BLOBS / CATALOGUE, SCHEMA)),
+    ]
     queues = directory / QUEUES
     if queues.exists() and queues.stat().st_size:  # earlier releases did not make it, and a crash may have come between
-        found.append((QUEUES, damage(directory / QUEUES, QUEUES_SCHEMA.build)))
+        found.append((QUEUES, damage(queues, lambda model, version: build(model, version, QUEUES_SCHEMA))))
     for name, wrong in found:
         if wrong:
             raise Refused(f"{directory / name} is damaged ({wrong}): put a copy of it back")
+
+
+def _damage(path: Path, chain: Chain) -> str | None:
+    return damage(path, lambda model, version: build(model, max(version, 1), chain))
 
 
 def keep_private(database: Path) -> Path:
@@ -157,7 +188,7 @@ def keep_private(database: Path) -> Path:
     return database
 
 
-def _open_database(path: Path, on_wake: Callable[[Iterable[str]], None], chain: str = migrate.WORLD) -> Database:
+def _open_database(path: Path, on_wake: Callable[[Iterable[str]], None], chain: Chain = migrate.WORLD) -> Database:
     try:
         return open_store(keep_private(path), on_wake, chain)
     except NewerSchema as newer:

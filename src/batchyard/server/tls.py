@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import structlog
 from cryptography import x509
@@ -124,7 +125,14 @@ class Tls:
 
 def wanted_names(config: Config) -> set[str]:
     """Names and addresses by which clients may come: this machine's, those that were given, and the accounts' below a domain."""
-    names = {"localhost", *_LOOPBACK, *(name for name in (socket.gethostname(), config.host) if _is_name(name)), *config.names}
+    advertised = urlsplit(config.advertise or "").hostname
+    names = {
+        "localhost",
+        *_LOOPBACK,
+        *([advertised] if advertised else []),
+        *(name for name in (socket.gethostname(), config.host) if _is_name(name)),
+        *config.names,
+    }
     if config.domain:
         names |= {config.domain, f"*.{config.region}.{config.domain}", f"*.blob.{config.domain}"}
     try:

@@ -28,8 +28,8 @@ from batchyard.disk import space
 from batchyard.engine.clock import Clock
 from batchyard.engine.loops import Lease
 from batchyard.engine.nodes.linked_storage import LinkedStorage
-from batchyard.engine.pools.capacity import Capacity, at_home
-from batchyard.engine.pools.machines import Here
+from batchyard.engine.pools.capacity import Capacity
+from batchyard.engine.pools.machines import Here, at_home
 from batchyard.engine.upkeep import rest
 from batchyard.engine.upkeep.upkeep import Upkeep
 from batchyard.engine.wakes import Wakes
@@ -43,7 +43,7 @@ from batchyard.rules.sizes import LOCAL
 from batchyard.server import http
 from batchyard.server.account_file import AccountFile
 from batchyard.server.calls import Calls
-from batchyard.server.loops import UNCOMMITTED_KEPT_US, background
+from batchyard.server.loops import UNCOMMITTED_KEPT_US, background, copies
 from batchyard.server.peers import Peers
 from batchyard.server.state import State
 from batchyard.server.tls import Tls
@@ -149,8 +149,9 @@ class World:
         self._fetches = Fetches(self.store, Foreign(config.copy_networks), moment, room.for_content)
         blobs = storage_endpoint(self.store, keys, moment, room.for_content, public=config.public_access, fetches=self._fetches)
         self.api = Api(self.services, {account.storage_name: blobs, QUEUES: queue_endpoint(self.queues, keys, moment, room.for_content)})
+        self._shared = shared
         self._lease = Lease(self.db, peers.id, peers.seconds, alone=not shared)
-        self._here = None if peers.alone else lambda: Here(peers.id, peers.rooms(), frozenset({LOCAL}))
+        self._here = None if peers.alone else lambda: Here(peers.id, peers.rooms(), frozenset({LOCAL}), peers.there, peers.missed)
         join_us = int(config.node_join_s * 1e6)
         providers: dict[str, NodeProvider] = {LOCAL: self.provider, JOINED: JoinedProvider()}
         self._capacity = Capacity(self.db, providers, clock, self.known.node_key, join_us, self.services.offer, named, self._here)
@@ -187,8 +188,11 @@ class World:
             self._own_disk,
             on_demand=self._server.config.autoscale_on_demand,
         )
+        if self._shared:
+            work.append(copies(self._fetches))
+        else:
+            await asyncio.to_thread(self._fetches.resume)
         self._loops = [asyncio.create_task(loop) for loop in work]
-        await asyncio.to_thread(self._fetches.resume)
 
     async def rests(self) -> tuple[bool, int | None]:
         """Whether nothing is due within the hour, and when something is, None for never."""

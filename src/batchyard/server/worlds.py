@@ -32,7 +32,7 @@ from batchyard.server.account_file import AccountFile
 from batchyard.server.peers import Peers
 from batchyard.server.places import KEYS_KNOWN_S, Places
 from batchyard.server.refusals import Refused
-from batchyard.server.shared import KEYS
+from batchyard.server.shared import KEYS, keys_in
 from batchyard.server.world import Server, World, quotas
 from batchyard.store import accounts as rows
 from batchyard.store import leases, servers
@@ -195,7 +195,9 @@ class Worlds:
 
     async def _learn_keys(self, found: _Open) -> None:
         """Another server may have renewed one."""
-        found.world.learn_keys(await asyncio.to_thread(self._places.learn_keys, found.row, found.world.db))
+        account = await found.world.db.read(keys_in)
+        found.world.learn_keys(account)
+        await asyncio.to_thread(self._places.learn_keys, found.row, account)
 
     async def _end(self, found: _Open, *, for_good: bool = False) -> None:
         if found.learning is not None:

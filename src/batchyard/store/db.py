@@ -24,12 +24,13 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import structlog
 
+from batchyard import drivers
 from batchyard.disk import commits
 from batchyard.disk.commits import Unit
+from batchyard.drivers.base import Connection, Driver, Use, Wakes
+from batchyard.drivers.migrations import Chain
+from batchyard.drivers.sqlite import MEMORY
 from batchyard.rules.transitions import IllegalChange
-from batchyard.store import drivers
-from batchyard.store.drivers.base import Connection, Driver, Wakes
-from batchyard.store.drivers.sqlite import MEMORY
 from batchyard.store.migrate import WORLD
 from batchyard.store.reader import Reader
 from batchyard.store.tx import Conflict, Tx
@@ -87,7 +88,7 @@ class _Waiting(Unit[Connection]):
         return isinstance(self.error, Conflict | IllegalChange) and self.tries < _TRIES
 
 
-def open_store(location: Path | str, on_wake: Wakes = lambda topics: None, chain: str = WORLD) -> Database:
+def open_store(location: Path | str, on_wake: Wakes = lambda topics: None, chain: Chain = WORLD) -> Database:
     """The store at a location: the path of a SQLite file, or `postgresql://…?schema=…`; `chain` makes its tables.
 
     Raises NewerSchema, drivers.Unusable, and what the database raises.
@@ -108,7 +109,7 @@ def peek(location: str, query: Callable[[Reader], T]) -> T | None:
 class Database:
     """A store with its writer thread; `on_wake` hears of every topic after the commit."""
 
-    def __init__(self, location: Path | str, on_wake: Wakes = lambda topics: None, chain: str = WORLD) -> None:
+    def __init__(self, location: Path | str, on_wake: Wakes = lambda topics: None, chain: Chain = WORLD) -> None:
         self.on_wake = on_wake
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
@@ -116,7 +117,7 @@ class Database:
         self.failures = 0
         """Commits that failed so far; who measures how long somebody was silent leaves out the time of these."""
         self._works = True
-        self.driver: Driver = drivers.opened(location, self._heard, chain)
+        self.driver: Driver = drivers.opened(location, Use(chain), self._heard)
         self._readers = ThreadPoolExecutor(max(self.driver.readers, 1), thread_name_prefix="store-read")
         self._writer = threading.Thread(target=self._write, name="store-write", daemon=True)
         self._writer.start()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -236,9 +236,9 @@ def counts(reader: Reader, job_pk: int) -> JobCounts:
     return found
 
 
-def may_start(reader: Reader, pool_key: str, n: int) -> list[JobDemand]:
+def may_start(reader: Reader, pool_key: str, n: int) -> Sequence[JobDemand]:
     """Some `n` jobs of a pool that have a task that may start; all of them where they are fewer."""
-    return reader.all(_FIRST, pool_key=pool_key, n=n)
+    return reader.soon(_FIRST, pool_key=pool_key, n=n)
 
 
 def sizes(reader: Reader, pool_key: str, low: int, high: int) -> list[int]:
@@ -275,9 +275,9 @@ def restarted(reader: Reader, pool_key: str, n: int) -> list[JobDemand]:
     return reader.all(_RESTARTED, pool_key=pool_key, n=n)
 
 
-def holding(reader: Reader, pool_key: str) -> list[JobDemand]:
+def holding(reader: Reader, pool_key: str) -> Sequence[JobDemand]:
     """Jobs of a pool with a task for which a node is held against its equals, highest priority first."""
-    return reader.all(_HOLDING, pool_key=pool_key)
+    return reader.soon(_HOLDING, pool_key=pool_key)
 
 
 def lowest_yielding(reader: Reader, pool_key: str) -> int | None:

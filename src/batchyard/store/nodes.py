@@ -254,9 +254,9 @@ def of_server(reader: Reader, server: str) -> list[NodeRow]:
     return reader.all(_OF_SERVER, server=server)
 
 
-def free(reader: Reader, pool_pk: int) -> list[FreeNode]:
+def free(reader: Reader, pool_pk: int) -> Sequence[FreeNode]:
     """Nodes of a pool that take tasks and have free slots."""
-    return reader.all(_FREE, pool_pk=pool_pk)
+    return reader.soon(_FREE, pool_pk=pool_pk)
 
 
 def recent_tasks(reader: Reader, node: NodeRow) -> list[RecentTask]:
@@ -344,9 +344,9 @@ def add_removals(tx: Tx, rows: Sequence[Params]) -> None:
     tx.change_many(_ADD_REMOVAL, rows)
 
 
-def removals(reader: Reader, node_pk: int, n: int) -> list[tuple[int, str]]:
+def removals(reader: Reader, node_pk: int, n: int) -> Sequence[tuple[int, str]]:
     """The next `n` directories that a node has to remove, each with its number."""
-    return reader.all(_REMOVALS, node_pk=node_pk, n=n)
+    return reader.soon(_REMOVALS, node_pk=node_pk, n=n)
 
 
 def must_remove(reader: Reader, node_pk: int, directories: Sequence[str]) -> bool:

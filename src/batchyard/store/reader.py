@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Generic, TypeVar
 
-from batchyard.store.drivers.base import Connection
+from batchyard.drivers.base import Answer, Connection
 
 R = TypeVar("R")
 Params = Mapping[str, Any]
@@ -43,6 +43,12 @@ class Reader:
         row = statement.row
         return [row(*values) for values in self._connection.execute(statement.sql, params)]
 
+    def soon(self, statement: Statement[R], **params: Any) -> Sequence[R]:
+        """Every row as it is now; where that costs a way to the database and back they are fetched when they are looked at."""
+        answer = self._connection.execute(statement.sql, params)
+        rows = Rows(answer, statement.row)
+        return rows if self._connection.lazy else rows.fetched
+
     def first(self, statement: Statement[R], **params: Any) -> R | None:
         """The first row, None when there is none."""
         values = self._connection.execute(statement.sql, params).fetchone()
@@ -61,6 +67,24 @@ class Reader:
             named = {f"k{nth}": some[min(nth, len(some) - 1)] for nth in range(n)}
             found += [statement.row(*values) for values in self._connection.execute(spread(statement.sql, n), named)]
         return found
+
+
+class Rows(Sequence[R]):
+    """Rows of an answer that is fetched when somebody looks at it."""
+
+    def __init__(self, answer: Answer, row: Callable[..., R]) -> None:
+        self._answer, self._row = answer, row
+
+    @cached_property
+    def fetched(self) -> list[R]:
+        """The rows."""
+        return [self._row(*values) for values in self._answer]
+
+    def __getitem__(self, at: Any) -> Any:
+        return self.fetched[at]
+
+    def __len__(self) -> int:
+        return len(self.fetched)
 
 
 _FILLS = (1, 4, 16, 64, 256)

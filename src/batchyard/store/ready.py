@@ -56,12 +56,12 @@ def first(reader: Reader, job_pk: int, largest: int, n: int) -> list[ReadyTask]:
     if len(known) > 1:
         found.sort(key=_by_key)
     # Beyond the `n`, so that a manager that finds no node keeps nobody else from starting.
-    return managers(reader, job_pk, largest) + [task for task in found if not task.manager][:n]
+    return [*managers(reader, job_pk, largest), *[task for task in found if not task.manager][:n]]
 
 
-def managers(reader: Reader, job_pk: int, largest: int) -> list[ReadyTask]:
+def managers(reader: Reader, job_pk: int, largest: int) -> Sequence[ReadyTask]:
     """The manager of a job, if it may start and needs at most `largest` slots or a whole node."""
-    return reader.all(_MANAGER, job_pk=job_pk, largest=largest)
+    return reader.soon(_MANAGER, job_pk=job_pk, largest=largest)
 
 
 def holding(reader: Reader, job_pk: int) -> list[ReadyTask]:
@@ -74,9 +74,9 @@ def of_size(reader: Reader, job_pk: int, slots: int, after: int, n: int) -> list
     return reader.all(_OF_SIZE, job_pk=job_pk, slots=slots, after=after, n=n)
 
 
-def sizes(reader: Reader, job_pk: int, largest: int = ALL) -> list[int]:
+def sizes(reader: Reader, job_pk: int, largest: int = ALL) -> Sequence[int]:
     """How many slots the tasks of a job that may start need, each size up to `largest` once; one step through an index for each."""
-    return reader.all(_SIZES, job_pk=job_pk, largest=largest)
+    return reader.soon(_SIZES, job_pk=job_pk, largest=largest)
 
 
 def least(reader: Reader, job_pk: int, managers: Sequence[ReadyTask], sizes: Sequence[int], whole: int) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from batchyard.store import accounts
@@ -66,20 +68,30 @@ def begin(tx: Tx, server: str, life: str, url: str, free: int, *, alone: bool) -
     tx.wake(TOPIC)
 
 
-def beat(tx: Tx, server: str, life: str, free: int, life_us: int) -> bool:
-    """A server lives; False when another process has taken its place.
+class Beat(NamedTuple):
+    """What a server hears when it says that it lives."""
+
+    there: bool
+    """False when another process has taken its place."""
+    missed: bool
+    """It was taken for gone meanwhile."""
+
+
+def beat(tx: Tx, server: str, life: str, free: int, life_us: int) -> Beat:
+    """A server lives.
 
     One that said nothing for the time of a lease was taken for gone: the worlds that it has open are noted as such once more.
     """
     now = tx.moment()
     own = tx.first(_OWN, id=server)
     if own is None or own.life != life:
-        return False
+        return Beat(there=False, missed=False)
+    missed = own.seen <= now - life_us
     tx.change(_BEAT, id=server, life=life, free=free, seen=now)
-    if own.seen <= now - life_us:
+    if missed:
         tx.change(_LEFT_BEHIND, server=server)
         tx.wake(TOPIC)
-    return True
+    return Beat(there=True, missed=missed)
 
 
 def leave(tx: Tx, server: str, life: str) -> None:

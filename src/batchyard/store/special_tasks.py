@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -140,9 +140,9 @@ def _properties(runs: list[SpecialTaskRow]) -> dict[str, object]:
     return found
 
 
-def running(reader: Reader, node_pk: int) -> list[SpecialTaskRow]:
+def running(reader: Reader, node_pk: int) -> Sequence[SpecialTaskRow]:
     """Special tasks that a node should run."""
-    return reader.all(_RUNNING, node_pk=node_pk)
+    return reader.soon(_RUNNING, node_pk=node_pk)
 
 
 def closed_nodes(reader: Reader, job_pk: int) -> list[int]:

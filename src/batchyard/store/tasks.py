@@ -310,9 +310,9 @@ def retained_until(reader: Reader, node_pk: int) -> int | None:
     return until
 
 
-def attempts(reader: Reader, node_pk: int) -> list[tuple[int, int]]:
+def attempts(reader: Reader, node_pk: int) -> Sequence[tuple[int, int]]:
     """(task key, run number) of all that a node should run."""
-    return reader.all(_ATTEMPTS, node_pk=node_pk)
+    return reader.soon(_ATTEMPTS, node_pk=node_pk)
 
 
 def orders(reader: Reader, pks: Sequence[int]) -> dict[int, OrderRow]:
@@ -327,9 +327,9 @@ def add(tx: Tx, rows: Sequence[NewTask], bodies: Sequence[tuple[int, bytes]]) ->
     tx.change_many(_ADD_BODY, bodies)
 
 
-def start(tx: Tx, rows: Sequence[Params]) -> int:
-    """Assign ready tasks to nodes, a new run each; how many were still ready."""
-    return tx.changed_many(_START, rows)
+def start(tx: Tx, rows: Sequence[Params]) -> None:
+    """Assign ready tasks to nodes, a new run each. Raises Conflict when one is no longer ready."""
+    tx.change_all(_START, rows, "a task that was to start is no longer ready")
 
 
 def move(tx: Tx, task: TaskRow, **changes: Any) -> TaskRow:

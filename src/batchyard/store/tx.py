@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from msgspec.structs import replace
 
-from batchyard.store.drivers.base import Answer, Connection
+from batchyard.drivers.base import Answer, Connection
 from batchyard.store.reader import Change, Params, Reader, Statement
 
 _RESERVE = Statement(
@@ -90,6 +90,11 @@ class Tx(Reader):
     def changed_many(self, change: Change, rows: Iterable[Params | tuple[Any, ...]]) -> int:
         """Run a change for every row of parameters; how many rows it reached in all."""
         return self._connection.executemany(change.sql, rows).rowcount
+
+    def change_all(self, change: Change, rows: Sequence[Params], otherwise: str) -> None:
+        """Run a change that each row of parameters has to reach one row by. Raises Conflict when one did not."""
+        if rows and not self._reached(self._connection.executemany(change.sql, rows), otherwise, len(rows)):
+            raise Conflict(otherwise)
 
     def insert(self, table: str, **values: Any) -> int:
         """Insert a row; its key."""
@@ -193,7 +198,12 @@ class Tx(Reader):
         return self._connection.shrink(pages)
 
     def flush(self) -> None:
-        """Write gathered counts and events. Raises Conflict when a job ran more tasks than it may, whatever was seen before."""
+        """Write gathered counts and events, and have all that was guarded looked at. Raises Conflict as `write` and `settle` do."""
+        self.write()
+        self.settle()
+
+    def write(self) -> None:
+        """Write gathered counts and events, for what this unit looks at next. Raises Conflict when a job ran more tasks than it may."""
         for job_pk, deltas in self._counts.items():
             changed = {name: delta for name, delta in deltas.items() if delta}
             starts = changed.get("running", 0) > 0
@@ -208,7 +218,6 @@ class Tx(Reader):
         self._counts.clear()
         self._grown.clear()
         self._events.clear()
-        self.settle()
 
 
 @lru_cache

@@ -12,7 +12,7 @@ from starlette.types import Message, Scope, Send
 from batchyard.blobs.base import BlobError
 from batchyard.blobs.edge import documents
 from batchyard.blobs.edge.request import NEWEST_VERSION
-from batchyard.disk import sqlite
+from batchyard.blobs.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def as_answer(error: Exception) -> BlobError:
     if isinstance(error, OSError) and error.errno in _NO_DESCRIPTORS:
         log.error("no file descriptors left for blobs: %s", error)
         return busy("The storage endpoint has too many files open.")
-    if sqlite.passing(error):
+    if isinstance(error, Unavailable):
         log.error("the catalogue cannot be used now: %s", error)
         return busy("The storage endpoint cannot read or write its catalogue for now.")
     log.error("storage request failed", exc_info=error)

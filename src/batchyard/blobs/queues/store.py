@@ -1,4 +1,4 @@
-"""Queues and their messages in one SQLite file: every operation is on disk before it is answered, a claim too.
+"""Queues and their messages in one database: every operation is on disk before it is answered, a claim too.
 
 What a get costs depends on how many messages it gives and not on how many there are: messages are found by the moment from which they
 can be seen. Those whose time is over are passed over, and removed by `expire`.
@@ -7,7 +7,6 @@ can be seen. Those whose time is over are passed over, and removed by `expire`.
 from __future__ import annotations
 
 import secrets
-import sqlite3
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,23 +20,27 @@ from batchyard.blobs.queues.schema import SCHEMA
 from batchyard.blobs.store.catalogue import Catalogue
 from batchyard.blobs.store.listing import after_prefix
 from batchyard.blobs.store.services import Services
+from batchyard.drivers.base import Connection, Row
 
 T = TypeVar("T")
 
 _metadata = msgspec.json.Decoder(dict[str, str])
 _policies = msgspec.json.Decoder(dict[str, AccessPolicy])
+_QUEUE_COLUMNS = "id, account, name, metadata, policies, messages"
 _COLUMNS = "seq, id, text, inserted, expires, visible, dequeued, receipt"
 
 
 class QueueStore(Services):
     """Queues of any number of storage accounts. Methods are thread-safe and may raise BlobError."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._catalogue = Catalogue(path, SCHEMA)
+    def __init__(self, location: Path | str) -> None:
+        """`location` is a SQLite file, which one process has, or a schema of PostgreSQL, which servers may share."""
+        if isinstance(location, Path):
+            location.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._catalogue = Catalogue(location, SCHEMA)
 
     def close(self) -> None:
-        """Let go of the file; nothing may be under way."""
+        """Let go of the database; nothing may be under way."""
         self._catalogue.close()
 
     # queues
@@ -45,7 +48,7 @@ class QueueStore(Services):
     def create(self, ref: QueueRef, metadata: Mapping[str, str]) -> bool:
         """Add a queue; False when there is one with just this metadata. Raises QueueAlreadyExists."""
 
-        def work(tx: sqlite3.Connection) -> bool:
+        def work(tx: Connection) -> bool:
             found = tx.execute("SELECT metadata FROM queues WHERE account = ? AND name = ?", (ref.account, ref.queue)).fetchone()
             if found is not None:
                 if _metadata.decode(found["metadata"]) != metadata:
@@ -79,10 +82,11 @@ class QueueStore(Services):
     def queues(self, account: str, prefix: str, start: str, limit: int) -> QueuePage:
         """One page of queues."""
         end = after_prefix(prefix)
+        upper, values = ("AND name < ?", [end]) if end is not None else ("", [])
         with self._catalogue.reading() as tx:
             found = tx.execute(
-                "SELECT * FROM queues WHERE account = ? AND name >= ? AND (? IS NULL OR name < ?) ORDER BY name LIMIT ?",
-                (account, max(start, prefix), end, end, limit + 1),
+                f"SELECT {_QUEUE_COLUMNS} FROM queues WHERE account = ? AND name >= ? {upper} ORDER BY name LIMIT ?",
+                (account, max(start, prefix), *values, limit + 1),
             ).fetchall()
         entries = tuple(_as_queue(row) for row in found)
         return QueuePage(entries[:limit], entries[limit].name if len(entries) > limit else None)
@@ -92,7 +96,7 @@ class QueueStore(Services):
     def put(self, ref: QueueRef, text: str, hidden_us: int, ttl_us: int | None, now_us: int) -> Message:
         """Add a message that is seen after `hidden_us` and is gone after `ttl_us` (None: never)."""
 
-        def work(tx: sqlite3.Connection, queue: int) -> Message:
+        def work(tx: Connection, queue: int) -> Message:
             expires = None if ttl_us is None else now_us + ttl_us
             message = Message(str(uuid.uuid4()), text, now_us, expires, now_us + hidden_us, 0, _receipt())
             tx.execute(
@@ -107,7 +111,7 @@ class QueueStore(Services):
     def get(self, ref: QueueRef, most: int, hidden_us: int, now_us: int) -> list[Message]:
         """Claim up to `most` messages: nobody else sees them for `hidden_us`."""
 
-        def work(tx: sqlite3.Connection, queue: int) -> list[Message]:
+        def work(tx: Connection, queue: int) -> list[Message]:
             return [_claimed(tx, row, now_us + hidden_us) for row in _visible(tx, queue, most, now_us)]
 
         return self._with_queue(ref, work)
@@ -120,7 +124,7 @@ class QueueStore(Services):
     def update(self, ref: QueueRef, message_id: str, receipt: str, text: str | None, hidden_us: int, now_us: int) -> Message:
         """Hide a claimed message for so long from now on, with another text if one is given."""
 
-        def work(tx: sqlite3.Connection, queue: int) -> Message:
+        def work(tx: Connection, queue: int) -> Message:
             row = _held(tx, queue, message_id, receipt, now_us)
             visible = now_us + hidden_us
             if row["expires"] is not None and visible > row["expires"]:
@@ -134,7 +138,7 @@ class QueueStore(Services):
     def remove(self, ref: QueueRef, message_id: str, receipt: str, now_us: int) -> None:
         """Remove a claimed message for good."""
 
-        def work(tx: sqlite3.Connection, queue: int) -> None:
+        def work(tx: Connection, queue: int) -> None:
             tx.execute("DELETE FROM messages WHERE seq = ?", (_held(tx, queue, message_id, receipt, now_us)["seq"],))
             _count(tx, queue, -1)
 
@@ -143,8 +147,8 @@ class QueueStore(Services):
     def clear(self, ref: QueueRef) -> None:
         """Remove all messages: at once for everybody, from the file in batches, see `purge`."""
 
-        def work(tx: sqlite3.Connection, queue: int) -> None:
-            row = tx.execute("SELECT * FROM queues WHERE id = ?", (queue,)).fetchone()
+        def work(tx: Connection, queue: int) -> None:
+            row = tx.execute(f"SELECT {_QUEUE_COLUMNS} FROM queues WHERE id = ?", (queue,)).fetchone()
             tx.execute("UPDATE queues SET name = NULL WHERE id = ?", (queue,))
             tx.execute(
                 "INSERT INTO queues (account, name, metadata, policies, messages) VALUES (?, ?, ?, ?, 0)",
@@ -158,19 +162,19 @@ class QueueStore(Services):
     def expire(self, limit: int, now_us: int) -> bool:
         """Remove up to `limit` messages whose time is over; whether there may be more."""
 
-        def work(tx: sqlite3.Connection) -> bool:
+        def work(tx: Connection) -> bool:
             found = tx.execute("SELECT seq, queue FROM messages WHERE expires <= ? ORDER BY expires LIMIT ?", (now_us, limit)).fetchall()
             for row in found:
                 tx.execute("DELETE FROM messages WHERE seq = ?", (row["seq"],))
                 _count(tx, row["queue"], -1)
             return len(found) == limit
 
-        return self._catalogue.write(work)
+        return self._catalogue.finds("SELECT 1 FROM messages WHERE expires <= ? LIMIT 1", now_us) and self._catalogue.write(work)
 
     def purge(self, limit: int) -> bool:
         """Remove up to `limit` messages of deleted queues; whether there may be more."""
 
-        def work(tx: sqlite3.Connection) -> bool:
+        def work(tx: Connection) -> bool:
             queue = tx.execute("SELECT id FROM queues WHERE name IS NULL ORDER BY id LIMIT 1").fetchone()
             if queue is None:
                 return False
@@ -181,40 +185,40 @@ class QueueStore(Services):
                 tx.execute("DELETE FROM queues WHERE id = ?", (queue["id"],))
             return True
 
-        return self._catalogue.write(work)
+        return self._catalogue.finds("SELECT 1 FROM queues WHERE name IS NULL LIMIT 1") and self._catalogue.write(work)
 
     def shrink(self, pages: int) -> int:
         """Give up to `pages` free pages of the file back to the disk; how many."""
         return self._catalogue.shrink(pages)
 
-    def _with_queue(self, ref: QueueRef, work: Callable[[sqlite3.Connection, int], T]) -> T:
+    def _with_queue(self, ref: QueueRef, work: Callable[[Connection, int], T]) -> T:
         return self._catalogue.write(lambda tx: work(tx, _row(tx, ref)["id"]))
 
 
-def _row(tx: sqlite3.Connection, ref: QueueRef) -> sqlite3.Row:
-    row: sqlite3.Row | None = tx.execute("SELECT * FROM queues WHERE account = ? AND name = ?", (ref.account, ref.queue)).fetchone()
+def _row(tx: Connection, ref: QueueRef) -> Row:
+    row: Row | None = tx.execute(f"SELECT {_QUEUE_COLUMNS} FROM queues WHERE account = ? AND name = ?", (ref.account, ref.queue)).fetchone()
     if row is None:
         raise BlobError("QueueNotFound")
     return row
 
 
-def _visible(tx: sqlite3.Connection, queue: int, most: int, now_us: int) -> list[sqlite3.Row]:
+def _visible(tx: Connection, queue: int, most: int, now_us: int) -> list[Row]:
     """The messages that have been there to be seen for longest; a message that is over is never among them."""
     where = "queue = ? AND visible <= ? AND (expires IS NULL OR expires > ?)"
     sql = f"SELECT {_COLUMNS} FROM messages WHERE {where} ORDER BY visible, seq LIMIT ?"
     return tx.execute(sql, (queue, now_us, now_us, most)).fetchall()
 
 
-def _claimed(tx: sqlite3.Connection, row: sqlite3.Row, visible_us: int) -> Message:
+def _claimed(tx: Connection, row: Row, visible_us: int) -> Message:
     receipt = _receipt()
     sql = "UPDATE messages SET visible = ?, dequeued = dequeued + 1, receipt = ? WHERE seq = ?"
     tx.execute(sql, (visible_us, receipt, row["seq"]))
     return Message(row["id"], row["text"], row["inserted"], row["expires"], visible_us, row["dequeued"] + 1, receipt)
 
 
-def _held(tx: sqlite3.Connection, queue: int, message_id: str, receipt: str, now_us: int) -> sqlite3.Row:
+def _held(tx: Connection, queue: int, message_id: str, receipt: str, now_us: int) -> Row:
     """The row of a message, for who got it last."""
-    row: sqlite3.Row | None = tx.execute(f"SELECT {_COLUMNS} FROM messages WHERE queue = ? AND id = ?", (queue, message_id)).fetchone()
+    row: Row | None = tx.execute(f"SELECT {_COLUMNS} FROM messages WHERE queue = ? AND id = ?", (queue, message_id)).fetchone()
     if row is None or (row["expires"] is not None and row["expires"] <= now_us):
         raise BlobError("MessageNotFound")
     if not secrets.compare_digest(row["receipt"].encode(), receipt.encode()):
@@ -222,7 +226,7 @@ def _held(tx: sqlite3.Connection, queue: int, message_id: str, receipt: str, now
     return row
 
 
-def _count(tx: sqlite3.Connection, queue: int, by: int) -> None:
+def _count(tx: Connection, queue: int, by: int) -> None:
     tx.execute("UPDATE queues SET messages = messages + ? WHERE id = ?", (by, queue))
 
 
@@ -230,11 +234,11 @@ def _receipt() -> str:
     return secrets.token_urlsafe(18)
 
 
-def _as_queue(row: sqlite3.Row) -> Queue:
+def _as_queue(row: Row) -> Queue:
     return Queue(row["name"], _metadata.decode(row["metadata"]), _policies.decode(row["policies"]), row["messages"])
 
 
-def _as_message(row: sqlite3.Row) -> Message:
+def _as_message(row: Row) -> Message:
     return Message(row["id"], row["text"], row["inserted"], row["expires"], row["visible"], row["dequeued"], row["receipt"])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sqlite3
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -26,6 +25,7 @@ from batchyard.blobs.store import listing, rows
 from batchyard.blobs.store.catalogue import Catalogue
 from batchyard.blobs.store.services import properties_of
 from batchyard.blobs.tags import CONTAINER, Matches
+from batchyard.drivers.base import Connection, Row
 
 _DAY_US = 86_400_000_000
 
@@ -40,14 +40,13 @@ class Containers:
     def create_container(self, ref: ContainerRef, metadata: Mapping[str, str], now_us: int, access: str | None = None) -> Container:
         """Add an empty container."""
 
-        def work(tx: sqlite3.Connection) -> Container:
-            try:
-                tx.execute(
-                    "INSERT INTO containers (account, name, etag, modified, metadata, policies, access) VALUES (?, ?, ?, ?, ?, '{}', ?)",
-                    (ref.account, ref.container, rows.new_etag(), now_us, rows.json_text(metadata), access),
-                )
-            except sqlite3.IntegrityError:
-                raise BlobError("ContainerAlreadyExists") from None
+        def work(tx: Connection) -> Container:
+            if rows.find_container(tx, ref) is not None:
+                raise BlobError("ContainerAlreadyExists")
+            tx.execute(
+                "INSERT INTO containers (account, name, etag, modified, metadata, policies, access) VALUES (?, ?, ?, ?, ?, '{}', ?)",
+                (ref.account, ref.container, rows.new_etag(), now_us, rows.json_text(metadata), access),
+            )
             return rows.as_container(rows.container_row(tx, ref))
 
         return self._catalogue.write(work)
@@ -70,7 +69,7 @@ class Containers:
     def delete_container(self, ref: ContainerRef, conditions: Conditions) -> None:
         """Remove a container: at once for everybody; what it held goes in batches, see `purge`."""
 
-        def work(tx: sqlite3.Connection) -> None:
+        def work(tx: Connection) -> None:
             row = rows.container_row(tx, ref)
             check_write(conditions, rows.container_version(row))
             policy = properties_of(tx, ref.account).deleted_containers
@@ -87,11 +86,12 @@ class Containers:
     def list_containers(self, account: str, query: ListQuery) -> ContainerPage:
         """One page of containers; the delimiter is not used."""
         end = listing.after_prefix(query.prefix)
+        upper, values = ("AND name < ?", [end]) if end is not None else ("", [])
         first, _, version = query.start.partition(rows.SEAM)
         with self._catalogue.reading() as tx:
             found = tx.execute(
-                "SELECT * FROM containers WHERE account = ? AND name >= ? AND (? IS NULL OR name < ?) ORDER BY name LIMIT ?",
-                (account, max(first, query.prefix), end, end, query.limit + 1),
+                f"SELECT {rows.BOX_COLUMNS} FROM containers WHERE account = ? AND name >= ? {upper} ORDER BY name LIMIT ?",
+                (account, max(first, query.prefix), *values, query.limit + 1),
             ).fetchall()
             found += self._deleted(tx, account, query, end) if query.deleted else []
         entries = sorted(map(rows.as_container, found), key=_place)
@@ -100,13 +100,14 @@ class Containers:
         return ContainerPage(entries[: query.limit], more)
 
     @staticmethod
-    def _deleted(tx: sqlite3.Connection, account: str, query: ListQuery, end: str | None) -> list[sqlite3.Row]:
+    def _deleted(tx: Connection, account: str, query: ListQuery, end: str | None) -> list[Row]:
         """Rows of deleted containers that are kept, from where the page starts; its first name may have been passed in part."""
         first, _, version = query.start.partition(rows.SEAM)
+        upper, values = ("AND deleted_name < ?", [end]) if end is not None else ("", [])
         return tx.execute(
-            "SELECT * FROM containers WHERE account = ? AND (deleted_name > ? OR (deleted_name = ? AND version >= ?))"
-            " AND deleted_name >= ? AND (? IS NULL OR deleted_name < ?) ORDER BY deleted_name, version LIMIT ?",
-            (account, first, first, version, query.prefix, end, end, query.limit + 1),
+            f"SELECT {rows.BOX_COLUMNS} FROM containers WHERE account = ? AND (deleted_name > ? OR (deleted_name = ? AND version >= ?))"
+            f" AND deleted_name >= ? {upper} ORDER BY deleted_name, version LIMIT ?",
+            (account, first, first, version, query.prefix, *values, query.limit + 1),
         ).fetchall()
 
     def list_blobs(self, ref: ContainerRef, query: ListQuery) -> BlobPage:
@@ -145,7 +146,7 @@ class Containers:
     def lease_container(self, ref: ContainerRef, conditions: Conditions, act: Callable[[Lease | None], Lease | None]) -> Container:
         """Replace the lease of a container by what `act` makes of it, which may raise; its tag and time stay."""
 
-        def work(tx: sqlite3.Connection) -> Container:
+        def work(tx: Connection) -> Container:
             row = rows.container_row(tx, ref)
             check_change(conditions, rows.container_version(row))
             lease = act(rows.container_version(row).lease)
@@ -155,7 +156,7 @@ class Containers:
         return self._catalogue.write(work)
 
     def _change_container(self, ref: ContainerRef, values: Mapping[str, str | None], conditions: Conditions, now_us: int) -> Container:
-        def work(tx: sqlite3.Connection) -> Container:
+        def work(tx: Connection) -> Container:
             row = rows.container_row(tx, ref)
             check_named(rows.container_version(row).lease, conditions.lease_id, now_us, "Container")
             check_change(conditions, rows.container_version(row))

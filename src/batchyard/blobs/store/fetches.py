@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from base64 import b64encode
 from dataclasses import replace
 
@@ -10,41 +9,44 @@ from batchyard.blobs.base import Blob, BlobDraft, BlobError, BlobRef, Conditions
 from batchyard.blobs.store import keeping, rows
 from batchyard.blobs.store.catalogue import Catalogue
 from batchyard.blobs.store.files import DataFiles
+from batchyard.blobs.store.giving import Giving
 from batchyard.blobs.store.uploads import LocalUpload
+from batchyard.drivers.base import Connection, Row
 
 
-class FetchRows:
+class FetchRows(Giving):
     """The part of a store that is about these."""
-
-    _catalogue: Catalogue
-    _files: DataFiles
 
     def begin_fetch(self, ref: BlobRef, draft: BlobDraft, source: tuple[str, str], conditions: Conditions, most: int) -> Blob:
         """Make an empty blob whose content will come from a URL with an entity tag. Raises ServerBusy when `most` are under way."""
 
-        def work(tx: sqlite3.Connection) -> tuple[Blob, list[str]]:
+        def work(tx: Connection) -> tuple[Blob, list[str]]:
             (count,) = tx.execute("SELECT COUNT(*) FROM fetches").fetchone()
             if count >= most:
                 raise BlobError("ServerBusy", "Too many copies from elsewhere are under way.", headers={"retry-after": "5"})
             blob, gone, _ = keeping.replace_blob(tx, ref, draft, 0, conditions, conditions.now_us)
             copied = draft.extras.copied
             assert copied is not None
-            tx.execute("INSERT INTO fetches (id, blob, url, etag) VALUES (?, ?, ?, ?)", (copied.id, blob, *source))
-            return rows.as_blob(rows.blob_row(tx, ref)), gone
+            tx.execute(
+                "INSERT INTO fetches (id, blob, url, etag, owner) VALUES (?, ?, ?, ?, ?)",
+                (copied.id, blob["id"], *source, self._files.owner),
+            )
+            return rows.as_blob(blob), gone
 
-        blob, gone = self._catalogue.write(work)
-        self._files.give_up(gone)
-        return blob
+        return self._and_give_up(work)
 
     def fetches(self) -> list[str]:
-        """Ids of all copies that are under way, or were when a server ended."""
-        with self._catalogue.reading() as tx:
-            return [row["id"] for row in tx.execute("SELECT id FROM fetches ORDER BY blob")]
+        """Ids of the copies that were under way when their server ended, and are this one's from now on."""
+        left = "owner NOT IN (SELECT id FROM session WHERE beats >= 0)"
+        if not self._catalogue.finds(f"SELECT 1 FROM fetches WHERE {left} LIMIT 1"):
+            return []
+        sql = f"UPDATE fetches SET owner = ? WHERE {left} RETURNING id"
+        return self._catalogue.write(lambda tx: [row["id"] for row in tx.execute(sql, (self._files.owner,))])
 
     def fetch(self, copy: str) -> Fetch | None:
         """A copy that is under way; None for one that was aborted or whose blob is gone."""
         with self._catalogue.reading() as tx:
-            row = tx.execute("SELECT * FROM fetches WHERE id = ?", (copy,)).fetchone()
+            row = tx.execute("SELECT id, blob, url, etag FROM fetches WHERE id = ?", (copy,)).fetchone()
             if row is None or _target(tx, row["blob"]) is None:
                 return None
             return Fetch(row["id"], row["url"], row["etag"])
@@ -52,7 +54,7 @@ class FetchRows:
     def note_progress(self, copy: str, progress: str) -> bool:
         """Say how far a copy is; whether it is still wanted."""
 
-        def work(tx: sqlite3.Connection) -> bool:
+        def work(tx: Connection) -> bool:
             row = _pending(tx, copy)
             if row is None:
                 return False
@@ -70,7 +72,7 @@ class FetchRows:
     def end_fetch(self, copy: str, status: str, why: str, now_us: int) -> bool:
         """End a copy without content, `aborted` or `failed`; whether it was under way."""
 
-        def work(tx: sqlite3.Connection) -> bool:
+        def work(tx: Connection) -> bool:
             row = _pending(tx, copy)
             if row is not None:
                 extras = rows.extras_of(row)
@@ -105,7 +107,7 @@ class FetchUpload(LocalUpload[Blob]):
         super().__init__(catalogue, files, BlobRef("", "", ""))
         self._copy = copy
 
-    def _enter(self, tx: sqlite3.Connection, now_us: int) -> tuple[Blob, list[str]]:
+    def _enter(self, tx: Connection, now_us: int) -> tuple[Blob, list[str]]:
         row = _pending(tx, self._copy)
         if row is None:
             raise BlobError("NoPendingCopyOperation")
@@ -122,12 +124,12 @@ class FetchUpload(LocalUpload[Blob]):
         return rows.touch_blob(tx, row, now_us, length=self.length, headers=rows.json_text(headers)), []
 
 
-def _target(tx: sqlite3.Connection, blob: int) -> sqlite3.Row | None:
+def _target(tx: Connection, blob: int) -> Row | None:
     """The row of a blob whose container is still there."""
     return rows.blob_of_id(tx, blob)
 
 
-def _pending(tx: sqlite3.Connection, copy: str) -> sqlite3.Row | None:
+def _pending(tx: Connection, copy: str) -> Row | None:
     """The row of the blob that a copy under way fills."""
     found = tx.execute("SELECT blob FROM fetches WHERE id = ?", (copy,)).fetchone()
     row = None if found is None else _target(tx, found["blob"])

@@ -1,7 +1,8 @@
-"""Data files of a local blob store: written once under a random name, never changed, removed when nobody needs them.
+"""Data files of a blob store: written once under a random name, never changed, removed when nobody needs them.
 
 Invariant: a name gets into the catalogue only after file and directory entry are on disk; so a file without a catalogue
 entry is left over from a crash. A file that is being read (pinned) outlives its catalogue entry until the last reader closes.
+`DataFiles` is for the one process that has the directory; `sharing` is for several servers.
 """
 
 from __future__ import annotations
@@ -11,14 +12,27 @@ import os
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from batchyard.disk.trees import sync_directory
+from batchyard.drivers.base import Connection
 
 # Content up to this size goes into the catalogue itself: one fsync in place of three.
 INLINE_BYTES = 32 * 1024
-_FANOUT = 256
+FANOUT = 256
+
+
+class Pin(Protocol):
+    """What a reader holds."""
+
+    def hold(self, names: Iterable[str]) -> None:
+        """Keep the files until `release`; called while they are looked up."""
+
+    def release(self) -> None:
+        """End of reading; harmless when repeated."""
 
 
 class DataFiles:
@@ -28,8 +42,8 @@ class DataFiles:
         self._directory = directory
         self._pins: Counter[str] = Counter()
         self._doomed: set[str] = set()
-        self.lock = threading.Lock()  # held while a reader looks up and pins, so that no file goes in between
-        for number in range(_FANOUT):
+        self._lock = threading.Lock()  # held while a reader looks up and pins, so that no file goes in between
+        for number in range(FANOUT):
             (directory / f"{number:02x}").mkdir(parents=True, exist_ok=True)
         sync_directory(directory)
 
@@ -37,20 +51,40 @@ class DataFiles:
         """Where the file of that name is."""
         return self._directory / name[:2] / name
 
+    @property
+    def owner(self) -> str:
+        """Which of the servers that share the directory this is; empty for one that shares it with nobody."""
+        return ""
+
+    def new_name(self) -> str:
+        """A name for a file that is not there yet."""
+        return secrets.token_hex(16)
+
     def link(self, name: str) -> str:
         """A second name for the same bytes (they never change), durable."""
-        twin = secrets.token_hex(16)
+        twin = self.new_name()
         os.link(self.path(name), self.path(twin))
         sync_directory(self.path(twin).parent)
         return twin
 
-    def pin(self, names: Iterable[str]) -> None:
-        """Keep the files until unpinned; the caller holds `lock`."""
-        self._pins.update(names)
+    @contextmanager
+    def looking(self) -> Iterator[Pin]:
+        """Around a look into the catalogue: the files that it finds stay as long as the pin holds them."""
+        with self._lock:
+            yield _Names(self._pins, self._unpin)
 
-    def unpin(self, names: Iterable[str]) -> None:
+    def vouch(self, tx: Connection, names: Iterable[str]) -> None:
+        """In the transaction that names new files: they are there. Raises Fenced."""
+
+    def doom(self, tx: Connection, names: Iterable[str]) -> None:
+        """In the transaction after which no row names the files any more."""
+
+    def close(self) -> None:
+        """Nobody reads or writes any more."""
+
+    def _unpin(self, names: Iterable[str]) -> None:
         """End of reading; removes what was given up meanwhile."""
-        with self.lock:
+        with self._lock:
             free = []
             for name in names:
                 self._pins[name] -= 1
@@ -59,30 +93,48 @@ class DataFiles:
                     free.append(name)
             gone = [name for name in free if name in self._doomed]
             self._doomed.difference_update(gone)
-        self._unlink(gone)
+        self.remove(gone)
 
     def give_up(self, names: Iterable[str]) -> None:
         """Remove files that the catalogue no longer names, now or when the last reader closes."""
-        with self.lock:
+        with self._lock:
             unique = set(names)
             pinned = {name for name in unique if name in self._pins}
             self._doomed |= pinned
-        self._unlink(unique - pinned)
+        self.remove(unique - pinned)
 
     def sweep(self, known: Callable[[str, str], Iterable[str]]) -> int:
         """Remove files that a crash left behind; `known(low, high)` gives the catalogue's names in that range. Returns how many."""
         count = 0
-        for number in range(_FANOUT):
+        for number in range(FANOUT):
             low = f"{number:02x}"
             present = set(os.listdir(self._directory / low))
             left = present - set(known(low, low + "g")) if present else set()
-            self._unlink(left)
+            self.remove(left)
             count += len(left)
         return count
 
-    def _unlink(self, names: Iterable[str]) -> None:
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove files that the catalogue does not name, and whom nobody reads."""
         for name in names:
             self.path(name).unlink(missing_ok=True)
+
+
+class _Names:
+    """A pin that counts readers of each file."""
+
+    def __init__(self, pins: Counter[str], unpin: Callable[[Iterable[str]], None]) -> None:
+        self._pins, self._unpin = pins, unpin
+        self._held: Sequence[str] = ()
+
+    def hold(self, names: Iterable[str]) -> None:
+        self._held = list(names)
+        self._pins.update(self._held)
+
+    def release(self) -> None:
+        held, self._held = self._held, ()
+        if held:
+            self._unpin(held)
 
 
 class Incoming:
@@ -137,9 +189,9 @@ class Incoming:
             os.close(self._descriptor)
             self._descriptor = None
         if self.name is not None:
-            self._files.give_up([self.name])
+            self._files.remove([self.name])
             self.name = None
 
     def _open(self) -> None:
-        self.name = secrets.token_hex(16)
+        self.name = self._files.new_name()
         self._descriptor = os.open(self._files.path(self.name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ from batchyard.blobs.conditions import Version, check_change, check_write
 from batchyard.blobs.leases import check_named
 from batchyard.blobs.store import rows
 from batchyard.blobs.store.catalogue import Catalogue
+from batchyard.drivers.base import Connection, Row
 
 
 class Marks:
@@ -30,7 +30,7 @@ class Marks:
         """Note the tier of a block blob; whether it came out of the archive, which takes no time here."""
         was_archived = False
 
-        def change(extras: Extras, row: sqlite3.Row) -> Extras:
+        def change(extras: Extras, row: Row) -> Extras:
             nonlocal was_archived
             if row["kind"] != BlobKind.BLOCK:
                 raise BlobError("InvalidBlobType")
@@ -42,7 +42,7 @@ class Marks:
     def set_expiry(self, ref: BlobRef, expiry: Callable[[int], int | None], conditions: Conditions) -> Blob:
         """Let a blob be gone from a time on, None for never, which `expiry` makes of when it was created."""
 
-        def work(tx: sqlite3.Connection) -> Blob:
+        def work(tx: Connection) -> Blob:
             row = rows.blob_row(tx, ref)
             check_write(conditions, rows.version(row))
             at = expiry(row["created"])
@@ -54,7 +54,7 @@ class Marks:
     def seal(self, ref: BlobRef, conditions: Conditions, position: int | None, now_us: int) -> Blob:
         """Let nothing more be added to an append blob."""
 
-        def work(tx: sqlite3.Connection) -> Blob:
+        def work(tx: Connection) -> Blob:
             row = rows.blob_row(tx, ref)
             if row["kind"] != BlobKind.APPEND:
                 raise BlobError("InvalidBlobType")
@@ -68,8 +68,8 @@ class Marks:
 
         return self._catalogue.write(work)
 
-    def _mark(self, ref: BlobRef, change: Callable[[Extras, sqlite3.Row], Extras], check: Callable[[Version], None]) -> Blob:
-        def work(tx: sqlite3.Connection) -> Blob:
+    def _mark(self, ref: BlobRef, change: Callable[[Extras, Row], Extras], check: Callable[[Version], None]) -> Blob:
+        def work(tx: Connection) -> Blob:
             row = rows.blob_row(tx, ref)
             check(rows.version(row))
             return rows.write_extras(tx, row, change(rows.extras_of(row), row))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -18,16 +17,15 @@ from batchyard.blobs.conditions import check_read, check_write
 from batchyard.blobs.store import rows
 from batchyard.blobs.store.catalogue import Catalogue
 from batchyard.blobs.store.files import DataFiles
+from batchyard.blobs.store.giving import Giving
 from batchyard.blobs.store.uploads import LocalUpload
+from batchyard.drivers.base import Connection, Row
 
 T = TypeVar("T")
 
 
-class Pages:
+class Pages(Giving):
     """The part of a store that is about these."""
-
-    _catalogue: Catalogue
-    _files: DataFiles
 
     def write_pages(self, ref: BlobRef, begin: int, conditions: Conditions, sequence: SequenceConditions) -> PagesUpload:
         """Begin to write from that byte on; commit raises InvalidPageRange for what does not fit into the blob."""
@@ -38,21 +36,19 @@ class Pages:
     def clear_pages(self, ref: BlobRef, pages: PageRange, conditions: Conditions, sequence: SequenceConditions, now_us: int) -> Blob:
         """Make zeros of a range."""
 
-        def work(tx: sqlite3.Connection) -> tuple[Blob, list[str]]:
+        def work(tx: Connection) -> tuple[Blob, list[str]]:
             row = _writable(tx, ref, pages, conditions, sequence)
             gone = carve(tx, row["id"], pages.begin, pages.end)
             return rows.touch_blob(tx, row, now_us), gone
 
-        blob, gone = self._catalogue.write(work)
-        self._files.give_up(gone)
-        return blob
+        return self._and_give_up(work)
 
     def set_page_properties(
         self, ref: BlobRef, size: int | None, sequence: tuple[str, int] | None, headers: ContentHeaders | None, conditions: Conditions
     ) -> Blob:
         """Change the size, the sequence number (`max`, `update` or `increment`) and the content headers; None keeps each."""
 
-        def work(tx: sqlite3.Connection) -> tuple[Blob, list[str]]:
+        def work(tx: Connection) -> tuple[Blob, list[str]]:
             row = _page_row(tx, ref)
             check_write(conditions, rows.version(row))
             gone = [] if size is None or size >= row["length"] else carve(tx, row["id"], size, row["length"])
@@ -65,9 +61,7 @@ class Pages:
                 values["headers"] = rows.json_text(headers)
             return rows.touch_blob(tx, row, conditions.now_us, **values), gone
 
-        blob, gone = self._catalogue.write(work)
-        self._files.give_up(gone)
-        return blob
+        return self._and_give_up(work)
 
     def page_ranges(self, ref: BlobRef, conditions: Conditions, begin: int, end: int | None) -> tuple[Blob, list[PageRange]]:
         """What was written of a range of the blob, in order."""
@@ -85,7 +79,7 @@ class Pages:
         self, ref: BlobRef, previous: str, conditions: Conditions, begin: int, end: int | None
     ) -> tuple[Blob, list[PageRange]]:
         """What is otherwise than in an earlier snapshot, in order. Raises PreviousSnapshotNotFound."""
-        with self._files.lock, self._catalogue.reading() as tx:
+        with self._files.looking(), self._catalogue.reading() as tx:
             row = _page_row(tx, ref)
             check_read(conditions, rows.version(row))
             before = rows.find_blob(tx, row["container"], ref.name, previous)
@@ -111,7 +105,7 @@ class PagesUpload(LocalUpload[Blob]):
         super().__init__(catalogue, files, ref)
         self._begin, self._conditions, self._sequence = begin, conditions, sequence
 
-    def _enter(self, tx: sqlite3.Connection, now_us: int) -> tuple[Blob, list[str]]:
+    def _enter(self, tx: Connection, now_us: int) -> tuple[Blob, list[str]]:
         pages = PageRange(self._begin, self._begin + self.length)
         row = _writable(tx, self._ref, pages, self._conditions, self._sequence)
         gone = carve(tx, row["id"], pages.begin, pages.end)
@@ -134,7 +128,7 @@ class _Segment:
         return self.start + self.length
 
 
-def carve(tx: sqlite3.Connection, blob: int, begin: int, end: int) -> list[str]:
+def carve(tx: Connection, blob: int, begin: int, end: int) -> list[str]:
     """Make a hole from `begin` to `end` (exclusive); the data files that hold nothing any more."""
     freed = set()
     for one in _segments(tx, blob, begin, end):
@@ -148,13 +142,13 @@ def carve(tx: sqlite3.Connection, blob: int, begin: int, end: int) -> list[str]:
     return [file for file in freed if tx.execute("SELECT 1 FROM segments WHERE file = ? LIMIT 1", (file,)).fetchone() is None]
 
 
-def _insert_part(tx: sqlite3.Connection, blob: int, of: _Segment, begin: int, end: int) -> None:
+def _insert_part(tx: Connection, blob: int, of: _Segment, begin: int, end: int) -> None:
     offset = begin - of.start
     inline = of.what[offset : offset + end - begin] if isinstance(of.what, bytes) else None
     rows.insert_segment(tx, blob, begin, end - begin, of.file, inline, skip=of.skip + offset if of.file is not None else 0)
 
 
-def _segments(tx: sqlite3.Connection, blob: int, begin: int, end: int) -> list[_Segment]:
+def _segments(tx: Connection, blob: int, begin: int, end: int) -> list[_Segment]:
     """Segments that have bytes of the range, in order."""
     found = tx.execute(
         "SELECT start, length, file, skip, bytes FROM segments WHERE blob = ? AND start < ? AND start + length > ? ORDER BY start",
@@ -212,14 +206,14 @@ def _joined(ranges: Iterable[PageRange]) -> Iterator[PageRange]:
         yield last
 
 
-def _page_row(tx: sqlite3.Connection, ref: BlobRef) -> sqlite3.Row:
+def _page_row(tx: Connection, ref: BlobRef) -> Row:
     row = rows.blob_row(tx, ref)
     if row["kind"] != BlobKind.PAGE:
         raise BlobError("InvalidBlobType")
     return row
 
 
-def _writable(tx: sqlite3.Connection, ref: BlobRef, pages: PageRange, conditions: Conditions, sequence: SequenceConditions) -> sqlite3.Row:
+def _writable(tx: Connection, ref: BlobRef, pages: PageRange, conditions: Conditions, sequence: SequenceConditions) -> Row:
     row = _page_row(tx, ref)
     check_write(conditions, rows.version(row))
     if not sequence.hold(rows.extras_of(row).sequence):

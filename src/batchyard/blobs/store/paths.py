@@ -6,7 +6,6 @@ account is hierarchical, the directories above every new blob are made with it.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +17,7 @@ from batchyard.blobs.store import keeping, rows, slots
 from batchyard.blobs.store.keeping import Keeping
 from batchyard.blobs.store.listing import after_prefix
 from batchyard.blobs.store.services import properties_of
+from batchyard.drivers.base import Connection, Row
 
 
 class Paths(Keeping):
@@ -35,15 +35,15 @@ class Paths(Keeping):
     def make_directory(self, ref: BlobRef, draft: BlobDraft, conditions: Conditions, now_us: int) -> Blob:
         """Make a directory; one that is there stays, with new metadata. Raises PathAlreadyExists where there is a file."""
 
-        def work(tx: sqlite3.Connection) -> tuple[Blob, list[str]]:
+        def work(tx: Connection) -> tuple[Blob, list[str]]:
             container = rows.container_row(tx, ref.parent)["id"]
             old = rows.find_blob(tx, container, ref.name)
             if old is not None and not rows.as_blob(old).is_directory:
                 raise BlobError("PathAlreadyExists")
             if old is None and conditions.if_none_match == "*" and _has_children(tx, container, ref.name):
                 raise BlobError("PathAlreadyExists")
-            _, gone, _ = keeping.replace_blob(tx, ref, draft, 0, conditions, now_us)
-            return rows.as_blob(rows.blob_row(tx, ref)), gone
+            made, gone, _ = keeping.replace_blob(tx, ref, draft, 0, conditions, now_us)
+            return rows.as_blob(made), gone
 
         return self._and_give_up(work)
 
@@ -54,7 +54,7 @@ class Paths(Keeping):
         InvalidSourceOrDestination.
         """
 
-        def work(tx: sqlite3.Connection) -> tuple[Blob | None, list[str]]:
+        def work(tx: Connection) -> tuple[Blob | None, list[str]]:
             move = _Move.of(tx, source, ref)
             move.check(tx, given, now_us)
             gone = move.make_room(tx, ref, now_us)
@@ -68,7 +68,7 @@ class Paths(Keeping):
     def delete_tree(self, ref: BlobRef, conditions: Conditions, limit: int, *, recursive: bool) -> bool:
         """Delete up to `limit` blobs of a directory, or a file; whether there may be more. Raises BlobNotFound, DirectoryNotEmpty."""
 
-        def work(tx: sqlite3.Connection) -> tuple[bool, list[str]]:
+        def work(tx: Connection) -> tuple[bool, list[str]]:
             container = rows.container_row(tx, ref.parent)["id"]
             row = rows.find_blob(tx, container, ref.name) if ref.name else None
             if row is not None:
@@ -91,7 +91,7 @@ class Paths(Keeping):
     def flush(self, ref: BlobRef, blocks: Sequence[str], end: int, conditions: Conditions, now_us: int) -> Blob:
         """Put staged blocks, named in their order, behind the content, which then has `end` bytes. Raises InvalidFlushPosition."""
 
-        def work(tx: sqlite3.Connection) -> tuple[Blob, list[str]]:
+        def work(tx: Connection) -> tuple[Blob, list[str]]:
             row = rows.blob_row(tx, ref)
             check_write(conditions, rows.version(row))
             if row["kind"] != BlobKind.BLOCK:
@@ -122,11 +122,11 @@ class _Move:
     target: int
     name: str
     to: str
-    row: sqlite3.Row | None
-    in_place: sqlite3.Row | None
+    row: Row | None
+    in_place: Row | None
 
     @classmethod
-    def of(cls, tx: sqlite3.Connection, source: BlobRef, ref: BlobRef) -> _Move:
+    def of(cls, tx: Connection, source: BlobRef, ref: BlobRef) -> _Move:
         """Look both up; raises SourcePathNotFound."""
         origin, target = rows.container_row(tx, source.parent)["id"], rows.container_row(tx, ref.parent)["id"]
         row = rows.find_blob(tx, origin, source.name)
@@ -139,7 +139,7 @@ class _Move:
         """Whether it is a file that moves."""
         return self.row is not None and not rows.as_blob(self.row).is_directory
 
-    def check(self, tx: sqlite3.Connection, given: tuple[Conditions, Conditions], now_us: int) -> None:
+    def check(self, tx: Connection, given: tuple[Conditions, Conditions], now_us: int) -> None:
         """Raise unless the conditions hold and the target is free, or may be overwritten."""
         of_source, of_target = given
         if self.origin == self.target and (self.name == self.to or self.to.startswith(f"{self.name}/")):
@@ -158,9 +158,9 @@ class _Move:
                 raise BlobError("LeaseIdMissing", f"There is a lease on {one!r}, which would move.")
             self._check_leftovers(tx)
 
-    def _check_leftovers(self, tx: sqlite3.Connection) -> None:
+    def _check_leftovers(self, tx: Connection) -> None:
         """Raise where what was deleted below the target, and is kept, stands in the way."""
-        cut, moved = len(self.name) + 1, "b.name = ? || substr(a.name, ?)"
+        cut, moved = len(self.name) + 1, "b.name = ? || substr(a.name, CAST(? AS INTEGER))"
         found = tx.execute(
             f"SELECT 1 FROM blobs a WHERE a.container = ? AND a.name >= ? AND a.name < ? AND EXISTS (SELECT 1 FROM blobs b"
             f" WHERE b.container = ? AND {moved} AND b.snapshot = a.snapshot) LIMIT 1",
@@ -169,16 +169,15 @@ class _Move:
         if found is not None:
             raise BlobError("PathAlreadyExists", "What was deleted below the target is still kept.")
 
-    def make_room(self, tx: sqlite3.Connection, ref: BlobRef, now_us: int) -> list[str]:
+    def make_room(self, tx: Connection, ref: BlobRef, now_us: int) -> list[str]:
         """Take what is in the target's place away; the data files that nobody needs any more."""
         gone = rows.drop_staged(tx, self.target, self.to)
         if self.in_place is not None:
-            more, _ = keeping.make_room(tx, ref.account, self.in_place, now_us)
-            return gone + more
+            return gone + keeping.make_room(tx, properties_of(tx, ref.account), self.in_place, now_us)
         keeping.make_way(tx, self.target, self.to, now_us)
         return gone
 
-    def carry_out(self, tx: sqlite3.Connection, now_us: int) -> None:
+    def carry_out(self, tx: Connection, now_us: int) -> None:
         """Give the rows their new names; tags go along."""
         if self.row is not None:
             extras = rows.extras_of(self.row)
@@ -193,8 +192,9 @@ class _Move:
             )
         if not self.is_file:
             below = (f"{self.name}/", f"{self.name}0")  # "0" follows "/"
+            moved = "container = ?, name = ? || substr(name, CAST(? AS INTEGER))"
             for table in ("blobs", "staged"):
-                sql = f"UPDATE {table} SET container = ?, name = ? || substr(name, ?) WHERE container = ? AND name >= ? AND name < ?"
+                sql = f"UPDATE {table} SET {moved} WHERE container = ? AND name >= ? AND name < ?"
                 tx.execute(sql, (self.target, self.to, len(self.name) + 1, self.origin, *below))
         if self.origin != self.target:
             tx.execute(
@@ -203,16 +203,16 @@ class _Move:
             )
 
 
-def _has_children(tx: sqlite3.Connection, container: int, name: str) -> bool:
+def _has_children(tx: Connection, container: int, name: str) -> bool:
     return bool(_below(tx, container, name, 1))
 
 
-def _below(tx: sqlite3.Connection, container: int, name: str, limit: int) -> list[sqlite3.Row]:
+def _below(tx: Connection, container: int, name: str, limit: int) -> list[Row]:
     """Rows of blobs below a directory, in order; an empty name is the container itself."""
     return rows.blobs_between(tx, container, f"{name}/" if name else "", after_prefix(f"{name}/") if name else None, limit)
 
 
-def _leased(tx: sqlite3.Connection, container: int, name: str, now_us: int) -> list[str]:
+def _leased(tx: Connection, container: int, name: str, now_us: int) -> list[str]:
     """Names of blobs below a directory that only the holder of a lease may move."""
     found = tx.execute(
         "SELECT name, extras FROM blobs WHERE container = ? AND name >= ? AND name < ? AND extras IS NOT NULL",

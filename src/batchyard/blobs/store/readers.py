@@ -1,15 +1,15 @@
-"""Reading one version of a blob from a local store: its data files are pinned until the reader closes."""
+"""Reading one version of a blob: its data files are pinned until the reader closes."""
 
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from batchyard.blobs.base import Blob, BlobError, BlobKind
-from batchyard.blobs.store.files import DataFiles
+from batchyard.blobs.store.files import DataFiles, Pin
+from batchyard.drivers.base import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,12 @@ class Part:
 class LocalReader:
     """BlobReader over data files; memory does not grow with the content."""
 
-    def __init__(self, files: DataFiles, blob: Blob, begin: int, end: int, parts: list[Part]) -> None:
+    def __init__(self, files: DataFiles, pin: Pin, blob: Blob, begin: int, end: int, parts: list[Part]) -> None:
         self.blob = blob
         self.begin = begin
         self.length = max(0, end - begin)
         self.parts = parts
-        self._files = files
+        self._files, self._pin = files, pin
         self._todo = deque(parts)
         self._at = begin
         self._end = end
@@ -46,19 +46,19 @@ class LocalReader:
         self._closed = False
 
     @classmethod
-    def open(cls, tx: sqlite3.Connection, files: DataFiles, row_id: int, blob: Blob, begin: int, end: int) -> LocalReader:
-        """Look up and pin; the caller holds `files.lock`. Raises BlobContentLost unless the parts are all there."""
+    def open(cls, tx: Connection, files: DataFiles, pin: Pin, blob: tuple[int, Blob], begin: int, end: int) -> LocalReader:
+        """Look up and pin a blob of that id, within `files.looking`. Raises BlobContentLost unless the parts are all there."""
         found = tx.execute(
             "SELECT start, length, block, file, bytes, skip FROM segments"
             " WHERE blob = ? AND start < ? AND start + length > ? ORDER BY start",
-            (row_id, end, begin),
+            (blob[0], end, begin),
         )
         parts = [Part(*row) for row in found]
-        if blob.kind is BlobKind.PAGE:
+        if blob[1].kind is BlobKind.PAGE:
             parts = list(_with_holes(parts, begin, end))
-        _check_seams(parts, blob, begin, end)
-        files.pin(part.file for part in parts if part.file is not None)
-        return cls(files, blob, begin, end, parts)
+        _check_seams(parts, blob[1], begin, end)
+        pin.hold(part.file for part in parts if part.file is not None)
+        return cls(files, pin, blob[1], begin, end, parts)
 
     def check(self) -> None:
         """Raise BlobContentLost unless the data files hold what the catalogue says; before the first byte is on its way."""
@@ -96,7 +96,7 @@ class LocalReader:
         if not self._closed:
             self._closed = True
             self._close_file()
-            self._files.unpin([part.file for part in self.parts if part.file is not None])
+            self._pin.release()
 
     def _from_file(self, part: Part, offset: int, count: int) -> bytes:
         if self._descriptor is None:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
 
 import msgspec
 
 from batchyard.blobs.services import NOTHING, Properties
 from batchyard.blobs.store.catalogue import Catalogue
+from batchyard.drivers.base import Answer, Connection
 
-TABLE = "CREATE TABLE services (account TEXT PRIMARY KEY, properties TEXT NOT NULL)"
 _decode = msgspec.json.Decoder(Properties).decode
 
 
-def properties_of(tx: sqlite3.Connection, account: str) -> Properties:
-    """What is set for an account's service."""
-    row = tx.execute("SELECT properties FROM services WHERE account = ?", (account,)).fetchone()
+def asked_for(tx: Connection, account: str) -> Answer:
+    """What `properties_in` reads, for who asks for more at once."""
+    return tx.execute("SELECT properties FROM services WHERE account = ?", (account,))
+
+
+def properties_in(answer: Answer) -> Properties:
+    """What is set for an account's service, of what was asked for."""
+    row = answer.fetchone()
     return NOTHING if row is None else _decode(row["properties"])
+
+
+def properties_of(tx: Connection, account: str) -> Properties:
+    """What is set for an account's service."""
+    return properties_in(asked_for(tx, account))
 
 
 class Services:
@@ -33,7 +42,7 @@ class Services:
     def set_properties(self, account: str, change: Callable[[Properties], Properties]) -> None:
         """Replace what is set by what `change` makes of it, which may raise."""
 
-        def work(tx: sqlite3.Connection) -> None:
+        def work(tx: Connection) -> None:
             text = msgspec.json.encode(change(properties_of(tx, account))).decode()
             sql = (
                 "INSERT INTO services (account, properties) VALUES (?, ?)"

@@ -1,8 +1,7 @@
-"""Content on its way into a local store: written to a data file first, made visible by one catalogue transaction."""
+"""Content on its way into a store: written to a data file first, made visible by one catalogue transaction."""
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from base64 import b64encode
 from dataclasses import replace
@@ -10,9 +9,11 @@ from typing import Generic, TypeVar
 
 from batchyard.blobs.base import MAX_BLOCKS, Blob, BlobDraft, BlobError, BlobKind, BlobRef
 from batchyard.blobs.conditions import Conditions, check_write
+from batchyard.blobs.errors import Fenced
 from batchyard.blobs.store import keeping, rows
 from batchyard.blobs.store.catalogue import Catalogue
 from batchyard.blobs.store.files import DataFiles, Incoming
+from batchyard.drivers.base import Connection
 
 T = TypeVar("T")
 
@@ -54,12 +55,12 @@ class LocalUpload(Generic[T]):
                 raise RuntimeError("the upload is over")
             try:
                 self._content.seal()
-                result, gone = self._catalogue.write(lambda tx: self._enter(tx, now_us))
-            except (BlobError, OSError):
+                result, gone = self._catalogue.write(lambda tx: self._vouched(tx, now_us))
+            except (BlobError, OSError, Fenced):
                 self.abort()
                 raise
             finally:
-                # On other database errors the commit may have reached the disk: the file stays, the next start sweeps it if it did not.
+                # On other database errors the commit may have reached the disk: the file stays, and is swept later if it did not.
                 self._over = True
         self._files.give_up(gone)
         return result
@@ -71,7 +72,14 @@ class LocalUpload(Generic[T]):
                 self._over = True
                 self._content.discard()
 
-    def _enter(self, tx: sqlite3.Connection, now_us: int) -> tuple[T, list[str]]:
+    def _vouched(self, tx: Connection, now_us: int) -> tuple[T, list[str]]:
+        if self._content.name is not None:
+            self._files.vouch(tx, [self._content.name])
+        result, gone = self._enter(tx, now_us)
+        self._files.doom(tx, gone)
+        return result, gone
+
+    def _enter(self, tx: Connection, now_us: int) -> tuple[T, list[str]]:
         raise NotImplementedError
 
 
@@ -85,12 +93,12 @@ class PutUpload(LocalUpload[Blob]):
         self._draft = draft
         self._conditions = conditions
 
-    def _enter(self, tx: sqlite3.Connection, now_us: int) -> tuple[Blob, list[str]]:
+    def _enter(self, tx: Connection, now_us: int) -> tuple[Blob, list[str]]:
         size = self.length if self._draft.size is None else self._draft.size
         blob, gone, _ = keeping.replace_blob(tx, self._ref, self._summed(), size, self._conditions, now_us)
         if self.length:
-            rows.insert_segment(tx, blob, 0, self.length, self._content.name, self._content.inline)
-        return rows.as_blob(rows.blob_row(tx, self._ref)), gone
+            rows.insert_segment(tx, blob["id"], 0, self.length, self._content.name, self._content.inline)
+        return rows.as_blob(blob), gone
 
     def _summed(self) -> BlobDraft:
         """The draft with the MD5 of its content; that of an append or page blob would be wrong after the next write."""
@@ -107,7 +115,7 @@ class StageUpload(LocalUpload[None]):
         super().__init__(catalogue, files, ref)
         self._block_id, self._conditions = block_id, conditions
 
-    def _enter(self, tx: sqlite3.Connection, now_us: int) -> tuple[None, list[str]]:
+    def _enter(self, tx: Connection, now_us: int) -> tuple[None, list[str]]:
         container = rows.container_row(tx, self._ref.parent)["id"]
         blob = rows.find_blob(tx, container, self._ref.name)
         if blob is not None and blob["kind"] != BlobKind.BLOCK:
@@ -130,7 +138,7 @@ class AppendUpload(LocalUpload[tuple[Blob, int]]):
         self._position = position
         self._max_size = max_size
 
-    def _enter(self, tx: sqlite3.Connection, now_us: int) -> tuple[tuple[Blob, int], list[str]]:
+    def _enter(self, tx: Connection, now_us: int) -> tuple[tuple[Blob, int], list[str]]:
         row = rows.blob_row(tx, self._ref)
         if row["kind"] != BlobKind.APPEND:
             raise BlobError("InvalidBlobType")

@@ -29,14 +29,16 @@ def task_token(key: bytes, pk: int, run: int) -> str:
 def orders(reader: Reader, node: NodeRow, sync: Sync, key: bytes) -> Orders:
     """All that a node should run, with the orders that it does not have yet."""
     has, notice_s = set(sync.has), _notice(node)
-    removals = [Removal(number=number, directory=path) for number, path in node_rows.removals(reader, node.pk, REMOVALS_PER_SYNC)]
-    named = {attempts.name(pk, run): pk for pk, run in task_rows.attempts(reader, node.pk)}
+    removed, ran = node_rows.removals(reader, node.pk, REMOVALS_PER_SYNC), task_rows.attempts(reader, node.pk)
+    specials = special_rows.running(reader, node.pk)
+    removals = [Removal(number=number, directory=path) for number, path in removed]
+    named = {attempts.name(pk, run): pk for pk, run in ran}
     wanted = [*named]
     missing = {pk: name for name, pk in named.items() if name not in has}
     rows = task_rows.orders(reader, [*missing])
     made = (_order(reader, rows[pk], name, key, node.pk if removals else None) for pk, name in missing.items())
     fresh = [order for order in made if order is not None]
-    for special in special_rows.running(reader, node.pk):
+    for special in specials:
         name = attempts.name(special.pk, special.run, special=True)
         wanted.append(name)
         if name not in has and notice_s is None:  # on a machine that goes none is begun; it runs when the node is back

@@ -23,7 +23,7 @@ from batchyard.engine.nodes import node_changes
 from batchyard.engine.nodes import nodes as node_cases
 from batchyard.engine.nodes.node_changes import Action
 from batchyard.engine.pools import resizing
-from batchyard.engine.pools.machines import Here, Rooms, elsewhere
+from batchyard.engine.pools.machines import Here, Rooms, at_home, elsewhere
 from batchyard.engine.settling import special_tasks
 from batchyard.model.node import ComputeNodeError
 from batchyard.model.states import AllocationState, NodeState, PoolState
@@ -95,7 +95,7 @@ class Capacity:
         account: str = "",
         here: Callable[[], Here] | None = None,
     ) -> None:
-        self._account, self._here = account, here
+        self._account, self._here, self._missed = account, here, 0
         self._db, self._providers, self._clock, self._node_key, self._join_us = db, providers, clock, node_key, join_us
         self.offer = offer
         """What a pool may be; the quotas in it may change."""
@@ -146,7 +146,13 @@ class Capacity:
         await self._errands.close(_CLOSE_S)
 
     def _note_gap(self, now: int) -> None:
-        """Time in which the server did not run, or that its clock skipped, is no agent's fault."""
+        """Time in which the server did not run, or that its clock skipped, is no agent's fault.
+
+        Of a server that was taken for gone others may have given up nodes, whose machines are removed here then.
+        """
+        if self._here is not None and (here := self._here()).missed != self._missed:
+            self._missed = here.missed
+            self._unswept |= here.bound & self._providers.keys()
         if not self._last_round <= now <= self._last_round + LONGEST_GAP_US or self._clock.ahead != self._ahead:
             self._since, self._ahead = now, self._clock.ahead
         self._last_round = now
@@ -345,12 +351,6 @@ def own_plan(reader: Reader, node_key: bytes, now: int, here: Here) -> Plan:
         if pool is not None and node.provider in here.bound:
             _plan(plan, pool, node, node_key, now, due=node_changes.is_due(node, now))
     return plan
-
-
-def at_home(reader: Reader, here: Here | None) -> set[str]:
-    """Ids of all nodes that have something here which stays."""
-    nodes = [node for node in node_rows.every(reader) if node.state != NodeState.DEALLOCATED]
-    return {node.id for node in nodes if here is None or node.server == here.server}
 
 
 def _plan(plan: Plan, pool: PoolView, node: NodeRow, node_key: bytes, now: int, *, due: bool) -> None:

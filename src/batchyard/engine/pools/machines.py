@@ -14,6 +14,7 @@ import msgspec
 from batchyard.model.states import NodeState
 from batchyard.store import nodes as node_rows
 from batchyard.store.nodes import NodeRow
+from batchyard.store.reader import Reader
 from batchyard.store.tx import Tx
 
 
@@ -25,14 +26,18 @@ class Here(msgspec.Struct, frozen=True):
     """How many more nodes the machine of each server that lives has room for."""
     bound: frozenset[str]
     """Providers whose nodes are on the machine of their server."""
+    there: frozenset[str] = frozenset()
+    """Servers that lived a moment ago, so that their machines need not be given up."""
+    missed: int = 0
+    """How often this server was taken for gone so far: others may have given up nodes of its machine."""
 
     def has(self, node: NodeRow) -> bool:
-        """True for a node that this server looks after."""
-        return node.provider not in self.bound or node.server == self.server
+        """True for a node that this server looks after when it plans: its own, and what is nobody's."""
+        return node.provider not in self.bound or node.server in (None, self.server)
 
     def lost(self, node: NodeRow) -> bool:
         """True for a node on the machine of a server that has vanished."""
-        return node.provider in self.bound and node.server is not None and node.server not in self.rooms
+        return node.provider in self.bound and node.server is not None and node.server not in self.there
 
 
 class Rooms:
@@ -62,3 +67,9 @@ def elsewhere(tx: Tx, node_pk: int, server: str) -> bool:
         return False
     node_rows.move(tx, node, server=None)
     return True
+
+
+def at_home(reader: Reader, here: Here | None) -> set[str]:
+    """Ids of all nodes that have something here which stays."""
+    nodes = [node for node in node_rows.every(reader) if node.state != NodeState.DEALLOCATED]
+    return {node.id for node in nodes if here is None or node.server == here.server}

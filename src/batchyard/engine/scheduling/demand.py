@@ -75,7 +75,11 @@ class _Few(Demand):
         return sorted((job for job in found if behind is None or turn(job) > turn(behind)), key=turn)[:n]
 
 
-def demand(reader: Reader, pool_key: str) -> Demand:
-    """What waits for a pool now."""
-    jobs = job_rows.may_start(reader, pool_key, FEW + 1)
+def asked(reader: Reader, pool_key: str) -> Sequence[JobDemand]:
+    """The jobs that `demand` tells apart, which are few or more."""
+    return job_rows.may_start(reader, pool_key, FEW + 1)
+
+
+def demand(reader: Reader, pool_key: str, jobs: Sequence[JobDemand]) -> Demand:
+    """What waits for a pool now, of which `asked` is this much."""
     return Demand(reader, pool_key) if len(jobs) > FEW else _Few(reader, pool_key, jobs)

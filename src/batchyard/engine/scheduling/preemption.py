@@ -55,7 +55,7 @@ def make_room(tx: Tx, pool: PoolRoom, rooms: Sequence[Room], now: int, *, restar
     `rooms` are the nodes with room as placement left them: what is held for a task is room for nobody else. `restarted` says that a
     manager waited to run again before placement: there are no more of them behind it.
     """
-    tx.flush()
+    tx.write()
     key = pool.id.lower()
     lowest = job_rows.lowest_yielding(tx, key)
     again = job_rows.restarted(tx, key, MOST_RESTARTED) if restarted else []
@@ -124,7 +124,7 @@ class _Push:
             self._smallest[job.pk] = smallest
         found = [task for slots in sizes for task in ready.of_size(self._tx, job.pk, slots, 0, 2) if not task.manager]
         firsts = {task.slots: task for task in sorted(found, key=lambda task: -task.pk)}
-        return managers + sorted(firsts.values(), key=lambda task: task.pk)
+        return [*managers, *sorted(firsts.values(), key=lambda task: task.pk)]
 
     def _choose(self, pusher: _Pusher) -> list[Victim]:
         task, job = pusher.task, pusher.job

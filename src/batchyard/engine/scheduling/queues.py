@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from heapq import merge
 
-from batchyard.engine.scheduling.demand import demand
+from batchyard.engine.scheduling.demand import asked, demand
 from batchyard.engine.settling import special_tasks
 from batchyard.rules.placement import PATIENCE_US, Queue, Room, Rooms, Waiting, most_held, place
 from batchyard.store import jobs as job_rows
@@ -31,8 +31,9 @@ class Queues:
 
     def __init__(self, reader: Reader, pool: PoolRoom, now: int) -> None:
         self._reader, self._pool, self._key, self._now = reader, pool, pool.id.lower(), now
-        self.demand = demand(reader, self._key)
-        nodes = node_rows.free(reader, pool.pk)
+        jobs, nodes = asked(reader, self._key), node_rows.free(reader, pool.pk)
+        self._holding = job_rows.holding(reader, self._key)
+        self.demand = demand(reader, self._key, jobs)
         self.rooms = [Room(node.pk, node.free, node.slots, bool(node.dedicated)) for node in nodes]
         self._rooms = Rooms(self.rooms, most_held(pool.nodes))
         self.names = {node.pk: node.id for node in nodes}
@@ -41,7 +42,6 @@ class Queues:
         self._share = sum(room.free for room in self.rooms) // self.demand.few if self.demand.few else 0
         """Free slots for each job, where these are few."""
         self._sizes: list[int] = []
-        self._holding: list[JobDemand] = []
         self._barred: list[JobDemand] = []
         self._new: list[Queue] = []
         """Those of jobs that nobody had looked at, until something of them starts."""
@@ -94,8 +94,7 @@ class Queues:
         return len(self._new) < MOST_NEW
 
     def _queues(self) -> Iterator[Queue]:
-        self._holding = job_rows.holding(self._reader, self._key)
-        first = self.demand.restarted() + self._holding
+        first = [*self.demand.restarted(), *self._holding]
         self._barred = self.demand.barred(MOST_BARRED)
         self._sizes = self.demand.sizes(0, self._largest)
         priority = self._highest(first)
@@ -160,11 +159,10 @@ class Queues:
         return queue
 
     def _lines(self, job: JobDemand) -> Iterator[Iterable[Waiting]]:
-        managers = ready.managers(self._reader, job.pk, ANY_SIZE)
-        if job.restarted and not any(task.restarted for task in managers):
+        every, sizes = ready.managers(self._reader, job.pk, ANY_SIZE), ready.sizes(self._reader, job.pk, self._largest)
+        if job.restarted and not any(task.restarted for task in every):
             self.not_restarted.append(job.pk)
-        managers = [task for task in managers if task.exclusive or task.slots <= self._largest]
-        sizes = ready.sizes(self._reader, job.pk, self._largest)
+        managers = [task for task in every if task.exclusive or task.slots <= self._largest]
         self._smallest[job.pk] = ready.least(self._reader, job.pk, managers, sizes, self._largest) or self._largest + 1
         marked = ready.holding(self._reader, job.pk) if any(one.pk == job.pk for one in self._holding) else []
         for task in {task.pk: task for task in managers + marked}.values():

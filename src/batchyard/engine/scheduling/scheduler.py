@@ -32,7 +32,7 @@ def place(tx: Tx, pool: PoolRoom, now: int) -> int:
     """The same for a pool that was read already."""
     if pool.state == PoolState.DELETING:
         return 0
-    tx.flush()  # what this unit counted before has its say
+    tx.write()  # what this unit counted before has its say
     round_ = Queues(tx, pool, now)
     placed = list(round_.starts())
     if placed:

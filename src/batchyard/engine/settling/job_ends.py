@@ -98,6 +98,6 @@ def end_when_complete(tx: Tx, job: JobRow, now: int) -> JobRow:
     """End a job that wishes so and has no task left to run; a job without tasks counts as complete (contract 3.9)."""
     if not job.ends_when_complete or not transitions.JOB.allows(job.state, JobHappened.TERMINATE_REQUESTED):
         return job
-    tx.flush()
+    tx.write()
     counts = job_rows.counts(tx, job.pk)
     return job if counts.active or counts.running else end_job(tx, job, "AllTasksComplete", now)

@@ -1,11 +1,12 @@
-"""A store in a SQLite file, or in memory: one connection that writes, a few that read, synced to disk before anybody hears (D14)."""
+"""A SQLite file, or one in memory: one connection that writes, a few that read, synced to disk before anybody hears (D14)."""
 
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 from typing import TypeVar
@@ -14,7 +15,8 @@ import structlog
 
 from batchyard.disk import sqlite
 from batchyard.disk.sqlite import Journal
-from batchyard.store.migrate import WORLD, migrations, pending
+from batchyard.drivers.base import Use
+from batchyard.drivers.migrations import Chain
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -22,17 +24,14 @@ log = structlog.get_logger()
 MEMORY = Path(":memory:")
 _READERS = 3
 _CHECKPOINT_BYTES = 4_000_000
-_WRITER_CACHE_KIB = 65_536
-_READER_CACHE_KIB = 8_192
-"""What a page of a list touches, several times over; each reader has a cache of its own."""
 _PRAGMAS = (
     "PRAGMA journal_mode = wal",
     "PRAGMA synchronous = full",
     "PRAGMA busy_timeout = 10000",
     "PRAGMA journal_size_limit = 67108864",
-    # Upkeep checkpoints from its own thread; this is the bound should it ever stand still.
-    "PRAGMA wal_autocheckpoint = 20000",
 )
+_TENDED_PAGES = 20_000
+"""Whoever tends a file checkpoints it; this is the bound of its log should they ever stand still."""
 _WORDS = {"KEY": "INTEGER PRIMARY KEY", "NAME": "INTEGER PRIMARY KEY AUTOINCREMENT", "BYTES": "BLOB"}
 
 
@@ -43,6 +42,21 @@ class SqliteConnection(sqlite3.Connection):
 
     def settle(self) -> None:
         """Nothing: every answer is there."""
+
+    def last_given(self, table: str, column: str) -> int:
+        """The highest key that ever was, where none is given twice; else the highest that is."""
+        (highest,) = self.execute(f"SELECT COALESCE(MAX({column}), 0) FROM {table}").fetchone()
+        kept = None
+        if self.execute("SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence'").fetchone() is not None:
+            kept = self.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
+        return max(int(highest), 0 if kept is None else int(kept[0]))
+
+    def give_after(self, table: str, column: str, number: int) -> None:
+        """Give higher keys, where none is given twice; elsewhere the highest that is decides."""
+        (made,) = self.execute("SELECT sql FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
+        if "AUTOINCREMENT" in made and number:
+            self.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
+            self.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, number))
 
     def moment(self) -> int:
         """Microseconds since 1970 by this machine's clock; nobody else has the file."""
@@ -56,27 +70,26 @@ class SqliteConnection(sqlite3.Connection):
 class SqliteDriver:
     """A file, or memory, that is open."""
 
-    def __init__(self, path: Path, chain: str = WORLD) -> None:
-        self._path, self._chain = path, chain
+    def __init__(self, path: Path, use: Use) -> None:
+        self._path, self._use = path, use
         self.readers = 0 if path == MEMORY else _READERS
         self.journal = Journal(self._first_connection(), self._writer, in_memory=path == MEMORY)
-        self._local = threading.local()
-        self._opened: list[sqlite3.Connection] = []
+        self._idle: deque[SqliteConnection] = deque()
 
     def _first_connection(self) -> SqliteConnection:
         """The writer's, with the schema as it should be; the only one that may make the file."""
-        connection = self._connect(_WRITER_CACHE_KIB, new=True)
+        connection = self._connect(self._use.cache_kib[0], new=True)
         try:
             if self._path != MEMORY:
                 self._let_shrink(connection)
-            migrate(connection, self._chain)
+            migrate(connection, self._use.chain)
         except BaseException:
             connection.close()
             raise
         return _for_writing(connection)
 
     def _writer(self) -> SqliteConnection:
-        return _for_writing(self._connect(_WRITER_CACHE_KIB))
+        return _for_writing(self._connect(self._use.cache_kib[0]))
 
     def _let_shrink(self, connection: sqlite3.Connection) -> None:
         try:
@@ -87,7 +100,7 @@ class SqliteDriver:
                 raise
             log.warning("the database keeps its size for now", path=str(self._path), reason=str(error))
 
-    def _connect(self, cache_kib: int = _READER_CACHE_KIB, *, new: bool = False) -> SqliteConnection:
+    def _connect(self, cache_kib: int, *, new: bool = False) -> SqliteConnection:
         """A connection; a database that is not there is made only when it is `new`. Raises sqlite3.Error."""
         path = str(self._path) if new else f"{self._path.absolute().as_uri()}?mode=rw"
         connection: SqliteConnection = sqlite3.connect(
@@ -97,38 +110,40 @@ class SqliteDriver:
             for pragma in _PRAGMAS:
                 connection.execute(pragma)
             connection.execute(f"PRAGMA cache_size = -{cache_kib}")
+            if self._use.tended:
+                connection.execute(f"PRAGMA wal_autocheckpoint = {_TENDED_PAGES}")
+            if self._use.named:
+                connection.row_factory = sqlite3.Row
         except BaseException:
             sqlite.close(connection)
             raise
         return connection
 
-    def read(self, query: Callable[[SqliteConnection], T]) -> T:
-        """Run a query on a snapshot of this thread's own connection. Raises what it raises, and sqlite3.Error."""
+    @contextmanager
+    def reading(self) -> Iterator[SqliteConnection]:
+        """A snapshot on a connection that nobody else has. Raises sqlite3.Error."""
         try:
-            connection = self._reader()
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connect(self._use.cache_kib[1])
+        try:
             connection.execute("BEGIN")
             try:
-                return query(connection)
+                yield connection
             finally:
                 connection.execute("COMMIT")
         except sqlite3.Error:
-            self._drop_reader()
-            raise
-
-    def _reader(self) -> SqliteConnection:
-        """This thread's connection."""
-        connection: SqliteConnection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._connect()
-            self._opened.append(connection)
-        return connection
-
-    def _drop_reader(self) -> None:
-        connection: SqliteConnection | None = getattr(self._local, "connection", None)
-        if connection is not None:
-            self._local.connection = None
-            self._opened.remove(connection)
             sqlite.close(connection)
+            raise
+        except BaseException:
+            self._idle.append(connection)
+            raise
+        self._idle.append(connection)
+
+    def read(self, query: Callable[[SqliteConnection], T]) -> T:
+        """Run a query on a snapshot. Raises what it raises, and sqlite3.Error."""
+        with self.reading() as connection:
+            return query(connection)
 
     def passing(self, error: BaseException) -> bool:
         """True for what is over once the disk or another process lets go."""
@@ -138,7 +153,7 @@ class SqliteDriver:
         """Move what the log holds into the file without stopping the writer; with `empty` its own room is given back too."""
         if self._path == MEMORY or not (empty or self._log_bytes() > _CHECKPOINT_BYTES):
             return
-        connection = self._connect()
+        connection = self._connect(self._use.cache_kib[1])
         try:
             connection.execute("PRAGMA busy_timeout = 0")
             connection.execute(f"PRAGMA wal_checkpoint({'truncate' if empty else 'passive'})").fetchone()
@@ -156,8 +171,8 @@ class SqliteDriver:
 
     def close(self) -> None:
         """Close all connections."""
-        for connection in self._opened:
-            sqlite.close(connection)
+        while self._idle:
+            sqlite.close(self._idle.pop())
         self.journal.close()
 
 
@@ -167,16 +182,16 @@ def _for_writing(connection: SqliteConnection) -> SqliteConnection:
     return connection
 
 
-def migrate(connection: sqlite3.Connection, chain: str = WORLD) -> None:
+def migrate(connection: sqlite3.Connection, chain: Chain) -> None:
     """Bring the schema to the newest version, which `user_version` holds. Raises NewerSchema."""
     (at,) = connection.execute("PRAGMA user_version").fetchone()
-    for number, sql in pending(at, chain):
+    for number, sql in chain.pending(at):
         _apply(connection, number, sql)
 
 
-def build(connection: sqlite3.Connection, version: int, chain: str = WORLD) -> None:
+def build(connection: sqlite3.Connection, version: int, chain: Chain) -> None:
     """Make in an empty database what one of that version holds; nothing for that of a newer release, which is not known here."""
-    known = migrations(chain)
+    known = chain.migrations()
     for number, sql in known:
         if number <= version <= known[-1][0]:
             _apply(connection, number, sql)

@@ -1,4 +1,4 @@
-"""A store in a schema of a PostgreSQL database: servers share it, one of them writes at a time (decisions D17, D18).
+"""A schema of a PostgreSQL database: servers share it, one of them writes at a time (decisions D17, D18).
 
 A commit begins by taking the schema's advisory lock, which ends with the transaction; each statement behind it sees all that was
 committed before. So what is true of SQLite's one writer is true of the writers of all servers together. Readers take no lock and
@@ -13,18 +13,20 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import psycopg
+import psycopg.sql
 import structlog
 from psycopg import errors
 
-from batchyard.store.drivers import postgres_words as words
-from batchyard.store.drivers.base import Wakes
-from batchyard.store.drivers.pipeline import PostgresConnection
-from batchyard.store.migrate import WORLD, pending
+from batchyard.drivers import postgres_words as words
+from batchyard.drivers.base import Use, Wakes
+from batchyard.drivers.migrations import Chain
+from batchyard.drivers.pipeline import PostgresConnection
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -52,7 +54,7 @@ class OutcomeUnknown(psycopg.OperationalError):
     """The connection was lost while a commit was on its way, and the database cannot be asked whether it arrived."""
 
 
-def connect(location: words.Location) -> psycopg.Connection[Any]:
+def connect(location: words.Location, *, named: bool = False) -> psycopg.Connection[Any]:
     """A connection to a schema, which need not be there yet. Raises psycopg.Error."""
     connection: psycopg.Connection[Any] = psycopg.connect(
         location.conninfo, autocommit=True, connect_timeout=_CONNECT_S, prepare_threshold=2, cursor_factory=psycopg.RawCursor
@@ -62,6 +64,8 @@ def connect(location: words.Location) -> psycopg.Connection[Any]:
             raise psycopg.NotSupportedError(f"PostgreSQL {connection.info.server_version // 10_000} is older than {OLDEST}")
         connection.prepared_max = 1000
         words.adapt(connection.adapters)
+        if named:
+            connection.row_factory = words.named_rows
         connection.execute(
             "SELECT set_config('search_path', $1, false), set_config('timezone', 'UTC', false),"
             " set_config('synchronous_commit', CASE current_setting('synchronous_commit') WHEN 'off' THEN 'on'"
@@ -84,54 +88,57 @@ class PostgresDriver:
 
     readers = _READERS
 
-    def __init__(self, location: str, on_wake: Wakes, chain: str = WORLD) -> None:
+    def __init__(self, location: str, use: Use, on_wake: Wakes | None) -> None:
         self._location = words.locate(location)
-        self._on_wake = on_wake
+        self._named = use.named
         with connect(self._location) as connection:
-            migrate(connection, self._location, chain)
+            migrate(connection, self._location, use.chain)
         self._writer_id = secrets.token_hex(8)
-        self.journal = PostgresJournal(self._location, self._writer_id)
-        self._local = threading.local()
-        self._opened: list[PostgresConnection] = []
+        self.journal = PostgresJournal(self._location, self._writer_id, named=use.named)
+        self._idle: deque[PostgresConnection] = deque()
+        self._seats = threading.BoundedSemaphore(_READERS)
         self._closed = threading.Event()
         self._listening: psycopg.Connection[Any] | None = None
         self._listener_ready = threading.Event()
-        self._listener = threading.Thread(target=self._listen, name="store-listen", daemon=True)
-        self._listener.start()
+        self._listener = None if on_wake is None else threading.Thread(target=self._listen, args=(on_wake,), name="listen", daemon=True)
+        if self._listener is not None:
+            self._listener.start()
+
+    @contextmanager
+    def reading(self) -> Iterator[PostgresConnection]:
+        """A snapshot on a connection that nobody else has, once there is one. Raises psycopg.Error."""
+        with self._seats:
+            connection = self._reader()
+            try:
+                connection.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                try:
+                    yield connection
+                finally:
+                    connection.finish("COMMIT")
+            except psycopg.Error:
+                connection.close()
+                raise
+            except BaseException:
+                if connection.idle:
+                    self._idle.append(connection)
+                else:
+                    connection.close()
+                raise
+            self._idle.append(connection)
 
     def read(self, query: Callable[[PostgresConnection], T]) -> T:
-        """Run a query on a snapshot of this thread's own connection. Raises what it raises, and psycopg.Error."""
-        connection = self._reader()
-        try:
-            connection.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            try:
-                return query(connection)
-            finally:
-                connection.finish("COMMIT")
-        except psycopg.Error:
-            self._drop(connection)
-            raise
-        except BaseException:
-            if not connection.idle:
-                self._drop(connection)
-            raise
+        """Run a query on a snapshot. Raises what it raises, and psycopg.Error."""
+        with self.reading() as connection:
+            return query(connection)
 
     def _reader(self) -> PostgresConnection:
-        """This thread's connection; one that was lost while nobody used it is made anew."""
-        connection: PostgresConnection | None = getattr(self._local, "connection", None)
-        if connection is not None and not connection.alive():
-            self._drop(connection)
-            connection = None
-        if connection is None:
-            connection = self._local.connection = PostgresConnection(connect(self._location))
-            self._opened.append(connection)
-        return connection
-
-    def _drop(self, connection: PostgresConnection) -> None:
-        self._local.connection = None
-        with suppress(ValueError):
-            self._opened.remove(connection)
-        connection.close()
+        """A connection that nobody uses; those that were lost meanwhile are left."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.alive():
+                return connection
+            connection.close()
+        return PostgresConnection(connect(self._location, named=self._named))
 
     def passing(self, error: BaseException) -> bool:
         """True while the server is away, starts, or has no room."""
@@ -147,12 +154,13 @@ class PostgresDriver:
         if listening is not None:
             with suppress(psycopg.Error):
                 listening.cancel_safe(timeout=1)
-        self._listener.join(_CONNECT_S)
-        for connection in self._opened:
-            connection.close()
+        if self._listener is not None:
+            self._listener.join(_CONNECT_S)
+        while self._idle:
+            self._idle.pop().close()
         self.journal.close()
 
-    def _listen(self) -> None:
+    def _listen(self, on_wake: Wakes) -> None:
         """Hear what other servers' commits wake; what is lost while the connection is costs a loop period."""
         pause = _FIRST_PAUSE_S
         while not self._closed.is_set():
@@ -164,7 +172,7 @@ class PostgresDriver:
                     self._listener_ready.set()
                     while not self._closed.is_set():
                         for notice in connection.notifies(timeout=0.5, stop_after=1):
-                            self._heard(notice.payload)
+                            self._heard(notice.payload, on_wake)
             except psycopg.Error as error:
                 if not self._closed.is_set():
                     log.warning("not heard what other servers wake", reason=str(error), next_try_s=pause)
@@ -173,11 +181,11 @@ class PostgresDriver:
             finally:
                 self._listening = None
 
-    def _heard(self, payload: str) -> None:
+    def _heard(self, payload: str, on_wake: Wakes) -> None:
         try:
             writer, topics = json.loads(payload)
             if writer != self._writer_id:
-                self._on_wake(topics)
+                on_wake(topics)
         except Exception:
             log.exception("wake-ups lost")
 
@@ -185,8 +193,8 @@ class PostgresDriver:
 class PostgresJournal:
     """The connection that writes, opened anew with back-off when it is lost."""
 
-    def __init__(self, location: words.Location, writer: str) -> None:
-        self._location, self._writer = location, writer
+    def __init__(self, location: words.Location, writer: str, *, named: bool = False) -> None:
+        self._location, self._writer, self._named = location, writer, named
         self._number = 0
         self._pause = _FIRST_PAUSE_S
         self._not_before = 0.0
@@ -198,7 +206,7 @@ class PostgresJournal:
         if time.monotonic() < self._not_before:
             raise psycopg.OperationalError(self._reason)
         try:
-            made = connect(self._location)
+            made = connect(self._location, named=self._named)
             made.execute("SELECT set_config('idle_in_transaction_session_timeout', $1, false)", (f"{_PAUSED_S}s",))
             connection = PostgresConnection(made)
         except psycopg.Error as error:
@@ -243,7 +251,6 @@ class PostgresJournal:
         )
         for notice in _notices(self._writer, topics):
             connection.later("SELECT pg_notify($1, $2)", (self._location.topic, notice))
-        connection.settle()
         try:
             connection.finish("COMMIT")
         except psycopg.Error as error:
@@ -307,7 +314,7 @@ def _notices(writer: str, topics: Sequence[str]) -> list[str]:
     return _notices(writer, topics[:half]) + _notices(writer, topics[half:])
 
 
-def migrate(connection: psycopg.Connection[Any], location: words.Location, chain: str = WORLD) -> None:
+def migrate(connection: psycopg.Connection[Any], location: words.Location, chain: Chain) -> None:
     """Make the schema, and bring it to the newest version, while no other server does. Raises NewerSchema, psycopg.Error."""
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock($1)", (location.lock,))
@@ -319,11 +326,33 @@ def migrate(connection: psycopg.Connection[Any], location: words.Location, chain
             connection.execute(words.OWN_TABLES)
         version = connection.execute("SELECT version FROM schema_version").fetchone()
         assert version is not None
-        missing = pending(version[0], chain)
+        missing = chain.pending(version[0])
         if missing:
             steps = "".join(f"{words.migration(sql)}\n;" for _, sql in missing)
             connection.execute(f"{steps}UPDATE schema_version SET version = {missing[-1][0]}")
         connection.execute(f"DELETE FROM commit_mark WHERE at < now() - interval '{_MARKS_KEPT}'")
+
+
+def reserve(location: str, mark: str) -> bool:
+    """Make a schema and mark it; one with that mark is made anew. False for a schema that is there and has another mark, or none."""
+    found = words.locate(location)
+    with connect(found) as connection, connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock($1)", (found.lock,))
+        sql = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = $1"
+        there = connection.execute(sql, (found.schema,)).fetchone()
+        if there is not None and there[0] != mark:
+            return False
+        connection.execute(f"DROP SCHEMA IF EXISTS {found.quoted} CASCADE")
+        connection.execute(f"CREATE SCHEMA {found.quoted}")
+        connection.execute(f"COMMENT ON SCHEMA {found.quoted} IS {psycopg.sql.quote(mark)}")
+        return True
+
+
+def unmark(location: str) -> None:
+    """Take the mark from a schema that is there. Raises psycopg.Error."""
+    found = words.locate(location)
+    with connect(found) as connection:
+        connection.execute(f"COMMENT ON SCHEMA {found.quoted} IS NULL")
 
 
 def peek(location: str, query: Callable[[PostgresConnection], T]) -> T | None:

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from batchyard.store.drivers.postgres_words import translated
+from batchyard.drivers.postgres_words import translated
 
 
 class Answer:
@@ -35,9 +35,13 @@ class Answer:
         self._connection.settle()
         return self._cursor.fetchone() if self._cursor.description else None
 
-    def __iter__(self) -> Iterator[Any]:
+    def fetchall(self) -> list[Any]:
+        """All rows that are left."""
         self._connection.settle()
-        return iter(self._cursor.fetchall() if self._cursor.description else ())
+        return self._cursor.fetchall() if self._cursor.description else []
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.fetchall())
 
 
 class _Nothing:
@@ -47,6 +51,10 @@ class _Nothing:
 
     def fetchone(self) -> None:
         """No row."""
+
+    def fetchall(self) -> list[Any]:
+        """No rows."""
+        return []
 
     def __iter__(self) -> Iterator[Any]:
         return iter(())
@@ -165,6 +173,19 @@ class PostgresConnection:
                     self._connection.execute("SELECT 1")
                 return not self._connection.closed
         return True
+
+    def last_given(self, table: str, column: str) -> int:
+        """The highest key that the sequence of the column gave."""
+        name = self.execute("SELECT pg_get_serial_sequence(?, ?)", (table, column)).fetchone()
+        assert name is not None
+        found = self.execute(f"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM {name[0]}").fetchone()
+        assert found is not None
+        return int(found[0])
+
+    def give_after(self, table: str, column: str, number: int) -> None:
+        """Set the sequence of the column."""
+        if number:
+            self.execute("SELECT setval(pg_get_serial_sequence(?, ?)::regclass, ?)", (table, column, number))
 
     def moment(self) -> int:
         """Microseconds since 1970 by the server's clock, as it is now and not as the transaction began."""

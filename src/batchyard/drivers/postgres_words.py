@@ -1,9 +1,10 @@
-"""What PostgreSQL wants otherwise than SQLite: parameters, types, migrations, and where a store lies."""
+"""What PostgreSQL wants otherwise than SQLite: parameters, types, migrations, rows whose columns have names, and where a database lies."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from string import Template
 from typing import Any, NamedTuple
@@ -13,8 +14,9 @@ from psycopg.adapt import Dumper, Loader
 from psycopg.pq import Format
 from psycopg.types.numeric import Int8Dumper
 
+_LONGEST = 63
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}", re.ASCII)
-_PARAMETER = re.compile(r"'(?:[^']|'')*'|::|:(\w+)|\?(\d+)", re.ASCII)
+_PARAMETER = re.compile(r"'(?:[^']|'')*'|::|:(\w+)|\?(\d*)", re.ASCII)
 _TEXT = re.compile(r"(?<!AS )\bTEXT\b")
 _AS_TEXT = re.compile(r"CAST\((\w+) AS TEXT\)")
 _INTEGER = re.compile(r"\bINTEGER\b")
@@ -65,19 +67,34 @@ def locate(text: str) -> Location:
     return Location(urlunsplit(parts._replace(query=rest)), names[0])
 
 
+def beside(text: str, name: str) -> str:
+    """The URL of another schema of the same database, which is called as that of `text` and `_NAME`. Raises ValueError.
+
+    A name that would be too long is cut, and told from its like by a digest.
+    """
+    found = locate(text)
+    whole = f"{found.schema}_{name}"
+    if len(whole) > _LONGEST:
+        digest = hashlib.sha256(found.schema.encode()).hexdigest()[:12]
+        whole = f"{found.schema[: _LONGEST - len(name) - len(digest) - 2]}_{digest}_{name}"
+    parts = urlsplit(found.conninfo)
+    query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), ("schema", whole)], quote_via=quote)
+    return urlunsplit(parts._replace(query=query))
+
+
 @lru_cache(maxsize=2048)
 def translated(sql: str) -> tuple[str, tuple[str, ...] | None]:
     """A statement with `$1`, `$2`, … and the names that stand there; None where the parameters are numbered already."""
     names: dict[str, int] = {}
-    numbered = False
+    numbered = 0
 
     def place(found: re.Match[str]) -> str:
         nonlocal numbered
         if found[1]:
             return f"${names.setdefault(found[1], len(names) + 1)}"
-        if found[2]:
-            numbered = True
-            return f"${found[2]}"
+        if found[2] is not None:
+            numbered += 1
+            return f"${found[2] or numbered}"
         return found[0]
 
     text = _PARAMETER.sub(place, sql)
@@ -86,7 +103,8 @@ def translated(sql: str) -> tuple[str, tuple[str, ...] | None]:
 
 def migration(sql: str) -> str:
     """A migration in PostgreSQL's words: text is ordered by code point, and every integer has the width that SQLite's has."""
-    plain = "\n".join(line.partition("--")[0] for line in Template(sql).substitute(_WORDS).splitlines())
+    lines = [line for line in Template(sql).substitute(_WORDS).splitlines() if not line.rstrip().endswith("-- SQLite")]
+    plain = "\n".join(line.partition("--")[0] for line in lines)
     plain = _AS_TEXT.sub(r"convert_from(\1, 'UTF8')", plain)
     return _INTEGER.sub("BIGINT", _TEXT.sub('TEXT COLLATE "C"', plain))
 
@@ -125,6 +143,26 @@ class _Whole(Loader):
 
     def load(self, data: Any) -> int:
         return int(bytes(data))
+
+
+class _Named(tuple[Any, ...]):
+    """A row that can be asked by the names of its columns, as SQLite's can."""
+
+    __slots__ = ()
+    places: Mapping[str, int]
+
+    def __getitem__(self, column: Any) -> Any:
+        return tuple.__getitem__(self, column if type(column) is int else self.places[column])
+
+
+@lru_cache(maxsize=512)
+def _rows_of(names: tuple[str, ...]) -> type[_Named]:
+    return type("Row", (_Named,), {"__slots__": (), "places": {name: place for place, name in enumerate(names)}})
+
+
+def named_rows(cursor: Any) -> Callable[[Sequence[Any]], Any]:
+    """What psycopg asks to make such rows."""
+    return _rows_of(tuple(column.name for column in cursor.description or ()))
 
 
 def adapt(adapters: Any) -> None:

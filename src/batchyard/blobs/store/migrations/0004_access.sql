@@ -1,0 +1,2 @@
+-- Who may read a container without a signature.
+ALTER TABLE containers ADD COLUMN access TEXT;
