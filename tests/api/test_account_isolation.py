@@ -32,6 +32,8 @@ IDS = {
     "key_name": "primary",
     "token_id": "jt",
     "container": "c",
+    "application_id": "a",
+    "version": "1",
 }
 
 
@@ -105,6 +107,7 @@ def half(server: Server, raw: Line) -> Half:
     assert raw("POST", "/pools", pool_body("p", targetDedicatedNodes=1)).status == 201
     yard = Yard(raw, "p")
     node = wait_for(lambda: [node for node in yard.get("/pools/p/nodes")["value"] if node["state"] == "idle"], "the node")[0]
+    assert raw("PUT", "/batchyard/v1/applications/a", {}).status == 201
     assert raw("POST", "/jobs", {"id": "j", "poolInfo": {"poolId": "none"}}).status == 201
     assert raw("POST", "/jobs/j/tasks", task("t")).status == 201
     other = yard.job(task("holder", "echo $AZ_BATCH_AUTHENTICATION_TOKEN; sleep 3000", authenticationTokenSettings={"access": ["job"]}))
