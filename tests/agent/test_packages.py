@@ -6,16 +6,31 @@ import io
 import os
 import stat
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import pytest
 from storage_world import Container
 
 from batchyard.agent.settings import AgentSettings
-from batchyard.model.sync import Ended, Package, Removal
-from conftest import FakeServer
+from batchyard.model.sync import Ended, FileHead, Order, Package, Removal, Sync
+
+
+class FakeServer(Protocol):
+    """What these tests need of the fixtures `server` and `node`."""
+
+    wanted: dict[str, Order]
+    setup: dict[str, Any]
+    syncs: list[Sync]
+    removals: list[Removal]
+
+    def change(self) -> None: ...
+    def order(self, attempt: str, command: str, *, job: str = "job", start: bool = False) -> None: ...
+    async def end_of(self, attempt: str) -> Ended: ...
+    async def until(self, what: Callable[[], Any]) -> Any: ...
+    async def file(self, operation: str, path: str) -> tuple[FileHead, bytes]: ...
 
 
 def packed(files: dict[str, str | bytes], mode: int = 0) -> bytes:
