@@ -127,14 +127,13 @@ async def test_more_bytes_than_were_told_are_not_taken(node: FakeServer, contain
     assert "more than" in (end.failure.message or "")
 
 
-async def test_a_kill_ends_who_waits_and_not_what_comes(node: FakeServer, settings: AgentSettings, container: Container) -> None:
-    """The blob is fetched from a server that answers when the test lets it."""
+async def test_what_failed_once_is_tried_again(node: FakeServer, settings: AgentSettings, container: Container) -> None:
     one = package(container, "one", packed({"a": "a"}))
     away, one.url = one.url, one.url.replace("/data/one.zip", "/data/not-yet.zip")
     end = await ran(node, "t.1", "echo ran", one)
     assert end.failure is not None
     one.url = away
-    assert (await ran(node, "t.2", "cat $AZ_BATCH_APP_PACKAGE_one_1/a", one)).failure is None, "what failed once is tried again"
+    assert (await ran(node, "t.2", "cat $AZ_BATCH_APP_PACKAGE_one_1/a", one)).failure is None
     assert [path.name for path in (Path(settings.root) / "applications").iterdir()] == ["one-1-00"]
 
 
