@@ -323,3 +323,17 @@ def test_two_hundred_tasks_on_eight_nodes_fetch_and_unpack_it_eight_times() -> N
             assert len([line for line in unpacked if f"directory='{name}-1-" in line]) == 8
     finally:
         server.stop()
+
+
+def test_a_blob_that_somebody_deleted_is_missed_by_tasks_alone(raw: Raw, server: Server, yard: Yard, application: str) -> None:
+    """Its key opens it: what is taken from there is missed by tasks, and nothing else comes to harm."""
+    service = BlobServiceClient.from_connection_string(server.storage_connection_string)
+    [lost] = [name for name in blobs(server, application) if "/1.0/" in name]
+    service.get_blob_client(CONTAINER, lost).delete_blob()
+    job_id = yard.job(task("t", applicationPackageReferences=[{"applicationId": application}]))
+    failure = yard.reached(job_id, "t")["executionInfo"]["failureInfo"]
+    assert failure["code"] == "ApplicationPackageError"
+    assert "sig=" not in str(failure)
+    assert upload(raw, application, "1.0", say="again").status == 201
+    yard.add(job_id, task("u", applicationPackageReferences=[{"applicationId": application}]))
+    assert yard.reached(job_id, "u")["executionInfo"]["result"] == "success"

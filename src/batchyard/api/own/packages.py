@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
 import secrets
 from collections.abc import AsyncIterator
@@ -95,6 +96,12 @@ async def upload(call: Call) -> Response:
     except BatchError:  # after any other error a row may name it, and the sweep finds out
         await asyncio.to_thread(_forget, store, container, name)
         raise
+    except BlobError as error:  # the container is the account's own, and it may do with it what it likes
+        raise BatchError("OperationInvalidForCurrentState", Reason=f"The container {PACKAGES} does not take it: {error.message}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise BatchError("ServerBusy", Reason="The disk of the server is full") from error
     if old is not None:
         await asyncio.to_thread(_forget, store, container, old)
     return _answer(call, found, 201)
