@@ -11,7 +11,7 @@ import logging
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,15 +92,23 @@ class Catalogue:
 
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in a transaction and return its result once that is on disk; its exception undoes it alone."""
-        unit = _Unit(work)
-        self._waiting.append(unit)
-        # Whoever gets the lock first commits for all that wait; the others find their unit done.
-        with self._lock:
-            while not unit.done:
-                self._run_batch()
+        (unit,) = self._done([work])
         if unit.error is not None:
             raise _as_disk_error(unit.error)
         return cast(T, unit.value)
+
+    def write_all(self, works: Sequence[Callable[[sqlite3.Connection], T]]) -> list[T | BaseException]:
+        """The same for several at once, in their order; in the place of a result that there is none of, what was raised."""
+        return [cast(T, unit.value) if unit.error is None else _as_disk_error(unit.error) for unit in self._done(works)]
+
+    def _done(self, works: Sequence[Callable[[sqlite3.Connection], T]]) -> list[_Unit[T]]:
+        units = [_Unit(work) for work in works]
+        self._waiting.extend(units)
+        # Whoever gets the lock first commits for all that wait; the others find their units done.
+        with self._lock:
+            while not all(unit.done for unit in units):
+                self._run_batch()
+        return units
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

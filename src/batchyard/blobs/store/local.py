@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from batchyard.blobs.base import (
     ALWAYS,
@@ -29,6 +29,7 @@ from batchyard.blobs.base import (
     Conditions,
     ContentHeaders,
     CopyDraft,
+    Upload,
 )
 from batchyard.blobs.conditions import check_change, check_read, check_write
 from batchyard.blobs.errors import of_source
@@ -44,7 +45,7 @@ from batchyard.blobs.store.pages import Pages
 from batchyard.blobs.store.readers import LocalReader, Part
 from batchyard.blobs.store.schema import SCHEMA
 from batchyard.blobs.store.services import Services, properties_of
-from batchyard.blobs.store.uploads import AppendUpload, PutUpload, StageUpload
+from batchyard.blobs.store.uploads import AppendUpload, PutUpload, StageUpload, commit_all
 from batchyard.disk.trees import sync_directory
 
 T = TypeVar("T")
@@ -132,6 +133,10 @@ class LocalBlobStore(Containers, FetchRows, Keeping, Marks, Pages, Services):
             container = rows.container_row(tx, ref.parent)["id"]
             check_write(conditions, rows.version_of(rows.find_blob(tx, container, ref.name)))
         return PutUpload(self._catalogue, self._files, ref, draft, conditions)
+
+    def commit_all(self, uploads: Sequence[Upload[Blob]], now_us: int) -> list[Blob | BaseException]:
+        """Commit what `put` began, in one transaction."""
+        return commit_all(self._catalogue, cast("Sequence[PutUpload]", uploads), now_us)
 
     def stage(self, ref: BlobRef, block_id: str, conditions: Conditions = ALWAYS) -> StageUpload:
         """Begin an uncommitted block; of the conditions only the lease counts."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sqlite3
 import threading
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Generic, TypeVar
 
 from batchyard.blobs.base import MAX_BLOCKS, Blob, BlobDraft, BlobError, BlobKind, BlobRef
@@ -52,17 +54,27 @@ class LocalUpload(Generic[T]):
         with self._lock:
             if self._over:
                 raise RuntimeError("the upload is over")
-            try:
-                self._content.seal()
-                result, gone = self._catalogue.write(lambda tx: self._enter(tx, now_us))
-            except (BlobError, OSError):
-                self.abort()
-                raise
-            finally:
-                # On other database errors the commit may have reached the disk: the file stays, the next start sweeps it if it did not.
-                self._over = True
-        self._files.give_up(gone)
+            (result,) = commit_all(self._catalogue, [self], now_us)
+        if isinstance(result, BaseException):
+            raise result
         return result
+
+    def sealed(self) -> BaseException | None:
+        """Make the content durable; why that cannot be, and nothing is left then."""
+        try:
+            self._content.seal()
+        except BaseException as error:
+            self.settled(error)
+            return error
+        return None
+
+    def settled(self, error: BaseException | None, gone: Sequence[str] = ()) -> None:
+        """The upload is over."""
+        if isinstance(error, BlobError | OSError):
+            self.abort()
+        # On other database errors the commit may have reached the disk: the file stays, the next start sweeps it if it did not.
+        self._over = True
+        self._files.give_up(gone)
 
     def abort(self) -> None:
         """Remove what was written."""
@@ -71,8 +83,30 @@ class LocalUpload(Generic[T]):
                 self._over = True
                 self._content.discard()
 
+    def enter(self, tx: sqlite3.Connection, now_us: int) -> tuple[T, list[str]]:
+        """Make the content visible within a transaction; the result, and files that nobody needs once it is on disk."""
+        return self._enter(tx, now_us)
+
     def _enter(self, tx: sqlite3.Connection, now_us: int) -> tuple[T, list[str]]:
         raise NotImplementedError
+
+
+def commit_all(catalogue: Catalogue, uploads: Sequence[LocalUpload[T]], now_us: int) -> list[T | BaseException]:
+    """Make content durable, then visible, several in one transaction; in the place of a result, why there is none."""
+    refused = [upload.sealed() for upload in uploads]
+    ready = [upload for upload, error in zip(uploads, refused, strict=True) if error is None]
+    entering = [partial(upload.enter, now_us=now_us) for upload in ready]
+    entered = iter(catalogue.write_all(entering))
+    found: list[T | BaseException] = []
+    for upload, error in zip(uploads, refused, strict=True):
+        outcome = error or next(entered)
+        if isinstance(outcome, BaseException):
+            upload.settled(outcome)
+            found.append(outcome)
+        else:
+            upload.settled(None, outcome[1])
+            found.append(outcome[0])
+    return found
 
 
 class PutUpload(LocalUpload[Blob]):
