@@ -218,22 +218,22 @@ class Upload:
         lines.append(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {text}\n")
 
     def write_logs(self) -> None:
-        """Leave what happened in the task's directory. Raises Cancelled."""
-        self._write_log("fileuploadout.txt", self._out)
-        self._write_log("fileuploaderr.txt", self._err)
-
-    def _write_log(self, name: str, lines: list[str]) -> None:
-        """Put a new file in the place of whatever is there, a link perhaps, as the task's user."""
-        temporary = f".{secrets.token_hex(8)}.part"
+        """Put new files in the places of whatever is there, a link perhaps, as the task's user. Raises Cancelled."""
         with self.stop.going(), contextlib.suppress(OSError), acting_as(*self._who), beneath.directory(self.place.directory) as fd:
-            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=fd)
-            try:
-                with open(file, "w", encoding="utf-8", errors="replace") as out:
-                    out.writelines(lines)
-                os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
-            except BaseException:
-                os.unlink(temporary, dir_fd=fd)
-                raise
+            for name, lines in (("fileuploadout.txt", self._out), ("fileuploaderr.txt", self._err)):
+                _write_log(fd, name, lines)
+
+
+def _write_log(fd: int, name: str, lines: list[str]) -> None:
+    temporary = f".{secrets.token_hex(8)}.part"
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=fd)
+    try:
+        with open(file, "wb") as out:
+            out.write("".join(lines).encode("utf-8", "replace"))
+        os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
+    except BaseException:
+        os.unlink(temporary, dir_fd=fd)
+        raise
 
 
 class _Quick:

@@ -19,11 +19,11 @@ from urllib.parse import unquote, unquote_plus
 from starlette.types import Receive, Scope
 
 from batchyard.blobs.base import BlobError, BlobRef, Conditions, ContainerRef
-from batchyard.blobs.edge.fetches import Fetches
 from batchyard.blobs.tags import condition as tags_condition
 from batchyard.model import times
 
 if TYPE_CHECKING:
+    from batchyard.blobs.edge.fetches import Fetches
     from batchyard.blobs.edge.together import Place
 
 MAX_HEADER_BYTES = 32 * 1024
