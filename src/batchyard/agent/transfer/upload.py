@@ -225,15 +225,23 @@ class Upload:
 
 
 def _write_log(fd: int, name: str, lines: list[str]) -> None:
-    temporary = f".{secrets.token_hex(8)}.part"
-    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=fd)
+    content = "".join(lines).encode("utf-8", "replace")
     try:
-        with open(file, "wb") as out:
-            out.write("".join(lines).encode("utf-8", "replace"))
-        os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
-    except BaseException:
-        os.unlink(temporary, dir_fd=fd)
-        raise
+        _make(fd, name, content)
+    except FileExistsError:
+        temporary = f".{secrets.token_hex(8)}.part"
+        try:
+            _make(fd, temporary, content)
+            os.rename(temporary, name, src_dir_fd=fd, dst_dir_fd=fd)
+        except BaseException:
+            os.unlink(temporary, dir_fd=fd)
+            raise
+
+
+def _make(fd: int, name: str, content: bytes) -> None:
+    file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=fd)
+    with open(file, "wb", buffering=0) as out:
+        out.write(content)
 
 
 class _Quick:
