@@ -31,6 +31,7 @@ from batchyard.agent.process.process import Command, Exit, NotLaunched, SpawnerL
 from batchyard.agent.run import environment
 from batchyard.agent.run.commands import words
 from batchyard.agent.run.packages import Packages
+from batchyard.agent.transfer.company import Company
 from batchyard.agent.transfer.failures import SERVER, USER, Failed, Stage, exit_code_failure, failure
 from batchyard.agent.transfer.staging import Staging
 from batchyard.agent.transfer.stop import Cancelled, Stop
@@ -103,8 +104,10 @@ class Node:
     """By attempt, while its command runs."""
     started: bool = False
     """True once the start task was begun since the node joined; what follows are retries."""
+    company: Company = field(init=False)
 
     def __post_init__(self) -> None:
+        self.company = Company(self.threads)
         self.variables = environment.of_node(self.setup, self.layout)
         self.users.learn(self.setup.accounts)
 
@@ -236,7 +239,7 @@ class Attempt:
         try:
             if work.output_files:
                 self._stage = "upload"
-                upload = Upload(place, user.uid, variables, self._node.threads, self._stop, user.group)
+                upload = Upload(place, user.uid, variables, self._node.threads, self._stop, user.group, self._node.company)
                 await self._do(upload.all(work.output_files, done.code))
         except Cancelled:
             self._stage = "run"

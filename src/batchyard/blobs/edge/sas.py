@@ -14,12 +14,15 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from batchyard.blobs.base import AccessPolicy, BlobError, ContainerRef
 from batchyard.blobs.edge.grants import Grant, Scope
-from batchyard.blobs.edge.request import Request
 from batchyard.model import times
+
+if TYPE_CHECKING:
+    from batchyard.blobs.edge.request import Request
 
 VERSION = "2021-12-02"  # of the signatures made here; every SDK of the last years reads it
 _OLDEST = "2015-04-05"
