@@ -80,6 +80,12 @@ def checked(
     assert list(walk(lambda after: db.call(read, found, after, most), most)) == wanted
 
 
+def test_two_ids_at_once_are_no_task(memory: Database) -> None:
+    job = memory.call(lambda tx: add_job(tx, f"job-{tx.reserve('job name', 1)}"))
+    found = odata.parse("id eq 'a' and id eq 'b'", odata.TASKS)
+    assert memory.call(lambda tx: task_pages.filtered(tx, job, found, 0, 9)) == Page([], None)
+
+
 def change(tx: Tx, table: str, pk: int, values: Row) -> None:
     tx.change(Change(f"UPDATE {table} SET {', '.join(f'{name} = :{name}' for name in values)} WHERE pk = :pk"), pk=pk, **values)
 

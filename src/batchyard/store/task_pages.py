@@ -61,7 +61,7 @@ def _search(reader: Reader, job_pk: int, found: Filter, after: int) -> tuple[lis
     """The ways to search along, and the key up to which to look; None for all that is there."""
     ids = possible(found, "id")
     if ids is not None:
-        keys = reader.all(keys_of(len(ids)), job_pk=job_pk, **{f"i{n}": one for n, one in enumerate(ids)})
+        keys = reader.all(keys_of(len(ids)), job_pk=job_pk, **{f"i{n}": one for n, one in enumerate(ids)}) if ids else []
         return [f"task.pk IN ({', '.join(map(str, keys))})"] if keys else [], None
     along = ways(found, lambda: active_ways(ready.sizes(reader, job_pk), tasks.has_blocked(reader, job_pk)))
     if _is_the_way(found) and _ALL_TASKS not in along:
