@@ -86,6 +86,8 @@ class Config:
     """How long a server that vanished keeps the others from its background work."""
     drain_s: float = 0.0
     """How long a server that was told to stop goes on answering."""
+    package_limits: tuple[int, int] = (4 << 30, 100_000)
+    """Bytes and entries that an application package may have."""
     external_nodes: bool = False
     """Nodes are made of agents that somebody else starts, and not of agents on this machine."""
     node_join_s: float = 600.0
@@ -211,6 +213,7 @@ def of(directory: Path, values: Mapping[str, Any], offer: Offer) -> Config:
         advertise=values["advertise"],
         lease_s=values["lease"],
         drain_s=values["drain"],
+        package_limits=(int(values["package_gb"] * (1 << 30)), values["package_entries"]),
         external_nodes=values["provider"] == "external",
         node_join_s=values["node_join"],
         autoscale_min_interval_s=values["autoscale_min_interval"],

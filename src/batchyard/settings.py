@@ -84,6 +84,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("node_join", "How long the agent of a launched node may take to its first word.", "number", 600.0, "SECONDS", low=1),
     Setting("autoscale_min_interval", "Shortest interval between evaluations that a pool may ask for.", "number", 300.0, "SECONDS", low=1),
     Setting("autoscale_on_demand", "Evaluate autoscale formulas also as soon as tasks come or go.", "switch", False),
+    Setting("package_gb", "Most gigabytes that an application package may hold, unpacked.", "number", 4.0, "GB", low=0.001, high=1000),
+    Setting("package_entries", "Most files that an application package may hold.", "whole number", 100_000, "N", low=1, high=10_000_000),
     Setting("probes", "Programs that say whether a local node is fit for tasks.", "path", metavar="DIR"),
     Setting("chaos", "Let `batchyard chaos` disturb nodes; for trials only.", "switch", False),
     Setting("test_clock", "Let a test move the server's clock.", "switch", False),

@@ -1,6 +1,7 @@
 """Every operation through azure-batch 14.2.0. Runs in that SDK's own interpreter, prints one JSON object: the calls and the results.
 
-Arguments: prefix for ids, id of a pool with a node, URL of a container that may be written to. The account is read from the environment.
+Arguments: prefix for ids, id of a pool with a node, URL of a container that may be written to, id of an application.
+The account is read from the environment.
 """
 
 # mypy: ignore-errors
@@ -14,7 +15,7 @@ import time
 from azure.batch import BatchServiceClient, models
 from azure.batch.batch_auth import SharedKeyCredentials
 
-PREFIX, POOL, CONTAINER = sys.argv[1:]
+PREFIX, POOL, CONTAINER, APPLICATION = sys.argv[1:]
 BEFORE = "2026-01-01T00:00:00Z"
 calls = []
 results = {}
@@ -69,6 +70,12 @@ def error_of(call, *args, **kwargs):
 def plain(model):
     """A model as JSON."""
     return json.loads(json.dumps(model.as_dict(), default=str))
+
+
+def applications():
+    """List and get."""
+    results["applications"] = [one.id for one in batch.application.list(models.ApplicationListOptions(max_results=1))]
+    results["application"] = plain(batch.application.get(APPLICATION))
 
 
 def pools():
@@ -395,6 +402,7 @@ def node_files(job_id):
 
 
 account()
+applications()
 pools()
 pool_changes()
 jobs()

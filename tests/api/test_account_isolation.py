@@ -33,6 +33,8 @@ IDS = {
     "key_name": "primary",
     "token_id": "jt",
     "container": "c",
+    "application_id": "a",
+    "version": "1",
 }
 
 
@@ -106,6 +108,7 @@ def half(server: Server, raw: Line) -> Half:
     assert raw("POST", "/pools", pool_body("p", targetDedicatedNodes=1)).status == 201
     yard = Yard(raw, "p")
     node = wait_for(lambda: [node for node in yard.get("/pools/p/nodes")["value"] if node["state"] == "idle"], "the node")[0]
+    assert raw("PUT", "/batchyard/v1/applications/a", {}).status == 201
     assert raw("POST", "/jobs", {"id": "j", "poolInfo": {"poolId": "none"}}).status == 201
     assert raw("POST", "/jobs/j/tasks", task("t")).status == 201
     plan = {"id": "s", "schedule": {"doNotRunUntil": "2090-01-01T00:00:00Z"}, "jobSpecification": {"poolInfo": {"poolId": "none"}}}

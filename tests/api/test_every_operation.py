@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
+import zipfile
 from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -23,7 +25,7 @@ from azure.batch.models._models import (  # not exported by 15.1.0
 from azure.core import MatchConditions
 from azure.core.exceptions import HttpResponseError, ResourceExistsError, ResourceModifiedError, ResourceNotFoundError
 from azure.storage.blob import BlobServiceClient, ContainerClient, ContainerSasPermissions, generate_container_sas
-from tests.api.conftest import VERSION, Json, Sdk, Seen, machine, sh, unique
+from tests.api.conftest import VERSION, Json, Raw, Sdk, Seen, machine, sh, unique
 from tests.conftest import Server, wait_for
 
 from batchyard.api.operations import OPERATIONS, match
@@ -38,6 +40,8 @@ SUCCESS: dict[tuple[str, str], tuple[int, str]] = {
     ("GET", "/supportedimages"): (200, "J"),
     ("GET", "/nodecounts"): (200, "J"),
     ("GET", "/poolusagemetrics"): (200, "J"),
+    ("GET", "/applications"): (200, "J"),
+    ("GET", "/applications/{application_id}"): (200, "EJ"),
     ("POST", "/pools"): (201, "EIL"),
     ("GET", "/pools"): (200, "J"),
     ("GET", _POOL): (200, "EJ"),
@@ -137,6 +141,17 @@ def container(server: Server) -> Iterator[str]:
     made.delete_container()
 
 
+@contextmanager
+def application(server: Server) -> Iterator[str]:
+    """Id of an application with the version 1, which no call of an SDK can upload."""
+    raw, name, made = Raw(server.endpoint, server.account, server.key), unique("app"), io.BytesIO()
+    with zipfile.ZipFile(made, "w") as file:
+        file.writestr("hello", "hello")
+    assert raw("PUT", f"/batchyard/v1/applications/{name}/versions/1", made.getvalue()).status == 201
+    yield name
+    assert raw("DELETE", f"/batchyard/v1/applications/{name}").status == 204
+
+
 def assert_contract(calls: Iterable[Seen], unknown: Set[tuple[str, str]] = frozenset()) -> None:
     """Every call that succeeded did so as the table says, and each operation that the SDK knows was called."""
     called = set()
@@ -179,8 +194,8 @@ def tour14(server: Server, pool_id: str) -> Json:
     interpreter = os.environ.get(SDK14_PYTHON)
     if not interpreter:
         pytest.skip(f"{SDK14_PYTHON} is not set (make test sets it)")
-    with container(server) as url:
-        command = [interpreter, str(TOUR), unique("tour"), pool_id, url]
+    with container(server) as url, application(server) as name:
+        command = [interpreter, str(TOUR), unique("tour"), pool_id, url, name]
         done = subprocess.run(command, capture_output=True, text=True, env=server.environment, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     found: Json = json.loads(done.stdout)
@@ -330,12 +345,19 @@ class TestOlderSdk:
             assert properties["ocp-creation-time"].startswith("20")
         assert results["node"]["total_tasks_run"] >= 1
 
+    def test_applications(self, tour14: Json) -> None:
+        assert tour14["results"]["application"]["versions"] == ["1"]
+        assert tour14["results"]["application"]["id"] in tour14["results"]["applications"]
+
 
 def test_newer_sdk_calls_everything(sdk: Sdk, pool_id: str, server: Server) -> None:
     """azure-batch 15.1.0 calls every operation once; what it reads is the matter of the other modules."""
     with container(server) as url:
         _node_changes(sdk, url)
     _account(sdk, pool_id)
+    with application(server) as name:
+        assert name in {one.id for one in sdk.client.list_applications(max_results=1)}
+        assert sdk.client.get_application(name).versions == ["1"]
     _pools(sdk)
     _jobs_and_tasks(sdk)
     _schedules(sdk)

@@ -140,7 +140,7 @@ CRASHES = {
     "while writing": "files.os.write = lambda *a: os.kill(os.getpid(), 9)",
     "before the file is synced": "files.os.fsync = lambda *a: os.kill(os.getpid(), 9)",
     "before the directory is synced": "files.sync_directory = lambda *a: os.kill(os.getpid(), 9)",
-    "before the commit": "Catalogue.write = lambda *a: os.kill(os.getpid(), 9)",
+    "before the commit": "Catalogue.write_all = lambda *a: os.kill(os.getpid(), 9)",
     "inside the transaction": "uploads.rows.insert_segment = lambda *a: os.kill(os.getpid(), 9)",
     "after the commit": "files.DataFiles.give_up = sharing.SharedFiles.give_up = lambda *a: os.kill(os.getpid(), 9)",
 }
@@ -169,19 +169,19 @@ def test_a_crash_leaves_the_old_or_the_new_blob(driver: str, tmp_path: Path, whe
 def test_bytes_are_on_disk_before_the_catalogue_names_them(box: LocalBlobStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     synced: set[int] = set()
     seen = []
-    real_sync, real_write = os.fsync, Catalogue.write
+    real_sync, real_write = os.fsync, Catalogue.write_all
 
     def fsync(descriptor: int) -> None:
         synced.add(os.fstat(descriptor).st_ino)
         real_sync(descriptor)
 
-    def write(self: Catalogue, work: object) -> object:
+    def write(self: Catalogue, works: object) -> object:
         for path in data_files(tmp_path / "store"):
             seen.append({path.stat().st_ino, path.parent.stat().st_ino} <= synced)
-        return real_write(self, work)  # type: ignore[arg-type]
+        return real_write(self, works)  # type: ignore[arg-type]
 
     monkeypatch.setattr(files.os, "fsync", fsync)
-    monkeypatch.setattr(Catalogue, "write", write)
+    monkeypatch.setattr(Catalogue, "write_all", write)
     put(box, "a", b"x" * 100_000)
     assert seen
     assert all(seen)

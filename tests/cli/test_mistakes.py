@@ -100,6 +100,15 @@ MISTAKES = """
 1 | up --dir /proc/no-such --port 0 | cannot write to /proc/no-such
 1 | up --port 1 --host 192.0.2.1 --insecure --dir x | 192.0.2.1
 1 | down --dir missing | no server of
+2 | account create | ACCOUNT is missing: 3 to 24 lower-case letters and digits
+2 | account creat x | account has no 'creat'; did you mean create?
+2 | account create abc --pools many | --pools takes a whole number, or none for the server's own
+2 | account quota nobody | say what to limit: --pools, --jobs, --cores, --spot-cores
+2 | account renew-key third | is one of primary, secondary; it got 'third'
+1 | account create Bad_Name --dir {dir} | name; Bad_Name; A name has 3 to 24 lower-case letters and digits
+1 | account delete nobody --yes --dir {dir} | AccountNotFound
+1 | account list --operator-key missing | the operator's key missing cannot be read (No such file or directory); name it with --operator-key
+1 | env --account nobody --dir {dir} | AccountNotFound
 1 | env --dir missing | there is no account in
 1 | jobs --account other | AuthenticationFailed
 1 | jobs --endpoint https://{address} | is it running?
@@ -194,7 +203,7 @@ def test_a_mistake_gets_one_sentence(cli: Cli, still_job: str, server: Server, t
         (tmp_path / name).write_bytes(text)
     (tmp_path / "formula").write_text("$a = 1;")
     (tmp_path / "many.json").write_text('[{"id": "a", "commandLine": "true"}]')
-    done = cli(*shlex.split(words.format(job=still_job, address=urlsplit(server.endpoint).netloc)))
+    done = cli(*shlex.split(words.format(job=still_job, address=urlsplit(server.endpoint).netloc, dir=server.directory)))
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert done.stderr.startswith("batchyard: ")
     assert done.stderr.count("\n") == 1, done.stderr

@@ -38,7 +38,7 @@ from batchyard.model.job import JobCreateContent, JobPatch
 from batchyard.model.jobschedule import JobScheduleCreateContent, JobSchedulePatch, JobScheduleUpdate
 from batchyard.model.pool import NodeRemove, PoolCreateContent, PoolEnableAutoScale, PoolResize
 from batchyard.model.states import NodeState, TaskState
-from batchyard.model.sync import Ended, Orders, Sync
+from batchyard.model.sync import Ended, NodeSetup, Orders, Sync
 from batchyard.model.task import TaskConstraints, TaskCreateContent, TaskFailureInformation
 from batchyard.model.words import DisableJobOption
 from batchyard.providers.base import Handle, NodeOrder, NodeProvider, Seen
@@ -103,7 +103,7 @@ _NO_CHANGE = {
     "job added",
 }
 """Events that change no state, or that of the allocation, which has none of its own in the log."""
-_SUBJECTS = ("pool", "node", "job", "job_schedule", "task", "start", "preparation", "release")
+_SUBJECTS = ("pool", "node", "job", "job_schedule", "task", "start", "preparation", "release", "application")
 _PLAIN = re.compile(r"[a-z]+( [a-z]+)*")
 _TOPIC = re.compile(r"capacity|upkeep|schedules|lease|node:[0-9]+|(pool|demand):[a-z0-9_-]+")
 _EVERY_WRITE_COUNTS = (
@@ -194,6 +194,7 @@ class Agent:
         self.world, self.node_pk = world, node_pk
         self.session, self.number = 0, 0
         self.has: list[str] = []
+        self.setup: NodeSetup | None = None
 
     def sync(self, *ended: Ended, removed: Iterable[int] = (), **more: Any) -> Orders | None:
         """Say everything and take in the orders; None when fenced off."""
@@ -201,6 +202,7 @@ class Agent:
         said = Sync(session=self.session, number=self.number, has=[*self.has], ended=[*ended], removed=[*removed], **more)
         answer = self.world.run(nodes.hear, self.node_pk, said, SETTING, self.world.now)
         if answer is not None:
+            self.setup = answer.setup or self.setup
             self.session = answer.session
             self.has = [*answer.wanted]
         return answer

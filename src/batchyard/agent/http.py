@@ -8,7 +8,7 @@ import select
 from collections import deque
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
@@ -78,7 +78,9 @@ class Http:
         return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, content)
 
     @contextlib.contextmanager
-    def stream(self, method: str, target: str, headers: dict[str, str], body: bytes | None) -> Iterator[tuple[Answer, Iterator[bytes]]]:
+    def stream(
+        self, method: str, target: str, headers: dict[str, str], body: bytes | IO[bytes] | None
+    ) -> Iterator[tuple[Answer, Iterator[bytes]]]:
         """Send a request on a connection of its own; the head of the answer, and its body as it comes. Raises Unreachable."""
         connection = self._new()
         if self._proxy and not self._encrypted:
@@ -87,7 +89,8 @@ class Http:
             try:
                 connection.connect()
                 connection.sock.settimeout(ANSWER_S)
-                connection.request(method, target, body, headers)
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it may have been refused before it was all sent
+                    connection.request(method, target, body, headers)
                 answer = connection.getresponse()
             except (OSError, HTTPException, UnicodeError, ValueError) as error:
                 raise Unreachable(str(error) or type(error).__name__) from error

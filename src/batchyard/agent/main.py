@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import random
 import signal
 import sys
 import threading
@@ -37,12 +36,13 @@ from batchyard.agent.places.users import Users, of_logins
 from batchyard.agent.process.process import Spawners
 from batchyard.agent.run import remains
 from batchyard.agent.run.inside import Insiders
+from batchyard.agent.run.packages import Packages
 from batchyard.agent.run.runner import Attempt, Node
 from batchyard.agent.settings import AgentSettings, parse
 from batchyard.agent.state import State
 from batchyard.agent.talk import farewell, trust
 from batchyard.agent.talk.link import Broken, Link
-from batchyard.agent.talk.pace import Pace
+from batchyard.agent.talk.pace import Pace, Pause
 from batchyard.agent.talk.replies import Replies
 from batchyard.agent.transfer.logs import ServiceLogs
 from batchyard.disk import logs
@@ -126,7 +126,8 @@ class Agent:
         self._logs = ServiceLogs(settings.log_file, layout, self._threads, self._note_news)
         self._probers = ThreadPoolExecutor(_PROBES, _TRANSFER)
         self._chaos = Disturbances(settings.chaos)
-        self._health = Health(layout.root, settings.probes, self._probers, self._chaos.problems, self._chaos.changed)
+        self._packages = Packages(layout, self._threads, self._chaos.changed)
+        self._health = Health(layout.root, settings.probes, self._probers, self._more_problems, self._chaos.changed)
         services = {**self._logins.services, "upload_logs": self._logs.answer, "chaos": self._chaos.answer}
         streams = {"exec": Insiders(layout.volatile + "/inside", lambda: self._node).stream}
         connect = lambda: _client(settings, self._address.url, token)  # noqa: E731
@@ -141,7 +142,7 @@ class Agent:
             with contextlib.suppress(TimeoutError):  # so that the first word tells of all that is wrong
                 async with asyncio.timeout(_LOOK_S):
                     await self._health.looked.wait()
-            pause = _Pause()
+            pause = Pause()
             while True:
                 try:
                     await self._turn()
@@ -168,6 +169,7 @@ class Agent:
             await self._end_all()
             await last()
             await self._replies.close()
+            await self._packages.close()
             self._remover.stop.set()
             if self._node is not None:
                 await self._node.spawners.close()
@@ -302,7 +304,7 @@ class Agent:
 
     async def _remove(self, removal: Removal) -> None:
         """Remove a directory, however often that fails; the server keeps it in mind until it hears that it is gone."""
-        pause = _Pause(_LONGEST_REMOVAL_PAUSE_S)
+        pause = Pause(_LONGEST_REMOVAL_PAUSE_S)
         while True:
             try:
                 await self._remover.free(removal.directory)
@@ -313,12 +315,17 @@ class Agent:
             except OSError as error:
                 log.warning("directory not removed yet", directory=removal.directory, reason=str(error))
                 await pause.next()
+        self._packages.removed(removal.directory)
         self._state.note_removal(removal.number)
         self._news.set()
         await self._remover.empty()
 
+    def _more_problems(self) -> list[NodeProblem]:
+        return [*self._chaos.problems(), *self._packages.problems()]
+
     def _note_problems(self, problems: list[NodeProblem]) -> None:
         self._state.problems = problems
+        self._packages.told(problems)
         self._news.set()
 
     def _note_news(self, news: NodeNews) -> None:
@@ -334,7 +341,9 @@ class Agent:
             spawners = Spawners(self._found.place, count, self._found.limits, remains.watches(self._layout))
         else:
             spawners = self._node.spawners
-        self._node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories, self._trusted)
+        self._node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories, self._packages, self._trusted)
+        self._packages.learn(setup)
+        self._begin(self._remover.empty(), self._chores)
 
     async def _make(self, name: str, attempt: Making) -> None:
         ended = await attempt.run()
@@ -372,20 +381,6 @@ class Agent:
         self._attempts.clear()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_LEAVE_S)
-
-
-class _Pause:
-    """Waits 0.1 s doubling to `longest_s`, with jitter, between failures."""
-
-    def __init__(self, longest_s: float = 5.0) -> None:
-        self._seconds, self._longest_s = 0.1, longest_s
-
-    async def next(self) -> None:
-        await asyncio.sleep(self._seconds * random.uniform(0.5, 1.0))
-        self._seconds = min(self._seconds * 2, self._longest_s)
-
-    def over(self) -> None:
-        self._seconds = 0.1
 
 
 def _clock() -> int:

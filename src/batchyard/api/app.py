@@ -177,8 +177,9 @@ class Api:
         operations.check_query(op, query)
         if op.adds and (reason := self._services.room()) is not None:
             raise BatchError("ServerBusy", Reason=reason)
-        body = await _read(request, headers)
-        call = Call(self._services, signed, base, ids, query, body, now, identifier, caller.task, caller.operator, path)
+        body = b"" if op.streams else await _read(request, headers)
+        content = request.stream() if op.streams else None
+        call = Call(self._services, signed, base, ids, query, body, now, identifier, caller.task, caller.operator, path, content)
         return await _in_version(version, op, call)
 
 

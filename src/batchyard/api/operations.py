@@ -8,8 +8,8 @@ from urllib.parse import unquote
 import msgspec
 from starlette.responses import Response
 
-from batchyard.api.batch import account, autoscale, files, jobs, nodes, pools, schedules, tasks
-from batchyard.api.own import about, accounts, chaos, clock, contents, explain, inside, joining, outputs
+from batchyard.api.batch import account, applications, autoscale, files, jobs, nodes, pools, schedules, tasks
+from batchyard.api.own import about, accounts, chaos, clock, contents, explain, inside, joining, outputs, packages
 from batchyard.api.wire.call import Call
 from batchyard.model.errors import BatchError
 
@@ -30,6 +30,8 @@ class Op(msgspec.Struct, frozen=True):
     """The last API version that has the operation, where the service has given it up."""
     adds: bool = False
     """It brings new work, which is refused while the server's disk is nearly full."""
+    streams: bool = False
+    """Its body is not read before it is called, and may be as large as it likes."""
     operator: bool = False
     """The operator's key is good for it."""
 
@@ -43,6 +45,7 @@ _SCHEDULE = "/jobschedules/{schedule_id}"
 _NODE = "/pools/{pool_id}/nodes/{node_id}"
 _TASK_FILE = "/jobs/{job_id}/tasks/{task_id}/files/{file_path}"
 _NODE_FILE = "/pools/{pool_id}/nodes/{node_id}/files/{file_path}"
+_APPLICATION = "/batchyard/v1/applications/{application_id}"
 _ACCOUNTS = "/batchyard/v1/accounts"
 
 OPERATIONS = (
@@ -50,6 +53,8 @@ OPERATIONS = (
     Op("GET", "/nodeagentskus", account.node_agent_skus, _FILTERED, until="2018-12-01.8.0"),
     Op("GET", "/nodecounts", account.node_counts, _FILTERED),
     Op("GET", "/poolusagemetrics", account.usage_metrics, _FILTERED | {"starttime", "endtime"}),
+    Op("GET", "/applications", applications.list_, _PAGED),
+    Op("GET", "/applications/{application_id}", applications.get),
     Op("POST", "/pools", pools.add, adds=True),
     Op("GET", "/pools", pools.list_, _FILTERED | _SELECT | _EXPAND),
     Op("GET", "/pools/{pool_id}", pools.get, _SELECT | _EXPAND),
@@ -123,6 +128,13 @@ OPERATIONS = (
     Op("POST", "/batchyard/jobs/{job_id}/tasks/{task_id}/exec", inside.run),
     Op("POST", "/batchyard/jobs/{job_id}/outputs", outputs.read),
     Op("POST", "/batchyard/v1/storage/{storage_account}/{container}/contents", contents.read),
+    Op("GET", "/batchyard/v1/applications", packages.list_, _PAGED),
+    Op("PUT", _APPLICATION, packages.put, adds=True),
+    Op("GET", _APPLICATION, packages.get),
+    Op("PATCH", _APPLICATION, packages.patch),
+    Op("DELETE", _APPLICATION, packages.delete),
+    Op("PUT", _APPLICATION + "/versions/{version}", packages.upload, adds=True, streams=True),
+    Op("DELETE", _APPLICATION + "/versions/{version}", packages.delete_version),
     Op("POST", "/batchyard/v1/pools/{pool_id}/jointokens", joining.add),
     Op("GET", "/batchyard/v1/pools/{pool_id}/jointokens", joining.list_),
     Op("DELETE", "/batchyard/v1/pools/{pool_id}/jointokens/{token_id}", joining.revoke),

@@ -383,6 +383,9 @@ class BlobStore(Protocol):
     def put(self, ref: BlobRef, draft: BlobDraft, conditions: Conditions) -> Upload[Blob]:
         """Begin a new version; a block blob without an MD5 in its draft gets that of its content."""
 
+    def commit_all(self, uploads: Sequence[Upload[Blob]], now_us: int) -> Sequence[Blob | BaseException]:
+        """Commit what `put` began, in one step and in this order; in the place of a blob why there is none, which touches no other."""
+
     def stage(self, ref: BlobRef, block_id: str, conditions: Conditions = ALWAYS) -> Upload[None]: ...
     def append(self, ref: BlobRef, conditions: Conditions, position: int | None, max_size: int | None) -> Upload[tuple[Blob, int]]:
         """Add to an append blob; commit gives the blob and the offset at which the content went in."""

@@ -6,10 +6,11 @@ once, unless the server says that it is busy.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from email.utils import formatdate
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
@@ -117,6 +118,26 @@ class Client:
         except Unreachable as error:
             raise Problem(f"the connection to the server at {self.url} broke ({error})") from None
 
+    def upload(self, *path: str, file: IO[bytes]) -> Found:
+        """PUT a file, as large as it may be. Raises Refused, Problem."""
+        target = self._at(path, {})
+        size = os.fstat(file.fileno()).st_size
+        headers = {
+            "host": self._http.name,
+            "ocp-date": formatdate(usegmt=True),
+            "content-type": "application/zip",
+            "content-length": str(size),
+        }
+        headers["authorization"] = self._signature("PUT", target, headers)
+        try:
+            with self._http.stream("PUT", target, headers, file) as (answer, pieces):
+                answer = answer._replace(body=b"".join(pieces))
+        except Unreachable as error:
+            raise Problem(f"the connection to the server at {self.url} broke ({error})") from None
+        if not 200 <= answer.status < 300:
+            raise _refusal(self._http.host, "PUT", target, answer)
+        return self._json(answer)
+
     def size(self, *path: str) -> int:
         """Bytes of a file. Raises Refused."""
         return int(self.send("HEAD", self._at(path, {})).headers.get("content-length") or 0)
@@ -164,12 +185,15 @@ class Client:
         headers = {"host": self._http.name, "ocp-date": formatdate(usegmt=True), "accept": "application/json", **more}
         if content is not None:
             headers |= {"content-type": _JSON, "content-length": str(len(content))}
+        headers["authorization"] = self._signature(method, target, headers)
+        return headers
+
+    def _signature(self, method: str, target: str, headers: Mapping[str, str]) -> str:
         raw_path, _, raw_query = target.partition("?")
         try:
-            headers["authorization"] = auth.sign(self.account, self._key, auth.Signed(method, raw_path, raw_query, headers))
+            return auth.sign(self.account, self._key, auth.Signed(method, raw_path, raw_query, headers))
         except ValueError:
             raise Problem("the key of the account is not base64; is it all there?") from None
-        return headers
 
 
 def _refusal(host: str, method: str, target: str, answer: Answer) -> Refused:

@@ -74,5 +74,6 @@ def operator(url: str, key_file: Path) -> Client:
     try:
         key = key_file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise Problem(f"the operator's key {key_file} cannot be read ({error}); name it with --operator-key") from None
+        why = getattr(error, "strerror", None) or "it is no key"
+        raise Problem(f"the operator's key {key_file} cannot be read ({why}); name it with --operator-key") from None
     return Client(url, "$operator", key)

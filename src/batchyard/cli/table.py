@@ -1062,6 +1062,58 @@ ACCOUNT = Noun(
     ),
 )
 
+_APPLICATION = Word("application", "NAME", "id of an application")
+_VERSION = Word("version", "VERSION", "version of it")
+_V1_APPLICATION = "/batchyard/v1/applications/{application_id}"
+APP = Noun(
+    "app",
+    "Application packages: programs and data that nodes unpack.",
+    (
+        Verb(
+            "add",
+            "applications:add",
+            "Upload a version of an application, which is made when it is new.",
+            (_APPLICATION, _VERSION, Word("source", "FILE|DIR", "zip file, or a directory to make one of", kind=PATH)),
+            (Flag("default", ("--default",), "Make it the version that is meant where none is named.", FLAG, default=False),),
+            serves=("PUT " + _V1_APPLICATION + "/versions/{version}", "PATCH " + _V1_APPLICATION),
+            aliases=("create",),
+        ),
+        Verb(
+            "list",
+            "applications:list_",
+            "List the applications and their versions.",
+            (),
+            LISTED,
+            serves=("GET /batchyard/v1/applications",),
+        ),
+        Verb(
+            "show",
+            "applications:show",
+            "Show applications.",
+            (_APPLICATION._replace(name="applications", times="+"),),
+            SHOWN,
+            serves=("GET " + _V1_APPLICATION,),
+        ),
+        Verb(
+            "default",
+            "applications:default",
+            "Say which version is meant where none is named.",
+            (_APPLICATION, _VERSION._replace(times="?")),
+            (Flag("off", ("--off",), "None is.", FLAG, default=False),),
+            serves=("PATCH " + _V1_APPLICATION,),
+        ),
+        Verb(
+            "delete",
+            "applications:delete",
+            "Delete versions of an application, or all of it.",
+            (_APPLICATION, _VERSION._replace(name="versions", times="*")),
+            (YES,),
+            serves=("DELETE " + _V1_APPLICATION, "DELETE " + _V1_APPLICATION + "/versions/{version}"),
+            aliases=("remove", "rm"),
+        ),
+    ),
+)
+
 NOUNS: tuple[Noun, ...] = (
     POOL,
     JOB_NOUN,
@@ -1072,7 +1124,8 @@ NOUNS: tuple[Noun, ...] = (
     QUEUE,
     _AUTOSCALE,
     ACCOUNT,
-    *(Noun(name, "", (), later=True) for name in ("app", "trigger", "run", "event")),
+    APP,
+    *(Noun(name, "", (), later=True) for name in ("trigger", "run", "event")),
 )
 
 NOT_REACHABLE = {
@@ -1082,6 +1135,9 @@ NOT_REACHABLE = {
     "HEAD /pools/{pool_id}/nodes/{node_id}/files/{file_path}": "`node files` shows size and time",
     "HEAD /jobs/{job_id}/tasks/{task_id}/files/{file_path}": "`task files` shows size and time",
     "GET /pools/{pool_id}/nodes/{node_id}/extensions/{extension_name}": "`node extensions` shows all of each",
+    "GET /applications": "`app list` lists them, with those that have no package",
+    "GET /applications/{application_id}": "`app show` shows more of it",
+    "PUT /batchyard/v1/applications/{application_id}": "`app add` makes it",
     "POST /batchyard/clock": "for tests of the service; no person wants it",
 }
 """Operations that no command is there for, with the reason."""

@@ -145,6 +145,8 @@ class _Watch:
         one, pace = self._ids[number], Pace()
         while one not in self._ends.found:
             if self._look(progress):
+                if len(self._ends.found) < len(self._ids):
+                    pace.rest(busy=True)
                 continue
             if self._streams:
                 progress.wipe()

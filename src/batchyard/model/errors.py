@@ -82,6 +82,8 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         "AccountExists": (409, "The specified account already exists."),
         "AccountNotFound": (404, "The specified account does not exist."),
         "AccountBeingDeleted": (409, "The specified account has been marked for deletion and is being reclaimed."),
+        # applications
+        "ApplicationNotFound": (404, "The specified application does not exist."),
         # pools
         "PoolExists": (409, "The specified pool already exists."),
         "PoolNotFound": (404, "The specified pool does not exist."),

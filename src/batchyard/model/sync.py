@@ -146,6 +146,22 @@ class Sync(Message, kw_only=True):
     """How long the server may hold the answer when there is nothing new, in seconds."""
 
 
+class Package(Message):
+    """An application package that a node or an attempt needs."""
+
+    application: str
+    asked: str | None = None
+    """The version that was asked for; None for the default one."""
+    directory: str = ""
+    """Name below the node's `applications`, the same for the same content only; empty when there is no such package."""
+    blob: str = ""
+    """Name of its zip file in the container of the packages; a node needs the URL only."""
+    url: str = ""
+    """Of the zip file, signed."""
+    bytes: int = 0
+    """Of the zip file."""
+
+
 class Order(Message):
     """An attempt that the node should make."""
 
@@ -163,6 +179,8 @@ class Order(Message):
     """True for a release task: it begins once no other attempt of the job is left on the node."""
     start: bool = False
     """True for the node's start task, which has no job: `job_id` is empty, its directory is `startup`."""
+    packages: list[Package] = []
+    """Of the task itself; those of the pool came with NodeSetup."""
 
 
 class FileRequest(Message):
@@ -281,6 +299,12 @@ class NodeSetup(Message):
     task_disk_bytes: int = 0
     """Room on the disk that the directory of each task may take; 0 for no limit."""
     accounts: list[NodeAccount] = []
+    packages: list[Package] = []
+    """Of the pool: there before any task starts."""
+    package_bytes: int = 4 << 30
+    """Most that the content of a package may take on the disk."""
+    package_entries: int = 100_000
+    """Most files, directories and links of a package."""
 
 
 class Orders(Message):

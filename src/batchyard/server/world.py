@@ -134,6 +134,7 @@ class World:
             linked_storage=LinkedStorage(account.storage_name, account.storage_key),
             machines={LOCAL: here} if isinstance(self.provider, LocalProvider) and peers.alone else {},
             blobs=self.store,
+            package_limits=config.package_limits,
             node_silence_us=int(config.node_silence_s * 1e6),
             restarting=frozenset({LOCAL} if self.provider.restarts else ()),
             outside=frozenset({JOINED} if self.provider.restarts else {JOINED, LOCAL}),

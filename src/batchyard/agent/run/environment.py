@@ -49,12 +49,14 @@ def of_task(
     trusted: Mapping[str, str] | None = None,
     preparation: TaskPlace | None = None,
     token: str | None = None,
+    packages: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """All variables of one attempt."""
     variables = {"PATH": PATH, "HOME": place.working, "USER": user.name, "LOGNAME": user.name, "LANG": "C.UTF-8", **(trusted or {})}
     for setting in (*common, *own):
         variables[setting.name] = setting.value or ""
     variables.update(node)
+    variables.update(packages or {})
     for name, value in (("AZ_BATCH_JOB_ID", place.job_id), ("AZ_BATCH_TASK_ID", place.task_id)):
         if value:
             variables[name] = value

@@ -30,6 +30,8 @@ from batchyard.agent.places.users import NoSuchUser, User, Users
 from batchyard.agent.process.process import Command, Exit, NotLaunched, SpawnerLost, Spawners
 from batchyard.agent.run import environment
 from batchyard.agent.run.commands import words
+from batchyard.agent.run.packages import Packages
+from batchyard.agent.transfer.company import Company
 from batchyard.agent.transfer.failures import SERVER, USER, Failed, Stage, exit_code_failure, failure
 from batchyard.agent.transfer.staging import Staging
 from batchyard.agent.transfer.stop import Cancelled, Stop
@@ -94,6 +96,7 @@ class Node:
     threads: Executor
     setup: NodeSetup
     directories: Directories
+    packages: Packages
     trusted: Mapping[str, str] = field(default_factory=dict)
     """Variables that tell programs of tasks whom to trust."""
     variables: dict[str, str] = field(default_factory=dict)
@@ -101,8 +104,10 @@ class Node:
     """By attempt, while its command runs."""
     started: bool = False
     """True once the start task was begun since the node joined; what follows are retries."""
+    company: Company = field(init=False)
 
     def __post_init__(self) -> None:
+        self.company = Company(self.threads)
         self.variables = environment.of_node(self.setup, self.layout)
         self.users.learn(self.setup.accounts)
 
@@ -124,6 +129,8 @@ class Attempt:
         self._noticed = self._leaving = self._done = False
         self._stage: Stage = "preprocessing"
         self._exit: Exit | None = None
+        self._packages: dict[str, str] = {}
+        """Variables that name the directories of application packages."""
         self._too_much: str | None = None
         """How its directory took more of the disk than it may."""
 
@@ -232,7 +239,7 @@ class Attempt:
         try:
             if work.output_files:
                 self._stage = "upload"
-                upload = Upload(place, user.uid, variables, self._node.threads, self._stop, user.group)
+                upload = Upload(place, user.uid, variables, self._node.threads, self._stop, user.group, self._node.company)
                 await self._do(upload.all(work.output_files, done.code))
         except Cancelled:
             self._stage = "run"
@@ -246,7 +253,15 @@ class Attempt:
         if done.code != 0:
             raise Failed("run", exit_code_failure())
 
+    async def _bring_packages(self) -> None:
+        """The pool's packages and the task's own, of which the latter count where both name one."""
+        packages, order = self._node.packages, self._order
+        of_pool = packages.of_start_task if order.start else packages.of_pool
+        self._packages = {**await of_pool(), **await packages.of_task(order.packages, order.job_id)}
+
     async def _stage_in(self, work: Work, place: TaskPlace, user: User) -> None:
+        if self._order.packages or not self._node.packages.is_free:
+            await self._do(self._bring_packages())
         if work.resource_files:
             mode = 0o775 if self._order.start else 0o770  # every task may read what the start task brings
             staging = Staging(place.working, user.uid, self._node.threads, self._staging, user.group, mode)
@@ -288,7 +303,7 @@ class Attempt:
         """What the attempt is told beyond what all are told."""
         preparation = self._order.preparation_id
         place = None if preparation is None else self._node.layout.task(self._order.job_id, preparation)
-        return {"preparation": place, "token": self._order.token}
+        return {"preparation": place, "token": self._order.token, "packages": self._packages}
 
     async def _command(self, work: Work, place: TaskPlace, user: User, variables: dict[str, str]) -> Exit:
         argv, refused = _program(work)

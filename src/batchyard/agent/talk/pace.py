@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections.abc import Collection
 
 _GATHER_S, _LOADED_S = 0.005, 0.012
@@ -55,3 +56,19 @@ class Pace:
 
     def _is_due(self) -> bool:
         return len(self._running) < max(self._cores, self._untold + 1)
+
+
+class Pause:
+    """Waits 0.1 s doubling to `longest_s`, with jitter, between failures."""
+
+    def __init__(self, longest_s: float = 5.0) -> None:
+        self._seconds, self._longest_s = 0.1, longest_s
+
+    async def next(self) -> None:
+        """Wait, longer than before."""
+        await asyncio.sleep(self._seconds * random.uniform(0.5, 1.0))
+        self._seconds = min(self._seconds * 2, self._longest_s)
+
+    def over(self) -> None:
+        """What failed works again."""
+        self._seconds = 0.1

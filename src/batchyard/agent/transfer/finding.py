@@ -84,8 +84,12 @@ def find(base: str, below: list[str], check: Callable[[], None], bounds: Bounds 
 
 def open_file(path: str) -> int:
     """Descriptor for reading a regular file; links are followed. Raises OSError."""
-    with beneath.trusted("/") as slash, beneath.chased(slash, path) as (holder, name):
-        fd = os.open(name, beneath.READ, dir_fd=holder)
+    with beneath.trusted("/") as slash:
+        try:
+            fd = beneath.open_below(slash, beneath.parts(path.lstrip("/")), beneath.READ)
+        except (OSError, beneath.Outside):  # a link is on the way, or it cannot be at all
+            with beneath.chased(slash, path) as (holder, name):
+                fd = os.open(name, beneath.READ, dir_fd=holder)
     if stat.S_ISREG(os.fstat(fd).st_mode) and not beneath.of_the_kernel(fd):
         return fd
     os.close(fd)

@@ -7,10 +7,9 @@ import os
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
-from batchyard.agent.http import Http
-from batchyard.agent.http import Unreachable as Unheard
+from batchyard.agent.transfer.small import Small
 
 if TYPE_CHECKING:
     import httpx
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20
 _PART = 4 << 20
-_SMALL = 256 << 10
-"""Bytes up to which a file is uploaded in one request without the SDK."""
-_VERSION, _CREATED = "2021-12-02", 201
 _CONNECT_S, _READ_S = 20, 60
 PAUSES_S = (0.25, 0.5, 1, 2, 4, 5, 5, 5, 5)
 """Pauses before a request is made again that failed for a passing reason: 28 s in all."""
@@ -121,13 +117,18 @@ def check(url: str) -> None:
         container(url)
 
 
+def small_blob(url: str, name: str, content: bytes, headers: dict[str, str]) -> Small | None:
+    """A blob to be uploaded without the SDK, which is for small ones; None for one with headers that only `write_blob` knows."""
+    settings, metadata, other = sort_headers(headers)
+    said = {f"x-ms-blob-{key.replace('_', '-')}": value for key, value in settings.items()}
+    return None if other else Small(url, name, content, said | {f"x-ms-meta-{key}": value for key, value in metadata.items()})
+
+
 def write_blob(url: str, name: str, fd: int, headers: dict[str, str]) -> None:
     """Upload an open file from its start into a container, replacing the blob. Raises Unreachable, or OSError when reading fails."""
-    settings, metadata, other = sort_headers(headers)
-    if not other and os.fstat(fd).st_size <= _SMALL and _put(url, name, fd, settings, metadata):
-        return
     from azure.storage.blob import ContentSettings
 
+    settings, metadata, other = sort_headers(headers)
     client = container(url)
     content = ContentSettings(**settings)  # type: ignore[arg-type]
     try:
@@ -136,35 +137,6 @@ def write_blob(url: str, name: str, fd: int, headers: dict[str, str]) -> None:
             client.upload_blob(name, file, overwrite=True, content_settings=content, metadata=metadata or None, headers=other)
     except Exception as error:
         raise _translated(error) from error
-
-
-def _put(url: str, name: str, fd: int, settings: dict[str, str], metadata: dict[str, str]) -> bool:
-    """Upload a small file in one request, for a tenth of what the SDK takes; False when that did not work, whatever the reason."""
-    where, _, signature = url.partition("?")
-    if "sig=" not in signature:
-        return False
-    data = os.pread(fd, _SMALL + 1, 0)
-    if len(data) > _SMALL:
-        return False  # it has grown
-    headers = {f"x-ms-blob-{key.replace('_', '-')}": value for key, value in settings.items()}
-    headers |= {f"x-ms-meta-{key}": value for key, value in metadata.items()}
-    headers |= {"x-ms-blob-type": "BlockBlob", "x-ms-version": _VERSION, "content-type": "application/octet-stream"}
-    try:
-        host = _host(*urlsplit(where)[:2])
-        target = f"{urlsplit(where).path.rstrip('/')}/{quote(name, safe='~/')}?{signature}"
-        return host.send("PUT", target, {"host": host.name, **headers}, data).status == _CREATED
-    except (Unheard, UnicodeError, ValueError):
-        return False
-
-
-@lru_cache(maxsize=32)
-def _host(scheme: str, name: str) -> Http:
-    """A storage server, with connections that all threads share. Raises Unheard when that is none."""
-    if scheme != "https":
-        return Http(f"{scheme}://{name}")
-    import httpx  # large; it knows which authorities are the usual ones
-
-    return Http(f"{scheme}://{name}", httpx.create_ssl_context())
 
 
 _CONTENT = {

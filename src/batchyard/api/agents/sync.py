@@ -53,7 +53,9 @@ class Agents:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._setting = Setting(services.account.name, services.node_key, services.node_silence_us, services.clock.now())
+        self._setting = Setting(
+            services.account.name, services.node_key, services.node_silence_us, services.package_limits, services.clock.now()
+        )
         self._talks: OrderedDict[int, _Talk] = OrderedDict()
         """By node, who spoke last at the end."""
         self._closing = False
@@ -148,8 +150,10 @@ class Agents:
         talk.warned = answer.notice_s is not None
         answer.files = services.relay.waiting(node_pk)
         services.relay.told(answer.files)
-        if services.linked_storage is not None and answer.orders:
+        if services.linked_storage is not None:
             linked_storage.open_to_node(answer.orders, services.linked_storage, str(request.base_url), services.clock.now())
+            if answer.setup is not None:
+                linked_storage.open_packages(answer.setup.packages, services.linked_storage, str(request.base_url), services.clock.now())
         if services.named:
             for each in answer.orders:
                 each.token = None if each.token is None else marked(services.named, each.token)

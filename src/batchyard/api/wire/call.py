@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote
 
@@ -76,6 +76,8 @@ class Services(msgspec.Struct):
     """Its SHA-256 in hexadecimal."""
     public_url: str = ""
     """Where other machines find the server; empty when nobody said."""
+    package_limits: tuple[int, int] = (4 << 30, 100_000)
+    """Bytes and entries that an application package may have."""
     room: Callable[[], str | None] = lambda: None
     """Why no new work is taken at the moment, None when it is."""
     named: str = ""
@@ -110,6 +112,8 @@ class Call(msgspec.Struct):
     """It was the operator's key."""
     path: str = ""
     """The path below `base`, still encoded."""
+    content: AsyncIterator[bytes] | None = None
+    """The body as it comes, of an operation that takes more than fits into memory; `body` is empty then."""
 
     @property
     def demand(self) -> Demand:

@@ -11,6 +11,8 @@ import uuid
 from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, unquote_plus
 
@@ -22,6 +24,7 @@ from batchyard.model import times
 
 if TYPE_CHECKING:
     from batchyard.blobs.edge.fetches import Fetches
+    from batchyard.blobs.edge.together import Place
 
 MAX_HEADER_BYTES = 32 * 1024
 MAX_PATH_BYTES = 16 * 1024
@@ -71,6 +74,8 @@ class Request:
     """Copies from other servers, where there may be some."""
     may_publish: bool = False
     """Containers may be opened to readers without a key."""
+    place: Place | None = None
+    """Among the blobs of one request, for a part of such."""
 
     @property
     def endpoint(self) -> str:
@@ -300,8 +305,9 @@ def _decode(text: str) -> str:
         raise BlobError("InvalidUri") from None
 
 
-def query_of(text: str) -> dict[str, str]:
-    """Parameters of a query by lower-case name; one that is given twice is refused, see _headers."""
+@lru_cache(maxsize=256)
+def query_of(text: str) -> Mapping[str, str]:
+    """Parameters of a query by lower-case name; one that is given twice is refused, see _headers. Who has a SAS says the same each time."""
     found: dict[str, str] = {}
     for part in filter(None, text.split("&")):
         raw_name, _, raw_value = part.partition("=")
@@ -313,7 +319,7 @@ def query_of(text: str) -> dict[str, str]:
         if name in found:
             raise BlobError("InvalidQueryParameterValue", "A query parameter is given more than once.")
         found[name] = value
-    return found
+    return MappingProxyType(found)
 
 
 def _tag(text: str | None) -> str | None:

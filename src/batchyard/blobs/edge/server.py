@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from batchyard.blobs.base import AccessPolicy, BlobError, BlobStore, ContainerRef
-from batchyard.blobs.edge import batch, cors, website
+from batchyard.blobs.edge import batch, cors, together, website
 from batchyard.blobs.edge import blob_operations as blobs
 from batchyard.blobs.edge import container_operations as containers
 from batchyard.blobs.edge import copy_operations as copies
@@ -31,16 +31,18 @@ from batchyard.blobs.edge.auth import authenticate
 from batchyard.blobs.edge.fetches import Fetches
 from batchyard.blobs.edge.grants import Grant, Level, Need, Scope, unsigned
 from batchyard.blobs.edge.request import Request, account_named, parse
+from batchyard.blobs.edge.together import Place
 from batchyard.blobs.edge.transfers import ClientGone
 from batchyard.model import times
 from batchyard.model.errors import let_go
+from batchyard.model.together import COMP
 
 Handler = Callable[[BlobStore, Request, Grant], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A row of the table: which request it is, what the caller needs, who does it; None for a batch, whose parts are requests."""
+    """A row of the table: which request it is, what the caller needs, who does it; None for one whose parts are requests."""
 
     methods: str
     level: Level
@@ -69,6 +71,7 @@ OPERATIONS = (
     # The parts of a batch are signed themselves, so any signature opens the envelope.
     Operation("POST", _S, "", "batch", None, "racwdxyltmeopif"),
     Operation("POST", _C, "container", "batch", None, "racwdxyltmeopif", by_service_sas=True),
+    Operation("POST", _C, "container", COMP, None, "cw", by_service_sas=True),
     Operation("PUT", _C, "container", "", containers.create, "cw"),
     Operation("GET HEAD", _C, "container", "", containers.properties, "r"),
     Operation("DELETE", _C, "container", "", containers.delete, "d"),
@@ -180,10 +183,10 @@ class _Endpoint:
     public: bool
     fetches: Fetches | None
 
-    async def answer(self, scope: Connection, receive: Receive, now_us: int) -> Response:
+    async def answer(self, scope: Connection, receive: Receive, now_us: int, place: Place | None = None) -> Response:
         """Response of the operation, or the error body."""
         try:
-            return await self._operate(scope, receive, now_us)
+            return await self._operate(scope, receive, now_us, place)
         except ClientGone:
             raise
         except Exception as error:
@@ -191,8 +194,9 @@ class _Endpoint:
             let_go(error)
             return response
 
-    async def _operate(self, scope: Connection, receive: Receive, now_us: int) -> Response:
-        request = replace(parse(scope, receive, self.accounts, now_us), may_publish=self.public, fetches=self.fetches).for_blobs()
+    async def _operate(self, scope: Connection, receive: Receive, now_us: int, place: Place | None) -> Response:
+        request = parse(scope, receive, self.accounts, now_us)
+        request = replace(request, may_publish=self.public, fetches=self.fetches, place=place).for_blobs()
         if request.method == "OPTIONS":
             return await cors.preflight(self.store.properties, request)
         if request.service == "web":
@@ -212,6 +216,8 @@ class _Endpoint:
         _refuse_unserved(request, operation)
         if request.method == "PUT" and (reason := self.room(_content_length(request))) is not None:
             raise busy(reason)
+        if operation.comp == COMP:
+            return await together.run(self.store, request, scope, lambda part, content, place: self.answer(part, content, now_us, place))
         if operation.handler is None:
             return await batch.run(request, scope, lambda part: self.answer(part, _no_body, now_us))
         return await operation.handler(self.store, request, grant)

@@ -6,13 +6,14 @@ import asyncio
 import base64
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from batchyard.blobs.base import BlobError, BlobReader, Upload
+from batchyard.blobs.base import Blob, BlobError, BlobReader, Upload
 from batchyard.blobs.edge import sums
 from batchyard.blobs.edge.request import Request
 
@@ -51,10 +52,14 @@ class _Checked(Generic[T]):
             self._crc.update(chunk)
         self._upload.write(chunk)
 
-    def commit(self) -> T:
+    def check(self) -> None:
         """Raises BlobError for content that is another."""
         check_md5(self._request, self._upload.md5(), *self._md5_headers)
         sums.check(self._said, self._crc)
+
+    def commit(self) -> T:
+        """Raises BlobError for content that is another."""
+        self.check()
         return self._upload.commit(self._request.now_us)
 
 
@@ -70,26 +75,40 @@ async def take_in(request: Request, upload: Upload[T], length: int, *md5_headers
         raise
 
 
-async def put(request: Request, begin: Callable[[], Upload[T]], length: int, *md5_headers: str) -> tuple[Upload[T], T]:
+async def put(request: Request, begin: Callable[[], Upload[Blob]], length: int, *md5_headers: str) -> tuple[Upload[Blob], Blob]:
     """Begin an upload and take it in; a small one in one turn of a thread, whose changing costs more than to write a little."""
     if length > SMALL_BYTES:
         upload = await run_in_threadpool(begin)
         return upload, await take_in(request, upload, length, *md5_headers)
     content = b"".join([chunk async for chunk in _chunks(request, length)])
-    return await asyncio.to_thread(_at_once, request, begin, content, md5_headers)  # a third of what starlette's way takes
+    filled = partial(_filled, request, begin, content, md5_headers)
+    if request.place is not None:
+        return await request.place.put(filled)
+    return await asyncio.to_thread(_at_once, request, filled)  # a third of what starlette's way takes
 
 
-def _at_once(request: Request, begin: Callable[[], Upload[T]], content: bytes, md5_headers: Sequence[str]) -> tuple[Upload[T], T]:
+def _at_once(request: Request, filled: Callable[[], Upload[Blob]]) -> tuple[Upload[Blob], Blob]:
     """Goes on to its end whoever waits for it; nothing is left when it fails."""
+    upload = filled()
+    try:
+        return upload, upload.commit(request.now_us)
+    except BaseException:
+        upload.abort()
+        raise
+
+
+def _filled(request: Request, begin: Callable[[], Upload[Blob]], content: bytes, md5_headers: Sequence[str]) -> Upload[Blob]:
+    """An upload with all of its content, which has the sums that it should have; nothing is left when it fails."""
     upload = begin()
     try:
         checked = _Checked(request, upload, md5_headers)
         if content:
             checked.write(content)
-        return upload, checked.commit()
+        checked.check()
     except BaseException:
         upload.abort()
         raise
+    return upload
 
 
 def check_md5(request: Request, actual: bytes, *names: str) -> None:

@@ -14,6 +14,7 @@ from batchyard.blobs.edge.blob_operations import content_headers, tag_headers
 from batchyard.blobs.edge.grants import Grant
 from batchyard.blobs.edge.mark_operations import checked_tier, wanted_tags
 from batchyard.blobs.edge.request import Request
+from batchyard.model.together import HEADER, MOST
 
 _MIB = 1024 * 1024
 MOST_BLOB_BYTES = 5000 * _MIB
@@ -38,7 +39,9 @@ async def put(store: BlobStore, request: Request, grant: Grant) -> Response:
     draft = BlobDraft(kind, headers, request.metadata(), _extras(request, grant, kind))
     begin = partial(store.put, request.blob_ref, draft, _conditions(request, grant))
     upload, blob = await transfers.put(request, begin, length, "content-md5", "x-ms-blob-content-md5")
-    return _created(request, blob, transfers.md5_text(upload.md5()) if kind is BlobKind.BLOCK else None)
+    response = _created(request, blob, transfers.md5_text(upload.md5()) if kind is BlobKind.BLOCK else None)
+    response.headers[HEADER] = str(MOST)
+    return response
 
 
 async def put_block(store: BlobStore, request: Request, grant: Grant) -> Response:

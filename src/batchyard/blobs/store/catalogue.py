@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -59,15 +59,23 @@ class Catalogue:
 
     def write(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a transaction and return its result once that is on disk; its exception undoes it alone."""
-        unit = _Unit(work)
-        self._waiting.append(unit)
-        # Whoever gets the lock first commits for all that wait; the others find their unit done.
-        with self._lock:
-            while not unit.done:
-                self._run_batch()
+        (unit,) = self._done([work])
         if unit.error is not None:
-            self._refuse(unit.error)
+            raise self._told(unit.error)
         return cast(T, unit.value)
+
+    def write_all(self, works: Sequence[Callable[[Connection], T]]) -> list[T | BaseException]:
+        """The same for several at once, in their order; in the place of a result that there is none of, what was raised."""
+        return [cast(T, unit.value) if unit.error is None else self._told(unit.error) for unit in self._done(works)]
+
+    def _done(self, works: Sequence[Callable[[Connection], T]]) -> list[_Unit[T]]:
+        units = [_Unit(work) for work in works]
+        self._waiting.extend(units)
+        # Whoever gets the lock first commits for all that wait; the others find their units done.
+        with self._lock:
+            while not all(unit.done for unit in units):
+                self._run_batch()
+        return units
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -78,7 +86,7 @@ class Catalogue:
         except BlobError:
             raise
         except Exception as error:
-            self._refuse(error)
+            raise self._told(error)  # noqa: B904 - it says itself where it comes from
 
     def finds(self, sql: str, *params: object) -> bool:
         """Whether a statement gives a row: upkeep that has nothing to do writes nothing, and keeps nobody from writing."""
@@ -105,10 +113,14 @@ class Catalogue:
         for unit in units:
             unit.done = True
 
-    def _refuse(self, error: BaseException) -> None:
-        """Raise what an error is to callers, whichever database met it."""
+    def _told(self, error: BaseException) -> BaseException:
+        """What an error is to callers, whichever database met it."""
+        told: BaseException
         if sqlite.full(error):
-            raise OSError(errno.ENOSPC, "the catalogue cannot grow") from error
-        if self._driver.passing(error):
-            raise Unavailable(str(error)) from error
-        raise error
+            told = OSError(errno.ENOSPC, "the catalogue cannot grow")
+        elif self._driver.passing(error):
+            told = Unavailable(str(error))
+        else:
+            return error
+        told.__cause__ = error
+        return told

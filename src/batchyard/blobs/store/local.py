@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from batchyard.blobs.base import (
     ALWAYS,
@@ -31,6 +31,7 @@ from batchyard.blobs.base import (
     Conditions,
     ContentHeaders,
     CopyDraft,
+    Upload,
 )
 from batchyard.blobs.conditions import check_change, check_read, check_write
 from batchyard.blobs.errors import Fenced, of_source
@@ -47,7 +48,7 @@ from batchyard.blobs.store.readers import LocalReader, Part
 from batchyard.blobs.store.schema import SCHEMA
 from batchyard.blobs.store.services import Services, properties_of
 from batchyard.blobs.store.sharing import PLACE, SharedFiles
-from batchyard.blobs.store.uploads import AppendUpload, PutUpload, StageUpload
+from batchyard.blobs.store.uploads import AppendUpload, PutUpload, StageUpload, commit_all
 from batchyard.disk.trees import sync_directory
 from batchyard.drivers.base import Connection, Row
 
@@ -164,6 +165,10 @@ class LocalBlobStore(Containers, FetchRows, Marks, Pages, Paths, Services):
         with self._catalogue.reading() as tx:
             check_write(conditions, rows.version_of(rows.placed(tx, ref)[1]))
         return PutUpload(self._catalogue, self._files, ref, draft, conditions)
+
+    def commit_all(self, uploads: Sequence[Upload[Blob]], now_us: int) -> list[Blob | BaseException]:
+        """Commit what `put` began, in one transaction."""
+        return commit_all(self._catalogue, cast("Sequence[PutUpload]", uploads), now_us)
 
     def stage(self, ref: BlobRef, block_id: str, conditions: Conditions = ALWAYS) -> StageUpload:
         """Begin an uncommitted block; of the conditions only the lease counts."""

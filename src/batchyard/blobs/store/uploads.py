@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Generic, TypeVar
 
 from batchyard.blobs.base import MAX_BLOCKS, Blob, BlobDraft, BlobError, BlobKind, BlobRef
@@ -53,17 +55,27 @@ class LocalUpload(Generic[T]):
         with self._lock:
             if self._over:
                 raise RuntimeError("the upload is over")
-            try:
-                self._content.seal()
-                result, gone = self._catalogue.write(lambda tx: self._vouched(tx, now_us))
-            except (BlobError, OSError, Fenced):
-                self.abort()
-                raise
-            finally:
-                # On other database errors the commit may have reached the disk: the file stays, and is swept later if it did not.
-                self._over = True
-        self._files.give_up(gone)
+            (result,) = commit_all(self._catalogue, [self], now_us)
+        if isinstance(result, BaseException):
+            raise result
         return result
+
+    def sealed(self) -> BaseException | None:
+        """Make the content durable; why that cannot be, and nothing is left then."""
+        try:
+            self._content.seal()
+        except BaseException as error:
+            self.settled(error)
+            return error
+        return None
+
+    def settled(self, error: BaseException | None, gone: Sequence[str] = ()) -> None:
+        """The upload is over."""
+        if isinstance(error, BlobError | OSError | Fenced):
+            self.abort()
+        # On other database errors the commit may have reached the disk: the file stays, and is swept later if it did not.
+        self._over = True
+        self._files.give_up(gone)
 
     def abort(self) -> None:
         """Remove what was written."""
@@ -72,7 +84,8 @@ class LocalUpload(Generic[T]):
                 self._over = True
                 self._content.discard()
 
-    def _vouched(self, tx: Connection, now_us: int) -> tuple[T, list[str]]:
+    def enter(self, tx: Connection, now_us: int) -> tuple[T, list[str]]:
+        """Make the content visible within a transaction; the result, and files that nobody needs once it is on disk."""
         if self._content.name is not None:
             self._files.vouch(tx, [self._content.name])
         result, gone = self._enter(tx, now_us)
@@ -81,6 +94,24 @@ class LocalUpload(Generic[T]):
 
     def _enter(self, tx: Connection, now_us: int) -> tuple[T, list[str]]:
         raise NotImplementedError
+
+
+def commit_all(catalogue: Catalogue, uploads: Sequence[LocalUpload[T]], now_us: int) -> list[T | BaseException]:
+    """Make content durable, then visible, several in one transaction; in the place of a result, why there is none."""
+    refused = [upload.sealed() for upload in uploads]
+    ready = [upload for upload, error in zip(uploads, refused, strict=True) if error is None]
+    entering = [partial(upload.enter, now_us=now_us) for upload in ready]
+    entered = iter(catalogue.write_all(entering))
+    found: list[T | BaseException] = []
+    for upload, error in zip(uploads, refused, strict=True):
+        outcome = error or next(entered)
+        if isinstance(outcome, BaseException):
+            upload.settled(outcome)
+            found.append(outcome)
+        else:
+            upload.settled(None, outcome[1])
+            found.append(outcome[0])
+    return found
 
 
 class PutUpload(LocalUpload[Blob]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchyard.engine.checks import auto_pools, demands
+from batchyard.engine.checks import auto_pools, demands, packages
 from batchyard.engine.checks import tasks as task_checks
 from batchyard.engine.checks.auto_pools import PLAIN, Demand
 from batchyard.model import times
@@ -81,7 +81,8 @@ def _check_manager(manager: JobManagerTask, retries: int) -> None:
     _check_common(manager, "jobManagerTask")
     demands.a_display_name(manager.display_name)
     demands.output_files(manager.output_files)
-    demands.not_served(applicationPackageReferences=manager.application_package_references or None)
+    packages.check(manager.application_package_references)
+    manager.application_package_references = manager.application_package_references or None
     task_checks.token_settings(manager.authentication_token_settings)
     manager.constraints = task_checks.constraints(manager.constraints, retries)
     manager.kill_job_on_completion = manager.kill_job_on_completion is not False

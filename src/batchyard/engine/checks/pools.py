@@ -8,10 +8,9 @@ from itertools import pairwise
 
 import msgspec
 
-from batchyard.engine.checks import demands
+from batchyard.engine.checks import demands, packages
 from batchyard.engine.checks.tasks import DEFAULT_IDENTITY
 from batchyard.model import times
-from batchyard.model.common import ApplicationPackageReference
 from batchyard.model.errors import BatchError, invalid_property
 from batchyard.model.network import InboundNATPool, NetworkConfiguration
 from batchyard.model.pool import (
@@ -29,7 +28,6 @@ from batchyard.rules.offer import Offer
 RESIZE_TIMEOUT = "PT15M"
 START_TASK_CHARACTERS = 32_768
 MOST_NODES = 100_000
-MOST_PACKAGES = 10
 _SHORTEST_RESIZE_US = 5 * 60 * 1_000_000
 _REQUIRED = "The property is required"
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,19}", re.ASCII)
@@ -72,7 +70,7 @@ def check_changed(pool: PoolCreateContent, changed: Set[str], offer: Offer) -> N
         _check_size(pool, offer)
     pool.task_scheduling_policy = pool.task_scheduling_policy or TaskSchedulingPolicy(node_fill_type=NodeFillType.SPREAD)
     pool.enable_inter_node_communication = bool(pool.enable_inter_node_communication)
-    _check_packages(pool.application_package_references)
+    packages.check(pool.application_package_references)
     if pool.start_task is not None and "start_task" in changed:
         _check_start_task(pool.start_task)
     if "user_accounts" in changed:
@@ -123,16 +121,6 @@ def check_targets(dedicated: int | None, low_priority: int | None) -> None:
     for name, target in (("targetDedicatedNodes", dedicated), ("targetLowPriorityNodes", low_priority)):
         if target is not None:
             demands.within(name, target, 0, MOST_NODES)
-
-
-def _check_packages(references: Sequence[ApplicationPackageReference] | None) -> None:
-    """No application exists yet, so none of them can be satisfied (contract 4.6)."""
-    if references and len(references) > MOST_PACKAGES:
-        raise invalid_property("applicationPackageReferences", len(references), f"A pool has at most {MOST_PACKAGES} references")
-    if references:
-        error = BatchError("InvalidApplicationPackageReferences")
-        error.values = {reference.application_id[:100]: "The specified application package does not exist." for reference in references}
-        raise error
 
 
 def _check_start_task(task: StartTask) -> None:

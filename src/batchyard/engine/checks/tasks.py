@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchyard.engine.checks import demands
+from batchyard.engine.checks import demands, packages
 from batchyard.model import times
 from batchyard.model.common import AuthenticationTokenSettings, AutoUserSpecification, UserIdentity
 from batchyard.model.errors import BatchError, invalid_property
@@ -29,8 +29,9 @@ def check(task: TaskCreateContent, job: JobRow, slots_per_node: int | None) -> N
     demands.not_served(
         containerSettings=task.container_settings,
         multiInstanceSettings=task.multi_instance_settings,
-        applicationPackageReferences=task.application_package_references or None,
     )
+    packages.check(task.application_package_references)
+    task.application_package_references = task.application_package_references or None
     token_settings(task.authentication_token_settings)
     special_ids = {"TaskIdSameAsJobPreparationTask": job.preparation_id, "TaskIdSameAsJobReleaseTask": job.release_id}
     for code, special_id in special_ids.items():

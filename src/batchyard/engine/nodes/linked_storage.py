@@ -11,15 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import timedelta
+from urllib.parse import quote
 
 import msgspec
 
-from batchyard.blobs.edge.sas import container_sas
+from batchyard.blobs.edge.sas import blob_sas, container_sas
 from batchyard.model import times
 from batchyard.model.common import ResourceFile
 from batchyard.model.errors import BatchError
 from batchyard.model.job import JobCreateContent
-from batchyard.model.sync import Order
+from batchyard.model.sync import Order, Package
 from batchyard.model.task import TaskCreateContent
 from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import JobRow
@@ -27,6 +28,8 @@ from batchyard.store.reader import Reader
 
 READABLE = timedelta(days=1)
 """Files are fetched as soon as a node is told of a task; that may take long, but no longer."""
+PACKAGES = "batchyard-applications"
+"""Container of the application packages' zip files."""
 _NAMED = b'"autoStorageContainerName"'
 _task = msgspec.json.Decoder(TaskCreateContent)
 _job = msgspec.json.Decoder(JobCreateContent)
@@ -45,11 +48,20 @@ class LinkedStorage(msgspec.Struct, frozen=True):
 def open_to_node(orders: Iterable[Order], storage: LinkedStorage, server_url: str, now: int) -> None:
     """Put signed URLs in place of the containers that the orders name; `server_url` is how the node reaches the storage endpoint."""
     for order in orders:
+        open_packages(order.packages, storage, server_url, now)
         if _NAMED not in bytes(order.task):
             continue
         task = _task.decode(order.task)
         task.resource_files = [_signed(file, storage, server_url, now) for file in task.resource_files or ()]
         order.task = msgspec.Raw(msgspec.json.encode(task))
+
+
+def open_packages(packages: Iterable[Package], storage: LinkedStorage, server_url: str, now: int) -> None:
+    """Put the signed URLs of their zip files into packages, each for this one blob and for reading only."""
+    for package in packages:
+        if package.blob:
+            sas = blob_sas(storage.account, storage.key, PACKAGES, package.blob, "r", times.moment(now) + READABLE)
+            package.url = f"{server_url.rstrip('/')}/{storage.account}/{PACKAGES}/{quote(package.blob)}?{sas}"
 
 
 def parts_for_task(reader: Reader, job: JobRow, task_pk: int) -> frozenset[Part]:

@@ -11,7 +11,7 @@ import msgspec
 
 from batchyard.engine import wakes
 from batchyard.engine.changes.nodes import change_node
-from batchyard.engine.nodes import health
+from batchyard.engine.nodes import health, packages
 from batchyard.engine.nodes.node_changes import CHANGING
 from batchyard.engine.nodes.orders import orders, task_token
 from batchyard.engine.scheduling import scheduler
@@ -45,6 +45,8 @@ class Setting(msgspec.Struct, frozen=True):
     account: str
     key: bytes
     silence_us: int = SILENCE_US
+    package_limits: tuple[int, int] = (4 << 30, 100_000)
+    """Bytes and entries that an application package may have."""
     since: int = 0
     """When the server began to listen: what nodes did not say before is no silence."""
 
@@ -167,10 +169,10 @@ def _join(tx: Tx, node: NodeRow, sync: Sync, setting: Setting, now: int) -> Orde
     happened = start_tasks.begin(tx, node, body.start_task, pool.id, now)
     node = health.hear(tx, back_to_work(tx, node, happened, now), sync, now)
     answer = orders(tx, node, sync, setting.key)
-    return msgspec.structs.replace(answer, session=node.session, setup=_setup(node, pool.id, body, setting))
+    return msgspec.structs.replace(answer, session=node.session, setup=_setup(tx, node, pool.id, body, setting))
 
 
-def _setup(node: NodeRow, pool_id: str, body: PoolCreateContent, setting: Setting) -> NodeSetup:
+def _setup(reader: Reader, node: NodeRow, pool_id: str, body: PoolCreateContent, setting: Setting) -> NodeSetup:
     """What the agent has to know; the API fills in the URL that the agent knows the server by."""
     return NodeSetup(
         pool_id=pool_id,
@@ -183,6 +185,9 @@ def _setup(node: NodeRow, pool_id: str, body: PoolCreateContent, setting: Settin
         memory_bytes=node.memory,
         task_disk_bytes=node.task_disk,
         accounts=[_account(account) for account in body.user_accounts or ()],
+        packages=packages.of_references(reader, body.application_package_references or ()),
+        package_bytes=setting.package_limits[0],
+        package_entries=setting.package_limits[1],
     )
 
 

@@ -7,6 +7,7 @@ import hmac
 
 import msgspec
 
+from batchyard.engine.nodes import packages
 from batchyard.engine.nodes.node_changes import Action
 from batchyard.engine.settling import special_tasks, start_tasks
 from batchyard.model.sync import Order, Orders, Removal, Sync
@@ -69,6 +70,7 @@ def _order(reader: Reader, row: OrderRow, name: str, key: bytes, clearing: int |
         environment=msgspec.Raw(row.environment or b"[]"),
         preparation_id=row.preparation_id,
         token=task_token(key, row.pk, row.run) if row.wants_token else None,
+        packages=packages.of_task(reader, row.body),
     )
 
 

@@ -10,6 +10,7 @@ from msgspec import UNSET
 from batchyard.engine import lookup, wakes
 from batchyard.engine.changes.pools import change_pool, change_size
 from batchyard.engine.checks import autoscale as autoscale_checks
+from batchyard.engine.checks import packages
 from batchyard.engine.checks import pools as pool_checks
 from batchyard.engine.pools import autoscale_runs, resizing
 from batchyard.model import times
@@ -57,6 +58,7 @@ def add(
     old = pool_rows.find(tx, pool.id)
     if old is not None:
         raise BatchError("PoolBeingDeleted" if old.state == PoolState.DELETING else "PoolExists")
+    packages.check_there(tx, pool.application_package_references)
     if offer.quotas.pools is not None and pool_rows.count(tx) >= offer.quotas.pools:
         raise BatchError("PoolQuotaReached")
     assert pool.resize_timeout is not None
@@ -142,6 +144,8 @@ def _store(tx: Tx, row: PoolView, pool: PoolCreateContent, changes: dict[str, ob
     for name, value in changes.items():
         setattr(pool, name, value)
     pool_checks.check_changed(pool, set(changes), offer)
+    if "application_package_references" in changes:
+        packages.check_there(tx, pool.application_package_references)
     fresh = pool_rows.move(tx, row, modified=max(now, row.modified + 1), **_columns(pool))
     if pool.task_slots_per_node != row.slots_per_node:
         job_rows.forget_smallest(tx, row.id.lower())
