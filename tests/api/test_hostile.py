@@ -317,7 +317,7 @@ class TestTargets:
             "/", "//", "/nowhere", "/Pools", "/pools/a/b", "/pools/a/nodes/b/c", "/jobs/a/tasks/b/c", "/jobs/a/b", "/pools/%ff",
             "/jobs/%ed%a0%80",
             "/jobs/a/tasks/b/files/c/d", "/pools/a/nodes/b/files/c/d", "/pools/a%2Fresize/x/y", "/../pools/a/b", "/jobs/a/never",
-            "/jobs/a/nothing", "/jobschedules/a/b", "/jobschedules/a/jobs/b", "/applications", "/lifetimepoolstats",
+            "/jobs/a/nothing", "/jobschedules/a/b", "/jobschedules/a/jobs/b", "/applications/a/b", "/lifetimepoolstats",
             "/pools/a/nodes/b/upgrade", "/jobs/a/tasks/b/subtasks", "/certificates", "/" + "a/" * 2000, "/%2e%2e/pools/a/b/c",
         ],
     )  # fmt: skip

@@ -112,7 +112,7 @@ def test_one_word_too_many() -> None:
     [
         (["jbos"], "did you mean jobs?"),
         (["pool", "creat"], "did you mean create?"),
-        (["app", "list"], "there is no app yet"),
+        (["run", "list"], "there is no run yet"),
         (["--dir", "x", "jobs"], "options stand behind the command"),
         (["task", "zzz"], "see: batchyard --help"),
     ],
@@ -154,7 +154,7 @@ def test_aliases() -> None:
         (["jobs", "-o", "j"], {"json", "jsonl"}),
         (["completion", ""], {"bash", "zsh", "fish"}),
         (["schedule", "en"], {"enable"}),
-        (["app", ""], set()),
+        (["run", ""], set()),
     ],
 )
 def test_completion(words: list[str], found: set[str]) -> None:

@@ -17,7 +17,7 @@ from batchyard.cli.client import Client
 MISTAKES = """
 2 | jbos | there is no command 'jbos'; did you mean jobs?
 2 | pool creat x | pool has no 'creat'; did you mean create?
-2 | schedule list | there is no schedule yet
+2 | trigger list | there is no trigger yet
 2 | --dir x jobs | options stand behind the command
 2 | down now | there is one word too many: 'now'
 2 | submit | the command is missing
@@ -59,7 +59,7 @@ MISTAKES = """
 2 | task create {job} | say what to run
 2 | task create {job} -f many.json --id x | options say something of one only
 2 | storage cp a b | one of the two is CONTAINER:BLOB
-2 | explain jobs x | job|task|pool|node is one of job, task, pool, node
+2 | explain jobs x | job|task|schedule|pool|node is one of job, task, schedule, pool, node
 2 | env --for cobol | --for is one of
 2 | up --port 99999 | from 0 to 65535
 2 | chaos melt x | KIND is one of

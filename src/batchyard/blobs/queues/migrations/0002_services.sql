@@ -1,4 +1,4 @@
--- Properties of the service, as each storage account set them.
+-- Properties of the queue service, as each storage account set them.
 CREATE TABLE services (
     account TEXT PRIMARY KEY,
     properties TEXT NOT NULL
