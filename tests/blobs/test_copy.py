@@ -171,3 +171,17 @@ def test_a_batch_that_is_none(endpoint: Any, http: httpx.Client, container: Cont
     token = sas.container_sas(endpoint.account, endpoint.key, container.container_name, "rwdl", datetime.now(UTC) + timedelta(days=1))
     url = f"{endpoint.url}/{container.container_name}?restype=container&comp=batch&{token}"
     assert http.post(url, content=body, headers={"content-type": "multipart/mixed; boundary=b"}).status_code == 400
+
+
+@pytest.mark.parametrize("said", ["b/+=1?", '"b/+=1?"', "b/+=1?; charset=utf-8"])
+def test_the_boundary_of_a_batch_need_not_be_quoted(
+    endpoint: Any, http: httpx.Client, container: ContainerClient, source: BlobClient, said: str
+) -> None:
+    """object_store's is random base64 and stands as it is."""
+    token = sas.container_sas(endpoint.account, endpoint.key, container.container_name, "rwdl", datetime.now(UTC) + timedelta(days=1))
+    line = f"DELETE /{endpoint.account}/{container.container_name}/source?{token} HTTP/1.1"
+    body = f"--b/+=1?\r\nContent-Type: application/http\r\n\r\n{line}\r\n\r\n\r\n--b/+=1?--\r\n".encode()
+    url = f"{endpoint.url}/{container.container_name}?restype=container&comp=batch&{token}"
+    answer = http.post(url, content=body, headers={"content-type": f"multipart/mixed; boundary={said}"})
+    assert (answer.status_code, b"HTTP/1.1 202" in answer.content) == (202, True), answer.text
+    assert not source.exists()
