@@ -73,6 +73,7 @@ def test_all_are_there_with_all_they_say_of_themselves(box: Box) -> None:
     assert (found.metadata, found.content_settings.content_type, found.blob_tier) == ({"Mixed": "a b"}, "text/x", "Cool")
 
 
+@pytest.mark.sqlite
 def test_one_commit_brings_all_to_the_disk(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     commits = []
     real = sqlite.Journal.commit
@@ -224,6 +225,7 @@ def test_who_may_not_write_cannot_even_ask(box: Box, permissions: str) -> None:
     assert box.held() == {}
 
 
+@pytest.mark.sqlite
 def test_a_full_disk_refuses_each(box: Box, monkeypatch: pytest.MonkeyPatch, endpoint: Any) -> None:
     real = sqlite.Journal.commit
 
