@@ -126,7 +126,7 @@ class _SessionGroup:
 
     def gone(self) -> bool:
         self.main = None
-        if self._control.strangers() and self._members():
+        if self._control.strangers() and any(self._members() for _ in range(2)):  # one walk may miss who loses its parent meanwhile
             return False
         self._control.groups.discard(self)
         return True

@@ -210,6 +210,7 @@ class Spawner:
             self._tell("failed", key, True, f"no process group: {error.strerror}", False)
             return
         run = Run(key, group, None if host is None else host.key)
+        due = time.monotonic() + limit_s
         try:
             run.pid = self._launch(run, argv, environment, (directory, stdout, stderr), (uid, gid))
         except (OSError, ValueError, NotFound) as error:
@@ -225,7 +226,7 @@ class Spawner:
             self._noticed.discard(key)
             self._terminate(key)
         if limit_s >= 0:
-            self._limit(key, time.monotonic() + limit_s)
+            self._limit(key, due)
 
     def _limit(self, key: int, due: float) -> None:
         if len(self._timers) > 64 + 2 * len(self._by_key):  # mostly of runs that ended in time
