@@ -6,7 +6,9 @@ import asyncio
 import gc
 import platform
 import signal
+import socket
 import sys
+from collections.abc import Coroutine
 
 import msgspec
 import structlog
@@ -18,7 +20,7 @@ from batchyard.api.wire.auth import Account
 from batchyard.config import Config
 from batchyard.disk import logs, space
 from batchyard.engine.clock import Clock, MovableClock
-from batchyard.engine.loops import every
+from batchyard.engine.loops import Loops
 from batchyard.engine.wakes import Wakes
 from batchyard.model import times
 from batchyard.rules import images
@@ -58,6 +60,7 @@ def serve(config: Config) -> None:
 
 async def _serve(config: Config) -> None:
     listener = http.bind(config)
+    scraped = None if config.metrics is None else http.listen(*config.metrics)
     clock = MovableClock() if config.test_clock else Clock()
     hub = Wakes()
     hub.bind(asyncio.get_running_loop())
@@ -84,13 +87,15 @@ async def _serve(config: Config) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     with refusals.starting(config.directory):
         await worlds.begin(state, hub)
+    loops = Loops()
     work = [
-        every("worlds", WORLDS_PERIOD_S, worlds.run_once, news.event(ACCOUNTS)),
+        loops.every("worlds", WORLDS_PERIOD_S, worlds.run_once, news.event(ACCOUNTS)),
         _drain(stop, worlds, door, server, config.drain_s),
-        *([every("servers", config.lease_s / 3, peers.beat, news.event(servers.TOPIC))] if places.shared else []),
-        every("room", ROOM_PERIOD_S, lambda: asyncio.to_thread(room.watch), asyncio.Event()),
+        *([loops.every("servers", config.lease_s / 3, peers.beat, news.event(servers.TOPIC))] if places.shared else []),
+        loops.every("room", ROOM_PERIOD_S, lambda: asyncio.to_thread(room.watch)),
         http.announce(server, config, url, public, lambda: [row.url for row in peers.others], peers.changed),
-        *([] if tls is None else [renewal(tls)]),
+        *([] if tls is None else [renewal(loops, tls)]),
+        *([] if scraped is None else [_metrics(scraped, config, tls, loops, door, worlds)]),
     ]
     _settle_memory()
     _settle_threads()
@@ -100,6 +105,14 @@ async def _serve(config: Config) -> None:
         await worlds.end()
         (config.directory / http.ANNOUNCEMENT).unlink(missing_ok=True)
         log.info("server ended", url=url)
+
+
+def _metrics(
+    listener: socket.socket, config: Config, tls: Tls | None, loops: Loops, door: Door, worlds: Worlds
+) -> Coroutine[None, None, None]:
+    from batchyard.server.metrics import Metrics  # what it is made with takes a while to load
+
+    return http.beside(Metrics(config.directory, loops, door.answers, worlds.measured, door.why_not), listener, tls)
 
 
 def _peers(config: Config, registry: Database, places: Places, public: str, stop: asyncio.Event) -> Peers:

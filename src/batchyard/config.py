@@ -86,6 +86,8 @@ class Config:
     """How long a server that vanished keeps the others from its background work."""
     drain_s: float = 0.0
     """How long a server that was told to stop goes on answering."""
+    metrics: tuple[str, int] | None = None
+    """Address and port of the metrics; None: there are none."""
     package_limits: tuple[int, int] = (4 << 30, 100_000)
     """Bytes and entries that an application package may have."""
     external_nodes: bool = False
@@ -135,6 +137,21 @@ def host_name(text: str) -> str:
     if not _NAME.fullmatch(name):
         raise Misconfigured(f"{text[:64]!r} is no host name and no IP address")
     return name
+
+
+def address(text: str) -> str:
+    """A port, or an address and a port. Raises Misconfigured."""
+    _address(text)
+    return text
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or "127.0.0.1"
+    with contextlib.suppress(ValueError):
+        if port.isascii() and port.isdigit() and 0 < int(port) < 65_536:
+            return str(ipaddress.ip_address(host)), int(port)
+    raise Misconfigured(f"{text[:64]!r} is neither a port nor ADDRESS:PORT, as 9100 or 10.1.2.3:9100")
 
 
 def domain(text: str) -> str:
@@ -213,6 +230,7 @@ def of(directory: Path, values: Mapping[str, Any], offer: Offer) -> Config:
         advertise=values["advertise"],
         lease_s=values["lease"],
         drain_s=values["drain"],
+        metrics=None if values["metrics"] is None else _address(values["metrics"]),
         package_limits=(int(values["package_gb"] * (1 << 30)), values["package_entries"]),
         external_nodes=values["provider"] == "external",
         node_join_s=values["node_join"],

@@ -223,6 +223,7 @@ _CHECKS: Mapping[str, Callable[[str], str]] = {
     "trusted_proxy": config.proxy,
     "database": config.database,
     "advertise": config.url,
+    "metrics": config.address,
     "name": config.host_name,
     "domain": config.domain,
     "region": config.domain,

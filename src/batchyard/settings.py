@@ -80,6 +80,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("trusted_proxy", "Proxy whose X-Forwarded headers count: an IP address or network.", metavar="ADDRESS", many=True),
     Setting("public_access", "Let accounts open containers, and a website, to readers without a key.", "switch", False),
     Setting("copy_network", "Network or address, not public, that copies from other servers may reach.", metavar="NETWORK", many=True),
+    Setting("metrics", "Where Prometheus finds /metrics; a port alone is one of 127.0.0.1.", metavar="[ADDRESS:]PORT"),
     Setting("node_silence", "How long a node may say nothing before its tasks run elsewhere.", "number", 60.0, "SECONDS", low=1),
     Setting("node_join", "How long the agent of a launched node may take to its first word.", "number", 600.0, "SECONDS", low=1),
     Setting("autoscale_min_interval", "Shortest interval between evaluations that a pool may ask for.", "number", 300.0, "SECONDS", low=1),

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from batchyard.api import operations
 from batchyard.api.agents.sync import Agents
 from batchyard.api.wire import auth, deviations, wire
-from batchyard.api.wire.accounts import OPERATOR, PEER, PREFIXED
+from batchyard.api.wire.accounts import OPERATOR, PEER, PREFIXED, SERVICE
 from batchyard.api.wire.auth import Signed
 from batchyard.api.wire.call import LARGEST_BODY, Call, Services, read_query
 from batchyard.blobs.edge.request import account_of_host
@@ -94,8 +94,10 @@ class Api:
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         first = _first(scope)
         if (account := self._storage_account(scope)) is not None:
+            scope[SERVICE] = "storage"
             await self._storage[account](scope, receive, send)
         elif first == "agent":
+            scope[SERVICE] = "agent"
             healthy = scope["path"].removeprefix(scope.get(PREFIXED, "")) == HEALTH_PATH
             response = PlainTextResponse("ok") if healthy else await self._agents(Request(scope, receive))
             await response(scope, receive, send)
@@ -103,6 +105,7 @@ class Api:
             response = await self._agents.peer(Request(scope, receive))
             await response(scope, receive, send)
         else:
+            scope[SERVICE] = "own" if first == "batchyard" else "batch"
             response = await self._answer(Request(scope, receive), scope)
             await response(scope, receive, send)
 

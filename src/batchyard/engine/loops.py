@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 
 import structlog
 
+from batchyard.measures import Durations
 from batchyard.store import leases
 from batchyard.store.db import GUARD, Database, StoreUnavailable
 from batchyard.store.leases import LeaseLost
@@ -27,6 +29,10 @@ RELEASED = "lease"
 _LEASE = "loops"
 _RETRY_S, _BREATH_S = 0.2, 0.02
 """How long after a lease has run out it is asked for."""
+_STUCK_S = 60.0
+"""A round that takes longer than this will not end, unless it walks over a whole store."""
+_FAILING = 2
+"""Rounds that fail in a row are more than bad luck."""
 
 
 class Lease:
@@ -69,6 +75,10 @@ class Lease:
     def _left(self, reader: Reader) -> int:
         """Microseconds until the lease runs out."""
         return leases.until(reader, _LEASE) - self._moment(reader)
+
+    def vacant(self, reader: Reader) -> bool:
+        """True when nobody does the work."""
+        return self._left(reader) <= 0
 
     def _acquire(self, tx: Tx) -> int | None:
         now = self._moment(tx)
@@ -120,21 +130,84 @@ class Lease:
         return guarded
 
 
-async def every(name: str, seconds: float, run_once: Callable[[], Awaitable[None]], wake: asyncio.Event, breath_s: float = 0.0) -> None:
-    """Run `run_once` every `seconds`, or sooner when `wake` is set; an error is logged, never fatal.
+class Pulse:
+    """How one loop fares."""
 
-    `breath_s` is waited between two runs however often it is woken, where a run costs the same for one wake-up as for many.
-    """
+    def __init__(self, name: str, stuck_s: float) -> None:
+        self.name, self._stuck_s = name, stuck_s
+        self.rounds = Durations()
+        self.failures = 0
+        self.last = 0.0
+        """When a round ended well, in seconds since 1970; 0 before the first."""
+        self._failing = 0
+        self._begun: float | None = None
+
+    def begins(self) -> None:
+        """A round begins."""
+        self._begun = time.monotonic()
+
+    def ends(self, *, well: bool) -> None:
+        """It ends."""
+        assert self._begun is not None
+        self.rounds.add(time.monotonic() - self._begun)
+        self._begun = None
+        self._failing = 0 if well else self._failing + 1
+        if well:
+            self.last = time.time()
+        else:
+            self.failures += 1
+
+    @property
+    def why_not(self) -> str | None:
+        """Why its work is not done, None while it is."""
+        if self._begun is not None and (since := time.monotonic() - self._begun) > self._stuck_s:
+            return f"the loop {self.name} is stuck for {since:.0f} s"
+        return f"the loop {self.name} fails" if self._failing >= _FAILING else None
+
+
+class Loops:
+    """The loops of one owner, and how each fares."""
+
+    def __init__(self) -> None:
+        self.pulses: list[Pulse] = []
+
+    @property
+    def why_not(self) -> str | None:
+        """What is wrong with one of them, None when nothing is."""
+        return next((reason for pulse in self.pulses if (reason := pulse.why_not) is not None), None)
+
+    def every(
+        self,
+        name: str,
+        seconds: float,
+        run_once: Callable[[], Awaitable[None]],
+        wake: asyncio.Event | None = None,
+        *,
+        breath_s: float = 0.0,
+        stuck_s: float = _STUCK_S,
+    ) -> Coroutine[None, None, None]:
+        """Run `run_once` every `seconds`, or sooner when `wake` is set; an error is logged, never fatal.
+
+        `breath_s` is waited between two runs however often it is woken, where a run costs the same for one wake-up as for many.
+        """
+        pulse = Pulse(name, stuck_s)
+        self.pulses.append(pulse)
+        return _every(pulse, seconds, run_once, wake or asyncio.Event(), breath_s)
+
+
+async def _every(pulse: Pulse, seconds: float, run_once: Callable[[], Awaitable[None]], wake: asyncio.Event, breath_s: float) -> None:
     while True:
         wake.clear()
+        pulse.begins()
         try:
             await run_once()
         except Exception:
-            log.exception("background job failed", job=name, next_try_s=seconds)
+            log.exception("background job failed", job=pulse.name, next_try_s=seconds)
+            pulse.ends(well=False)
+        else:
+            pulse.ends(well=True)
         if breath_s:
             await asyncio.sleep(breath_s)
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await wake.wait()
-        except TimeoutError:
-            pass

@@ -73,6 +73,15 @@ def http_server(app: ASGIApp, proxies: Sequence[str], tls: Tls | None) -> HttpSe
     return server
 
 
+async def beside(app: ASGIApp, listener: socket.socket, tls: Tls | None) -> None:
+    """Serve another application on a listener of its own, until cancelled."""
+    server = http_server(app, (), tls)
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        listener.close()
+
+
 async def answer(server: HttpServer, listener: socket.socket, background: Sequence[Coroutine[None, None, None]]) -> None:
     """Serve until told to end, with the background work beside it."""
     async with asyncio.TaskGroup() as group:
@@ -85,7 +94,7 @@ async def answer(server: HttpServer, listener: socket.socket, background: Sequen
 def _listen_again(host: str, port: int) -> socket.socket | None:
     """A port that this server had before; None when it is taken by now."""
     try:
-        return _listen(host, port)
+        return listen(host, port)
     except OSError:
         log.info("the port of the server's last life is taken", port=port)
         return None
@@ -94,7 +103,7 @@ def _listen_again(host: str, port: int) -> socket.socket | None:
 def bind(config: Config) -> socket.socket:
     """The listener of a server. Raises OSError."""
     listener = _listen_again(config.host, config.former_port) if config.port == 0 and config.former_port else None
-    return listener or _listen(config.host, config.port)
+    return listener or listen(config.host, config.port)
 
 
 def urls(config: Config, listener: socket.socket, tls: Tls | None) -> tuple[str, str]:
@@ -115,7 +124,8 @@ def url(scheme: str, host: str, port: int) -> str:
     return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A listener. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -16,7 +16,7 @@ from batchyard.engine import wakes
 from batchyard.engine.autoscale.loop import Autoscale
 from batchyard.engine.checks.auto_pools import Demand
 from batchyard.engine.clock import Clock
-from batchyard.engine.loops import RELEASED, Lease, every
+from batchyard.engine.loops import RELEASED, Lease, Loops
 from batchyard.engine.pools.capacity import Capacity
 from batchyard.engine.schedules.loop import Schedules
 from batchyard.engine.scheduling import scheduler
@@ -41,11 +41,14 @@ SCHEDULES_PERIOD_S = 1.0
 COPIES_PERIOD_S = 10.0
 PURGED_AT_ONCE = 200
 ROOM_PERIOD_S = 1.0
+WALK_S = 86_400.0
+"""How long a round may take that goes over all of a store, in small steps."""
 UNCOMMITTED_KEPT_US = 7 * 86_400_000_000
 """Blocks that were staged and never committed to a blob are kept a week, as the storage service does."""
 
 
 def background(
+    loops: Loops,
     services: Services,
     lease: Lease,
     capacity: Capacity,
@@ -60,28 +63,34 @@ def background(
     `room` is that of a world which lies on a disk of its own.
     """
     store, queues = storage
-    watch = [] if room is None else [every("room", ROOM_PERIOD_S, _in_thread(room.watch), asyncio.Event())]
+    watch = [] if room is None else [loops.every("room", ROOM_PERIOD_S, _in_thread(room.watch))]
     return [
-        *_of_the_account(services, lease, capacity, upkeep),
-        _autoscale(services, lease, on_demand),
-        every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, services.clock), asyncio.Event()),
-        every("catalogue", CATALOGUE_PERIOD_S, _shrink(store), asyncio.Event()),
-        every("queues", QUEUES_PERIOD_S, _tidy(queues, services.clock), asyncio.Event()),
-        every("queues' file", CATALOGUE_PERIOD_S, _shrink(queues), asyncio.Event()),
-        every("deleted containers", PURGE_PERIOD_S, _in_thread(lambda: _purge(store, services.clock)), _told_of_deletions(store)),
+        *_of_the_account(loops, services, lease, capacity, upkeep),
+        _autoscale(loops, services, lease, on_demand),
+        loops.every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, services.clock), stuck_s=WALK_S),
+        loops.every("catalogue", CATALOGUE_PERIOD_S, _shrink(store)),
+        loops.every("queues", QUEUES_PERIOD_S, _tidy(queues, services.clock)),
+        loops.every("queues' file", CATALOGUE_PERIOD_S, _shrink(queues)),
+        loops.every(
+            "deleted containers",
+            PURGE_PERIOD_S,
+            _in_thread(lambda: _purge(store, services.clock)),
+            _told_of_deletions(store),
+            stuck_s=WALK_S,
+        ),
         *watch,
         _check_blobs(store),
     ]
 
 
-def renewal(tls: Tls) -> Coroutine[None, None, None]:
+def renewal(loops: Loops, tls: Tls) -> Coroutine[None, None, None]:
     """Looks after the certificate."""
-    return every("certificate", LOOK_S, _in_thread(tls.look), asyncio.Event())
+    return loops.every("certificate", LOOK_S, _in_thread(tls.look))
 
 
-def copies(fetches: Fetches) -> Coroutine[None, None, None]:
+def copies(loops: Loops, fetches: Fetches) -> Coroutine[None, None, None]:
     """Goes on with copies from elsewhere whose server ended, where several have one store."""
-    return every("copies", COPIES_PERIOD_S, _in_thread(fetches.resume), asyncio.Event())
+    return loops.every("copies", COPIES_PERIOD_S, _in_thread(fetches.resume), stuck_s=WALK_S)
 
 
 def _expire_blocks(store: LocalBlobStore, clock: Clock) -> Callable[[], Awaitable[None]]:
@@ -146,12 +155,12 @@ def _in_thread(work: Callable[[], None]) -> Callable[[], Awaitable[None]]:
     return run_once
 
 
-def _autoscale(services: Services, lease: Lease, on_demand: bool) -> Coroutine[None, None, None]:
+def _autoscale(loops: Loops, services: Services, lease: Lease, on_demand: bool) -> Coroutine[None, None, None]:
     """Samples and evaluations; with `on_demand` also as soon as tasks come or go."""
     sooner = asyncio.Event()
     lease.follow(sooner)
     work = Autoscale(services.db, services.clock, on_demand=on_demand, follow=lambda topics: services.wakes.follow(topics, sooner))
-    return every("autoscale", AUTOSCALE_PERIOD_S, lease.only(work.run_once), sooner)
+    return loops.every("autoscale", AUTOSCALE_PERIOD_S, lease.only(work.run_once), sooner)
 
 
 def _schedules(services: Services) -> Callable[[], Awaitable[None]]:
@@ -168,7 +177,9 @@ def _schedules(services: Services) -> Callable[[], Awaitable[None]]:
     return run_once
 
 
-def _of_the_account(services: Services, lease: Lease, capacity: Capacity, upkeep: Upkeep) -> list[Coroutine[None, None, None]]:
+def _of_the_account(
+    loops: Loops, services: Services, lease: Lease, capacity: Capacity, upkeep: Upkeep
+) -> list[Coroutine[None, None, None]]:
     """What works on the account's state."""
     db, hub, clock = services.db, services.wakes, services.clock
     woken, schedule = hub.inbox(wakes.SCHEDULER)
@@ -201,9 +212,9 @@ def _of_the_account(services: Services, lease: Lease, capacity: Capacity, upkeep
 
     return [
         lease.keep(hub.event(RELEASED)),
-        every("scheduler", SCHEDULER_PERIOD_S, lease.only(place), schedule),
-        every("capacity", CAPACITY_PERIOD_S, nodes, looked_for, CAPACITY_BREATH_S),
-        every("schedules", SCHEDULES_PERIOD_S, lease.only(_schedules(services)), planned_jobs),
-        every("upkeep", UPKEEP_PERIOD_S, lease.only(upkeep.run_once), tidied),
-        every("checkpoint", CHECKPOINT_PERIOD_S, checkpoint, asyncio.Event()),
+        loops.every("scheduler", SCHEDULER_PERIOD_S, lease.only(place), schedule),
+        loops.every("capacity", CAPACITY_PERIOD_S, nodes, looked_for, breath_s=CAPACITY_BREATH_S),
+        loops.every("schedules", SCHEDULES_PERIOD_S, lease.only(_schedules(services)), planned_jobs),
+        loops.every("upkeep", UPKEEP_PERIOD_S, lease.only(upkeep.run_once), tidied),
+        loops.every("checkpoint", CHECKPOINT_PERIOD_S, checkpoint),
     ]

@@ -48,12 +48,16 @@ def starting(directory: Path) -> Iterator[None]:
 
 def refuse_exposure(config: Config) -> None:
     """Plain HTTP to others only when the operator says so."""
-    if config.tls != "off":
+    if config.tls != "off" or config.insecure:
         return
+    for host in (config.host, *([config.metrics[0]] if config.metrics else [])):
+        if host not in _LOCAL_NAMES and not _loopback(host):
+            raise Refused(
+                f"{host} can be reached by others and the server speaks plain HTTP; say --tls auto, or --insecure if that is meant"
+            )
+
+
+def _loopback(host: str) -> bool:
     with contextlib.suppress(ValueError):
-        if ipaddress.ip_address(config.host).is_loopback:
-            return
-    if config.host not in _LOCAL_NAMES and not config.insecure:
-        raise Refused(
-            f"{config.host} can be reached by others and the server speaks plain HTTP; say --tls auto, or --insecure if that is meant"
-        )
+        return ipaddress.ip_address(host).is_loopback
+    return False

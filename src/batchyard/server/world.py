@@ -26,7 +26,7 @@ from batchyard.blobs.queues.edge import application as queue_endpoint
 from batchyard.config import Config
 from batchyard.disk import space
 from batchyard.engine.clock import Clock
-from batchyard.engine.loops import Lease
+from batchyard.engine.loops import Lease, Loops
 from batchyard.engine.nodes.linked_storage import LinkedStorage
 from batchyard.engine.pools.capacity import Capacity
 from batchyard.engine.pools.machines import Here, at_home
@@ -157,7 +157,8 @@ class World:
         providers: dict[str, NodeProvider] = {LOCAL: self.provider, JOINED: JoinedProvider()}
         self._capacity = Capacity(self.db, providers, clock, self.known.node_key, join_us, self.services.offer, named, self._here)
         self._own_disk = own_disk
-        self._loops: list[asyncio.Task[None]] = []
+        self.loops = Loops()
+        self._running: list[asyncio.Task[None]] = []
 
     def _limited(self, row: AccountRow) -> Offer:
         return msgspec.structs.replace(self._offer, quotas=quotas(row, self._offer.quotas))
@@ -175,12 +176,19 @@ class World:
         """True while the background work of the account is done here."""
         return self._lease.held
 
+    async def why_not(self) -> str | None:
+        """Why the account is not served as it should be, None when it is. Raises StoreUnavailable."""
+        if await self.db.read(self._lease.vacant):
+            return "nobody does the background work"
+        return self.loops.why_not or self.services.room()
+
     async def begin(self) -> None:
         """Take the lease, give up nodes that nobody knows, and begin the loops. Raises StoreUnavailable, OSError."""
         await self._lease.renew()
         await self.provider.sweep(await self.db.read(at_home, self._here and self._here()))
         upkeep = Upkeep(self.db, self._clock, self.services.node_silence_us)
         work = background(
+            self.loops,
             self.services,
             self._lease,
             self._capacity,
@@ -190,10 +198,10 @@ class World:
             on_demand=self._server.config.autoscale_on_demand,
         )
         if self._shared:
-            work.append(copies(self._fetches))
+            work.append(copies(self.loops, self._fetches))
         else:
             await asyncio.to_thread(self._fetches.resume)
-        self._loops = [asyncio.create_task(loop) for loop in work]
+        self._running = [asyncio.create_task(loop) for loop in work]
 
     async def rests(self) -> tuple[bool, int | None]:
         """Whether nothing is due within the hour, and when something is, None for never."""
@@ -205,9 +213,9 @@ class World:
 
     async def hand_over(self) -> None:
         """End the loops; another server may go on with them at once."""
-        for loop in self._loops:
+        for loop in self._running:
             loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        await asyncio.gather(*self._running, return_exceptions=True)
         with contextlib.suppress(StoreUnavailable):  # it runs out by itself
             await self._lease.release()
 

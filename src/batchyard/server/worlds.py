@@ -23,19 +23,19 @@ from starlette.types import ASGIApp
 
 from batchyard.api.wire.accounts import Described, Keys, Known
 from batchyard.api.wire.auth import Account
-from batchyard.engine.loops import RELEASED, every
 from batchyard.engine.wakes import Wakes
 from batchyard.model.errors import BatchError, invalid_property
 from batchyard.rules.offer import Quotas
 from batchyard.server import account_file
 from batchyard.server.account_file import AccountFile
+from batchyard.server.measured import Open
 from batchyard.server.peers import Peers
 from batchyard.server.places import KEYS_KNOWN_S, Places
 from batchyard.server.refusals import Refused
 from batchyard.server.shared import KEYS, keys_in
 from batchyard.server.world import Server, World, quotas
 from batchyard.store import accounts as rows
-from batchyard.store import leases, servers
+from batchyard.store import servers
 from batchyard.store.accounts import ACTIVE, CREATING, DELETING, AccountRow
 from batchyard.store.db import Database, StoreUnavailable
 from batchyard.store.tx import Taken, Tx
@@ -187,7 +187,7 @@ class Worlds:
             raise
         found = self._open[row.name.lower()] = _Open(world, row, last=asyncio.get_running_loop().time())
         if shared:
-            learning = every("keys", KEYS_KNOWN_S, lambda: self._learn_keys(found), hub.event(KEYS))
+            learning = world.loops.every("keys", KEYS_KNOWN_S, lambda: self._learn_keys(found), hub.event(KEYS))
             found.learning = asyncio.get_running_loop().create_task(learning)
         self._failed.pop(row.name, None)
         log.info("account opened", account=row.name)
@@ -281,10 +281,14 @@ class Worlds:
         try:
             async with asyncio.timeout(_LOOK_S):
                 await self._registry.read(rows.count)
-                await world.world.db.read(leases.until, RELEASED)
+                return await world.world.why_not()
         except (StoreUnavailable, TimeoutError):
             return "the database does not answer"
-        return None
+
+    def measured(self) -> list[Open]:
+        """The accounts that are open, by name, the default one first."""
+        opened = sorted(self._open.values(), key=lambda found: (found.row.name != self._default, found.row.name))
+        return [Open(found.row.name, found.world.db, found.world.loops, found.world.leads) for found in opened]
 
     def release(self) -> None:
         """The server ends: whoever waits is let go."""

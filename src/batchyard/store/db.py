@@ -16,6 +16,8 @@ import asyncio
 import contextlib
 import queue
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
@@ -30,10 +32,11 @@ from batchyard.disk.commits import Unit
 from batchyard.drivers.base import Connection, Driver, Use, Wakes
 from batchyard.drivers.migrations import Chain
 from batchyard.drivers.sqlite import MEMORY
+from batchyard.measures import Durations
 from batchyard.rules.transitions import IllegalChange
 from batchyard.store.migrate import WORLD
 from batchyard.store.reader import Reader
-from batchyard.store.tx import Conflict, Tx
+from batchyard.store.tx import Conflict, Event, Tx
 
 __all__ = ["GUARD", "MEMORY", "Database", "StoreUnavailable", "open_store"]
 
@@ -56,7 +59,7 @@ class StoreUnavailable(Exception):
 class _Waiting(Unit[Connection]):
     """A unit on its way to the writer, and where its outcome goes."""
 
-    __slots__ = ("args", "driver", "future", "guard", "kwargs", "result", "tries", "unit")
+    __slots__ = ("args", "driver", "future", "guard", "happened", "kwargs", "result", "tries", "unit")
 
     def __init__(self, driver: Driver, unit: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super().__init__()
@@ -65,6 +68,7 @@ class _Waiting(Unit[Connection]):
         self.future: Future[Any] = Future()
         self.tries = 0
         self.result: Any = None
+        self.happened: Counter[Event] = Counter()
 
     def run(self, connection: Connection) -> None:
         tx = Tx(connection)
@@ -78,7 +82,7 @@ class _Waiting(Unit[Connection]):
             if not tx.came_of(error):
                 tx.settle()  # a race that was lost before may be why it came so far
             raise
-        self.wakes = tx.wakes
+        self.wakes, self.happened = tx.wakes, tx.happened
 
     def refuse(self, error: BaseException) -> None:
         self.error = self.error or _unavailable(error, passing=self.driver.passing(error))
@@ -116,6 +120,11 @@ class Database:
         self._closed = False
         self.failures = 0
         """Commits that failed so far; who measures how long somebody was silent leaves out the time of these."""
+        self.commits = Durations()
+        self.units = 0
+        """Units that were committed so far."""
+        self.happened: Counter[Event] = Counter()
+        """Events that were."""
         self._works = True
         self.driver: Driver = drivers.opened(location, Use(chain), self._heard)
         self._readers = ThreadPoolExecutor(max(self.driver.readers, 1), thread_name_prefix="store-read")
@@ -125,6 +134,11 @@ class Database:
     def _heard(self, topics: Iterable[str]) -> None:
         """What another server's commit wakes."""
         self.on_wake(topics)
+
+    @property
+    def waiting(self) -> int:
+        """Units that wait for the writer."""
+        return self._queue.qsize()
 
     def close(self) -> None:
         """Finish what waits, then close; what comes later is refused."""
@@ -202,8 +216,10 @@ class Database:
 
         Those that are to be run again are told nothing yet.
         """
+        begun = time.monotonic()
         failed = commits.commit(self.driver.journal, batch)
         self.failures += len(failed)
+        self.commits.add(time.monotonic() - begun)
         topics = {topic for waiting in batch for topic in waiting.wakes}
         if topics:
             with contextlib.suppress(Exception):
@@ -215,6 +231,8 @@ class Database:
             if waiting.error is not None:
                 waiting.future.set_exception(waiting.error)
             else:
+                self.units += 1
+                self.happened.update(waiting.happened)
                 waiting.future.set_result(waiting.result)
         with contextlib.suppress(Exception):
             self._note(failed, len(batch))

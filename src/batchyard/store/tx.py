@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar, cast
@@ -46,6 +46,8 @@ class Row(Protocol):
 
 
 W = TypeVar("W", bound=Row)
+Event = tuple[str, str]
+"""Of what kind a subject is, and what happened to it."""
 
 
 class Versioned(Generic[W]):
@@ -65,7 +67,7 @@ class Versioned(Generic[W]):
 class Tx(Reader):
     """A running transaction. Counts and events are gathered and written once, when the unit ends."""
 
-    __slots__ = ("_counts", "_events", "_grown", "_guards", "wakes")
+    __slots__ = ("_counts", "_events", "_grown", "_guards", "happened", "wakes")
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection)
@@ -73,6 +75,7 @@ class Tx(Reader):
         self._grown: set[int] = set()
         self._events: list[Params] = []
         self._guards: list[tuple[Answer, int, str]] = []
+        self.happened: Counter[Event] = Counter()
         self.wakes: set[str] = set()
 
     def change(self, change: Change, **params: Any) -> None:
@@ -185,6 +188,7 @@ class Tx(Reader):
         cause: str | None = None,
     ) -> None:
         """Append to the event log (decision D9); `until` makes it one row for a range of subjects."""
+        self.happened[what, happened] += 1 if until is None else until - subject + 1
         self._events.append(
             {"at": at, "what": what, "subject": subject, "until": until, "happened": happened, "old": old, "new": new, "cause": cause}
         )

@@ -22,6 +22,8 @@ PREFIXED = "batchyard.prefix"
 
 CLUSTER = "cluster"
 """First segment of the paths by which servers speak to each other."""
+SERVICE = "batchyard.service"
+"""Of a scope: which of an account's services answers, once that is known."""
 PEER = "batchyard.peer"
 """Key of the ASGI scope: another server asks, as its token has shown."""
 
