@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from batchyard.drivers.base import Answer, Connection
@@ -28,6 +29,30 @@ class Change:
 
     def __init__(self, sql: str) -> None:
         self.sql = sql
+
+
+class Insertion:
+    """Rows of a table to insert, each with the same columns; `otherwise` says what becomes of one that cannot be.
+
+    Many go with one statement: to run one for each costs twice as much. Columns that no row has a value for are left out, because to
+    bind NULL takes a driver longer than to bind a number.
+    """
+
+    __slots__ = ("columns", "otherwise", "table")
+
+    def __init__(self, table: str, columns: Sequence[str], otherwise: str = "") -> None:
+        self.table, self.columns, self.otherwise = table, tuple(columns), otherwise
+
+    def parts(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[str, list[Any]]]:
+        """Statements that insert them all, with their parameters: of few lengths, for them to stay prepared."""
+        named = {
+            name: values for name, values in zip(self.columns, zip(*rows, strict=True), strict=False) if any(v is not None for v in values)
+        }
+        plain = [*zip(*named.values(), strict=True)]
+        while plain:
+            n = min(1 << len(plain).bit_length() - 1, _MOST_INSERTED)
+            some, plain = plain[:n], plain[n:]
+            yield inserting(self.table, tuple(named), n, self.otherwise), [*chain.from_iterable(some)]
 
 
 class Reader:
@@ -89,12 +114,21 @@ class Rows(Sequence[R]):
 
 _FILLS = (1, 4, 16, 64, 256)
 """Lengths of lists of keys: a few, for the statements to stay prepared."""
+_MOST_INSERTED = 64
+"""Rows that one statement inserts."""
 
 
 @lru_cache(maxsize=128)
 def spread(sql: str, n: int) -> str:
     """The statement with `n` parameters `:k0`, `:k1` … in the place of `:keys`."""
     return sql.replace(":keys", ", ".join(f":k{nth}" for nth in range(n)))
+
+
+@lru_cache(maxsize=256)
+def inserting(table: str, columns: tuple[str, ...], n: int, otherwise: str) -> str:
+    """INSERT of `n` rows of these columns."""
+    row = f"({', '.join('?' * len(columns))})"
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * n)} {otherwise}".rstrip()
 
 
 def columns(row: type[Any], prefix: str = "") -> str:
