@@ -70,9 +70,9 @@ class Reader:
 
     def soon(self, statement: Statement[R], **params: Any) -> Sequence[R]:
         """Every row as it is now; where that costs a way to the database and back they are fetched when they are looked at."""
-        answer = self._connection.execute(statement.sql, params)
-        rows = Rows(answer, statement.row)
-        return rows if self._connection.lazy else rows.fetched
+        if not self._connection.lazy:
+            return self.all(statement, **params)
+        return Rows(self._connection.execute(statement.sql, params), statement.row)
 
     def first(self, statement: Statement[R], **params: Any) -> R | None:
         """The first row, None when there is none."""
@@ -89,8 +89,8 @@ class Reader:
         for at in range(0, len(keys), _FILLS[-1]):
             some = keys[at : at + _FILLS[-1]]
             n = next(fill for fill in _FILLS if fill >= len(some))
-            named = {f"k{nth}": some[min(nth, len(some) - 1)] for nth in range(n)}
-            found += [statement.row(*values) for values in self._connection.execute(spread(statement.sql, n), named)]
+            filled = [*some, *[some[-1]] * (n - len(some))]
+            found += [statement.row(*values) for values in self._connection.execute(spread(statement.sql, n), filled)]
         return found
 
 
@@ -120,8 +120,8 @@ _MOST_INSERTED = 64
 
 @lru_cache(maxsize=128)
 def spread(sql: str, n: int) -> str:
-    """The statement with `n` parameters `:k0`, `:k1` … in the place of `:keys`."""
-    return sql.replace(":keys", ", ".join(f":k{nth}" for nth in range(n)))
+    """The statement with `n` parameters in the place of `:keys`."""
+    return sql.replace(":keys", ", ".join("?" * n))
 
 
 @lru_cache(maxsize=256)
