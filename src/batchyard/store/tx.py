@@ -195,12 +195,10 @@ class Tx(Reader):
     def flush(self) -> None:
         """Write gathered counts and events, and have all that was guarded looked at. Raises Conflict as `write` and `settle` do."""
         self.write()
-        self.insert_many(_LOG, self._events)
-        self._events.clear()
         self.settle()
 
     def write(self) -> None:
-        """Write gathered counts, for what this unit looks at next. Raises Conflict when a job ran more tasks than it may."""
+        """Write gathered counts and events, for what this unit looks at next. Raises Conflict when a job ran more tasks than it may."""
         for job_pk, deltas in self._counts.items():
             changed = {name: delta for name, delta in deltas.items() if delta}
             starts = changed.get("running", 0) > 0
@@ -210,8 +208,10 @@ class Tx(Reader):
                 refusal = f"job {job_pk} may not run so many tasks any more"
                 if starts and not self._reached(done, refusal):
                     raise Conflict(refusal)
+        self.insert_many(_LOG, self._events)
         self._counts.clear()
         self._grown.clear()
+        self._events.clear()
 
 
 @lru_cache
