@@ -109,7 +109,7 @@ def test_users_of_their_own_are_never_shared_and_come_back_as_late_as_possible()
         pool.take(OWN)
     pool.give_back(taken[5])
     pool.give_back(taken[6])
-    assert pool.take(OWN, taken[6].uid) == taken[6]
+    assert pool.take(OWN, lambda: taken[6].uid) == taken[6]
 
 
 def test_without_root_everybody_is_the_agents_user_but_unknown_users_are_refused() -> None:

@@ -10,7 +10,7 @@ from store_rows import NOW, add_job, numbers
 
 from batchyard.store import jobs, pools
 from batchyard.store.db import Database
-from batchyard.store.reader import Change, Reader, Statement
+from batchyard.store.reader import Change, Insertion, Reader, Statement
 from batchyard.store.tx import Conflict, Tx, Versioned
 
 OTHER_TIME = NOW + 5
@@ -201,11 +201,23 @@ def test_changes_say_how_many_rows_they_reached(memory: Database) -> None:
         keys = [add_job(tx, f"job-{number}") for number in range(4)]
         change = Change("UPDATE job SET priority = :priority, version = version + 1 WHERE pk <= :pk")
         assert [tx.changed(change, pk=pk, priority=1) for pk in (0, keys[0], keys[-1])] == [0, 1, 4]
-        rows = [{"pk": keys[1], "priority": 2}, {"pk": keys[0], "priority": 3}]
-        assert tx.changed_many(change, rows) == 3
+        tx.change_many(change, [{"pk": keys[1], "priority": 2}, {"pk": keys[0], "priority": 3}])
         assert [jobs.get(tx, pk).priority for pk in keys] == [3, 2, 1, 1]
 
     memory.call(unit)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 63, 64, 65, 200])
+def test_any_number_of_rows_is_inserted_as_it_is(memory: Database, n: int) -> None:
+    into = Insertion("event", ("at", "what", "subject", "until", "happened", "cause"))
+    rows = [(NOW, "task", number, None, "added", "why" if number == n - 1 else None) for number in range(n)]
+
+    def unit(tx: Tx) -> int:
+        return sum(answer.rowcount for answer in tx.insert_many(into, rows))
+
+    assert memory.call(unit) == n
+    columns = ", ".join(into.columns)
+    assert memory.call(lambda tx: tx.all(Statement(f"SELECT {columns} FROM event ORDER BY pk", lambda *row: row))) == rows
 
 
 def test_back_to_a_mark(memory: Database) -> None:

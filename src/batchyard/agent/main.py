@@ -71,6 +71,8 @@ _FAREWELL_S = 3.0
 """How long it is waited for before the server is told that the agent stops, which whoever stops it has the patience for."""
 _GOODBYE_S = 1.5
 """How long the server has for taking that in."""
+_UMASK = 0o022
+"""Whoever starts the agent may have a narrower one, and what it makes is to be as it says."""
 
 
 _ORDERS = msgspec.json.Decoder(Orders)
@@ -474,6 +476,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "batchyard agent") -> in
     """Run an agent from the command line; the exit code is 1 when it cannot start, or shows a token that the server does not know."""
     settings = parse(argv, prog)
     logs.begin()
+    os.umask(_UMASK)
     try:
         _quickest()(run(settings))
     except OSError as error:

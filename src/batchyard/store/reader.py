@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from batchyard.drivers.base import Answer, Connection
@@ -30,6 +31,30 @@ class Change:
         self.sql = sql
 
 
+class Insertion:
+    """Rows of a table to insert, each with the same columns; `otherwise` says what becomes of one that cannot be.
+
+    Many go with one statement: to run one for each costs twice as much. Columns that no row has a value for are left out, because to
+    bind NULL takes a driver longer than to bind a number.
+    """
+
+    __slots__ = ("columns", "otherwise", "table")
+
+    def __init__(self, table: str, columns: Sequence[str], otherwise: str = "") -> None:
+        self.table, self.columns, self.otherwise = table, tuple(columns), otherwise
+
+    def parts(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[str, list[Any]]]:
+        """Statements that insert them all, with their parameters: of few lengths, for them to stay prepared."""
+        named = {
+            name: values for name, values in zip(self.columns, zip(*rows, strict=True), strict=False) if any(v is not None for v in values)
+        }
+        plain = [*zip(*named.values(), strict=True)]
+        while plain:
+            n = min(1 << len(plain).bit_length() - 1, _MOST_INSERTED)
+            some, plain = plain[:n], plain[n:]
+            yield inserting(self.table, tuple(named), n, self.otherwise), [*chain.from_iterable(some)]
+
+
 class Reader:
     """A snapshot to ask questions of."""
 
@@ -45,9 +70,9 @@ class Reader:
 
     def soon(self, statement: Statement[R], **params: Any) -> Sequence[R]:
         """Every row as it is now; where that costs a way to the database and back they are fetched when they are looked at."""
-        answer = self._connection.execute(statement.sql, params)
-        rows = Rows(answer, statement.row)
-        return rows if self._connection.lazy else rows.fetched
+        if not self._connection.lazy:
+            return self.all(statement, **params)
+        return Rows(self._connection.execute(statement.sql, params), statement.row)
 
     def first(self, statement: Statement[R], **params: Any) -> R | None:
         """The first row, None when there is none."""
@@ -64,8 +89,8 @@ class Reader:
         for at in range(0, len(keys), _FILLS[-1]):
             some = keys[at : at + _FILLS[-1]]
             n = next(fill for fill in _FILLS if fill >= len(some))
-            named = {f"k{nth}": some[min(nth, len(some) - 1)] for nth in range(n)}
-            found += [statement.row(*values) for values in self._connection.execute(spread(statement.sql, n), named)]
+            filled = [*some, *[some[-1]] * (n - len(some))]
+            found += [statement.row(*values) for values in self._connection.execute(spread(statement.sql, n), filled)]
         return found
 
 
@@ -89,12 +114,21 @@ class Rows(Sequence[R]):
 
 _FILLS = (1, 4, 16, 64, 256)
 """Lengths of lists of keys: a few, for the statements to stay prepared."""
+_MOST_INSERTED = 64
+"""Rows that one statement inserts."""
 
 
 @lru_cache(maxsize=128)
 def spread(sql: str, n: int) -> str:
-    """The statement with `n` parameters `:k0`, `:k1` … in the place of `:keys`."""
-    return sql.replace(":keys", ", ".join(f":k{nth}" for nth in range(n)))
+    """The statement with `n` parameters in the place of `:keys`."""
+    return sql.replace(":keys", ", ".join("?" * n))
+
+
+@lru_cache(maxsize=256)
+def inserting(table: str, columns: tuple[str, ...], n: int, otherwise: str) -> str:
+    """INSERT of `n` rows of these columns."""
+    row = f"({', '.join('?' * len(columns))})"
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * n)} {otherwise}".rstrip()
 
 
 def columns(row: type[Any], prefix: str = "") -> str:

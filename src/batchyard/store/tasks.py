@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from batchyard.model.states import TaskResult, TaskState
-from batchyard.store.reader import Change, Params, Reader, Statement, columns
+from batchyard.store.reader import Change, Insertion, Params, Reader, Statement, columns
 from batchyard.store.tx import Taken, Tx, Versioned
 
 ALL = 2**62
@@ -62,7 +62,7 @@ class TaskRow(msgspec.Struct):
 
 
 class NewTask(NamedTuple):
-    """A task to insert, in the order of `_ADD`. Flags are integers: for each boolean the driver would look for an adapter."""
+    """A task to insert, by its columns. Flags are integers: for each boolean the driver would look for an adapter."""
 
     pk: int
     job_pk: int
@@ -80,6 +80,27 @@ class NewTask(NamedTuple):
     manager: int
     exclusive: int
     dedicated_only: int
+    modified: int
+    state_time: int
+    state: str = TaskState.ACTIVE.value
+
+
+class Dependency(NamedTuple):
+    """A task that waits for another one, which `parent` names as the table does."""
+
+    job_pk: int
+    parent: str
+    child: int
+
+
+class DependencyRange(NamedTuple):
+    """A task that waits for a wide range of numbers, of which `remaining` are not met yet."""
+
+    job_pk: int
+    low: int
+    high: int
+    remaining: int
+    child: int
 
 
 class TaskLine(msgspec.Struct, gc=False):
@@ -179,12 +200,8 @@ _ORDERS = Statement(
 )
 _BODY = Statement("SELECT body FROM task_body WHERE pk = :pk", bytes)
 _IDS_TAKEN = Statement("SELECT 1 FROM task WHERE job_pk = :job_pk AND lower(id) = :key", int)
-_ADD = Change(
-    "INSERT INTO task (pk, job_pk, id, number, ready, unmet, slots, max_retries, conditions, created, modified, state_time, retention,"
-    " wants_token, affinity, manager, exclusive, dedicated_only, state)"
-    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10, ?10, ?11, ?12, ?13, ?14, ?15, ?16, 'active') ON CONFLICT DO NOTHING"
-)
-_ADD_BODY = Change("INSERT INTO task_body (pk, body) VALUES (?1, ?2)")
+_ADD = Insertion("task", NewTask._fields, "ON CONFLICT DO NOTHING")
+_ADD_BODY = Insertion("task_body", ("pk", "body"))
 _SET_BODY = Change("UPDATE task_body SET body = :body WHERE pk = :pk")
 _START = Change(
     "UPDATE task SET state = :state, version = version + 1, ready = 0, holds = 0, run = run + 1, node_pk = :node_pk, held = :held,"
@@ -322,9 +339,10 @@ def orders(reader: Reader, pks: Sequence[int]) -> dict[int, OrderRow]:
 
 def add(tx: Tx, rows: Sequence[NewTask], bodies: Sequence[tuple[int, bytes]]) -> None:
     """Insert tasks in state active, and the JSON of each. Raises Taken when the job has one of that id."""
-    if tx.changed_many(_ADD, rows) != len(rows):
+    added = tx.insert_many(_ADD, rows)
+    if sum(answer.rowcount for answer in added) != len(rows):
         raise Taken
-    tx.change_many(_ADD_BODY, bodies)
+    tx.insert_many(_ADD_BODY, bodies)
 
 
 def start(tx: Tx, rows: Sequence[Params]) -> None:
@@ -368,8 +386,8 @@ def delete(tx: Tx, pks: Iterable[int]) -> None:
 
 # dependencies
 
-_ADD_EDGE = Change("INSERT INTO dependency (job_pk, parent, child) VALUES (:job_pk, :parent, :child)")
-_ADD_RANGE = Change("INSERT INTO dependency_range (job_pk, low, high, remaining, child) VALUES (:job_pk, :low, :high, :remaining, :child)")
+_ADD_EDGE = Insertion("dependency", Dependency._fields)
+_ADD_RANGE = Insertion("dependency_range", DependencyRange._fields)
 _DROP_EDGES = Change("DELETE FROM dependency WHERE child = :pk")
 _DROP_RANGES = Change("DELETE FROM dependency_range WHERE child = :pk")
 _TAKE_EDGES = Statement("DELETE FROM dependency WHERE job_pk = :job_pk AND parent = :parent RETURNING child", int)
@@ -402,10 +420,10 @@ def satisfied_numbers(reader: Reader, job_pk: int, low: int, high: int) -> set[i
     return set(reader.all(_SATISFIED_NUMBERS, job_pk=job_pk, low=low, high=high))
 
 
-def add_dependencies(tx: Tx, edges: Sequence[Params], ranges: Sequence[Params]) -> None:
+def add_dependencies(tx: Tx, edges: Sequence[Dependency], ranges: Sequence[DependencyRange]) -> None:
     """Record what tasks still wait for."""
-    tx.change_many(_ADD_EDGE, edges)
-    tx.change_many(_ADD_RANGE, ranges)
+    tx.insert_many(_ADD_EDGE, edges)
+    tx.insert_many(_ADD_RANGE, ranges)
 
 
 def release_dependants(tx: Tx, task: TaskRow) -> int:

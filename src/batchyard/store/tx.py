@@ -10,17 +10,14 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from msgspec.structs import replace
 
 from batchyard.drivers.base import Answer, Connection
-from batchyard.store.reader import Change, Params, Reader, Statement
+from batchyard.store.reader import Change, Insertion, Params, Reader, Statement
 
 _RESERVE = Statement(
     "INSERT INTO sequence (name, next) VALUES (:name, 1 + :n)"
     " ON CONFLICT (name) DO UPDATE SET next = sequence.next + :n RETURNING next - :n",
     int,
 )
-_LOG = Change(
-    "INSERT INTO event (at, what, subject, until, happened, old, new, cause)"
-    " VALUES (:at, :what, :subject, :until, :happened, :old, :new, :cause)"
-)
+_LOG = Insertion("event", ("at", "what", "subject", "until", "happened", "old", "new", "cause"))
 
 
 class Conflict(Exception):
@@ -73,7 +70,7 @@ class Tx(Reader):
         super().__init__(connection)
         self._counts: dict[int, dict[str, int]] = {}
         self._grown: set[int] = set()
-        self._events: list[Params] = []
+        self._events: list[tuple[Any, ...]] = []
         self._guards: list[tuple[Answer, int, str]] = []
         self.happened: Counter[Event] = Counter()
         self.wakes: set[str] = set()
@@ -86,13 +83,13 @@ class Tx(Reader):
         """Run a change; how many rows it reached, which costs the way to the database and back."""
         return self._connection.execute(change.sql, params).rowcount
 
-    def change_many(self, change: Change, rows: Iterable[Params | tuple[Any, ...]]) -> None:
+    def change_many(self, change: Change, rows: Iterable[Params]) -> None:
         """Run a change for every row of parameters."""
         self._connection.executemany(change.sql, rows)
 
-    def changed_many(self, change: Change, rows: Iterable[Params | tuple[Any, ...]]) -> int:
-        """Run a change for every row of parameters; how many rows it reached in all."""
-        return self._connection.executemany(change.sql, rows).rowcount
+    def insert_many(self, insertion: Insertion, rows: Sequence[tuple[Any, ...]]) -> Sequence[Answer]:
+        """Insert rows; the answers of which tell how many there were room for."""
+        return [self._connection.execute(sql, params) for sql, params in insertion.parts(rows)]
 
     def change_all(self, change: Change, rows: Sequence[Params], otherwise: str) -> None:
         """Run a change that each row of parameters has to reach one row by. Raises Conflict when one did not."""
@@ -188,10 +185,8 @@ class Tx(Reader):
         cause: str | None = None,
     ) -> None:
         """Append to the event log (decision D9); `until` makes it one row for a range of subjects."""
-        self.happened[what, happened] += 1 if until is None else until - subject + 1
-        self._events.append(
-            {"at": at, "what": what, "subject": subject, "until": until, "happened": happened, "old": old, "new": new, "cause": cause}
-        )
+        self.happened[what, str(happened)] += 1 if until is None else until - subject + 1
+        self._events.append((at, what, subject, until, str(happened), old and str(old), new and str(new), cause))
 
     def wake(self, topic: str) -> None:
         """Hint after the commit that there is work for `topic`; losing it costs a loop period."""
@@ -217,8 +212,7 @@ class Tx(Reader):
                 refusal = f"job {job_pk} may not run so many tasks any more"
                 if starts and not self._reached(done, refusal):
                     raise Conflict(refusal)
-        if self._events:
-            self._connection.executemany(_LOG.sql, self._events)
+        self.insert_many(_LOG, self._events)
         self._counts.clear()
         self._grown.clear()
         self._events.clear()

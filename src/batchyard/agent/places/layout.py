@@ -98,26 +98,35 @@ def former_user(place: TaskPlace) -> int:
 
 def open_to(place: TaskPlace, user: User) -> None:
     """Make a task's directories, or take them over from an earlier attempt. Raises OSError."""
+    if not make(place, user):
+        take_over(place, user)
+
+
+def make(place: TaskPlace, user: User) -> bool:
+    """Make a task's directories; False when an earlier attempt left them. Raises OSError.
+
+    The upper one stays root's to the last, so that nobody reaches what is not yet as it should be.
+    """
     try:
-        os.mkdir(place.directory, 0o700)
+        os.mkdir(place.directory, place.mode)
     except FileNotFoundError:
         job = os.path.dirname(place.directory)
         for path in (os.path.dirname(job), job):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path)
                 os.chmod(path, 0o711)
-        return open_to(place, user)
+        return make(place, user)
     except FileExistsError:
-        return _take_over(place, user)
+        return False
     os.mkdir(place.working, place.mode)
     if user.uid >= 0:
         os.chown(place.working, user.uid, user.group)
         os.chown(place.directory, user.uid, user.group)
-    os.chmod(place.directory, place.mode)
+    return True
 
 
-def _take_over(place: TaskPlace, user: User) -> None:
-    """Open an earlier attempt's directories to this one's user; links in there are not followed.
+def take_over(place: TaskPlace, user: User) -> None:
+    """Open an earlier attempt's directories to this one's user; links in there are not followed. Raises OSError.
 
     What others may have put there must neither be run by root nor become its own, so then everything is new. The
     directory is closed meanwhile, so that nobody exchanges what is in it.

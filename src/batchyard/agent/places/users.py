@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import pwd
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from batchyard.model.common import UserIdentity
@@ -80,10 +80,10 @@ class Users:
         gid = account.uid if account.gid is None else account.gid
         return objection(account.name, account.uid, gid, self.base) or User(account.uid, account.name, gid=gid)
 
-    def take(self, identity: UserIdentity | None, wanted: int = -1) -> User:
-        """User for an attempt, of task scope `wanted` if that is free. Raises NoSuchUser."""
+    def take(self, identity: UserIdentity | None, wanted: Callable[[], int] = lambda: -1) -> User:
+        """User for an attempt, of task scope what `wanted` says if that is free. Raises NoSuchUser."""
         user = self._settled(identity)
-        return self._of_its_own(wanted) if user is None else user
+        return self._of_its_own(wanted()) if user is None else user
 
     def of_start_task(self, identity: UserIdentity | None) -> User:
         """User for the start task, which is never that of another task unless it asks for that. Raises NoSuchUser."""

@@ -202,24 +202,28 @@ class Attempt:
             self._node.directories.leave(place.directory)
 
     async def _in_directory(self, work: Work, place: TaskPlace) -> None:
-        users, former = self._node.users, layout.former_user(place)
+        users = self._node.users
         try:
             if self._order.start:
                 user = users.of_start_task(work.user_identity)
             else:
-                user = users.take(work.user_identity, former)
+                user = users.take(work.user_identity, lambda: layout.former_user(place))
         except NoSuchUser as error:
             raise Failed("preprocessing", failure("CommandLaunchFailed", str(error))) from error
         try:
-            if former in (-1, user.uid):
-                layout.open_to(place, user)
-            else:  # there may be as many files to hand over as the former user cared to make
-                await asyncio.get_running_loop().run_in_executor(self._node.threads, layout.open_to, place, user)
+            if not layout.make(place, user):
+                await self._take_over(place, user)
             self._node.started |= self._order.start
             await self._in_stages(work, place, user)
         finally:
             layout.close(place, user)
             users.give_back(user)
+
+    async def _take_over(self, place: TaskPlace, user: User) -> None:
+        if layout.former_user(place) in (-1, user.uid):
+            layout.take_over(place, user)
+        else:  # there may be as many files to hand over as the former user cared to make
+            await asyncio.get_running_loop().run_in_executor(self._node.threads, layout.take_over, place, user)
 
     async def _in_stages(self, work: Work, place: TaskPlace, user: User) -> None:
         limit = self._node.setup.task_disk_bytes

@@ -61,7 +61,7 @@ def _columns(change: TaskChange, now: int) -> dict[str, Any]:
     task, state = change.task, TASK.after(change.task.state, change.happened)
     columns = {
         **change.columns,
-        "state": state,
+        "state": state.value,
         "ready": int(state is TaskState.ACTIVE and task.unmet == 0),
         "state_time": now,
         "previous_state": task.state,
@@ -78,7 +78,7 @@ def start_tasks(tx: Tx, starts: Sequence[Start], now: int) -> None:
     for start in starts:
         state = TASK.after(TaskState.ACTIVE, start.happened)
         started = now if state is TaskState.RUNNING else None
-        rows.append({"pk": start.pk, "node_pk": start.node_pk, "state": state, "held": start.held, "started": started, "now": now})
+        rows.append({"pk": start.pk, "node_pk": start.node_pk, "state": state.value, "held": start.held, "started": started, "now": now})
         tx.count(start.job_pk, ready=-1, active=-1, running=1, active_slots=-start.slots, running_slots=start.slots)
         tx.log(now, "task", start.pk, start.happened, old=TaskState.ACTIVE, new=state, cause=f"node {start.node_pk}")
     task_rows.start(tx, rows)

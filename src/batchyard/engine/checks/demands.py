@@ -118,8 +118,9 @@ def no_identity(name: str, reference: object) -> None:
 def environment(settings: Sequence[EnvironmentSetting] | None) -> None:
     """Names that a process can have."""
     for setting in settings or ():
-        if not setting.name or "=" in setting.name or "\0" in setting.name + (setting.value or ""):
-            raise invalid_property("environmentSettings", setting.name, "The name of a variable must not be empty nor hold '='")
+        name = setting.name
+        if not name or "=" in name or "\0" in name or (setting.value and "\0" in setting.value):
+            raise invalid_property("environmentSettings", name, "The name of a variable must not be empty nor hold '='")
 
 
 def metadata(items: Sequence[MetadataItem] | None) -> None:

@@ -16,10 +16,12 @@ _NAME = "applicationPackageReferences"
 
 def check(references: Sequence[ApplicationPackageReference] | None) -> None:
     """References that could be satisfied one day. Raises InvalidPropertyValue."""
-    if references and len(references) > packages.MOST_REFERENCES:
+    if not references:
+        return
+    if len(references) > packages.MOST_REFERENCES:
         raise invalid_property(_NAME, len(references), f"There are at most {packages.MOST_REFERENCES} references")
     seen = set[tuple[str, str | None]]()
-    for reference in references or ():
+    for reference in references:
         application, version = packages.application_of(reference.application_id), reference.version
         if not packages.is_application(application):
             raise invalid_property(f"{_NAME}.applicationId", reference.application_id[:100], "The value is not the id of an application")

@@ -33,8 +33,7 @@ def check(task: TaskCreateContent, job: JobRow, slots_per_node: int | None) -> N
     packages.check(task.application_package_references)
     task.application_package_references = task.application_package_references or None
     token_settings(task.authentication_token_settings)
-    special_ids = {"TaskIdSameAsJobPreparationTask": job.preparation_id, "TaskIdSameAsJobReleaseTask": job.release_id}
-    for code, special_id in special_ids.items():
+    for code, special_id in (("TaskIdSameAsJobPreparationTask", job.preparation_id), ("TaskIdSameAsJobReleaseTask", job.release_id)):
         if special_id is not None and special_id.lower() == task.id.lower():
             raise BatchError(code)
     if task.required_slots is not None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from batchyard.model.task import TaskDependencies
 from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import JobRow
+from batchyard.store.tasks import Dependency, DependencyRange
 from batchyard.store.tx import Tx
 
 SPELT_OUT = 100
 """Numbers of a range that are kept one by one; a wider range is kept as one row with a counter."""
 
 
-def wait_for(tx: Tx, job: JobRow, pk: int, depends_on: TaskDependencies, edges: list[dict[str, Any]], ranges: list[dict[str, Any]]) -> int:
+def wait_for(tx: Tx, job: JobRow, pk: int, depends_on: TaskDependencies, edges: list[Dependency], ranges: list[DependencyRange]) -> int:
     """Record what the task still waits for; how many waits that are.
 
     Forward references are legal: a parent that does not exist yet is simply not satisfied (contract 3.7).
@@ -25,9 +24,9 @@ def wait_for(tx: Tx, job: JobRow, pk: int, depends_on: TaskDependencies, edges: 
         if high - low < SPELT_OUT:
             parents.update(task_rows.number_key(number) for number in range(low, high + 1) if number not in met)
         elif len(met) <= high - low:
-            ranges.append({"job_pk": job.pk, "low": low, "high": high, "remaining": high - low + 1 - len(met), "child": pk})
+            ranges.append(DependencyRange(job.pk, low, high, high - low + 1 - len(met), pk))
             waits += 1
-    edges.extend({"job_pk": job.pk, "parent": parent, "child": pk} for parent in parents)
+    edges.extend(Dependency(job.pk, parent, pk) for parent in parents)
     return waits + len(parents)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import msgspec
 
@@ -29,7 +28,7 @@ from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
 from batchyard.store import tasks as task_rows
 from batchyard.store.jobs import JobRow
-from batchyard.store.tasks import NewTask, TaskRow
+from batchyard.store.tasks import Dependency, DependencyRange, NewTask, TaskRow
 from batchyard.store.tx import Taken, Tx
 
 _decoder = msgspec.json.Decoder(TaskCreateContent)
@@ -97,8 +96,8 @@ def _insert_all(tx: Tx, job: JobRow, tasks: list[TaskCreateContent], now: int, m
     first = tx.reserve("task", len(tasks))
     rows: list[NewTask] = []
     bodies: list[tuple[int, bytes]] = []
-    edges: list[dict[str, Any]] = []
-    ranges: list[dict[str, Any]] = []
+    edges: list[Dependency] = []
+    ranges: list[DependencyRange] = []
     for pk, task in enumerate(tasks, first):
         unmet = wait_for(tx, job, pk, task.depends_on, edges, ranges) if task.depends_on else 0
         slots, constraints = task.required_slots or 1, task.constraints
@@ -121,6 +120,8 @@ def _insert_all(tx: Tx, job: JobRow, tasks: list[TaskCreateContent], now: int, m
                 manager=int(manager is not None),
                 exclusive=int(manager is not None and manager.run_exclusive is not False),
                 dedicated_only=int(manager is not None and manager.allow_low_priority_node is False),
+                modified=now,
+                state_time=now,
             )
         )
         bodies.append((pk, _encoder.encode(task)))
