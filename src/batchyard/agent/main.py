@@ -34,10 +34,10 @@ from batchyard.agent.places.layout import Layout
 from batchyard.agent.places.removals import Directories, Remover
 from batchyard.agent.places.users import Users, of_logins
 from batchyard.agent.process.process import Spawners
-from batchyard.agent.run import remains
+from batchyard.agent.run import gangs, remains
 from batchyard.agent.run.inside import Insiders
 from batchyard.agent.run.packages import Packages
-from batchyard.agent.run.runner import Attempt, Node
+from batchyard.agent.run.runner import Node
 from batchyard.agent.settings import AgentSettings, parse
 from batchyard.agent.state import State
 from batchyard.agent.talk import farewell, trust
@@ -287,7 +287,7 @@ class Agent:
         for start in plan.starts:
             assert self._node is not None
             name = start.order.attempt
-            attempt = self._attempts[name] = self._chaos.disturb(name, Attempt(self._node, start.order))
+            attempt = self._attempts[name] = self._chaos.disturb(name, gangs.make(self._node, start.order))
             if self._state.noticed:
                 attempt.terminate()
             self._begin(self._make(name, attempt), self._tasks)
@@ -332,6 +332,10 @@ class Agent:
         self._state.note_news(news)
         self._news.set()
 
+    def _note_ready(self, attempt: str) -> None:
+        self._state.note_ready(attempt)
+        self._news.set()
+
     def _set_up(self, setup: NodeSetup) -> None:
         log.info("joined", pool=setup.pool_id, node=setup.node_id, slots=setup.slots)
         self._found.limits.learn(setup, self._found.facts.cores)
@@ -341,7 +345,9 @@ class Agent:
             spawners = Spawners(self._found.place, count, self._found.limits, remains.watches(self._layout))
         else:
             spawners = self._node.spawners
-        self._node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories, self._packages, self._trusted)
+        node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories, self._packages, self._trusted)
+        node.ready = self._note_ready
+        self._node = node
         self._packages.learn(setup)
         self._begin(self._remover.empty(), self._chores)
 

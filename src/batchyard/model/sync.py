@@ -127,6 +127,8 @@ class Sync(Message, kw_only=True):
     """Attempts that the agent holds in any stage, ended ones that were not yet acknowledged included."""
     ended: list[Ended] = []
     """Acknowledged by any answer to this sync that is not fenced."""
+    ready: list[str] = []
+    """Instances of multi-instance tasks whose coordination command has succeeded; acknowledged by any answer that is not fenced."""
     removed: list[int] = []
     """Numbers of the removals that are done."""
     facts: NodeFacts | None = None
@@ -162,6 +164,19 @@ class Package(Message):
     """Of the zip file."""
 
 
+class Gang(Message):
+    """What an attempt of a multi-instance task is told of all instances (contract 3.10, 4.3)."""
+
+    number: int
+    """Of this instance; 0 is the primary."""
+    addresses: list[str]
+    """IP address of the node of each instance, by number."""
+    within: str | None = None
+    """The attempt of the primary's own instance, in whose directory and as whose user the task's command line runs.
+
+    None for an instance: it brings the common files, runs the coordination command, says that it is ready and stays until it is ended."""
+
+
 class Order(Message):
     """An attempt that the node should make."""
 
@@ -181,6 +196,8 @@ class Order(Message):
     """True for the node's start task, which has no job: `job_id` is empty, its directory is `startup`."""
     packages: list[Package] = []
     """Of the task itself; those of the pool came with NodeSetup."""
+    gang: Gang | None = None
+    """Present for an instance of a multi-instance task, and for its command line."""
 
 
 class FileRequest(Message):

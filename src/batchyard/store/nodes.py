@@ -157,6 +157,11 @@ _FREE = Statement(
     " AND scheduling_state = 'enabled' AND action IS NULL AND slots > slots_used ORDER BY pk",
     FreeNode,
 )
+_USABLE = Statement(
+    "SELECT count(*) FROM node WHERE pool_pk = :pool_pk AND state IN ('idle', 'running') AND scheduling_state = 'enabled'"
+    " AND action IS NULL",
+    int,
+)
 _SEEN = Change("UPDATE node SET last_seen = :now, version = version + 1 WHERE pk = :pk")
 _OCCUPY = Statement(
     "UPDATE node SET slots_used = slots_used + :slots, tasks_running = tasks_running + :tasks,"
@@ -257,6 +262,11 @@ def of_server(reader: Reader, server: str) -> list[NodeRow]:
 def free(reader: Reader, pool_pk: int) -> Sequence[FreeNode]:
     """Nodes of a pool that take tasks and have free slots."""
     return reader.soon(_FREE, pool_pk=pool_pk)
+
+
+def usable(reader: Reader, pool_pk: int) -> int:
+    """How many nodes of a pool take tasks, free or not."""
+    return reader.first(_USABLE, pool_pk=pool_pk) or 0
 
 
 def recent_tasks(reader: Reader, node: NodeRow) -> list[RecentTask]:

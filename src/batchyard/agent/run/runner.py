@@ -13,7 +13,7 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -82,6 +82,19 @@ class Inside:
     """Set when the attempt's command has ended."""
 
 
+@dataclass(slots=True)
+class Held:
+    """The directory of an instance of a multi-instance task, the user that it belongs to and, on the primary, whoever runs there."""
+
+    place: TaskPlace
+    user: User
+    since: float
+    """When the coordination command was begun, by the loop's clock."""
+    guest: Attempt | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the guest has ended."""
+
+
 _WORK = msgspec.json.Decoder(Work)
 _SETTINGS = msgspec.json.Decoder(list[EnvironmentSetting] | None)
 
@@ -104,6 +117,10 @@ class Node:
     """By attempt, while its command runs."""
     started: bool = False
     """True once the start task was begun since the node joined; what follows are retries."""
+    ready: Callable[[str], None] = lambda attempt: None
+    """Told of instances of multi-instance tasks whose coordination command has succeeded."""
+    gangs: dict[str, Held] = field(default_factory=dict)
+    """By the attempts of instances, what they hold for the command line of their task."""
     company: Company = field(init=False)
 
     def __post_init__(self) -> None:
@@ -131,6 +148,8 @@ class Attempt:
         self._exit: Exit | None = None
         self._packages: dict[str, str] = {}
         """Variables that name the directories of application packages."""
+        self._begun: float | None = None
+        """When the wall clock of a multi-instance task began, by the loop's clock."""
         self._too_much: str | None = None
         """How its directory took more of the disk than it may."""
 
@@ -186,6 +205,9 @@ class Attempt:
 
     async def _all(self) -> None:
         work = _WORK.decode(self._order.task)
+        if self._order.gang is not None and self._order.gang.within is not None:
+            await self._as_guest(work, self._order.gang.within)
+            return
         try:
             rooms = self._node.layout
             place = rooms.start_task(fresh=not self._node.started) if self._order.start else rooms.task(self._order.job_id, work.id)
@@ -200,6 +222,17 @@ class Attempt:
             await self._in_directory(work, place)
         finally:
             self._node.directories.leave(place.directory)
+
+    async def _as_guest(self, work: Work, within: str) -> None:
+        """Run the command line of a multi-instance task where its primary instance is. Raises Failed."""
+        held = self._node.gangs.get(within)
+        if held is None or held.guest is not None:
+            raise Failed("run", failure(UNKNOWN, "The primary's instance is gone", SERVER))
+        self._begun, held.guest = held.since, self
+        try:
+            await self._in_stages(work, held.place, held.user)
+        finally:
+            held.over.set()
 
     async def _in_directory(self, work: Work, place: TaskPlace) -> None:
         users, former = self._node.users, layout.former_user(place)
@@ -259,12 +292,16 @@ class Attempt:
         of_pool = packages.of_start_task if order.start else packages.of_pool
         self._packages = {**await of_pool(), **await packages.of_task(order.packages, order.job_id)}
 
+    def _files_below(self, place: TaskPlace) -> str:
+        """Where resource files go."""
+        return place.working
+
     async def _stage_in(self, work: Work, place: TaskPlace, user: User) -> None:
         if self._order.packages or not self._node.packages.is_free:
             await self._do(self._bring_packages())
         if work.resource_files:
             mode = 0o775 if self._order.start else 0o770  # every task may read what the start task brings
-            staging = Staging(place.working, user.uid, self._node.threads, self._staging, user.group, mode)
+            staging = Staging(self._files_below(place), user.uid, self._node.threads, self._staging, user.group, mode)
             await self._do(staging.all(work.resource_files))
         if self._stop.is_set() or self._too_much:
             raise Cancelled
@@ -303,20 +340,29 @@ class Attempt:
         """What the attempt is told beyond what all are told."""
         preparation = self._order.preparation_id
         place = None if preparation is None else self._node.layout.task(self._order.job_id, preparation)
-        return {"preparation": place, "token": self._order.token, "packages": self._packages}
+        return {"preparation": place, "token": self._order.token, "packages": self._packages, "gang": self._order.gang}
+
+    def _logs(self, place: TaskPlace) -> tuple[str, str]:
+        """Files that the command's output goes to."""
+        return place.directory + "/stdout.txt", place.directory + "/stderr.txt"
+
+    async def _launch(self, command: Command) -> Exit:
+        """Run the command to its end. Raises NotLaunched, SpawnerLost."""
+        return await self._node.spawners.run(self._key, command, self._noticed)
 
     async def _command(self, work: Work, place: TaskPlace, user: User, variables: dict[str, str]) -> Exit:
         argv, refused = _program(work)
         limit = work.constraints.max_wall_clock_time if work.constraints else None
         limit_us = _limit_us(limit) if limit else None
-        logs = place.directory + "/stdout.txt", place.directory + "/stderr.txt"
         seconds = None if limit_us is None else limit_us / 1e6
+        if seconds is not None and self._begun is not None:  # the time of the coordination command counts
+            seconds = max(0.0, seconds - (asyncio.get_running_loop().time() - self._begun))
         try:
-            command = Command(argv, variables, place.working, *logs, user.uid, seconds, user.group)
+            command = Command(argv, variables, place.working, *self._logs(place), user.uid, seconds, user.group)
             inside = Inside(self._key, variables, place.working, user.uid, user.group)
             self._node.inside[self._order.attempt] = inside
             try:
-                return await self._node.spawners.run(self._key, command, self._noticed)
+                return await self._launch(command)
             finally:
                 del self._node.inside[self._order.attempt]
                 inside.over.set()

@@ -169,6 +169,7 @@ class Agents:
         return bool(
             sync.session == 0
             or sync.ended
+            or sync.ready
             or sync.removed
             or answer.orders
             or answer.removals
