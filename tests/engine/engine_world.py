@@ -680,9 +680,10 @@ class World:
 
     def _check_nodes(self) -> None:
         held = (
-            "SELECT coalesce(sum(held), 0), count(*) FROM (SELECT held FROM task WHERE node_pk = :pk AND state IN ('preparing', 'running')"
-            " UNION ALL SELECT held FROM instance JOIN task ON task.pk = task_pk"
-            " WHERE instance.node_pk = :pk AND instance.state <> 'completed' AND number > 0) AS held"
+            "SELECT coalesce(sum(held), 0), count(*) FROM (SELECT task.held FROM task"
+            " WHERE node_pk = :pk AND state IN ('preparing', 'running')"
+            " UNION ALL SELECT task.held FROM instance JOIN task ON task.pk = task_pk"
+            " WHERE instance.node_pk = :pk AND instance.state <> 'completed' AND instance.number > 0) AS held"
         )
         for node in self.nodes():
             ((slots, running),) = self.rows(held, pk=node.pk)

@@ -19,7 +19,10 @@ def test_so_is_that_of_an_instance(pk: int, run: int, number: int) -> None:
     assert attempts.parse(attempts.name(pk, run, number)) == (False, pk, run, number)
 
 
-@pytest.mark.parametrize("text", ["", "1", "1.", ".1", "s.1", "ss1.1", "1.1s", "-1.1", "1.1.", "s1.1.1", "1.1.1.1", "1.1.-1", "²1.1", "1" * 10 + "." + "1" * 9, " 1.1"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "1", "1.", ".1", "s.1", "ss1.1", "1.1s", "-1.1", "1.1.", "s1.1.1", "1.1.1.1", "1.1.-1", "²1.1", "1" * 10 + "." + "1" * 9, " 1.1"],
+)
 def test_what_no_server_ever_called_a_run_is_none(text: str) -> None:
     assert attempts.parse(text) is None
 
