@@ -756,7 +756,8 @@ class World:
             else:
                 assert preparation is not None, f"task {pk} runs on a node that was never prepared"
                 assert result == "success" or not waits, f"task {pk} runs on a node that is not prepared"
-        whole = "SELECT task.pk, held, task.slots, exclusive, node.slots FROM task JOIN node ON node.pk = node_pk"
+        each = "CASE WHEN instances > 0 THEN 1 ELSE task.slots END"
+        whole = f"SELECT task.pk, held, {each}, exclusive, node.slots FROM task JOIN node ON node.pk = node_pk"
         for pk, held, slots, exclusive, all_slots in self.rows(f"{whole} WHERE task.state IN ('preparing', 'running')"):
             assert held == (all_slots if exclusive else slots), f"task {pk} holds {held}"
 
