@@ -102,6 +102,8 @@ SUBMIT = Verb(
         Flag("name", ("--name",), "Name to show with it.", TEXT, "TEXT"),
         _SLOTS,
         _RETRIES,
+        Flag("instances", ("--instances",), "Nodes on which each task runs at once.", whole(1), "N"),
+        Flag("coordination", ("--coordination",), "Command that all its instances run before it.", TEXT, "CMD"),
         Flag("after", ("--after",), "Run after this task succeeded.", TEXT, "TASK", many=True, names="tasks"),
         Flag("inputs", ("--in",), "File or directory that the task gets.", PATH, "FILE", many=True),
         Flag("out", ("--out",), "Files to keep when it succeeded.", TEXT, "GLOB", many=True),

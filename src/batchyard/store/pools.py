@@ -50,6 +50,11 @@ class PoolRow(msgspec.Struct):
     inter_node: int
     """Its nodes may talk to each other (enableInterNodeCommunication)."""
 
+    @property
+    def takes_gangs(self) -> bool:
+        """True when multi-instance tasks run there (contract 3.10); elsewhere they wait for ever."""
+        return bool(self.inter_node) and self.slots_per_node == 1
+
 
 class PoolView(PoolRow):
     """A pool and how many nodes it has."""
