@@ -146,8 +146,10 @@ def tasks(wish: Wish, base: str, many: Values, folder: str) -> Iterator[Body]:
         if wish.slots is not None:
             body["requiredSlots"] = wish.slots
         if wish.instances is not None or wish.coordination is not None:
-            settings = {"numberOfInstances": wish.instances or 1, "coordinationCommandLine": wish.coordination or NO_COORDINATION}
-            body["multiInstanceSettings"] = settings | {"coordinationCommandLine": filled(settings["coordinationCommandLine"], known)}
+            body["multiInstanceSettings"] = {
+                "numberOfInstances": wish.instances or 1,
+                "coordinationCommandLine": filled(wish.coordination or NO_COORDINATION, known),
+            }
         if wish.retries is not None:
             body["constraints"] = {"maxTaskRetryCount": wish.retries}
         if wish.after:

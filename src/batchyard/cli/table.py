@@ -484,7 +484,13 @@ POOL = Noun(
         _create(
             "pools:create",
             "a pool",
-            (*_POOL_FLAGS, _START_TASK, _METADATA, Flag("autoscale", ("--autoscale",), "Formula that decides its size.", TEXT, "FORMULA")),
+            (
+                *_POOL_FLAGS,
+                _START_TASK,
+                _METADATA,
+                Flag("autoscale", ("--autoscale",), "Formula that decides its size.", TEXT, "FORMULA"),
+                Flag("inter_node", ("--inter-node",), "Its nodes may talk to each other, for multi-instance tasks.", FLAG),
+            ),
             "POST /pools",
         ),
         LIST_POOLS,
@@ -743,7 +749,14 @@ TASK = Noun(
             (_JOB, _COMMAND._replace(times="rest*", help="program and arguments, unless the file says them")),
         ),
         LIST_TASKS,
-        Verb("show", "tasks:show", "Show tasks.", (_TASKS,), (JOB, *SHOWN), serves=("GET /jobs/{job_id}/tasks/{task_id}",)),
+        Verb(
+            "show",
+            "tasks:show",
+            "Show tasks, with their subtasks.",
+            (_TASKS,),
+            (JOB, *SHOWN),
+            serves=("GET /jobs/{job_id}/tasks/{task_id}",),
+        ),
         Verb(
             "update",
             "tasks:update",
