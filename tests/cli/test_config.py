@@ -63,7 +63,11 @@ EXAMPLES: dict[str, Any] = {
 }
 
 
-OWN: dict[str, str] = {"database": "postgresql://nobody@127.0.0.9/accounts?schema=one", "advertise": "https://127.0.0.9:1"}
+OWN: dict[str, str] = {
+    "database": "postgresql://nobody@127.0.0.9/accounts?schema=one",
+    "advertise": "https://127.0.0.9:1",
+    "network_range": "10.9.0.0/20",
+}
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)

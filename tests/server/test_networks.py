@@ -24,7 +24,7 @@ from batchyard.agent.process import control
 from batchyard.cli.client import Client, Refused
 from batchyard.providers.network import kernel
 from batchyard.providers.network.kernel import Unusable
-from batchyard.providers.network.namespaces import choose, host_name
+from batchyard.providers.network.namespaces import choose, host_name, tag
 
 _IMAGE = {"publisher": "canonical", "offer": "ubuntu-24_04-lts", "sku": "server"}
 _MACHINE = {"imageReference": _IMAGE, "nodeAgentSKUId": "batch.node.ubuntu 24.04"}
@@ -48,15 +48,8 @@ print(json.dumps({"reached": told, "answer": answer, "names": names, "here": soc
 """.replace("PORT", str(PORT))
 
 
-def obstacle() -> str | None:
-    """Why no namespaces can be made here."""
-    if reason := kernel.obstacle():
-        return reason
-    done = subprocess.run(["unshare", "--net", "--uts", "--mount", "true"], capture_output=True, text=True, check=False)
-    return done.stderr.strip() or None if done.returncode else None
-
-
-needs_namespaces = pytest.mark.skipif(obstacle() is not None, reason=f"no network namespaces here: {obstacle()}")
+OBSTACLE = kernel.obstacle()
+needs_namespaces = pytest.mark.skipif(OBSTACLE is not None, reason=f"nodes cannot have networks of their own here: {OBSTACLE}")
 
 
 class Yard:
@@ -120,9 +113,7 @@ def own_yard() -> Iterator[Yard]:
 
 def remains(directory: Path) -> list[str]:
     """What the kernel has of a server."""
-    from batchyard.providers.network.namespaces import _tag
-
-    return [*kernel.interfaces(_tag(directory)), *kernel.namespaces(_tag(directory))]
+    return [*kernel.interfaces(tag(directory)), *kernel.namespaces(tag(directory))]
 
 
 def host_of(server: Server, node: dict[str, Any]) -> str:

@@ -23,6 +23,12 @@ _PATIENCE_S = 30.0
 _FORWARDS = Path("/proc/sys/net/ipv4/ip_forward")
 _RESOLVER = "/run/systemd/resolve/resolv.conf"
 """The servers that a resolver of this machine asks, which itself listens where no namespace reaches it."""
+_TRIAL = """
+ip link add bridge type bridge
+ip link add one type veth peer name other
+ip link set one master bridge
+ip link set one type bridge_slave isolated on
+"""
 _ENTER = """
 echo "$1" > /proc/sys/kernel/hostname
 mount --bind "$2" /etc/hosts
@@ -63,12 +69,16 @@ class Link(NamedTuple):
 
 
 def obstacle() -> str | None:
-    """Why nodes cannot have networks of their own here, as far as that can be told without trying; None when nothing is in the way."""
+    """Why nodes cannot have networks of their own here, None when they can; tried out in a namespace of which nothing is left."""
     if os.geteuid() != 0:
         return "only root makes network namespaces"
     missing = [tool for tool in TOOLS if shutil.which(tool, path=_PATH) is None]
     if missing:
         return f"{', '.join(missing)} not found: install iproute2 and util-linux"
+    try:
+        _run(["unshare", "--net", "--uts", "--mount", "sh", "-ec", _TRIAL])
+    except Unusable as error:
+        return f"the kernel does not let it ({error})"
     return None
 
 

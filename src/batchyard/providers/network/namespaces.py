@@ -54,7 +54,7 @@ class Namespaces:
     def __init__(self, directory: Path, addresses: IPv4Network, most: int) -> None:
         if reason := kernel.obstacle():
             raise kernel.Unusable(reason)
-        self._directory, self._tag = directory, _tag(directory)
+        self._directory, self._tag = directory, tag(directory)
         self._lock = threading.Lock()
         self._book = _read(directory)
         self._settle(addresses, most)
@@ -173,7 +173,7 @@ class Namespaces:
 def forget(directory: Path) -> None:
     """Remove what a server that was killed left in the kernel, where the next one has no networks."""
     if (directory / BOOK).exists() and kernel.obstacle() is None:
-        kernel.sweep(_tag(directory), ())
+        kernel.sweep(tag(directory), ())
         (directory / BOOK).unlink()
 
 
@@ -201,7 +201,8 @@ def _free(numbers: Iterable[int]) -> int:
     return next(number for number in range(1, len(taken) + 2) if number not in taken)
 
 
-def _tag(directory: Path) -> str:
+def tag(directory: Path) -> str:
+    """What tells the names of all that the kernel has of a state directory from other names."""
     return hashlib.sha256(str(directory.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:6]
 
 
