@@ -35,6 +35,7 @@ from batchyard.agent.places.removals import Directories, Remover
 from batchyard.agent.places.users import Users, of_logins
 from batchyard.agent.process.process import Spawners
 from batchyard.agent.run import gangs, remains
+from batchyard.agent.run.doors import Doors
 from batchyard.agent.run.inside import Insiders
 from batchyard.agent.run.packages import Packages
 from batchyard.agent.run.runner import Node
@@ -126,6 +127,7 @@ class Agent:
         self._logs = ServiceLogs(settings.log_file, layout, self._threads, self._note_news)
         self._probers = ThreadPoolExecutor(_PROBES, _TRANSFER)
         self._chaos = Disturbances(settings.chaos)
+        self._doors = Doors(layout.tag, link)
         self._packages = Packages(layout, self._threads, self._chaos.changed)
         self._health = Health(layout.root, settings.probes, self._probers, self._more_problems, self._chaos.changed)
         services = {**self._logins.services, "upload_logs": self._logs.answer, "chaos": self._chaos.answer}
@@ -346,7 +348,7 @@ class Agent:
         else:
             spawners = self._node.spawners
         node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories, self._packages, self._trusted)
-        node.ready = self._note_ready
+        node.ready, node.doors = self._note_ready, self._doors
         self._node = node
         self._packages.learn(setup)
         self._begin(self._remover.empty(), self._chores)
@@ -396,7 +398,7 @@ def _clock() -> int:
 
 async def run(settings: AgentSettings) -> None:
     """Be a node until the server says that it is gone, or until SIGTERM. Raises OSError when the node cannot start, WrongToken."""
-    layout = Layout(os.fspath(settings.root))
+    layout = Layout(os.fspath(settings.root), settings.seen_at)
     layout.make()
     with open(settings.token_file, encoding="ascii") as file:
         token = file.read().strip()

@@ -17,6 +17,7 @@ from batchyard.model.tokens import parted
 
 SYNC_PATH = "/agent/sync"
 FILES_PATH = "/agent/files/{request_id}"
+STARTS_PATH = "/agent/starts"
 FILE_HEADER = "x-batchyard-file"
 """Response head of a file request (JSON of FileHead) on the agent's POST to FILES_PATH."""
 
@@ -280,7 +281,21 @@ class Execution(Message):
     attempt: str
     command: list[str]
     limit_s: float
-    """When it is ended, in seconds."""
+    """When it is ended, in seconds; negative: with the attempt only."""
+
+
+class RemoteStart(Message):
+    """What an attempt of a multi-instance task asks of its agent, and this of the server: a command on the node of another instance.
+
+    POSTed to STARTS_PATH; the answer is a stream of `frames`.
+    """
+
+    attempt: str
+    """Who asks."""
+    host: str
+    """Address, host name or node id of the other node."""
+    command: str
+    """Words for a shell."""
 
 
 class Starts(Message):

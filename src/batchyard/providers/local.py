@@ -150,6 +150,7 @@ class LocalProvider:
             "--log-file",
             str(log_file),
             *self._agent_options,
+            *([] if self._networks is None else ["--seen-at", str(self._networks.seen_at)]),
         ]
         log_file.touch(mode=0o600)
         with log_file.open("ab") as output:

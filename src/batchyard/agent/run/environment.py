@@ -45,7 +45,8 @@ def of_gang(gang: Gang, place: TaskPlace) -> dict[str, str]:
     """What every instance of a multi-instance task is told of the others; the primary comes first."""
     slots = " ".join(f"{address} 1" for address in gang.addresses)
     return {
-        "AZ_BATCH_TASK_SHARED_DIR": place.directory,
+        "AZ_BATCH_TASK_SHARED_DIR": place.shared,
+        "AZ_BATCH_TASK_WORKING_DIR": place.shared + "/wd",
         "AZ_BATCH_NODE_LIST": ";".join(gang.addresses),
         "AZ_BATCH_HOST_LIST": ",".join(gang.addresses),
         "AZ_BATCH_MASTER_NODE": f"{gang.addresses[0]}:{MASTER_PORT}",
@@ -69,7 +70,8 @@ def of_task(
     gang: Gang | None = None,
 ) -> dict[str, str]:
     """All variables of one attempt."""
-    variables = {"PATH": PATH, "HOME": place.working, "USER": user.name, "LOGNAME": user.name, "LANG": "C.UTF-8", **(trusted or {})}
+    home = place.working if gang is None else place.shared + "/wd"
+    variables = {"PATH": PATH, "HOME": home, "USER": user.name, "LOGNAME": user.name, "LANG": "C.UTF-8", **(trusted or {})}
     for setting in (*common, *own):
         variables[setting.name] = setting.value or ""
     variables.update(node)

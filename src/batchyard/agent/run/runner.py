@@ -15,6 +15,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -30,6 +31,7 @@ from batchyard.agent.places.users import NoSuchUser, User, Users
 from batchyard.agent.process.process import Command, Exit, NotLaunched, SpawnerLost, Spawners
 from batchyard.agent.run import environment
 from batchyard.agent.run.commands import words
+from batchyard.agent.run.doors import Doors
 from batchyard.agent.run.packages import Packages
 from batchyard.agent.transfer.company import Company
 from batchyard.agent.transfer.failures import SERVER, USER, Failed, Stage, exit_code_failure, failure
@@ -119,6 +121,8 @@ class Node:
     """True once the start task was begun since the node joined; what follows are retries."""
     ready: Callable[[str], None] = lambda attempt: None
     """Told of instances of multi-instance tasks whose coordination command has succeeded."""
+    doors: Doors | None = None
+    """Of attempts of multi-instance tasks."""
     gangs: dict[str, Held] = field(default_factory=dict)
     """By the attempts of instances, what they hold for the command line of their task."""
     company: Company = field(init=False)
@@ -258,12 +262,8 @@ class Attempt:
         limit = self._node.setup.task_disk_bytes
         async with self._held_to_disk(place, limit) if limit else _UNLIMITED:
             await self._stage_in(work, place, user)
-            common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
-            own = work.environment_settings or []
-            variables = environment.of_task(
-                self._node.variables, place, user, work.user_identity, common, own, trusted=self._node.trusted, **self._extras()
-            )
-            self._exit = done = await self._command(work, place, user, variables)
+            async with self._door(user) as starters:
+                self._exit = done = await self._command(work, place, user, self._variables(work, place, user, starters))
             self._stage = "run"
         if done.code == _TOLD_TO_END and not (done.noticed or done.overdue or self._stop.is_set()):
             await self._do(asyncio.sleep(_LAST_TO_HEAR_S))
@@ -272,6 +272,7 @@ class Attempt:
         try:
             if work.output_files:
                 self._stage = "upload"
+                variables = self._variables(work, place, user, {})
                 upload = Upload(place, user.uid, variables, self._node.threads, self._stop, user.group, self._node.company)
                 await self._do(upload.all(work.output_files, done.code))
         except Cancelled:
@@ -285,6 +286,18 @@ class Attempt:
             raise Failed("run", failure("TaskEnded", "The task was ended because it ran longer than its maximum wall clock time", SERVER))
         if done.code != 0:
             raise Failed("run", exit_code_failure())
+
+    def _door(self, user: User) -> AbstractAsyncContextManager[Mapping[str, str]]:
+        """Where a multi-instance task asks for commands on its other nodes; no variables for other tasks."""
+        doors = None if self._order.gang is None else self._node.doors
+        return contextlib.nullcontext({}) if doors is None else doors.open(self._order.attempt, user)
+
+    def _variables(self, work: Work, place: TaskPlace, user: User, starters: Mapping[str, str]) -> dict[str, str]:
+        """The environment of the command."""
+        common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
+        own = work.environment_settings or []
+        begin = {**self._node.trusted, **starters}
+        return environment.of_task(self._node.variables, place, user, work.user_identity, common, own, trusted=begin, **self._extras())
 
     async def _bring_packages(self) -> None:
         """The pool's packages and the task's own, of which the latter count where both name one."""
@@ -358,8 +371,9 @@ class Attempt:
         if seconds is not None and self._begun is not None:  # the time of the coordination command counts
             seconds = max(0.0, seconds - (asyncio.get_running_loop().time() - self._begun))
         try:
-            command = Command(argv, variables, place.working, *self._logs(place), user.uid, seconds, user.group)
-            inside = Inside(self._key, variables, place.working, user.uid, user.group)
+            working = variables["AZ_BATCH_TASK_WORKING_DIR"]
+            command = Command(argv, variables, working, *self._logs(place), user.uid, seconds, user.group)
+            inside = Inside(self._key, variables, working, user.uid, user.group)
             self._node.inside[self._order.attempt] = inside
             try:
                 return await self._launch(command)

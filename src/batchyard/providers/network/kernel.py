@@ -32,8 +32,10 @@ ip link set one type bridge_slave isolated on
 _ENTER = """
 echo "$1" > /proc/sys/kernel/hostname
 mount --bind "$2" /etc/hosts
-if [ -e "$3" ]; then mount --bind "$3" /etc/resolv.conf; fi
-shift 3
+mount --bind "$3" "$4"
+if [ -d /dev/shm ]; then mount -t tmpfs -o mode=1777,nosuid,nodev shm /dev/shm; fi
+if [ -e "$5" ]; then mount --bind "$5" /etc/resolv.conf; fi
+shift 5
 exec "$@"
 """
 
@@ -76,7 +78,7 @@ def obstacle() -> str | None:
     if missing:
         return f"{', '.join(missing)} not found: install iproute2 and util-linux"
     try:
-        _run(["unshare", "--net", "--uts", "--mount", "sh", "-ec", _TRIAL])
+        _run(["unshare", "--net", "--uts", "--ipc", "--mount", "sh", "-ec", _TRIAL])
     except Unusable as error:
         return f"the kernel does not let it ({error})"
     return None
@@ -108,7 +110,7 @@ def begin(tag: str, network: IPv4Network, gateway: IPv4Address) -> None:
     trial = Link(tag, 0, 0, network[-2], joined=False)
     try:
         attach(trial, network, gateway)
-        _run([*entry(trial, "trial", "/etc/hosts"), "true"])
+        _run([*entry(trial, "trial", "/etc/hosts", "/tmp", "/tmp"), "true"])
     finally:
         detach([trial], [trial.bridge])
 
@@ -187,13 +189,14 @@ def taken(tag: str) -> list[IPv4Network]:
     return [IPv4Network(each, strict=False) for each in own]
 
 
-def entry(link: Link, host_name: str, hosts: str) -> list[str]:
-    """The words in front of a command that runs it in a node's network, with a host name and a list of hosts of its own.
+def entry(link: Link, host_name: str, hosts: str, root: str, seen_at: str) -> list[str]:
+    """The words in front of a command that runs it in a node's network, with a host name, a list of hosts and, at `seen_at`, its root.
 
-    Other mounts of this machine come and go there too, and so do its control groups: /sys stays as it is.
+    Other mounts of this machine come and go there too, and so do its control groups: /sys stays as it is. Shared memory is the node's own, or
+    programs of two nodes would take themselves for neighbours and try to use it, which their users may not.
     """
-    space = ["nsenter", f"--net={_NAMED / link.namespace}", "unshare", "--uts", "--mount", "--propagation", "slave"]
-    return [*space, "sh", "-ec", _ENTER, "sh", host_name, hosts, _RESOLVER]
+    space = ["nsenter", f"--net={_NAMED / link.namespace}", "unshare", "--uts", "--ipc", "--mount", "--propagation", "slave"]
+    return [*space, "sh", "-ec", _ENTER, "sh", host_name, hosts, root, seen_at, _RESOLVER]
 
 
 def _hardware(tag: str, first: int, number: int) -> str:

@@ -24,7 +24,7 @@ from batchyard.providers.network.kernel import Link
 log = structlog.get_logger()
 
 BOOK = "network.json"
-_HOSTS = "network-hosts"
+_HOSTS, _SEEN_AT = "network-hosts", "node"
 _FEWEST_BITS = 8
 _RESERVED = 4
 """Numbers of a network that no node gets: its own, this machine's, that of trials, and the last."""
@@ -95,7 +95,13 @@ class Namespaces:
             link, hosts = self._link(str(home)), self._hosts(resident.bridge)
             kernel.attach(link, self.network, self.gateway)
             self._write_hosts(resident.bridge)
-        return kernel.entry(link, resident.host_name, str(hosts))
+        self.seen_at.mkdir(mode=0o711, exist_ok=True)
+        return kernel.entry(link, resident.host_name, str(hosts), str(home / "root"), str(self.seen_at))
+
+    @property
+    def seen_at(self) -> Path:
+        """Where every node sees its own root, so that a path means the same on all of them; empty for everybody else."""
+        return self._directory.resolve() / _SEEN_AT
 
     def address(self, home: Path) -> str:
         """The address of a node; empty when it has no place."""
