@@ -132,7 +132,7 @@ def starters(program: str) -> dict[str, str]:
         "OMPI_MCA_plm_rsh_agent": program,
         "OMPI_MCA_rmaps_base_oversubscribe": "1",
         "PRTE_MCA_plm_ssh_agent": program,
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        "PRTE_MCA_rmaps_default_mapping_policy": "slot:oversubscribe",
         "HYDRA_LAUNCHER": "ssh",
         "HYDRA_LAUNCHER_EXEC": program,
         "I_MPI_HYDRA_BOOTSTRAP": "ssh",

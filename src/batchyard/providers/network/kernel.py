@@ -192,8 +192,8 @@ def taken(tag: str) -> list[IPv4Network]:
 def entry(link: Link, host_name: str, hosts: str, root: str, seen_at: str) -> list[str]:
     """The words in front of a command that runs it in a node's network, with a host name, a list of hosts and, at `seen_at`, its root.
 
-    Other mounts of this machine come and go there too, and so do its control groups: /sys stays as it is. Shared memory is the node's own, or
-    programs of two nodes would take themselves for neighbours and try to use it, which their users may not.
+    Other mounts of this machine come and go there too, and so do its control groups: /sys stays as it is. Shared memory is the node's own:
+    programs of two nodes would take themselves for neighbours, and try to use it together, which their users may not.
     """
     space = ["nsenter", f"--net={_NAMED / link.namespace}", "unshare", "--uts", "--ipc", "--mount", "--propagation", "slave"]
     return [*space, "sh", "-ec", _ENTER, "sh", host_name, hosts, root, seen_at, _RESOLVER]
