@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -227,7 +229,7 @@ def test_a_remote_start_has_the_nodes_user_and_directory_and_gives_back_output_a
 def test_nothing_is_started_outside_of_the_task(yard: Yard) -> None:
     yard.add("held", None, f"echo $BATCHYARD_LAUNCH_SOCKET {START} $AZ_BATCH_NODE_LIST; until [ -e done ]; do sleep 0.1; done")
     socket, program, addresses = yard.words("held", 3)
-    nodes = yard.batch.listed("pools", "pool", "nodes")
+    nodes = list(yard.batch.listed("pools", "pool", "nodes"))
     [other] = [node for node in nodes if node["ipAddress"] not in addresses.split(";")]
     inside = next(node for node in nodes if node["ipAddress"] in addresses.split(";"))
 
@@ -246,9 +248,11 @@ def test_nothing_is_started_outside_of_the_task(yard: Yard) -> None:
         assert f"No instance of this task runs on the host {host[:64]}" in refused.stderr
 
     token = (yard.server.directory / "nodes" / other["id"] / "token").read_text()
-    attempt = {"attempt": "1.1", "host": inside["ipAddress"], "command": "true"}
+    with contextlib.closing(sqlite3.connect(f"file:{yard.server.directory}/batchyard.db?mode=ro", uri=True)) as rows:
+        [(pk, run)] = rows.execute("SELECT pk, run FROM task WHERE id = 'held'")
+    attempt = {"attempt": f"{pk}.{run}", "host": inside["ipAddress"], "command": "true"}
     asked = httpx.post(f"{yard.server.endpoint}/agent/starts", json=attempt, headers={"authorization": f"Bearer {token}"})
-    assert asked.status_code == 409, "another node's agent may not ask for this task"
+    assert (asked.status_code, asked.text) == (409, "No instance of this task runs on the node that asks")
     assert httpx.post(f"{yard.server.endpoint}/agent/starts", json=attempt).status_code == 403
     yard.batch.post("jobs", "job", "tasks", "held", "terminate")
     yard.ended("held")
