@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -32,16 +33,18 @@ def test_words_without_host_or_command_are_refused(words: list[str]) -> None:
         launch.parse(words)
 
 
-def test_a_program_that_others_may_not_reach_is_no_interpreter(tmp_path: Path) -> None:
-    program = tmp_path / "python"
-    program.touch(0o755)
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
+def test_a_program_that_others_may_not_reach_is_no_interpreter() -> None:
     assert doors.open_to_all("/bin/sh")
-    assert doors.open_to_all(str(program))
-    tmp_path.chmod(0o700)
-    assert not doors.open_to_all(str(program))
-    assert not doors.open_to_all(str(tmp_path / "nothing"))
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        program = Path(place, "python")
+        program.touch()
+        program.chmod(0o755)
+        assert not doors.open_to_all(str(program)), "the directory is its owner's alone"
+        Path(place).chmod(0o711)
+        assert doors.open_to_all(str(program))
+        program.chmod(0o700)
+        assert not doors.open_to_all(str(program))
+        assert not doors.open_to_all(f"{place}/nothing")
 
 
 @asynccontextmanager

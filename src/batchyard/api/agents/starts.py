@@ -25,7 +25,7 @@ async def start(request: Request, services: Services, node_pk: int) -> Response:
     """POST /agent/starts: run a command where another instance of the asking task is."""
     wanted = decode(await _body(request), RemoteStart)
     try:
-        place, attempt = await services.db.run(gangs.reach, node_pk, wanted.attempt, wanted.host, services.clock.now())
+        place, attempt = await services.db.read(gangs.reach, node_pk, wanted.attempt, wanted.host)
         command = Execution(attempt=attempt, command=[_SHELL, "-c", wanted.command], limit_s=-1.0)
         content = msgspec.Raw(msgspec.json.encode(command))
         return Frames(await services.relay.ask(place, FileRequest(id="", operation="exec", content=content)))
