@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -253,3 +254,58 @@ def test_a_host_name_is_one(node_id: str, number: int) -> None:
     assert name.endswith(f"-{number}")
     assert all(part.isascii() and (part.isalnum() or part == "-") for part in name)
     assert not name.startswith("-")
+
+
+WORLD = """
+import subprocess, sys
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from batchyard.providers.network import kernel
+from batchyard.providers.network.kernel import Link
+
+def ip(*words):
+    subprocess.run(["ip", *words], check=True)
+
+def python(space, script, *words, **how):
+    return subprocess.Popen(["ip", "netns", "exec", space, "python3", "-c", script, *words], stdout=subprocess.PIPE, text=True, **how)
+
+LISTEN = "import socket; s = socket.create_server(('', 80)); print('up', flush=True); print(s.accept()[1][0], flush=True)"
+CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], 80), 2)"
+tag, world, network, gateway = sys.argv[1], f"world-{sys.argv[1]}", IPv4Network("10.213.0.0/24"), IPv4Address("10.213.0.1")
+link = Link(tag, 1, 1, IPv4Address("10.213.0.2"), joined=False)
+Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+ip("link", "set", "lo", "up")
+ip("netns", "add", world)
+try:
+    ip("link", "add", "world", "type", "veth", "peer", "name", "eth0", "netns", world)
+    ip("addr", "add", "198.51.100.1/24", "dev", "world")
+    ip("link", "set", "world", "up")
+    ip("-n", world, "addr", "add", "198.51.100.2/24", "dev", "eth0")
+    ip("-n", world, "link", "set", "eth0", "up")
+    ip("-n", world, "route", "add", "10.213.0.0/24", "via", "198.51.100.1")
+    kernel.begin(tag, network, gateway)
+    kernel.translate(tag, network)
+    kernel.attach(link, network, gateway)
+    print(kernel.outside())
+    outer = python(world, LISTEN)
+    outer.stdout.readline()
+    print(python(link.namespace, CONNECT, "198.51.100.2").wait(), outer.stdout.readline().strip())
+    inner = python(link.namespace, LISTEN)
+    inner.stdout.readline()
+    print(python(world, CONNECT, str(link.address), stderr=subprocess.DEVNULL).wait())
+    print(subprocess.run(["python3", "-c", CONNECT, str(link.address)]).returncode)
+    inner.kill()
+finally:
+    ip("netns", "del", world)
+    kernel.sweep(tag, ())
+"""
+
+
+@needs_namespaces
+@pytest.mark.skipif(shutil.which("nft") is None, reason="there is no nft here")
+def test_nodes_go_out_under_the_machines_address_and_nobody_comes_in() -> None:
+    """In a network of its own, which plays the machine: another one plays the world."""
+    alone = ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", 'mount -t sysfs sysfs /sys; exec "$@"', "sh"]
+    command = [*alone, sys.executable, "-P", "-c", WORLD, secrets.token_hex(3)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines() == ["None", "0 198.51.100.1", "1", "0"], done.stderr
