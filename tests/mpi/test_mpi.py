@@ -10,18 +10,21 @@ import signal
 import sqlite3
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
-from tests.conftest import Server, wait_for
+from tests import conftest
+from tests.conftest import Server
 
 from batchyard.cli import processes
 from batchyard.cli.client import Client, Refused
 from batchyard.providers.network import kernel
 
-pytestmark = pytest.mark.mpi
+pytestmark = [pytest.mark.mpi, pytest.mark.timeout(400)]
+wait_for = partial(conftest.wait_for, seconds=180.0)  # starts of MPI take many seconds on a machine that does much else
 
 HERE = Path(__file__).parent
 RANKS, INSTANCES = 6, 3
@@ -128,7 +131,7 @@ def implementations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[s
 
 
 @pytest.fixture(scope="module")
-def yard() -> Iterator[Yard]:
+def namespaces() -> Iterator[Yard]:
     """Nodes with networks of their own, one more than a task has instances."""
     if reason := kernel.obstacle():
         pytest.skip(f"nodes cannot have networks of their own here: {reason}")
@@ -138,6 +141,15 @@ def yard() -> Iterator[Yard]:
             yield made
     finally:
         made.server.stop()
+
+
+@pytest.fixture
+def yard(namespaces: Yard) -> Iterator[Yard]:
+    """The same for one test, which leaves no task to the next."""
+    yield namespaces
+    for task in namespaces.batch.listed("jobs", "job", "tasks"):
+        if task["state"] != "completed":
+            namespaces.batch.post("jobs", "job", "tasks", task["id"], "terminate")
 
 
 @pytest.mark.parametrize("name", ["debian", "mpich", "openmpi", "impi-rt"])
@@ -250,7 +262,7 @@ def test_nothing_is_started_outside_of_the_task(yard: Yard) -> None:
     token = (yard.server.directory / "nodes" / other["id"] / "token").read_text()
     with contextlib.closing(sqlite3.connect(f"file:{yard.server.directory}/batchyard.db?mode=ro", uri=True)) as rows:
         [(pk, run)] = rows.execute("SELECT pk, run FROM task WHERE id = 'held'")
-    attempt = {"attempt": f"{pk}.{run}", "host": inside["ipAddress"], "command": "true"}
+    attempt = {"attempt": f"{pk}.{run}", "host": inside["ipAddress"], "command": "true", "name": "a"}
     asked = httpx.post(f"{yard.server.endpoint}/agent/starts", json=attempt, headers={"authorization": f"Bearer {token}"})
     assert (asked.status_code, asked.text) == (409, "No instance of this task runs on the node that asks")
     assert httpx.post(f"{yard.server.endpoint}/agent/starts", json=attempt).status_code == 403
@@ -269,6 +281,19 @@ def test_what_was_started_ends_with_the_task_and_with_who_asked(yard: Yard) -> N
     wait_for(lambda: sum(processes.start_time(pid) is None for pid in pids) == 1, "the end of one with who asked")
     yard.batch.post("jobs", "job", "tasks", "ends", "terminate")
     wait_for(lambda: all(processes.start_time(pid) is None for pid in pids), "the end of the other with the task")
+
+
+def test_a_remote_command_outlasts_the_server(yard: Yard) -> None:
+    gate, server = yard.server.directory / "outlasts", yard.server
+    last = "$(echo $AZ_BATCH_HOST_LIST | cut -d , -f 3)"
+    remote = f'{START} {last} "echo begun; until [ -e {gate} ]; do sleep 0.1; done; echo over; exit 3"'
+    yard.add("outlasts", None, f"{remote}; echo $?")
+    yard.words("outlasts", 1)
+    server.kill()
+    server.start()
+    gate.touch()
+    assert yard.ended("outlasts")["exitCode"] == 0, yard.read("outlasts", "stderr.txt")
+    assert yard.read("outlasts").splitlines() == ["begun", "over", "3"]
 
 
 def processes_of(name: bytes) -> Iterator[int]:

@@ -131,7 +131,7 @@ class Agent:
         self._packages = Packages(layout, self._threads, self._chaos.changed)
         self._health = Health(layout.root, settings.probes, self._probers, self._more_problems, self._chaos.changed)
         services = {**self._logins.services, "upload_logs": self._logs.answer, "chaos": self._chaos.answer}
-        streams = {"exec": Insiders(layout.volatile + "/inside", lambda: self._node).stream}
+        streams = {"exec": Insiders(layout.volatile + "/inside", lambda: self._node)}
         connect = lambda: _client(settings, self._address.url, token)  # noqa: E731
         self._replies = Replies(link, connect, layout.root, self._threads, services, streams, self._chaos.answered)
 

@@ -282,6 +282,8 @@ class Execution(Message):
     command: list[str]
     limit_s: float
     """When it is ended, in seconds; negative: with the attempt only."""
+    name: str = ""
+    """Of a command that goes on when the line to the server breaks: who names it again has the rest of its output."""
 
 
 class RemoteStart(Message):
@@ -296,6 +298,8 @@ class RemoteStart(Message):
     """Address, host name or node id of the other node."""
     command: str
     """Words for a shell."""
+    name: str
+    """Tells this start from all others, for when it is asked for again because the line to the server broke."""
 
 
 class Starts(Message):

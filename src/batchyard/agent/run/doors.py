@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import shutil
 import stat
 import sys
@@ -23,9 +24,10 @@ import structlog
 
 from batchyard.agent.places.users import User
 from batchyard.agent.run import launch
-from batchyard.agent.talk.link import Link
+from batchyard.agent.talk.link import Link, Refusal
+from batchyard.agent.talk.pace import Pause
 from batchyard.model import frames
-from batchyard.model.frames import Exited
+from batchyard.model.frames import Exited, Frames
 from batchyard.model.sync import STARTS_PATH, RemoteStart
 
 log = structlog.get_logger()
@@ -99,7 +101,8 @@ class Doors:
         try:
             asked = msgspec.json.decode(await reader.readline(), type=_Asked)
             gone = asyncio.ensure_future(reader.read(1))
-            passing = asyncio.ensure_future(self._pass_on(RemoteStart(attempt=attempt, host=asked.host, command=asked.command), writer))
+            wanted = RemoteStart(attempt=attempt, host=asked.host, command=asked.command, name=secrets.token_hex(8))
+            passing = asyncio.ensure_future(self._pass_on(wanted, writer))
             try:
                 await asyncio.wait((gone, passing), return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -113,16 +116,26 @@ class Doors:
             writer.close()
 
     async def _pass_on(self, wanted: RemoteStart, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with contextlib.aclosing(self._link.draw(STARTS_PATH, msgspec.json.encode(wanted), _QUIET_S)) as pieces:
-                async for piece in pieces:
-                    writer.write(piece)
-                    await writer.drain()
-        except OSError as error:
-            text = f"nothing was started on {wanted.host}: {error}" if str(error) else f"{wanted.host} cannot be reached"
-            with contextlib.suppress(OSError):
-                writer.write(frames.frame(frames.EXIT, msgspec.json.encode(Exited(_NOT_STARTED, text))))
-                await writer.drain()
+        """Write the frames of a start up to its exit. The command goes on when the line breaks, which is made anew then."""
+        pause, begun = Pause(), False
+        while True:
+            whole = Frames()
+            try:
+                async with contextlib.aclosing(self._link.draw(STARTS_PATH, msgspec.json.encode(wanted), _QUIET_S)) as pieces:
+                    async for piece in pieces:
+                        begun = True
+                        for kind, data in whole.feed(piece):
+                            writer.write(frames.frame(kind, data))
+                            await writer.drain()
+                            if kind == frames.EXIT:
+                                return
+            except (OSError, ValueError) as error:
+                if not begun or isinstance(error, Refusal):
+                    text = f"nothing runs on {wanted.host}: {error}" if str(error) else f"{wanted.host} cannot be reached"
+                    writer.write(frames.frame(frames.EXIT, msgspec.json.encode(Exited(_NOT_STARTED, text))))
+                    return
+                log.warning("line of a remote start broken", host=wanted.host, reason=str(error))
+            await pause.next()
 
 
 def starters(program: str) -> dict[str, str]:

@@ -29,6 +29,10 @@ class Broken(OSError):
     """The connection ended before its answer did, or what came is no answer."""
 
 
+class Refusal(Broken):
+    """The server refuses, and would again."""
+
+
 @dataclass(slots=True, frozen=True)
 class Answer:
     """What the server said."""
@@ -130,7 +134,9 @@ class _Drawn:
             raise Broken(f"that is no HTTP answer: {error}") from None
         status = self._parser.get_status_code()
         if self.whole and status != 200:
-            raise Broken(b"".join(self._pieces)[:_REASON].decode(errors="replace") or f"the server answered {status}")
+            raise (Refusal if status < 500 else Broken)(
+                b"".join(self._pieces)[:_REASON].decode(errors="replace") or f"the server answered {status}"
+            )
         if not data and not self.whole:
             raise Broken("the server closed the connection")
         if status != 200:
@@ -198,10 +204,13 @@ class Link:
             return await self._ask(await self._connect(), head + content)
 
     async def pour(self, path: str, pieces: AsyncIterator[bytes], more: bytes) -> None:
-        """Send pieces as they come, with `more` header lines, on a connection of their own, until the server answers. Raises OSError."""
+        """Send pieces as they come, with `more` header lines, on a connection of their own, until the server answers.
+
+        Raises OSError: Broken when it hangs up without an answer, or answers that it fails.
+        """
         async with asyncio.timeout(_CONNECT_S):
             reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._trust)
-        answered = asyncio.ensure_future(reader.read(1))
+        answered = asyncio.ensure_future(reader.readline())
         head = b"POST %b HTTP/1.1\r\n%btransfer-encoding: chunked\r\n\r\n"
         writer.write(head % ((self._prefix + path).encode("ascii"), self._fields + more))
         sending = asyncio.ensure_future(_send(writer, pieces))
@@ -210,6 +219,8 @@ class Link:
             if sending.done():
                 sending.result()
                 await asyncio.wait({answered}, timeout=_CONNECT_S)
+            if not answered.done() or answered.result()[9:10] in (b"", b"5"):
+                raise Broken("the server did not take all of it")
         finally:
             for task in (sending, answered):
                 task.cancel()

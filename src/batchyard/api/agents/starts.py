@@ -19,6 +19,8 @@ from batchyard.model.sync import Execution, FileRequest, RemoteStart
 LARGEST = 200_000
 """Bytes of a request."""
 _SHELL = "/bin/sh"
+_LATER = 503
+"""The other node's agent does not answer, which may be because this server has just begun."""
 
 
 async def start(request: Request, services: Services, node_pk: int) -> Response:
@@ -26,11 +28,12 @@ async def start(request: Request, services: Services, node_pk: int) -> Response:
     wanted = decode(await _body(request), RemoteStart)
     try:
         place, attempt = await services.db.read(gangs.reach, node_pk, wanted.attempt, wanted.host)
-        command = Execution(attempt=attempt, command=[_SHELL, "-c", wanted.command], limit_s=-1.0)
+        command = Execution(attempt=attempt, command=[_SHELL, "-c", wanted.command], limit_s=-1.0, name=wanted.name)
         content = msgspec.Raw(msgspec.json.encode(command))
         return Frames(await services.relay.ask(place, FileRequest(id="", operation="exec", content=content)))
     except BatchError as error:
-        return Response(str(error.values.get("Reason", error.code)), status_code=error.status)
+        status = _LATER if error.code == "TaskFilesUnavailable" else error.status
+        return Response(str(error.values.get("Reason", error.code)), status_code=status)
 
 
 async def _body(request: Request) -> bytes:

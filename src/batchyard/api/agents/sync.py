@@ -212,6 +212,8 @@ class Agents:
             return Response(status_code=503, headers={"connection": "close"})
         if whole is None:
             return Response(status_code=410)
+        if not whole and self._closing:
+            return Response(status_code=503, headers={"connection": "close"})  # who asked may still be there
         return Response(status_code=204, headers=None if whole else {"connection": "close"})  # an agent that sends on is to notice
 
 
