@@ -14,12 +14,13 @@ READY := .venv/.ready .venv-sdk14/.ready
 export BATCHYARD_SDK14_PYTHON := $(CURDIR)/.venv-sdk14/bin/python
 export BATCHYARD_AZ           := $(CURDIR)/.venv-az/bin/az
 export BATCHYARD_CLIENTS      := $(CURDIR)/.venv-clients
+export BATCHYARD_MPI          := $(CURDIR)/.venv-mpi
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-az test-clients test-postgres races chaos docs lint fix bench mutants pythons release serve lock clean
+.PHONY: help setup demo test test-az test-clients test-mpi test-postgres races chaos docs lint fix bench mutants pythons release serve lock clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -29,14 +30,17 @@ setup: $(READY) ## make the environments (.venv, .venv-sdk14)
 demo: .venv/.ready ## run the main job on a server of its own and print the result
 	@scripts/demo $(ARGS)
 
-test: setup ## run all tests but those of test-az and test-clients; ARGS="-k name" chooses
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not az and not clients and not site" $(ARGS)
+test: setup ## run all tests but those of test-az, test-clients and test-mpi; ARGS="-k name" chooses
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not az and not clients and not mpi and not site" $(ARGS)
 
 test-az: setup .venv-az/.ready ## run the tests with azure-cli
 	$(BIN)/python -m pytest -m az $(ARGS)
 
 test-clients: setup .venv-clients/.ready ## run the tests with older clients, of Python and of npm
 	$(BIN)/python -m pytest -m clients $(ARGS)
+
+test-mpi: setup .venv-mpi/.ready ## run MPI programs over several nodes, as root; needs Debian's openmpi-bin, libopenmpi-dev and iproute2
+	$(BIN)/python -m pytest -m mpi $(ARGS)
 
 races: setup ## try each race between a task and root RACES times (1,000)
 	BATCHYARD_RACES=$(RACES) $(BIN)/python -m pytest -n 0 --timeout 0 tests/agent/test_races.py $(ARGS)
@@ -85,7 +89,7 @@ lock: .venv/.ready ## choose the newest versions again (requirements/*.txt)
 	scripts/lock
 
 clean: ## remove the environments and all caches
-	rm -rf .venv .venv-3.* .venv-sdk14 .venv-az .venv-clients .venv-docs .venv-mutants mutants build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-3.* .venv-sdk14 .venv-az .venv-clients .venv-docs .venv-mpi .venv-mutants mutants build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 .venv/.ready: requirements/dev.txt pyproject.toml
 	scripts/venv .venv requirements/dev.txt
@@ -103,6 +107,10 @@ clean: ## remove the environments and all caches
 
 .venv-az/.ready: requirements/az.txt
 	scripts/venv .venv-az requirements/az.txt
+	@touch $@
+
+.venv-mpi/.ready: requirements/mpi.txt scripts/mpi
+	scripts/mpi .venv-mpi
 	@touch $@
 
 .venv-clients/.ready: requirements/clients.txt requirements/clients/python.txt requirements/clients/package-lock.json requirements/clients/storage.txt requirements/storage/package-lock.json scripts/clients scripts/npm

@@ -102,6 +102,9 @@ class Node:
             self.end(kill.attempt)
         for start in plan.starts:
             self._fleet.started.append((self, start.order.attempt))
+            if start.order.gang is not None and start.order.gang.within is None:
+                self.state.note_ready(start.order.attempt)
+                self.news.set()
             if self._fleet.ends_at_once:
                 self.end(start.order.attempt)
 

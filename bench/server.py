@@ -139,10 +139,10 @@ class Server:
         """Ask the server something."""
         return self.connection.call(method, path, content)
 
-    def add_pool(self, name: str, nodes: int, slots: int) -> None:
+    def add_pool(self, name: str, nodes: int, slots: int, **more: object) -> None:
         """Add a pool and wait until all its nodes are idle."""
         pool = {"id": name, "vmSize": "standard_d4s_v3", "virtualMachineConfiguration": _MACHINE}
-        self.call("POST", "/pools", pool | {"targetDedicatedNodes": nodes, "taskSlotsPerNode": slots})
+        self.call("POST", "/pools", pool | {"targetDedicatedNodes": nodes, "taskSlotsPerNode": slots} | more)
 
         def idle() -> bool:
             found = self.call("GET", f"/pools/{name}/nodes")["value"]

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine
+from dataclasses import replace
 
 import msgspec
 import structlog
@@ -17,14 +18,16 @@ import uvloop
 from batchyard.api.front import Front
 from batchyard.api.wire.accounts import OPERATOR
 from batchyard.api.wire.auth import Account
+from batchyard.api.wire.protocol import BoundedHttp
 from batchyard.config import Config
 from batchyard.disk import logs, space
 from batchyard.engine.clock import Clock, MovableClock
 from batchyard.engine.loops import Loops
 from batchyard.engine.wakes import Wakes
 from batchyard.model import times
+from batchyard.providers.network.namespaces import Namespaces
 from batchyard.rules import images
-from batchyard.server import http, refusals
+from batchyard.server import http, networks, refusals
 from batchyard.server.calls import Calls
 from batchyard.server.door import Door
 from batchyard.server.http import HttpServer
@@ -61,6 +64,21 @@ def serve(config: Config) -> None:
 async def _serve(config: Config) -> None:
     listener = http.bind(config)
     scraped = None if config.metrics is None else http.listen(*config.metrics)
+    network = networks.begin(config)
+    try:
+        await _serve_with(config, listener, scraped, network)
+    finally:
+        if network is not None:
+            network.close()
+
+
+async def _serve_with(config: Config, listener: socket.socket, scraped: socket.socket | None, network: Namespaces | None) -> None:
+    listeners, connection = [listener], BoundedHttp
+    if network is not None:
+        config = replace(config, gateway=str(network.gateway))
+        bound, port = listener.getsockname()[:2]
+        connection = networks.only_from(network.network, str(network.gateway))
+        listeners += [] if networks.covers(bound) else [networks.listen(str(network.gateway), port)]
     clock = MovableClock() if config.test_clock else Clock()
     hub = Wakes()
     hub.bind(asyncio.get_running_loop())
@@ -79,10 +97,10 @@ async def _serve(config: Config) -> None:
     peers = _peers(config, registry, places, public, stop)
     trusted = str(tls.authority_file) if tls is not None and tls.authority_file is not None else None
     calls = Calls(peers, cluster_key(registry), trusted) if places.shared else None
-    shared = Server(config, (url, public), tls, clock, offer, room, operator, places.count_nodes, calls)
+    shared = Server(config, (url, public), tls, clock, offer, room, operator, places.count_nodes, calls, network)
     worlds = Worlds(shared, registry, places, state[0].name, peers=peers)
     door = Door(Front(worlds, clock), worlds.ready)
-    server = http.http_server(door, config.proxies, tls)
+    server = http.http_server(door, config.proxies, tls, connection)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     with refusals.starting(config.directory):
@@ -100,7 +118,7 @@ async def _serve(config: Config) -> None:
     _settle_memory()
     _settle_threads()
     try:
-        await http.answer(server, listener, work)
+        await http.answer(server, listeners, work)
     finally:
         await worlds.end()
         (config.directory / http.ANNOUNCEMENT).unlink(missing_ok=True)

@@ -94,6 +94,12 @@ class Config:
     """Nodes are made of agents that somebody else starts, and not of agents on this machine."""
     node_join_s: float = 600.0
     """How long a launched node's agent may take to its first word, before the node is stopped and launched again."""
+    namespaces: bool = False
+    """Each local node has a network namespace of its own."""
+    network_range: str = "10.213.0.0/16"
+    """Where its addresses are taken from."""
+    gateway: str | None = None
+    """This machine's address in the network of its nodes, once that is there."""
     autoscale_min_interval_s: float = 300.0
     """The shortest autoScaleEvaluationInterval that is accepted."""
     autoscale_on_demand: bool = False
@@ -197,6 +203,14 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         raise Misconfigured(f"{text[:64]!r} is no IP address and no network") from None
 
 
+def network_range(text: str) -> str:
+    """A network of private IPv4 addresses with room for nodes. Raises Misconfigured."""
+    found = _network(text)
+    if not isinstance(found, ipaddress.IPv4Network) or not found.is_private or found.is_loopback or found.prefixlen > 24:
+        raise Misconfigured(f"{text[:64]!r} is no network of private IPv4 addresses with at least 256 of them, as 10.213.0.0/16")
+    return str(found)
+
+
 def _probes(path: Path | None) -> Path | None:
     """The directory of probes. Raises Misconfigured."""
     if path is not None and not path.is_dir():
@@ -234,6 +248,8 @@ def of(directory: Path, values: Mapping[str, Any], offer: Offer) -> Config:
         package_limits=(int(values["package_gb"] * (1 << 30)), values["package_entries"]),
         external_nodes=values["provider"] == "external",
         node_join_s=values["node_join"],
+        namespaces=values["network"] == "namespaces",
+        network_range=values["network_range"],
         autoscale_min_interval_s=values["autoscale_min_interval"],
         autoscale_on_demand=values["autoscale_on_demand"],
     )

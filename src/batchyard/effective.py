@@ -227,6 +227,7 @@ _CHECKS: Mapping[str, Callable[[str], str]] = {
     "name": config.host_name,
     "domain": config.domain,
     "region": config.domain,
+    "network_range": config.network_range,
 }
 """What a text has to be besides; each one of a list."""
 

@@ -65,6 +65,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("drain", "How long a server that was told to stop goes on answering.", "number", 0.0, "SECONDS", low=0, high=600),
     Setting("provider", "local: agents on this machine; external: you start the agents.", "choice", "local", choices=("local", "external")),
     Setting(
+        "network",
+        "host: local nodes share this machine's address; namespaces: each has its own (root only).",
+        "choice",
+        "host",
+        choices=("host", "namespaces"),
+    ),
+    Setting("network_range", "Addresses of this machine that networks of nodes may take.", default="10.213.0.0/16", metavar="NETWORK"),
+    Setting(
         "tls",
         "auto: encrypt with a certificate of the server's own authority; CERT KEY: with that of two PEM files; off: plain HTTP.",
         "tls",

@@ -188,7 +188,8 @@ class TestBody:
         ({"exitConditions": {"default": {"jobAction": "terminate"}}}, "InvalidPropertyValue", "jobAction"),
         ({"exitConditions": {"exitCodes": [{"code": 2**31, "exitOptions": {}}]}}, "InvalidPropertyValue", "code"),
         ({"exitConditions": {"exitCodes": [{"code": 1}]}}, "MissingRequiredProperty", "exitConditions.exitCodes[0].exitOptions"),
-        ({"multiInstanceSettings": {"coordinationCommandLine": "x"}}, "UnsupportedProperty", "multiInstanceSettings"),
+        ({"multiInstanceSettings": {"coordinationCommandLine": ""}}, "InvalidPropertyValue", "coordinationCommandLine"),
+        ({"multiInstanceSettings": {}}, "MissingRequiredProperty", "multiInstanceSettings.coordinationCommandLine"),
         ({"colour": "red"}, "InvalidRequestBody", "colour"),
     ],
 )

@@ -67,6 +67,7 @@ OWN: dict[str, str] = {
     "database": "postgresql://nobody@127.0.0.9/accounts?schema=one",
     "advertise": "https://127.0.0.9:1",
     "metrics": "127.0.0.9:1",
+    "network_range": "10.9.0.0/20",
 }
 
 

@@ -103,7 +103,7 @@ _NO_CHANGE = {
     "job added",
 }
 """Events that change no state, or that of the allocation, which has none of its own in the log."""
-_SUBJECTS = ("pool", "node", "job", "job_schedule", "task", "start", "preparation", "release", "application")
+_SUBJECTS = ("pool", "node", "job", "job_schedule", "task", "subtask", "start", "preparation", "release", "application")
 _PLAIN = re.compile(r"[a-z]+( [a-z]+)*")
 _TOPIC = re.compile(r"capacity|upkeep|schedules|lease|node:[0-9]+|(pool|demand):[a-z0-9_-]+")
 _EVERY_WRITE_COUNTS = (
@@ -259,7 +259,7 @@ class World:
         def watch(tx: Tx) -> None:
             if once is not None:
                 tx.change(once)
-            for table in ("task", "node", "job", "pool", "special_task", "job_schedule"):
+            for table in ("task", "instance", "node", "job", "pool", "special_task", "job_schedule"):
                 tx.change(Change(each.format(table)))
 
         self.db.call(watch)
@@ -607,6 +607,7 @@ class World:
         self._check_special()
         self._check_words()
         self._check_schedules()
+        self._check_instances()
 
     def _check_schedules(self) -> None:
         """Never two active jobs, numbers without gaps, nothing left to do unseen, and every pool of a job's own has an owner that lives."""
@@ -631,6 +632,24 @@ class World:
             if AUTO_POOL.search(pool_id):
                 assert pool_id in owned or pool_id in self.kept_alive, f"pool {pool_id} is left behind"
 
+    def _check_instances(self) -> None:
+        """A multi-instance task has all of its instances or none, each on a node of its own; what ended holds nothing."""
+        held = "SELECT pk, state, instances, unready, run, node_pk FROM task WHERE instances > 0"
+        for pk, state, instances, unready, run, node_pk in self.rows(held):
+            found = self.rows(
+                "SELECT number, run, node_pk, state, ready, previous_state FROM instance WHERE task_pk = :pk ORDER BY number", pk=pk
+            )
+            if state not in ("preparing", "running"):
+                assert all(one[3] == "completed" for one in found), f"instances of task {pk}, which is {state}"
+                continue
+            assert [one[0] for one in found] == list(range(instances)), f"a part of task {pk}"
+            assert {one[1] for one in found} == {run}
+            assert len({one[2] for one in found}) == instances
+            assert (found[0][2], found[0][3]) == (node_pk, state)
+            assert unready == sum(not one[4] for one in found)
+            assert "completed" not in {one[3] for one in found}
+        assert self.rows("SELECT pk FROM instance WHERE task_pk NOT IN (SELECT pk FROM task)") == []
+
     def _check_counts(self) -> None:
         sums = (
             "sum(ready), count(*) FILTER (WHERE {0}), count(*) FILTER (WHERE {1}), count(*) FILTER (WHERE {2}),"
@@ -652,11 +671,20 @@ class World:
         both = f"SELECT job.pk, {known}, {said} FROM job JOIN job_counts AS counts ON job_pk = job.pk"
         for pk, *values in self.rows(both):
             assert values[:6] == values[6:], f"what the counters of job {pk} know of it"
-        smaller = "SELECT job_pk FROM task JOIN job_counts USING (job_pk) WHERE task.ready = 1 AND slots < smallest AND exclusive = 0"
+        smaller = (
+            "SELECT job_pk FROM task JOIN job_counts USING (job_pk) LEFT JOIN pool ON lower(pool.id) = pool_key"
+            " WHERE task.ready = 1 AND slots < smallest AND exclusive = 0"
+            " AND CASE WHEN inter_node = 1 AND slots_per_node = 1 THEN instances > 0 OR slots = 1 ELSE instances = 0 END"
+        )
         assert self.rows(smaller) == []
 
     def _check_nodes(self) -> None:
-        held = "SELECT coalesce(sum(held), 0), count(*) FROM task WHERE node_pk = :pk AND state IN ('preparing', 'running')"
+        held = (
+            "SELECT coalesce(sum(held), 0), count(*) FROM (SELECT task.held FROM task"
+            " WHERE node_pk = :pk AND state IN ('preparing', 'running')"
+            " UNION ALL SELECT task.held FROM instance JOIN task ON task.pk = task_pk"
+            " WHERE instance.node_pk = :pk AND instance.state <> 'completed' AND instance.number > 0) AS held"
+        )
         for node in self.nodes():
             ((slots, running),) = self.rows(held, pk=node.pk)
             assert (node.slots_used, node.tasks_running) == (slots, running), f"node {node.pk}"
@@ -672,7 +700,8 @@ class World:
             if table.name in ("allocation", "special task"):
                 continue
             legal = _edges(table)
-            for pk, state in self.rows(f"SELECT pk, state FROM {table.name}"):
+            rows = "instance" if table.name == "subtask" else table.name
+            for pk, state in self.rows(f"SELECT pk, state FROM {rows}"):
                 at: str | None = None
                 for happened, old, new in self.events(table.name, pk):
                     if happened in _NO_CHANGE:
@@ -727,7 +756,8 @@ class World:
             else:
                 assert preparation is not None, f"task {pk} runs on a node that was never prepared"
                 assert result == "success" or not waits, f"task {pk} runs on a node that is not prepared"
-        whole = "SELECT task.pk, held, task.slots, exclusive, node.slots FROM task JOIN node ON node.pk = node_pk"
+        each = "CASE WHEN instances > 0 THEN 1 ELSE task.slots END"
+        whole = f"SELECT task.pk, held, {each}, exclusive, node.slots FROM task JOIN node ON node.pk = node_pk"
         for pk, held, slots, exclusive, all_slots in self.rows(f"{whole} WHERE task.state IN ('preparing', 'running')"):
             assert held == (all_slots if exclusive else slots), f"task {pk} holds {held}"
 

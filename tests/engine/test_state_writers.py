@@ -15,16 +15,25 @@ from engine_world import World
 from batchyard.engine.changes.tasks import change_task
 from batchyard.model.states import TaskState
 from batchyard.rules.transitions import IllegalChange, TaskHappened
-from batchyard.store import jobs, nodes, pools, schedules, special_tasks, tasks
+from batchyard.store import instances, jobs, nodes, pools, schedules, special_tasks, tasks
 from batchyard.store.tx import Conflict, Tx
 
 SOURCE = Path(tasks.__file__).parents[1]
 CHANGES = "engine/changes/"
 STORE_STATES = re.compile(
-    r"UPDATE\s+(task|job|node|pool|special_task|job_schedule)\s+SET\s+(?:(?!WHERE).)*?(?:(?<=SET )|(?<=, ))(?:allocation_)?state\s*=",
+    r"UPDATE\s+(task|instance|job|node|pool|special_task|job_schedule)"
+    r"\s+SET\s+(?:(?!WHERE).)*?(?:(?<=SET )|(?<=, ))(?:allocation_)?state\s*=",
     re.IGNORECASE | re.DOTALL,
 )
-ROWS = {"task": tasks, "job": jobs, "node": nodes, "pool": pools, "special_task": special_tasks, "job_schedule": schedules}
+ROWS = {
+    "task": tasks,
+    "instance": instances,
+    "job": jobs,
+    "node": nodes,
+    "pool": pools,
+    "special_task": special_tasks,
+    "job_schedule": schedules,
+}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -51,10 +60,12 @@ def texts(tree: ast.AST) -> Iterator[str]:
 
 
 def test_only_changes_and_the_row_modules_set_a_state() -> None:
-    allowed = {f"store/{name}.py" for name in ("tx", "tasks", "jobs", "nodes", "pools", "special_tasks", "accounts", "schedules")}
+    allowed = {
+        f"store/{name}.py" for name in ("tx", "tasks", "instances", "jobs", "nodes", "pools", "special_tasks", "accounts", "schedules")
+    }
     users = {name for name, tree in modules() if {"set_state", "set_states"} & set(called(tree))}
     registry = {"store/accounts.py"}  # which accounts there are lies in a database of its own, of which the engine knows nothing
-    written = {f"{CHANGES}{name}.py" for name in ("tasks", "jobs", "nodes", "pools", "special_tasks", "schedules")}
+    written = {f"{CHANGES}{name}.py" for name in ("tasks", "instances", "jobs", "nodes", "pools", "special_tasks", "schedules")}
     assert users - allowed - registry == written
 
 
@@ -81,9 +92,10 @@ def test_only_changes_asks_which_state_follows() -> None:
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and node.func.attr == "after"
-        and ast.unparse(node.func.value).rpartition(".")[2] in ("TASK", "JOB", "NODE", "POOL", "ALLOCATION", "SPECIAL_TASK", "JOB_SCHEDULE")
+        and ast.unparse(node.func.value).rpartition(".")[2]
+        in ("TASK", "JOB", "NODE", "POOL", "ALLOCATION", "SUBTASK", "SPECIAL_TASK", "JOB_SCHEDULE")
     }
-    assert users == {f"{CHANGES}{name}.py" for name in ("tasks", "jobs", "nodes", "pools", "special_tasks", "schedules")}
+    assert users == {f"{CHANGES}{name}.py" for name in ("tasks", "instances", "jobs", "nodes", "pools", "special_tasks", "schedules")}
 
 
 @pytest.mark.parametrize("name", ROWS)

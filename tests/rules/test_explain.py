@@ -18,6 +18,7 @@ from batchyard.rules import explain, schedule_reasons, supply
 from batchyard.rules.explain import Why
 from batchyard.rules.facts import (
     Held,
+    InTheWay,
     JobFacts,
     LaunchFailure,
     NamedNode,
@@ -30,7 +31,7 @@ from batchyard.rules.facts import (
     TaskFacts,
     Wait,
 )
-from batchyard.rules.placement import Room
+from batchyard.rules.placement import GANG_HOLD_US, Room
 from batchyard.rules.reasons import WORDS, counted, reason
 from batchyard.rules.schedules import Missed
 
@@ -57,6 +58,10 @@ def coming(**more: Any) -> dict[str, Any]:
 MINE = coming(placed=frozenset({1}))
 REBOOT = "batchyard node reboot --yes P/n1"
 HELD_NODE = {1: Held("n1", 7, "big", "other", 4, 2), 2: Held("n2", 8, "larger", "other", 4, 1)}
+
+GANG = {"instances": 3, "slots": 3}
+KEPT = NextRound(rooms=[Room(1, 1, 1), Room(2, 1, 1)], held={1: Held("n1", 1, "T", "J", 1, 1, 3), 2: Held("n2", 1, "T", "J", 1, 1, 3)})
+TALKING = {"groups": [nodes(NodeState.RUNNING, 4, used=2)], "takes_gangs": True, "slots_per_node": 1, "next": KEPT}
 
 # (code, what the task, the job and the pool are but for the usual)
 SITUATIONS: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any], Mapping[str, Any] | None]] = [
@@ -119,6 +124,14 @@ SITUATIONS: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any], Mapping[st
     ("WaitsForRange", {"ready": False, "waits": [Wait(low=1, high=90000, left=1)]}, {}, FREE),
     ("DependencyCycle", {"ready": False, "waits": [Wait("f"), Wait("t")]}, {}, FREE),
     ("DependencyCycle", {"ready": False, "waits": [Wait(low=1, high=2, left=1, missing=((1, "t"),))]}, {}, FREE),
+    ("WantsInterNodeCommunication", GANG, {}, FREE),
+    ("WantsInterNodeCommunication", GANG, {}, FREE | {"slots_per_node": 1}),
+    ("TooFewNodes", GANG, {}, TALKING | {"groups": [IDLE]}),
+    ("NodesAtOnce", GANG, {}, TALKING),
+    ("NodesAtOnce", GANG | {"held_since": NOW}, {}, TALKING | {"now": NOW + 10, "running": [InTheWay("j", "t", "n3", NOW)]}),
+    ("NodesAtOnce", GANG | {"held_since": NOW}, {}, TALKING | {"now": NOW + GANG_HOLD_US, "next": NextRound(rooms=[Room(1, 1, 1)])}),
+    ("NodesAtOnce", GANG | {"pk": 9}, {}, TALKING | {"running": [InTheWay("j", "t", "n3", None), InTheWay("j", "u", "n4", NOW)]}),
+    ("KeptForOthers", {"pk": 9}, {}, TALKING),
 ]
 AROUND = {
     "r": TaskFacts(pk=8, id="R", state=TaskState.RUNNING, since=NOW),

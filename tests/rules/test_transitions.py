@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from batchyard.model.states import AllocationState, JobScheduleState, JobState, NodeState, PoolState, SpecialTaskState, TaskState, Word
+from batchyard.model.words import SubtaskState
 from batchyard.rules import transitions
 from batchyard.rules.transitions import (
     ALLOCATION,
@@ -19,6 +20,7 @@ from batchyard.rules.transitions import (
     NODE,
     POOL,
     SPECIAL_TASK,
+    SUBTASK,
     TABLES,
     TASK,
     AllocationHappened,
@@ -28,6 +30,7 @@ from batchyard.rules.transitions import (
     NodeHappened,
     PoolHappened,
     SpecialTaskHappened,
+    SubtaskHappened,
     Table,
     TaskHappened,
 )
@@ -60,10 +63,16 @@ EDGES = {
         running: ended > completed, started > running
         completed: started > running
     """,
+    "subtask": """
+        preparing: prepared > running, ended > completed
+        running: ended > completed
+    """,
     "task": """
         active: assigned > preparing, started > running, terminated > completed
-        preparing: prepared > running, preparation failed > active, requeued > active, node lost > active, terminated > completed
-        running: ended > completed, retry due > active, requeued > active, node lost > active, terminated > completed
+        preparing: prepared > running, preparation failed > active, requeued > active, node lost > active, terminated > completed,
+            ended > completed, retry due > active
+        running: ended > completed, retry due > active, requeued > active, node lost > active, terminated > completed,
+            preparation failed > active
         completed: reactivated > active
     """,
     "node": """
@@ -109,6 +118,7 @@ KINDS: list[tuple[Table[Any, Any], type[Word], type[StrEnum], Word]] = [
     (JOB, JobState, JobHappened, JobState.ACTIVE),
     (JOB_SCHEDULE, JobScheduleState, JobScheduleHappened, JobScheduleState.ACTIVE),
     (SPECIAL_TASK, SpecialTaskState, SpecialTaskHappened, SpecialTaskState.RUNNING),
+    (SUBTASK, SubtaskState, SubtaskHappened, SubtaskState.PREPARING),
     (TASK, TaskState, TaskHappened, TaskState.ACTIVE),
     (NODE, NodeState, NodeHappened, NodeState.CREATING),
 ]

@@ -34,10 +34,11 @@ from batchyard.agent.places.layout import Layout
 from batchyard.agent.places.removals import Directories, Remover
 from batchyard.agent.places.users import Users, of_logins
 from batchyard.agent.process.process import Spawners
-from batchyard.agent.run import remains
+from batchyard.agent.run import gangs, remains
+from batchyard.agent.run.doors import Doors
 from batchyard.agent.run.inside import Insiders
 from batchyard.agent.run.packages import Packages
-from batchyard.agent.run.runner import Attempt, Node
+from batchyard.agent.run.runner import Node
 from batchyard.agent.settings import AgentSettings, parse
 from batchyard.agent.state import State
 from batchyard.agent.talk import farewell, trust
@@ -128,10 +129,11 @@ class Agent:
         self._logs = ServiceLogs(settings.log_file, layout, self._threads, self._note_news)
         self._probers = ThreadPoolExecutor(_PROBES, _TRANSFER)
         self._chaos = Disturbances(settings.chaos)
+        self._doors = Doors(layout.tag, link)
         self._packages = Packages(layout, self._threads, self._chaos.changed)
         self._health = Health(layout.root, settings.probes, self._probers, self._more_problems, self._chaos.changed)
         services = {**self._logins.services, "upload_logs": self._logs.answer, "chaos": self._chaos.answer}
-        streams = {"exec": Insiders(layout.volatile + "/inside", lambda: self._node).stream}
+        streams = {"exec": Insiders(layout.volatile + "/inside", lambda: self._node)}
         connect = lambda: _client(settings, self._address.url, token)  # noqa: E731
         self._replies = Replies(link, connect, layout.root, self._threads, services, streams, self._chaos.answered)
 
@@ -289,7 +291,7 @@ class Agent:
         for start in plan.starts:
             assert self._node is not None
             name = start.order.attempt
-            attempt = self._attempts[name] = self._chaos.disturb(name, Attempt(self._node, start.order))
+            attempt = self._attempts[name] = self._chaos.disturb(name, gangs.make(self._node, start.order))
             if self._state.noticed:
                 attempt.terminate()
             self._begin(self._make(name, attempt), self._tasks)
@@ -334,6 +336,10 @@ class Agent:
         self._state.note_news(news)
         self._news.set()
 
+    def _note_ready(self, attempt: str) -> None:
+        self._state.note_ready(attempt)
+        self._news.set()
+
     def _set_up(self, setup: NodeSetup) -> None:
         log.info("joined", pool=setup.pool_id, node=setup.node_id, slots=setup.slots)
         self._found.limits.learn(setup, self._found.facts.cores)
@@ -343,7 +349,9 @@ class Agent:
             spawners = Spawners(self._found.place, count, self._found.limits, remains.watches(self._layout))
         else:
             spawners = self._node.spawners
-        self._node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories, self._packages, self._trusted)
+        node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories, self._packages, self._trusted)
+        node.ready, node.doors = self._note_ready, self._doors
+        self._node = node
         self._packages.learn(setup)
         self._begin(self._remover.empty(), self._chores)
 
@@ -392,7 +400,7 @@ def _clock() -> int:
 
 async def run(settings: AgentSettings) -> None:
     """Be a node until the server says that it is gone, or until SIGTERM. Raises OSError when the node cannot start, WrongToken."""
-    layout = Layout(os.fspath(settings.root))
+    layout = Layout(os.fspath(settings.root), settings.seen_at)
     layout.make()
     with open(settings.token_file, encoding="ascii") as file:
         token = file.read().strip()

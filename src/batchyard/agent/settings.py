@@ -36,6 +36,8 @@ class AgentSettings:
     """Directory of the operator's programs that say whether the node is fit for tasks."""
     health_s: float = 5.0
     """How often the node is looked at, in seconds."""
+    seen_at: str | None = None
+    """Another path of the root, the same on all nodes of the machine."""
     chaos: bool = False
     """Obey disturbances on demand."""
     server_file: str | os.PathLike[str] | None = None
@@ -64,5 +66,6 @@ def parse(argv: Sequence[str] | None, prog: str) -> AgentSettings:
     parser.add_argument("--ca-file", help="certificates to trust, as PEM")
     parser.add_argument("--log-file", help="where this agent's output goes, so that it can be uploaded when a client asks for it")
     parser.add_argument("--probes", metavar="DIR", help="programs that say by exit code 0 that the node is fit for tasks")
+    parser.add_argument("--seen-at", metavar="DIR", help="another path of the root, which all nodes of the machine have, each for its own")
     parser.add_argument("--chaos", action="store_true", help="obey disturbances on demand; for trials only")
     return AgentSettings(**vars(parser.parse_args(argv)))

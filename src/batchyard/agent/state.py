@@ -64,6 +64,8 @@ class State:
     """Attempts that have not ended yet; True once they are being killed."""
     ended: dict[str, Ended] = field(default_factory=dict)
     """Ends that were not acknowledged yet."""
+    ready: set[str] = field(default_factory=set)
+    """Instances of multi-instance tasks that became ready, which was not acknowledged yet."""
     removing: set[int] = field(default_factory=set)
     removed: set[int] = field(default_factory=set)
     """Removals that are done and not yet acknowledged."""
@@ -89,13 +91,14 @@ class State:
         """The next sync: the full picture. `clock` is the node's time in microseconds since 1970."""
         self.number += 1
         has = [*self.running, *self.ended]
-        ended, removed = list(self.ended.values()), sorted(self.removed)
+        ended, removed, ready = list(self.ended.values()), sorted(self.removed), sorted(self.ready)
         problems = None if self.told is self.problems else self.problems
         return Sync(
             session=self.session,
             number=self.number,
             has=has,
             ended=ended,
+            ready=ready,
             removed=removed,
             facts=facts,
             root=root,
@@ -109,7 +112,7 @@ class State:
 
     def has_news(self) -> bool:
         """True when there is something to report."""
-        return bool(self.ended or self.removed or self.news) or self.told is not self.problems
+        return bool(self.ended or self.ready or self.removed or self.news) or self.told is not self.problems
 
     def hear(self, said: Sync, answer: Orders) -> Plan:
         """Apply the answer to a sync. One to an earlier session, or older than the newest applied, changes nothing."""
@@ -121,6 +124,7 @@ class State:
         for end in said.ended:
             if self.ended.get(end.attempt) is end:
                 del self.ended[end.attempt]
+        self.ready.difference_update(said.ready)
         self.removed.difference_update(said.removed)
         self.news = [each for each in self.news if all(each is not one for one in said.news)]
         if said.problems is not None:
@@ -143,8 +147,14 @@ class State:
         """Note how an attempt ended; False when it is not held (any more)."""
         if self.running.pop(end.attempt, None) is None:
             return False
+        self.ready.discard(end.attempt)
         self.ended[end.attempt] = end
         return True
+
+    def note_ready(self, attempt: str) -> None:
+        """Note that the coordination command of an instance has succeeded."""
+        if attempt in self.running:
+            self.ready.add(attempt)
 
     def note_removal(self, number: int) -> None:
         """Note that a directory is gone."""
@@ -162,5 +172,6 @@ class State:
         self.told, self.noticed = None, False
         self.running.clear()
         self.ended.clear()
+        self.ready.clear()
         self.removing.clear()
         self.removed.clear()

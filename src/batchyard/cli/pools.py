@@ -29,6 +29,7 @@ def create(
     start_task: str | None,
     metadata: list[str],
     autoscale: str | None,
+    inter_node: bool | None,
     file: str | None,
     dry_run: bool | None,
 ) -> None:
@@ -39,6 +40,8 @@ def create(
     body.setdefault("virtualMachineConfiguration", homes.MACHINE)
     if start_task is not None:
         body["startTask"] = {"commandLine": start_task, "waitForSuccess": True}
+    if inter_node:
+        body["enableInterNodeCommunication"] = True
     if autoscale is not None:
         body |= {"enableAutoScale": True, "autoScaleFormula": _formula(autoscale)}
     elif not body.get("enableAutoScale"):

@@ -122,6 +122,8 @@ def with_directives(given: Mapping[str, Any], script: str) -> dict[str, Any]:
 
 def _wish(given: Mapping[str, Any]) -> sent.Wish:
     """What all tasks have in common, without their files. Raises Usage."""
+    if given["coordination"] is not None and (given["instances"] is None or not given["coordination"].strip()):
+        raise Usage("--coordination wants a command, and --instances N: how many nodes run it")
     after = [one for text in given["after"] for one in text.replace(",", " ").split()]
     return sent.Wish(
         given["command"],
@@ -133,6 +135,8 @@ def _wish(given: Mapping[str, Any]) -> sent.Wish:
         name=given["name"],
         cwd=given["cwd"],
         stdin=None if given["stdin"] is None else _stdin_name(given["stdin"]),
+        instances=given["instances"],
+        coordination=given["coordination"],
     )
 
 

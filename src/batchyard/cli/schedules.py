@@ -16,7 +16,7 @@ from batchyard.cli.streams import confirmed
 Shown = Mapping[str, Any]
 Given = Mapping[str, Any]
 CRON, TIME_ZONE = "batchyard.cron", "batchyard.timeZone"
-NOT_ALONE = ("job", "after", "each_line", "array", "matrix", "out", "follow", "wait")
+NOT_ALONE = ("instances", "coordination", "job", "after", "each_line", "array", "matrix", "out", "follow", "wait")
 """Options of submit that mean nothing for a command that is run again and again."""
 
 

@@ -17,6 +17,8 @@ from batchyard.cli.problem import Problem, Usage
 
 MOST_PER_CALL = 100
 MOST_BYTES_PER_CALL = 900_000
+NO_COORDINATION = "/bin/true"
+"""What instances run first when nothing is to be done."""
 _LETTERS = "abcdefghjkmnpqrstuvwxyz"
 _DIGITS = "23456789"
 
@@ -39,6 +41,10 @@ class Wish(NamedTuple):
     cwd: str | None = None
     stdin: str | None = None
     """Path of a file on the node."""
+    instances: int | None = None
+    """Nodes on which each task runs at once."""
+    coordination: str | None = None
+    """Command line that all instances run first."""
 
 
 def new_id() -> str:
@@ -139,6 +145,11 @@ def tasks(wish: Wish, base: str, many: Values, folder: str) -> Iterator[Body]:
             body["displayName"] = filled(wish.name, known)
         if wish.slots is not None:
             body["requiredSlots"] = wish.slots
+        if wish.instances is not None or wish.coordination is not None:
+            body["multiInstanceSettings"] = {
+                "numberOfInstances": wish.instances or 1,
+                "coordinationCommandLine": filled(wish.coordination or NO_COORDINATION, known),
+            }
         if wish.retries is not None:
             body["constraints"] = {"maxTaskRetryCount": wish.retries}
         if wish.after:

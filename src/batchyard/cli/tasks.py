@@ -65,8 +65,15 @@ def _several(batch: Client, job: str, many: Sequence[Any], *, dry: bool) -> None
 
 def show(batch: Client, *, tasks: Sequence[str], job: str | None, shown: Shown) -> None:
     """Show tasks."""
-    found = [batch.get("jobs", where, "tasks", task) for where, task in select.tasks(batch, tasks, job)]
-    output.entries(found, tables.TASKS, shown)
+    output.entries([_whole(batch, where, task) for where, task in select.tasks(batch, tasks, job)], tables.TASKS, shown)
+
+
+def _whole(batch: Client, job: str, task: str) -> dict[str, Any]:
+    """A task; a multi-instance task with its subtasks."""
+    found = batch.get("jobs", job, "tasks", task)
+    if found.get("multiInstanceSettings"):
+        found["subtasks"] = batch.get("jobs", job, "tasks", task, "subtasksinfo").get("value") or []
+    return found
 
 
 def update(batch: Client, *, task: str, job: str | None, retries: int | None, file: str | None, dry_run: bool | None) -> None:

@@ -17,6 +17,7 @@ from batchyard.model.tokens import parted
 
 SYNC_PATH = "/agent/sync"
 FILES_PATH = "/agent/files/{request_id}"
+STARTS_PATH = "/agent/starts"
 FILE_HEADER = "x-batchyard-file"
 """Response head of a file request (JSON of FileHead) on the agent's POST to FILES_PATH."""
 
@@ -127,6 +128,8 @@ class Sync(Message, kw_only=True):
     """Attempts that the agent holds in any stage, ended ones that were not yet acknowledged included."""
     ended: list[Ended] = []
     """Acknowledged by any answer to this sync that is not fenced."""
+    ready: list[str] = []
+    """Instances of multi-instance tasks whose coordination command has succeeded; acknowledged by any answer that is not fenced."""
     removed: list[int] = []
     """Numbers of the removals that are done."""
     facts: NodeFacts | None = None
@@ -162,6 +165,19 @@ class Package(Message):
     """Of the zip file."""
 
 
+class Gang(Message):
+    """What an attempt of a multi-instance task is told of all instances (contract 3.10, 4.3)."""
+
+    number: int
+    """Of this instance; 0 is the primary."""
+    addresses: list[str]
+    """IP address of the node of each instance, by number."""
+    within: str | None = None
+    """The attempt of the primary's own instance, in whose directory and as whose user the task's command line runs.
+
+    None for an instance: it brings the common files, runs the coordination command, says that it is ready and stays until it is ended."""
+
+
 class Order(Message):
     """An attempt that the node should make."""
 
@@ -181,6 +197,8 @@ class Order(Message):
     """True for the node's start task, which has no job: `job_id` is empty, its directory is `startup`."""
     packages: list[Package] = []
     """Of the task itself; those of the pool came with NodeSetup."""
+    gang: Gang | None = None
+    """Present for an instance of a multi-instance task, and for its command line."""
 
 
 class FileRequest(Message):
@@ -263,7 +281,25 @@ class Execution(Message):
     attempt: str
     command: list[str]
     limit_s: float
-    """When it is ended, in seconds."""
+    """When it is ended, in seconds; negative: with the attempt only."""
+    name: str = ""
+    """Of a command that goes on when the line to the server breaks: who names it again has the rest of its output."""
+
+
+class RemoteStart(Message):
+    """What an attempt of a multi-instance task asks of its agent, and this of the server: a command on the node of another instance.
+
+    POSTed to STARTS_PATH; the answer is a stream of `frames`.
+    """
+
+    attempt: str
+    """Who asks."""
+    host: str
+    """Address, host name or node id of the other node."""
+    command: str
+    """Words for a shell."""
+    name: str
+    """Tells this start from all others, for when it is asked for again because the line to the server broke."""
 
 
 class Starts(Message):

@@ -31,6 +31,8 @@ class NodeOrder(msgspec.Struct, frozen=True):
     """Cores that its tasks may use; 0 for no limit."""
     memory_bytes: int = 0
     """Memory that its tasks may use; 0 for no limit."""
+    communicates: bool = False
+    """Nodes of its pool may reach each other."""
     labels: Mapping[str, str] = {}
     """The operator's words about the size, for the provider to choose a machine by."""
 

@@ -22,6 +22,7 @@ import structlog
 
 from batchyard.disk.trees import remove_tree
 from batchyard.providers.base import Handle, NoCapacity, NodeOrder, Seen
+from batchyard.providers.network.namespaces import Namespaces
 
 log = structlog.get_logger()
 
@@ -45,17 +46,26 @@ class _Process(msgspec.Struct):
     """It finds a server that listens elsewhere now; one that does not has to be started anew."""
     log_from: int = 0
     """Size of its log when it started."""
+    address: str = ""
+    """Its own, where it has a network of its own."""
 
 
 class LocalProvider:
-    """At most `max_nodes` agents on this machine, with the `others` that are none of this directory's."""
+    """At most `max_nodes` agents on this machine, with the `others` of other directories; in `networks` of their own, if any."""
 
     restarts = True
 
     def __init__(
-        self, directory: Path, server_url: str, max_nodes: int, agent_options: Sequence[str] = (), *, others: Callable[[], int] = lambda: 0
+        self,
+        directory: Path,
+        server_url: str,
+        max_nodes: int,
+        agent_options: Sequence[str] = (),
+        *,
+        others: Callable[[], int] = lambda: 0,
+        networks: Namespaces | None = None,
     ) -> None:
-        self._directory = directory
+        self._directory, self._networks = directory, networks
         self._others = others
         self._agent_options = agent_options
         self._server_url = server_url
@@ -79,15 +89,18 @@ class LocalProvider:
                 self._directory.mkdir(mode=0o711, exist_ok=True)
                 home.mkdir(mode=0o711)  # at once, so that launches at the same time count each other
             elif (process := await asyncio.to_thread(_agent, home)) is not None:
-                if self._hears_us(process):
+                if self._hears_us(home, process):
                     return str(home)
                 await self._stop(home)
             await self._start_or_clear(home, order)
         return str(home)
 
-    def _hears_us(self, process: _Process) -> bool:
-        """True when an agent speaks to this server, or will."""
-        return process.follows or process.server == self._server_url
+    def _hears_us(self, home: Path, process: _Process) -> bool:
+        """True when an agent speaks to this server, or will, from the network that it shall be in."""
+        return (process.follows or process.server == self._server_url) and process.address == self._address(home)
+
+    def _address(self, home: Path) -> str:
+        return "" if self._networks is None else self._networks.address(home)
 
     async def _start_or_clear(self, home: Path, order: NodeOrder) -> None:
         """Start the agent; a node whose first start fails, or is given up, leaves nothing behind."""
@@ -122,7 +135,9 @@ class LocalProvider:
         token.touch(mode=0o600)
         token.write_text(order.token)
         log_file = home / "agent.log"
+        entry = [] if self._networks is None else self._networks.join(home, order.pool_id, order.communicates)
         command = [
+            *entry,
             sys.executable,
             "-m",
             _AGENT,
@@ -135,6 +150,7 @@ class LocalProvider:
             "--log-file",
             str(log_file),
             *self._agent_options,
+            *([] if self._networks is None else ["--seen-at", str(self._networks.seen_at)]),
         ]
         log_file.touch(mode=0o600)
         with log_file.open("ab") as output:
@@ -144,7 +160,8 @@ class LocalProvider:
             )
         self._children[child.pid] = child
         try:
-            _write(home, _Process(child.pid, _start_time(child.pid) or 0, self._server_url, FOLLOWS in command, log_from))
+            started = _start_time(child.pid) or 0
+            _write(home, _Process(child.pid, started, self._server_url, FOLLOWS in command, log_from, self._address(home)))
         except OSError:  # the disk is full: an agent that nobody knows of must not live on
             child.kill()
             child.wait()
@@ -157,7 +174,7 @@ class LocalProvider:
         seen: dict[Handle, Seen] = {}
         for handle in handles:
             process = _read(Path(handle))
-            ours = process is not None and self._hears_us(process) and _alive(process)
+            ours = process is not None and self._hears_us(Path(handle), process) and _alive(process)
             seen[handle] = Seen.ALIVE if ours else Seen.GONE
         return seen
 
@@ -200,6 +217,8 @@ class LocalProvider:
 
     async def _remove(self, home: Path) -> None:
         await self._stop(home)
+        if self._networks is not None:
+            await asyncio.to_thread(self._networks.leave, home)
         await asyncio.to_thread(remove_tree, home)
 
     async def stop_all(self) -> None:

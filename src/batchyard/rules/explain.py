@@ -8,6 +8,7 @@ from types import MappingProxyType
 from batchyard.model import times
 from batchyard.model.explain import Code, Reason, ReasonGroup
 from batchyard.model.states import JobState, NodeState, TaskState
+from batchyard.rules import gang_reasons
 from batchyard.rules.facts import MOST_AHEAD, MOST_JOBS, JobFacts, NextRound, PoolFacts, Snapshot, TaskFacts
 from batchyard.rules.placement import Room
 from batchyard.rules.places import task_directory
@@ -80,8 +81,10 @@ class Why:
     def _space(self, task: TaskFacts, pool: PoolFacts) -> list[Reason]:
         """What stands between a task and a node of its pool."""
         it, nodes = f"task {task.id}", [group for group in pool.groups if group.working]
+        if task.instances and (unfit := gang_reasons.unfit(task, pool)):
+            return unfit
         largest = max([pool.slots_per_node, *(group.largest for group in pool.groups)])
-        if task.slots > largest and not task.exclusive:
+        if task.slots > largest and not (task.exclusive or task.instances):
             slots = counted(task.slots, "slot")
             return [reason(Code.TOO_BIG, it=it, slots=slots, pool_id=pool.id, largest=largest, needs=task.slots, job_id=self._job.id)]
         shortage = fewer_nodes(pool)
@@ -116,6 +119,8 @@ class Why:
         """Who has the room that the task needs."""
         above = [rival for rival in pool.rivals if rival.priority > self._job.priority]
         first = _higher(pool, self._job) if above else []
+        if task.instances > 1:
+            return [*gang_reasons.waiting(task, self._job, pool), *first]
         ahead = counted(task.ahead, "task", more=task.ahead >= MOST_AHEAD)
         free = max((room.free for room in pool.next.rooms if room.node not in self._job.closed), default=0)
         roomy = [room for room in pool.next.rooms if _fits(task, room, self._job.closed)]
@@ -145,6 +150,10 @@ class Why:
             return []
         other, more = others[0], f"; so {'is' if len(others) == 2 else 'are'} {counted(len(others) - 1, 'other node')}"
         told = more if len(others) > 1 else ""
+        if other.nodes:
+            needs = counted(other.nodes, "node")
+            where, whose, to = other.node_id, other.task_id, other.job_id
+            return [reason(Code.KEPT_FOR_OTHERS, node_id=where, task_id=whose, job_id=to, needs=needs, more=told, grow=grow(pool))]
         return [
             reason(
                 Code.HELD_FOR_OTHERS,

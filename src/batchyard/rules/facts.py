@@ -42,6 +42,10 @@ class TaskFacts(msgspec.Struct, kw_only=True):
     failure: str | None = None
     """Code and message of the failure, when an exit code alone does not tell."""
     waits: Sequence[Wait] = ()
+    instances: int = 0
+    """Of a multi-instance task."""
+    held_since: int | None = None
+    """Since when nodes are kept free for it, with pauses."""
     ahead: int = 0
     """Ready tasks of the job that come before it, at most `MOST_AHEAD`."""
 
@@ -158,6 +162,17 @@ class Held(msgspec.Struct, frozen=True):
     needs: int
     """Slots of the task there."""
     free: int
+    nodes: int = 0
+    """How many the task needs at once, if it is a multi-instance task."""
+
+
+class InTheWay(msgspec.Struct, frozen=True):
+    """A task that runs on a node."""
+
+    job_id: str
+    task_id: str
+    node_id: str
+    since: int | None
 
 
 class NextRound(msgspec.Struct, frozen=True):
@@ -188,6 +203,10 @@ class PoolFacts(msgspec.Struct, kw_only=True):
     formula: bool = False
     """A formula decides its size."""
     slots_per_node: int = 1
+    takes_gangs: bool = False
+    """Multi-instance tasks run there."""
+    running: Sequence[InTheWay] = ()
+    """Where they do, the tasks that have run for longest."""
     failure: str | None = None
     """Why the last resize did not reach its target."""
     groups: Sequence[NodeGroup] = ()

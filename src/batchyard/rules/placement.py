@@ -3,6 +3,9 @@
 A task that finds no room is waited for: the node that will soonest have enough is held, and nothing else starts there. Against jobs
 of lower priority every such task holds a node at once; among equals only the first in turn does, once its patience is at an end, and
 it goes before them until it has started. Only it does: its job takes its turns as any other. No more than a share of the nodes is held.
+
+A multi-instance task takes a whole node for each instance, all at once or none (contract 3.10). While it waits the free nodes are held
+for it, however many it needs, but for one such task at a time, only where the pool has enough of them, and not for ever: see `is_resting`.
 """
 
 from __future__ import annotations
@@ -19,6 +22,22 @@ MOST_PASSED = 20
 """Lines of one priority that are passed over before a node is held whatever their patience."""
 HELD_SHARE, MOST_HELD = 4, 64
 """One of so many nodes of a pool may be held, and no more than so many: each round finds anew which."""
+GANG_HOLD_US = 600_000_000
+"""So long nodes are kept free for a multi-instance task at first."""
+
+
+def is_resting(since: int | None, now: int) -> bool:
+    """True while no node is kept free for a multi-instance task, for which that was first done at `since`, in microseconds.
+
+    Nodes are kept for a while, then given to others for as long, then kept for twice as long, and so on. So whoever else waits gets half
+    of the time, even beside tasks that never end, and the task starts once the nodes were kept for longer than what runs there still takes.
+    """
+    if since is None:
+        return False
+    elapsed, span = max(0, now - since), GANG_HOLD_US
+    while elapsed >= 2 * span:
+        elapsed, span = elapsed - 2 * span, 2 * span
+    return elapsed >= span
 
 
 class Waiting(msgspec.Struct):
@@ -26,6 +45,7 @@ class Waiting(msgspec.Struct):
 
     key: int
     slots: int
+    """Of a multi-instance task those of all its instances: as many as the nodes that it takes."""
     prefers: int | None = None
     """Node named by affinityInfo: taken when it has room, otherwise any."""
     exclusive: bool = False
@@ -40,6 +60,10 @@ class Waiting(msgspec.Struct):
     job: int = 0
     passed: bool = False
     """Set when it had its turn in vain: no room, and no node was held for it then."""
+    gang: bool = False
+    """A multi-instance task: one slot on each of `slots` nodes."""
+    resting: bool = False
+    """No node is to be held for it at the moment."""
 
 
 class Room(msgspec.Struct):
@@ -57,6 +81,8 @@ class Room(msgspec.Struct):
 
     def need(self, task: Waiting) -> int:
         """Slots that the task takes here."""
+        if task.gang:
+            return 1
         return self.slots if task.exclusive else task.slots
 
     def takes(self, task: Waiting, closed: Collection[int]) -> bool:
@@ -107,7 +133,7 @@ class Rooms:
 
     @property
     def free(self) -> int:
-        """The most slots that are free on one node."""
+        """The most slots that a task can have now: what is free on one node."""
         return -self._order[0][0] if self._order else 0
 
     @property
@@ -149,6 +175,16 @@ class Rooms:
             yield from (self.all[self._order[at][2]] for at in range(start, end))
             end = start
 
+    def all_for(self, task: Waiting, closed: Collection[int], *, pack: bool) -> list[Room]:
+        """Where the task starts; nowhere when it finds no room."""
+        room = self.room_for(task, closed, pack=pack)
+        return [] if room is None else [room]
+
+    def to_hold(self, task: Waiting, closed: Collection[int]) -> list[Room]:
+        """What may be held for a task that finds no room."""
+        room = self.soonest(task, closed)
+        return [] if room is None else [room]
+
     def soonest(self, task: Waiting, closed: Collection[int]) -> Room | None:
         """The node that nobody holds and that will soonest have enough for a task: what has the most free slots.
 
@@ -172,8 +208,50 @@ class Rooms:
         return bool(self._order) and (enough or self.soonest(task, closed) is None)
 
 
+class GangRooms(Rooms):
+    """The nodes of a pool in which multi-instance tasks run: each has one slot, so what is free is a number of nodes."""
+
+    def __init__(self, rooms: Sequence[Room], usable: int) -> None:
+        """`usable`: how many nodes of the pool take tasks, free or not."""
+        super().__init__(rooms)
+        self._usable = usable
+
+    @property
+    def free(self) -> int:
+        """How many nodes are free and not held."""
+        return bisect_left(self._order, (0,))
+
+    @property
+    def may_hold(self) -> bool:
+        """True while none is held: of two multi-instance tasks that shared the free nodes neither might ever start."""
+        return self.holds == 0 and self.free > 0
+
+    def all_for(self, task: Waiting, closed: Collection[int], *, pack: bool) -> list[Room]:
+        """As many nodes as the task has instances, the preferred one first, or none."""
+        if not task.gang:
+            return super().all_for(task, closed, pack=pack)
+        found = self._fitting(task, closed)[: task.slots]
+        return found if len(found) == task.slots else []
+
+    def to_hold(self, task: Waiting, closed: Collection[int]) -> list[Room]:
+        """All free nodes, which are not enough, for a task for which enough can become free. What needs one node alone needs no hold."""
+        if not task.gang or task.resting or task.slots > self._usable - len(closed):
+            return []
+        return self._fitting(task, closed)
+
+    def _fitting(self, task: Waiting, closed: Collection[int]) -> list[Room]:
+        fitting = [self.all[nth] for _, _, nth in self._order[: self.free] if self.all[nth].takes(task, closed)]
+        return sorted(fitting, key=lambda room: room.node != task.prefers)
+
+    def bars(self, task: Waiting, closed: Collection[int]) -> bool:
+        """True when a task that finds no room would find some if it might run everywhere."""
+        return self.free >= (1 if task.exclusive else task.slots)
+
+
 def place(queues: Iterable[Queue], rooms: Rooms, *, pack: bool, oldest_first: bool = False) -> Iterator[tuple[Waiting, int, int]]:
     """Yield (task, node, slots held) in the order of starts; uses up `rooms`, and notes there which nodes are held for whom.
+
+    A multi-instance task comes once for each of its instances, that of the primary first, with nothing in between.
 
     `queues` come by priority, equal ones in the order of their turns (`first` ones first, `late` ones last), and are read only as far
     as there is room. Jobs of equal priority take turns by how much they already run, so none starves the other; with `oldest_first`
@@ -254,11 +332,12 @@ class _Round:
             # A turn before its equals is for the tasks that go before them; whatever else the job has waits for its own.
             while turn.lines and not turn.full and turn.first >= first:
                 _, _, task, line = heapq.heappop(turn.lines)
-                room = self._rooms.room_for(task, turn.queue.closed, pack=self._pack)
-                if room is not None:
-                    held = room.need(task)
-                    self._rooms.take(room, held)
-                    yield task, room.node, held
+                rooms = self._rooms.all_for(task, turn.queue.closed, pack=self._pack)
+                if rooms:
+                    for room in rooms:
+                        held = room.need(task)
+                        self._rooms.take(room, held)
+                        yield task, room.node, held
                     turn.take()
                     turn.follow(line)
                     break
@@ -302,10 +381,11 @@ class _Round:
             self._passed.append((turn, passed, line))
 
     def _hold(self, turn: _Turn, task: Waiting, *, kept: bool = False) -> bool:
-        room = self._rooms.soonest(task, turn.queue.closed) if self._rooms.may_hold else None
-        if room is None:
+        rooms = self._rooms.to_hold(task, turn.queue.closed) if self._rooms.may_hold else []
+        if not rooms:
             return False
-        self._rooms.hold(room, task, kept=kept)
+        for room in rooms:
+            self._rooms.hold(room, task, kept=kept)
         self._holds = True
         turn.take(held=True)
         return True

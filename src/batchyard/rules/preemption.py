@@ -38,6 +38,38 @@ def choose(needed: int, victims: Iterable[Victim], rooms: Sequence[Room]) -> lis
     return best
 
 
+def choose_nodes(needed: int, victims: Iterable[Victim], free: int) -> list[Victim]:
+    """The least important and youngest victims, each named once, that together with `free` nodes leave `needed` nodes free.
+
+    None when impossible. One that runs on several nodes stands there once for each of them.
+    """
+    nodes: dict[int, list[Victim]] = {}
+    for victim in victims:
+        nodes.setdefault(victim.key, []).append(victim)
+    chosen: list[list[Victim]] = []
+    for here in sorted(nodes.values(), key=lambda some: (some[0].priority, -some[0].started)):
+        if free + sum(map(len, chosen)) >= needed:
+            break
+        chosen.append(here)
+    left = free + sum(map(len, chosen)) - needed
+    if left < 0:
+        return []
+    for here in reversed(chosen):  # the more important first: it may not be needed any more
+        if len(here) <= left:
+            left -= len(here)
+            chosen.remove(here)
+    return [here[0] for here in chosen]
+
+
+def reach_nodes(victims: Iterable[Victim], free: int) -> list[tuple[int, int]]:
+    """(priority, nodes), lowest first: how many nodes a job above that priority can have at most by pushing victims off."""
+    most, found = free, []
+    for priority, some in groupby(sorted(victims, key=lambda victim: victim.priority), key=lambda victim: victim.priority):
+        most += sum(1 for _ in some)
+        found.append((priority, most))
+    return found
+
+
 def reach(victims: Iterable[Victim], rooms: Iterable[Room]) -> list[tuple[int, int]]:
     """(priority, slots), lowest first: how much room on one node a job above that priority can have at most by pushing victims off."""
     free = {room.node: room.free for room in rooms}

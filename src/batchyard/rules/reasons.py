@@ -201,6 +201,26 @@ WORDS: Mapping[Code, Words] = MappingProxyType({
         "Wait, raise the priority of the job, or add nodes",
         "{grow}", "batchyard top --once",
     ),
+    Code.WANTS_INTER_NODE_COMMUNICATION: Words(
+        "{it} is a multi-instance task, for a pool with enableInterNodeCommunication and one slot on each node; pool {pool_id} has {has}",
+        "Move the job to such a pool, or change this one while it has no nodes",
+        "", "batchyard pool show {pool_id}",
+    ),
+    Code.TOO_FEW_NODES: Words(
+        "{it} needs {needs} at once, but pool {pool_id} has {usable} that may run it; none is kept free for it",
+        "Add nodes, or add the task with fewer instances",
+        "{grow}", "batchyard nodes {pool_id}",
+    ),
+    Code.NODES_AT_ONCE: Words(
+        "{it} needs {needs} at once: {free} free in pool {pool_id}, {kept}{way}",
+        "Wait for tasks to end, raise the priority of the job, or add nodes",
+        "{grow}", "batchyard top --once",
+    ),
+    Code.KEPT_FOR_OTHERS: Words(
+        "Node {node_id} is free, but kept for task {task_id} of job {job_id}, which needs {needs} at once{more}",
+        "Wait, raise the priority of the job, or add nodes",
+        "{grow}", "batchyard top --once",
+    ),
     Code.BEHIND_OTHERS: Words(
         "What is free in pool {pool_id} goes to others first: {ahead} of the same job ahead, {turns} to take turns with",
         "Wait for tasks to end, raise the priority of the job, or add nodes",

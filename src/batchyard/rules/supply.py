@@ -41,9 +41,9 @@ def no_pool(pool_id: str, pool: PoolFacts | None) -> Reason:
     return reason(Code.POOL_NOT_FOUND if pool is None else Code.POOL_DELETING, pool_id=pool_id if pool is None else pool.id)
 
 
-def grow(pool: PoolFacts) -> str:
-    """Command that gives a pool one more dedicated node."""
-    return _resize(pool, f"--nodes {pool.dedicated + 1}")
+def grow(pool: PoolFacts, by: int = 1) -> str:
+    """Command that gives a pool so many more dedicated nodes."""
+    return _resize(pool, f"--nodes {pool.dedicated + by}")
 
 
 def _resize(pool: PoolFacts, size: str) -> str:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from batchyard.model.states import AllocationState, JobScheduleState, JobState, NodeState, PoolState, SpecialTaskState, TaskState, Word
+from batchyard.model.words import SubtaskState
 
 S = TypeVar("S", bound=Word)
 H = TypeVar("H", bound=StrEnum)
@@ -68,12 +69,33 @@ TASK = Table(
         (_P, TaskHappened.REQUEUED): _A,
         (_P, TaskHappened.NODE_LOST): _A,
         (_P, TaskHappened.TERMINATED): _C,
+        (_P, TaskHappened.ENDED): _C,  # by another instance than the primary, as the next
+        (_P, TaskHappened.RETRY_DUE): _A,
         (_R, TaskHappened.ENDED): _C,
         (_R, TaskHappened.RETRY_DUE): _A,
         (_R, TaskHappened.REQUEUED): _A,
         (_R, TaskHappened.NODE_LOST): _A,
         (_R, TaskHappened.TERMINATED): _C,
+        (_R, TaskHappened.PREPARATION_FAILED): _A,  # on the node of another instance than the primary
         (_C, TaskHappened.REACTIVATED): _A,
+    },
+)
+
+
+class SubtaskHappened(StrEnum):
+    """What can happen to an instance of a multi-instance task."""
+
+    PREPARED = "prepared"
+    ENDED = "ended"  # by itself, or with its task
+
+
+_SUB = SubtaskState
+
+SUBTASK = Table(
+    "subtask",
+    {
+        (_SUB.PREPARING, SubtaskHappened.PREPARED): _SUB.RUNNING,
+        **{(state, SubtaskHappened.ENDED): _SUB.COMPLETED for state in (_SUB.PREPARING, _SUB.RUNNING)},
     },
 )
 
@@ -259,4 +281,4 @@ NODE = Table(
     },
 )
 
-TABLES = (POOL, ALLOCATION, NODE, JOB_SCHEDULE, JOB, TASK, SPECIAL_TASK)
+TABLES = (POOL, ALLOCATION, NODE, JOB_SCHEDULE, JOB, TASK, SUBTASK, SPECIAL_TASK)

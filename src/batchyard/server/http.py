@@ -19,6 +19,7 @@ from batchyard.api.wire.protocol import BoundedHttp
 from batchyard.config import Config
 from batchyard.server import account_file
 from batchyard.server.gate import TlsGate
+from batchyard.server.refusals import Refused
 from batchyard.server.tls import Tls
 
 log = structlog.get_logger()
@@ -44,19 +45,21 @@ class HttpServer(uvicorn.Server):
             return
         loop = asyncio.get_running_loop()
 
+        made = cast("type[BoundedHttp]", self.config.http_protocol_class)
+
         def http() -> asyncio.Protocol:
-            return BoundedHttp(config=self.config, server_state=self.server_state, app_state={}, _loop=loop)
+            return made(config=self.config, server_state=self.server_state, app_state={}, _loop=loop)
 
         gates = [TlsGate(listener, self.tls, http, self.server_state.connections) for listener in sockets or ()]
         self.servers = cast("list[asyncio.Server]", gates)  # uvicorn closes them and waits for that
         self.started = True
 
 
-def http_server(app: ASGIApp, proxies: Sequence[str], tls: Tls | None) -> HttpServer:
+def http_server(app: ASGIApp, proxies: Sequence[str], tls: Tls | None, connection: type[BoundedHttp] = BoundedHttp) -> HttpServer:
     server = HttpServer(
         uvicorn.Config(
             app,
-            http=BoundedHttp,
+            http=connection,
             ws="none",
             lifespan="off",
             access_log=False,
@@ -82,11 +85,11 @@ async def beside(app: ASGIApp, listener: socket.socket, tls: Tls | None) -> None
         listener.close()
 
 
-async def answer(server: HttpServer, listener: socket.socket, background: Sequence[Coroutine[None, None, None]]) -> None:
+async def answer(server: HttpServer, listeners: list[socket.socket], background: Sequence[Coroutine[None, None, None]]) -> None:
     """Serve until told to end, with the background work beside it."""
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(work) for work in background]
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=listeners)
         for work in running:
             work.cancel()
 
@@ -107,11 +110,13 @@ def bind(config: Config) -> socket.socket:
 
 
 def urls(config: Config, listener: socket.socket, tls: Tls | None) -> tuple[str, str]:
-    """The server's URL for this machine, and that for others."""
+    """The server's URL for this machine, and that for others. Raises Refused when nodes with networks of their own could trust neither."""
     bound, port = listener.getsockname()[:2]
     scheme = "http" if tls is None else "https"
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bound, bound)
+    here = config.gateway or {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bound, bound)
     known = tls.names if tls is not None else []
+    if config.gateway and known and here not in known:
+        raise Refused(f"nodes reach the server at {here}, and its certificate is not for that; say --tls auto, or --network host")
     if known and here not in known:
         # A given certificate may be for a name only.
         here = next((name for name in ("localhost", *config.names, *known) if name in known and "*" not in name), here)

@@ -130,6 +130,7 @@ def wanted_names(config: Config) -> set[str]:
         "localhost",
         *_LOOPBACK,
         *([advertised] if advertised else []),
+        *([config.gateway] if config.gateway else []),
         *(name for name in (socket.gethostname(), config.host) if _is_name(name)),
         *config.names,
     }

@@ -38,6 +38,7 @@ from batchyard.providers.base import NodeProvider
 from batchyard.providers.external import ExternalProvider
 from batchyard.providers.joined import JOINED, JoinedProvider
 from batchyard.providers.local import FOLLOWS, LocalProvider
+from batchyard.providers.network.namespaces import Namespaces
 from batchyard.rules.offer import Offer, Quotas
 from batchyard.rules.sizes import LOCAL
 from batchyard.server import http
@@ -71,6 +72,8 @@ class Server:
     """Nodes of all worlds."""
     calls: Calls | None = None
     """To other servers; None where there are none."""
+    networks: Namespaces | None = None
+    """Of the nodes of this machine; None where they share its own."""
 
     def provider(self, nodes: Path) -> Provider:
         """Where the nodes of a world come from, whose directory is given."""
@@ -86,7 +89,7 @@ class Server:
         options = [FOLLOWS, str(config.directory / http.ANNOUNCEMENT)]
         options += ["--chaos"] * config.chaos + (["--probes", str(config.probes)] if config.probes else [])
         options += ["--ca-file", str(self.tls.authority_file)] if self.tls is not None and self.tls.authority_file else []
-        made = LocalProvider(nodes, self.urls[0], config.max_nodes, options, others=others)
+        made = LocalProvider(nodes, self.urls[0], config.max_nodes, options, others=others, networks=self.networks)
         return made
 
 
@@ -132,7 +135,7 @@ class World:
             shortest_autoscale_us=int(config.autoscale_min_interval_s * 1e6),
             offer=self._limited(row),
             linked_storage=LinkedStorage(account.storage_name, account.storage_key),
-            machines={LOCAL: here} if isinstance(self.provider, LocalProvider) and peers.alone else {},
+            machines={LOCAL: here} if isinstance(self.provider, LocalProvider) and server.networks is None and peers.alone else {},
             blobs=self.store,
             package_limits=config.package_limits,
             node_silence_us=int(config.node_silence_s * 1e6),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from batchyard.model.states import NodeState
-from batchyard.rules.facts import LaunchFailure, NamedNode, NodeGroup
+from batchyard.rules.facts import InTheWay, LaunchFailure, NamedNode, NodeGroup
 from batchyard.store.reader import Reader, Statement, columns
 from batchyard.store.tasks import TaskRow
 
@@ -63,6 +63,11 @@ _OTHERS = Statement(
     "SELECT pool.id, count(*) FROM node JOIN pool ON pool.pk = node.pool_pk WHERE node.pool_pk <> :pool_pk"
     " GROUP BY pool.pk, pool.id ORDER BY 2 DESC, 1 LIMIT :n",
     _name_and_count,
+)
+_RUNNING_LONGEST = Statement(
+    "SELECT job.id, task.id, node.id, task.started FROM node JOIN task ON task.node_pk = node.pk AND task.state IN ('preparing', 'running')"
+    " JOIN job ON job.pk = task.job_pk WHERE node.pool_pk = :pool_pk ORDER BY task.started, task.pk LIMIT :n",
+    InTheWay,
 )
 _LAUNCH_FAILURE = Statement(
     "SELECT id, launches, launch_error FROM node"
@@ -125,6 +130,11 @@ def named_nodes(reader: Reader, pool_pk: int, before: int, n: int) -> list[Named
 def other_pools(reader: Reader, pool_pk: int, n: int) -> list[tuple[str, int]]:
     """The pools beside this one that have the most nodes, and how many."""
     return reader.all(_OTHERS, pool_pk=pool_pk, n=n)
+
+
+def running_longest(reader: Reader, pool_pk: int, n: int) -> list[InTheWay]:
+    """The `n` tasks that have run for longest on a pool's nodes."""
+    return reader.all(_RUNNING_LONGEST, pool_pk=pool_pk, n=n)
 
 
 def launch_failure(reader: Reader, pool_pk: int) -> LaunchFailure | None:

@@ -91,6 +91,8 @@ class RecentTask(msgspec.Struct):
     requeues: int
     last_requeue: int | None
     result: TaskResult | None
+    number: int | None
+    """Of the instance that ran there beside the primary of a multi-instance task."""
 
 
 class NodeCount(msgspec.Struct):
@@ -157,6 +159,11 @@ _FREE = Statement(
     " AND scheduling_state = 'enabled' AND action IS NULL AND slots > slots_used ORDER BY pk",
     FreeNode,
 )
+_USABLE = Statement(
+    "SELECT count(*) FROM node WHERE pool_pk = :pool_pk AND state IN ('idle', 'running') AND scheduling_state = 'enabled'"
+    " AND action IS NULL",
+    int,
+)
 _SEEN = Change("UPDATE node SET last_seen = :now, version = version + 1 WHERE pk = :pk")
 _OCCUPY = Statement(
     "UPDATE node SET slots_used = slots_used + :slots, tasks_running = tasks_running + :tasks,"
@@ -179,9 +186,17 @@ _REMOVALS = Statement("SELECT pk, directory FROM removal WHERE node_pk = :node_p
 _MUST_REMOVE = Statement("SELECT 1 FROM removal WHERE node_pk = :node_pk AND directory = :directory LIMIT 1", int)
 _DONE_REMOVAL = Change("DELETE FROM removal WHERE pk = :pk AND node_pk = :node_pk")
 _DROP_REMOVALS = Change("DELETE FROM removal WHERE node_pk = :pk")
+_OF_EITHER = ", ".join(
+    [f"CASE WHEN instance.pk IS NULL THEN task.{name} ELSE instance.{name} END" for name in ("state", "started", "ended", "exit_code")]
+    + ["CASE WHEN instance.pk IS NULL THEN task.failure ELSE instance.failure END, retries, last_retry, requeues, last_requeue"]
+    + ["CASE WHEN instance.pk IS NULL THEN task.result ELSE instance.result END, instance.number"]
+)
+"""What a recent task is, or the instance of it that ran there."""
 _RECENT = Statement(
-    "SELECT job.id, task.id, task.state, task.started, task.ended, exit_code, failure, retries, last_retry, requeues, last_requeue, result"
-    " FROM task JOIN job ON job.pk = task.job_pk WHERE task.pk = :pk AND task.node_pk = :node_pk",
+    f"SELECT job.id, task.id, {_OF_EITHER}"
+    " FROM task JOIN job ON job.pk = task.job_pk"
+    " LEFT JOIN instance ON instance.task_pk = task.pk AND instance.node_pk = :node_pk AND instance.number > 0"
+    " WHERE task.pk = :pk AND (task.node_pk = :node_pk OR instance.node_pk = :node_pk)",
     RecentTask,
 )
 _DROP_UNUSED = Change("DELETE FROM node_usage WHERE node_pk = :pk AND released IS NULL")
@@ -257,6 +272,11 @@ def of_server(reader: Reader, server: str) -> list[NodeRow]:
 def free(reader: Reader, pool_pk: int) -> Sequence[FreeNode]:
     """Nodes of a pool that take tasks and have free slots."""
     return reader.soon(_FREE, pool_pk=pool_pk)
+
+
+def usable(reader: Reader, pool_pk: int) -> int:
+    """How many nodes of a pool take tasks, free or not."""
+    return reader.first(_USABLE, pool_pk=pool_pk) or 0
 
 
 def recent_tasks(reader: Reader, node: NodeRow) -> list[RecentTask]:

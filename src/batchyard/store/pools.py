@@ -47,6 +47,13 @@ class PoolRow(msgspec.Struct):
     """Tasks of active jobs that ran or could at the last evaluation."""
     oldest_first: int
     """Among jobs of one priority the older goes first, instead of all in turn."""
+    inter_node: int
+    """Its nodes may talk to each other (enableInterNodeCommunication)."""
+
+    @property
+    def takes_gangs(self) -> bool:
+        """True when multi-instance tasks run there (contract 3.10); elsewhere they wait for ever."""
+        return bool(self.inter_node) and self.slots_per_node == 1
 
 
 class PoolView(PoolRow):
@@ -67,6 +74,12 @@ class PoolRoom(msgspec.Struct):
     oldest_first: int
     nodes: int
     """How many it has."""
+    inter_node: int
+
+    @property
+    def takes_gangs(self) -> bool:
+        """True when multi-instance tasks run there (contract 3.10); elsewhere they wait for ever."""
+        return bool(self.inter_node) and self.slots_per_node == 1
 
 
 class _Asked(msgspec.Struct, rename="camel"):
@@ -88,7 +101,10 @@ ROWS = Versioned("pool", PoolView, returning=_VIEWED, states=("state", "allocati
 _VIEW = f"SELECT {_VIEWED} FROM pool"
 _BY_ID = Statement(f"{_VIEW} WHERE lower(id) = :key", PoolView)
 _BY_PK = Statement(f"{_VIEW} WHERE pool.pk = :pk", PoolView)
-_ROOM = "SELECT pk, id, state, slots_per_node, pack, oldest_first, (SELECT count(*) FROM node WHERE node.pool_pk = pool.pk) FROM pool"
+_ROOM = (
+    "SELECT pk, id, state, slots_per_node, pack, oldest_first, (SELECT count(*) FROM node WHERE node.pool_pk = pool.pk), inter_node"
+    " FROM pool"
+)
 _ROOM_BY_ID = Statement(f"{_ROOM} WHERE lower(id) = :key", PoolRoom)
 _ROOM_BY_PK = Statement(f"{_ROOM} WHERE pool.pk = :pk", PoolRoom)
 _PAGE = Statement(f"{_VIEW} WHERE pk > :after ORDER BY pk LIMIT :n", PoolView)

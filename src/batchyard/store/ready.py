@@ -26,22 +26,39 @@ class ReadyTask(msgspec.Struct):
     """When it became active."""
     holds: int
     """True when a node is held for it against its equals."""
+    instances: int
+    """Of a multi-instance task; 0 for an ordinary one."""
+    held_since: int | None
 
 
-_COLUMNS = "SELECT pk, slots, exclusive, dedicated_only, affinity, manager = 1 AND run > 0, manager, state_time, holds FROM task"
-_OF_SIZE = Statement(f"{_COLUMNS} WHERE job_pk = :job_pk AND ready = 1 AND slots = :slots AND pk > :after ORDER BY pk LIMIT :n", ReadyTask)
+_COLUMNS = (
+    "SELECT pk, slots, exclusive, dedicated_only, affinity, manager = 1 AND run > 0, manager, state_time, holds, instances, held_since"
+    " FROM task"
+)
+_IN_LINE = f"{_COLUMNS} WHERE job_pk = :job_pk AND ready = 1"
+_OF_SIZE = Statement(f"{_IN_LINE} AND instances = 0 AND slots = :slots AND pk > :after ORDER BY pk LIMIT :n", ReadyTask)
+_GANGS_OF_SIZE = Statement(f"{_IN_LINE} AND instances = :instances AND pk > :after ORDER BY pk LIMIT :n", ReadyTask)
 _HOLDING = Statement(f"{_COLUMNS} WHERE job_pk = :job_pk AND holds = 1 AND ready = 1", ReadyTask)
 _HOLD = Change("UPDATE task SET holds = :holds, version = version + 1 WHERE pk = :pk AND holds <> :holds")
+_HELD_SINCE = Change("UPDATE task SET held_since = :now, version = version + 1 WHERE pk = :pk AND held_since IS NULL AND ready = 1")
 _MANAGER = Statement(
     f"{_COLUMNS} WHERE job_pk = :job_pk AND manager = 1 AND ready = 1 AND (+slots <= :largest OR exclusive = 1)", ReadyTask
 )
 # One step through the index for each size that occurs, however many tasks have it.
 _SIZES = Statement(
     "WITH RECURSIVE size (slots) AS ("
-    "SELECT min(slots) FROM task WHERE job_pk = :job_pk AND ready = 1 UNION ALL"
-    " SELECT (SELECT min(slots) FROM task WHERE job_pk = :job_pk AND ready = 1 AND slots > size.slots) FROM size"
+    "SELECT min(slots) FROM task WHERE job_pk = :job_pk AND ready = 1 AND instances = 0 UNION ALL"
+    " SELECT (SELECT min(slots) FROM task WHERE job_pk = :job_pk AND ready = 1 AND instances = 0 AND slots > size.slots) FROM size"
     " WHERE size.slots < :largest)"
     " SELECT slots FROM size WHERE slots <= :largest",
+    int,
+)
+_GANG_SIZES = Statement(
+    "WITH RECURSIVE size (nodes) AS ("
+    "SELECT min(instances) FROM task WHERE job_pk = :job_pk AND ready = 1 AND instances > 0 UNION ALL"
+    " SELECT (SELECT min(instances) FROM task WHERE job_pk = :job_pk AND ready = 1 AND instances > size.nodes) FROM size"
+    " WHERE size.nodes < :largest)"
+    " SELECT nodes FROM size WHERE nodes <= :largest",
     int,
 )
 
@@ -74,6 +91,16 @@ def of_size(reader: Reader, job_pk: int, slots: int, after: int, n: int) -> list
     return reader.all(_OF_SIZE, job_pk=job_pk, slots=slots, after=after, n=n)
 
 
+def gangs(reader: Reader, job_pk: int, instances: int, after: int, n: int) -> list[ReadyTask]:
+    """The next `n` multi-instance tasks of a job behind key `after` that may start and have so many instances."""
+    return reader.all(_GANGS_OF_SIZE, job_pk=job_pk, instances=instances, after=after, n=n)
+
+
+def gang_sizes(reader: Reader, job_pk: int, largest: int) -> Sequence[int]:
+    """How many instances the multi-instance tasks of a job that may start have, each number up to `largest` once."""
+    return reader.soon(_GANG_SIZES, job_pk=job_pk, largest=largest)
+
+
 def sizes(reader: Reader, job_pk: int, largest: int = ALL) -> Sequence[int]:
     """How many slots the tasks of a job that may start need, each size up to `largest` once; one step through an index for each."""
     return reader.soon(_SIZES, job_pk=job_pk, largest=largest)
@@ -94,3 +121,8 @@ def _by_key(task: ReadyTask) -> int:
 def hold(tx: Tx, keys: Iterable[int], lost: Iterable[int]) -> None:
     """Note that a node is held for tasks against their equals too, until they start; for those of `lost` none is any more."""
     tx.change_many(_HOLD, [{"pk": pk, "holds": 1} for pk in keys] + [{"pk": pk, "holds": 0} for pk in lost])
+
+
+def note_held(tx: Tx, keys: Iterable[int], now: int) -> None:
+    """Note that nodes are kept free for multi-instance tasks from now on, unless they were before."""
+    tx.change_many(_HELD_SINCE, [{"pk": pk, "now": now} for pk in keys])

@@ -59,6 +59,12 @@ class TaskRow(msgspec.Struct):
     kernel_us: int
     wall_us: int
     holds: int
+    instances: int
+    """Of a multi-instance task; 0 for an ordinary one. Its `slots` are those of all instances, `held` what the primary's node gives."""
+    unready: int
+    """Instances of the present run whose coordination command has yet to succeed."""
+    held_since: int | None
+    """Since when nodes are kept free for it, with pauses."""
 
 
 class NewTask(NamedTuple):
@@ -80,6 +86,7 @@ class NewTask(NamedTuple):
     manager: int
     exclusive: int
     dedicated_only: int
+    instances: int
     modified: int
     state_time: int
     state: str = TaskState.ACTIVE.value
@@ -140,7 +147,7 @@ class TaskView(TaskLine, gc=False):
 
 
 class RunningTask(msgspec.Struct):
-    """What preemption has to know of a task that holds slots."""
+    """What preemption has to know of a task that holds slots, on each node on which it does."""
 
     pk: int
     node_pk: int
@@ -150,6 +157,7 @@ class RunningTask(msgspec.Struct):
     preemptible: int
     manager: int
     started: int | None
+    instances: int
 
 
 class OrderRow(msgspec.Struct):
@@ -159,6 +167,7 @@ class OrderRow(msgspec.Struct):
     id: str
     run: int
     wants_token: int
+    instances: int
     job_id: str
     environment: bytes | None
     preparation_id: str | None
@@ -189,11 +198,18 @@ _RUNNING_OF_JOB = Statement(
     f"SELECT {columns(TaskRow)} FROM task WHERE job_pk = :job_pk AND state IN ('preparing', 'running') LIMIT :n", TaskRow
 )
 _ATTEMPTS = Statement(
-    "SELECT pk, run FROM task WHERE node_pk = :node_pk AND state IN ('preparing', 'running') AND state = 'running'",
-    lambda pk, run: (int(pk), int(run)),
+    "SELECT pk, run, NULL FROM task WHERE node_pk = :node_pk AND state IN ('preparing', 'running') AND state = 'running' AND unready = 0"
+    " UNION ALL SELECT task_pk, run, number FROM instance WHERE node_pk = :node_pk AND state <> 'completed' AND state = 'running'",
+    lambda pk, run, number: (int(pk), int(run), None if number is None else int(number)),
+)
+_GANGS_ON_NODE = Statement(
+    f"SELECT {columns(TaskRow)} FROM task WHERE pk IN"
+    " (SELECT task_pk FROM instance WHERE node_pk = :node_pk AND state <> 'completed' AND number > 0)",
+    TaskRow,
 )
 _ORDERS = Statement(
-    "SELECT task.pk, task.id, task.run, task.wants_token, job.id, job.environment, job.preparation_id, task_body.body FROM task"
+    "SELECT task.pk, task.id, task.run, task.wants_token, task.instances, job.id, job.environment, job.preparation_id, task_body.body"
+    " FROM task"
     " JOIN job ON job.pk = task.job_pk"
     " JOIN task_body ON task_body.pk = task.pk WHERE task.pk IN (:keys)",
     OrderRow,
@@ -205,7 +221,7 @@ _ADD_BODY = Insertion("task_body", ("pk", "body"))
 _SET_BODY = Change("UPDATE task_body SET body = :body WHERE pk = :pk")
 _START = Change(
     "UPDATE task SET state = :state, version = version + 1, ready = 0, holds = 0, run = run + 1, node_pk = :node_pk, held = :held,"
-    " started = :started, ended = NULL, expires = NULL,"
+    " started = :started, ended = NULL, expires = NULL, unready = instances, held_since = NULL,"
     " previous_state = state, previous_time = state_time, state_time = :now, exit_code = NULL, result = NULL, failure = NULL"
     " WHERE pk = :pk AND ready = 1"
 )
@@ -220,14 +236,22 @@ _OLD = Statement(
     f"SELECT {columns(TaskRow)} FROM task WHERE job_pk = :job_pk AND created <= :before AND state <> 'completed' ORDER BY pk LIMIT :n",
     TaskRow,
 )
+_ON_OPEN_NODES = (
+    " JOIN job ON job.pk = task.job_pk WHERE node.pool_pk = :pool_pk AND task.state IN ('preparing', 'running') AND node.state = 'running'"
+    " AND node.action IS NULL AND node.scheduling_state = 'enabled' AND job.state NOT IN ('terminating', 'deleting')"
+)
+_OF_RUNNING = "task.pk, node.pk, node.dedicated, task.held, job.priority, job.preemptible, task.manager, task.started, task.instances"
 _RUNNING_OF_POOL = Statement(
-    "SELECT task.pk, task.node_pk, node.dedicated, task.held, job.priority, job.preemptible, task.manager, task.started FROM task"
-    " JOIN node ON node.pk = task.node_pk JOIN job ON job.pk = task.job_pk"
-    " WHERE node.pool_pk = :pool_pk AND task.state IN ('preparing', 'running') AND node.state = 'running'"
-    " AND node.action IS NULL AND node.scheduling_state = 'enabled' AND job.state NOT IN ('terminating', 'deleting')",
+    f"SELECT {_OF_RUNNING} FROM task JOIN node ON node.pk = task.node_pk{_ON_OPEN_NODES}"
+    f" UNION ALL SELECT {_OF_RUNNING} FROM node JOIN instance ON instance.node_pk = node.pk AND instance.state <> 'completed'"
+    f" AND instance.number > 0 JOIN task ON task.pk = instance.task_pk{_ON_OPEN_NODES}",
     RunningTask,
 )
-_RETAINED = Statement("SELECT max(expires) FROM task WHERE expires IS NOT NULL AND node_pk = :node_pk", lambda until: until)
+_RETAINED = Statement(
+    "SELECT max(expires) FROM (SELECT expires FROM task WHERE expires IS NOT NULL AND node_pk = :node_pk"
+    " UNION ALL SELECT expires FROM instance WHERE expires IS NOT NULL AND node_pk = :node_pk) AS kept",
+    lambda until: until,
+)
 _MANAGERS = Statement(
     "SELECT task.node_pk FROM node JOIN task ON task.node_pk = node.pk AND task.state IN ('preparing', 'running')"
     " WHERE node.pool_pk = :pool_pk AND task.manager = 1",
@@ -235,7 +259,13 @@ _MANAGERS = Statement(
 )
 _DELETE = Change("DELETE FROM task WHERE pk = :pk")
 _DELETE_BODY = Change("DELETE FROM task_body WHERE pk = :pk")
-_NODES_OF = Statement("SELECT DISTINCT node_pk FROM task WHERE job_pk = :job_pk AND pk <= :last AND node_pk IN (SELECT pk FROM node)", int)
+_DROP_INSTANCES = Change("DELETE FROM instance WHERE task_pk = :pk")
+_NODES_OF = Statement(
+    "SELECT node_pk FROM task WHERE job_pk = :job_pk AND pk <= :last AND node_pk IN (SELECT pk FROM node)"
+    " UNION SELECT instance.node_pk FROM task JOIN instance ON instance.task_pk = task.pk"
+    " WHERE job_pk = :job_pk AND task.pk <= :last AND instance.node_pk IN (SELECT pk FROM node)",
+    int,
+)
 _PKS_OF_JOB = Statement("SELECT pk FROM task WHERE job_pk = :job_pk ORDER BY pk LIMIT :n", int)
 
 
@@ -287,8 +317,13 @@ def has_blocked(reader: Reader, job_pk: int) -> bool:
 
 
 def on_node(reader: Reader, node_pk: int) -> list[TaskRow]:
-    """Tasks that a node runs or prepares."""
+    """Tasks that a node runs or prepares; of multi-instance tasks those whose primary it has."""
     return reader.all(_ON_NODE, node_pk=node_pk)
+
+
+def gangs_on_node(reader: Reader, node_pk: int) -> list[TaskRow]:
+    """Multi-instance tasks of which a node runs or prepares an instance beside the primary."""
+    return reader.all(_GANGS_ON_NODE, node_pk=node_pk)
 
 
 def running_of_job(reader: Reader, job_pk: int, n: int = ALL) -> list[TaskRow]:
@@ -327,8 +362,8 @@ def retained_until(reader: Reader, node_pk: int) -> int | None:
     return until
 
 
-def attempts(reader: Reader, node_pk: int) -> Sequence[tuple[int, int]]:
-    """(task key, run number) of all that a node should run."""
+def attempts(reader: Reader, node_pk: int) -> Sequence[tuple[int, int, int | None]]:
+    """(task key, run number, None or the number of an instance) of all that a node should run."""
     return reader.soon(_ATTEMPTS, node_pk=node_pk)
 
 
@@ -380,6 +415,7 @@ def delete(tx: Tx, pks: Iterable[int]) -> None:
     rows = [{"pk": pk} for pk in pks]
     tx.change_many(_DELETE, rows)
     tx.change_many(_DELETE_BODY, rows)
+    tx.change_many(_DROP_INSTANCES, rows)
     tx.change_many(_DROP_EDGES, rows)
     tx.change_many(_DROP_RANGES, rows)
 

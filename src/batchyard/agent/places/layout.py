@@ -42,11 +42,18 @@ class TaskPlace(msgspec.Struct, frozen=True):
     """True when nothing of an attempt that ran as somebody else is kept."""
     fresh: bool = False
     """True when the working directory of an earlier attempt is not kept."""
+    seen_at: str = ""
+    """The directory by a path that is the same on all nodes that may share the task; empty where that is its own path."""
 
     @property
     def working(self) -> str:
         """The working directory."""
         return self.directory + "/wd"
+
+    @property
+    def shared(self) -> str:
+        """The directory, as all instances of a multi-instance task call theirs."""
+        return self.seen_at or self.directory
 
 
 def tag_of(root: str) -> str:
@@ -57,8 +64,9 @@ def tag_of(root: str) -> str:
 class Layout:
     """Paths below a root directory, which is made when missing."""
 
-    def __init__(self, root: str) -> None:
-        self.root = os.path.abspath(root)
+    def __init__(self, root: str, seen_at: str | None = None) -> None:
+        """`seen_at` is another path of the root, which all nodes of the machine have, each for its own."""
+        self.root, self._seen_at = os.path.abspath(root), seen_at
         self.shared = self.root + "/shared"
         self.startup = self.root + "/startup"
         self.mounts = self.root + "/fsmounts"
@@ -81,7 +89,9 @@ class Layout:
         named_so = not colon or job.startswith("job-")
         if not (named_so and ids.is_valid(work_item) and ids.is_valid(task_id) and number.isascii() and number.isdigit()):
             raise ValueError(f"not a job and a task: {job_id!r}, {task_id!r}")
-        return TaskPlace(job_id, task_id, f"{self.root}/{places.task_directory(job_id, task_id)}", self.trash)
+        below = places.task_directory(job_id, task_id)
+        seen_at = "" if self._seen_at is None else f"{self._seen_at}/{below}"
+        return TaskPlace(job_id, task_id, f"{self.root}/{below}", self.trash, seen_at=seen_at)
 
     def start_task(self, *, fresh: bool) -> TaskPlace:
         """Place of the node's start task: every task may read what it leaves. A rerun, unlike a retry, finds it fresh (contract 4.1)."""

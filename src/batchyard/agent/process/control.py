@@ -114,6 +114,10 @@ class _SessionGroup:
         """Note the first process, which leads the session."""
         self.main = self.session = main
 
+    def stays(self) -> None:
+        """The first process was waited for, so another one may get its number and session: what is left is found by its mark alone."""
+        self.main = self.session = None
+
     def kill(self, main: int | None) -> None:
         self.main = main
         stopped: set[int] = set()

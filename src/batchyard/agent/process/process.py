@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import msgspec
@@ -80,6 +80,7 @@ class _Spawner(asyncio.Protocol):
     def __init__(self, place: tuple[str, str, str], watch: str, groups: Sequence[str]) -> None:
         self.place, self.watch, self.groups = place, watch, groups
         self.waiting: dict[int, asyncio.Future[Exit]] = {}
+        self.staying: dict[int, Callable[[], None]] = {}
         self.lost = asyncio.get_running_loop().create_future()
         self.pid = 0
         self.unanswered = 0
@@ -120,6 +121,9 @@ class _Spawner(asyncio.Protocol):
 
     def _told(self, message: tuple[str, int, object]) -> None:
         kind, key, *rest = message
+        if kind == "stays":
+            self.staying.pop(key, _nothing)()
+            return
         future = self.waiting.pop(key, None)
         if future is None or future.done():
             return
@@ -177,10 +181,11 @@ class Spawners:
         """Runs that wait for their spawner, and whether they have to be let know that the machine goes."""
         self._next = self._life = 0
 
-    async def run(self, key: int, command: Command, noticed: bool = False) -> Exit:
+    async def run(self, key: int, command: Command, noticed: bool = False, stays: Callable[[], None] | None = None) -> Exit:
         """Start, wait for the end, end all that is left of it. Raises NotLaunched or SpawnerLost.
 
-        `noticed` is as if `terminate` were called once it runs.
+        `noticed` is as if `terminate` were called once it runs. With `stays` a command that exits with 0 is not over: that is called, and
+        what it left running goes on without a time limit until the run is killed.
         """
         self._next = (self._next + 1) % self.count
         self._beginning[key] = noticed
@@ -192,8 +197,12 @@ class Spawners:
             noticed = self._beginning.pop(key, False)
         notice = asyncio.get_running_loop().call_later(_NOTICE_AFTER_S, self.terminate, key) if noticed else None
         try:
-            return await self._by(one, "start", key, command)
+            if stays is None:
+                return await self._by(one, "start", key, command)
+            one.staying[key] = stays
+            return await self._by(one, "stay", key, command)
         finally:
+            one.staying.pop(key, None)
             if notice is not None:
                 notice.cancel()
 
@@ -283,6 +292,10 @@ class Spawners:
         with contextlib.suppress(OSError):
             control.make(*self._place).sweep()
         self._limits.remove()
+
+
+def _nothing() -> None:
+    """What is called of a run that is over."""
 
 
 async def _watch(one: _Spawner) -> None:

@@ -8,9 +8,11 @@ little endian) and a marshalled tuple:
 
     to it:    ("start", key, argv, environment, directory, stdout, stderr, uid, gid, limit_s)    ("kill", key)    ("terminate", key)
                  ("exec", key, argv, environment, directory, stdout, stderr, uid, gid, limit_s, host)    ("ping", 0)
+                 ("stay", …) as ("start", …)
     from it:  ("ended", key, code, started_us, ended_us, user_us, kernel_us, overdue, noticed)    ("failed", key, found, text, full)
-                 ("alive", 0)
+                 ("alive", 0)    ("stays", key)
 
+A run that was begun with `stay` is not over when its process exits with 0: what that left running goes on, until it is killed.
 `exec` is a start inside of another run, the host, and ends with it; its output goes to named pipes that are there.
 An end is told once everything that the attempt started is gone. When the socket closes, everything is killed.
 Invariant: outside of `_launch` the process has its own credentials, and stands in no group that may be killed; where it
@@ -21,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import heapq
 import marshal
 import os
@@ -36,6 +37,7 @@ from collections.abc import Sequence
 if __name__ == "__main__":
     sys.path.append(os.path.abspath(f"{__file__}/../../../.."))
 
+from batchyard.agent.process.alone import FIRST_TO_GO, become_subreaper, close_all_but, hold, own_score
 from batchyard.agent.process.control import MARK, Control, Group, Session, enter, leave, make
 
 Start = tuple[str, int, list[str], dict[str, str], str, str, str, int, int, float]
@@ -49,9 +51,6 @@ _PATIENCE_S = 5.0
 """How long an end is held back while a killed process does not go away (uninterruptible I/O)."""
 _LONGEST_WAIT_MS = 86_400_000.0
 """`poll` takes no more than 24 days; what is due later is looked at again."""
-_FIRST_TO_GO, _NEVER = b"500", b"-1000"
-"""The oom_score_adj that tasks are born with, so that the kernel ends a task where memory runs out and not what watches it, and a root
-spawner's own; what is written with CAP_SYS_RESOURCE no task lowers without it."""
 
 
 class NotFound(Exception):
@@ -70,11 +69,14 @@ class Run:
         "host",
         "kernel",
         "key",
+        "killed",
+        "left",
         "noticed",
         "overdue",
         "pause",
         "pid",
         "started",
+        "stays",
         "user",
     )
 
@@ -82,7 +84,7 @@ class Run:
         self.key, self.group, self.host = key, group, host
         self.pid: int | None = None
         self.started = self.ended = self.user = self.kernel = self.code = 0
-        self.overdue = self.noticed = False
+        self.overdue = self.noticed = self.stays = self.killed = self.left = False
         self.pause, self.asked, self.deadline = 0.0005, 0.0, 0.0
 
 
@@ -92,7 +94,7 @@ class Spawner:
     def __init__(self, fd: int, control: Control) -> None:
         self._fd, self._control = fd, control
         self._root = os.geteuid() == 0
-        self._score, self._calm = _own_score(self._root)
+        self._score, self._calm = own_score(self._root)
         self._queue: deque[Start | Exec] = deque()
         self._by_key: dict[int, Run] = {}
         self._by_pid: dict[int, Run] = {}
@@ -155,7 +157,7 @@ class Spawner:
                 break
             message = marshal.loads(memoryview(buffer)[at + 4 : end])
             at = end
-            if message[0] in ("start", "exec"):
+            if message[0] in ("start", "stay", "exec"):
                 self._queue.append(message)
             elif message[0] == "terminate":
                 self._terminate(message[1])
@@ -170,8 +172,11 @@ class Spawner:
     def _kill(self, key: int) -> None:
         run = self._by_key.get(key)
         if run is not None:
+            run.killed = True
             self._end_guests(key)
             run.group.kill(run.pid)
+            if run.pid is None and not run.left:
+                self._leave(run)
             return
         for message in self._queue:
             if message[1] == key:
@@ -196,9 +201,9 @@ class Spawner:
                 run.noticed = True
 
     def _start(self, message: Start | Exec) -> None:
-        _, key, argv, environment, directory, stdout, stderr, uid, gid, limit_s, *hosts = message
+        what, key, argv, environment, directory, stdout, stderr, uid, gid, limit_s, *hosts = message
         host = self._by_key.get(hosts[0]) if hosts else None
-        if hosts and (host is None or host.pid is None):
+        if hosts and (host is None or host.left):
             self._tell("failed", key, True, "the task has ended", False)
             return
         try:
@@ -210,6 +215,7 @@ class Spawner:
             self._tell("failed", key, True, f"no process group: {error.strerror}", False)
             return
         run = Run(key, group, None if host is None else host.key)
+        run.stays = what == "stay"
         due = time.monotonic() + limit_s
         try:
             run.pid = self._launch(run, argv, environment, (directory, stdout, stderr), (uid, gid))
@@ -241,7 +247,7 @@ class Spawner:
             (directory, *logs), (uid, gid) = where, who
             if run.host is not None:
                 pipes += (pipe_end(path) for path in logs)
-            self._weigh(_FIRST_TO_GO)
+            self._weigh(FIRST_TO_GO)
             if self._root and uid > 0:
                 os.setresgid(gid, gid, 0)
                 os.setresuid(uid, uid, 0)
@@ -299,9 +305,19 @@ class Spawner:
             run.code = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
             run.ended = time.time_ns() // 1000
             run.user, run.kernel = round(usage.ru_utime * 1e6), round(usage.ru_stime * 1e6)
-            run.deadline = time.monotonic() + _PATIENCE_S
-            self._end_guests(run.key)
-            self._leaving.append(run)
+            if run.stays and run.code == 0 and not run.killed:
+                if isinstance(self._control, Session):
+                    run.group.stays()  # type: ignore[attr-defined]
+                self._tell("stays", run.key)
+            else:
+                self._leave(run)
+
+    def _leave(self, run: Run) -> None:
+        """The run is over, but for what is left of its group."""
+        run.left = True
+        run.deadline = time.monotonic() + _PATIENCE_S
+        self._end_guests(run.key)
+        self._leaving.append(run)
 
     def _see_off(self) -> None:
         """Tell the ends whose groups are empty; kill again what is left of the others."""
@@ -350,6 +366,8 @@ class Spawner:
         deadline = time.monotonic() + _PATIENCE_S
         for run in self._by_key.values():
             run.group.kill(run.pid)
+            if run.pid is None and not run.left:
+                self._leave(run)
         while self._by_key and time.monotonic() < deadline:
             self._reap()
             self._see_off()
@@ -429,43 +447,6 @@ def spawn(program: str, argv: list[str], environment: dict[str, str], logs: Sequ
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
     raise FileExistsError(errno.EEXIST, "another process keeps making the log files")
-
-
-def _own_score(root: bool) -> tuple[int, bytes]:
-    """Descriptor of the own oom_score_adj, -1 where there is none, and what it is but for when a task is born."""
-    try:
-        fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return -1, b""
-    found = os.pread(fd, 16, 0)
-    with contextlib.suppress(OSError):  # the kernel may allow that to nobody here
-        if root:
-            os.pwrite(fd, _NEVER, 0)
-            return fd, _NEVER
-    return fd, found
-
-
-def close_all_but(fd: int) -> None:
-    """Close what was inherited besides the standard files, so that no task inherits it either."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) != fd:
-            with contextlib.suppress(OSError):
-                os.close(int(name))
-    os.set_inheritable(fd, False)
-
-
-def become_subreaper() -> None:
-    """Make orphans children of this process, so that they are reaped and can be found."""
-    with contextlib.suppress(ImportError, OSError):
-        import ctypes
-
-        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
-
-
-def hold(path: str) -> None:
-    """Make a file and hold it locked for as long as this process lives; where the disk is full, nobody will know of it."""
-    with contextlib.suppress(OSError):
-        fcntl.flock(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def main() -> None:

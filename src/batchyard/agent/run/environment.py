@@ -12,9 +12,12 @@ from batchyard.agent.health.health import RESERVED_BYTES
 from batchyard.agent.places.layout import Layout, TaskPlace
 from batchyard.agent.places.users import User, kind
 from batchyard.model.common import EnvironmentSetting, UserIdentity
-from batchyard.model.sync import NodeSetup
+from batchyard.model.sync import Gang, NodeSetup
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+MASTER_PORT = 6000
+"""What AZ_BATCH_MASTER_NODE names (contract 4.3); nobody listens there unless the task does."""
 
 
 def account_url(server: str) -> str:
@@ -38,6 +41,20 @@ def of_node(setup: NodeSetup, layout: Layout) -> dict[str, str]:
     }
 
 
+def of_gang(gang: Gang, place: TaskPlace) -> dict[str, str]:
+    """What every instance of a multi-instance task is told of the others; the primary comes first."""
+    slots = " ".join(f"{address} 1" for address in gang.addresses)
+    return {
+        "AZ_BATCH_TASK_SHARED_DIR": place.shared,
+        "AZ_BATCH_TASK_WORKING_DIR": place.shared + "/wd",
+        "AZ_BATCH_NODE_LIST": ";".join(gang.addresses),
+        "AZ_BATCH_HOST_LIST": ",".join(gang.addresses),
+        "AZ_BATCH_MASTER_NODE": f"{gang.addresses[0]}:{MASTER_PORT}",
+        "AZ_BATCH_IS_CURRENT_NODE_MASTER": "true" if gang.number == 0 else "false",
+        "CCP_NODES": f"{len(gang.addresses)} {slots}",
+    }
+
+
 def of_task(
     node: dict[str, str],
     place: TaskPlace,
@@ -50,9 +67,11 @@ def of_task(
     preparation: TaskPlace | None = None,
     token: str | None = None,
     packages: Mapping[str, str] | None = None,
+    gang: Gang | None = None,
 ) -> dict[str, str]:
     """All variables of one attempt."""
-    variables = {"PATH": PATH, "HOME": place.working, "USER": user.name, "LOGNAME": user.name, "LANG": "C.UTF-8", **(trusted or {})}
+    home = place.working if gang is None else place.shared + "/wd"
+    variables = {"PATH": PATH, "HOME": home, "USER": user.name, "LOGNAME": user.name, "LANG": "C.UTF-8", **(trusted or {})}
     for setting in (*common, *own):
         variables[setting.name] = setting.value or ""
     variables.update(node)
@@ -69,6 +88,8 @@ def of_task(
     if preparation is not None:
         variables["AZ_BATCH_JOB_PREP_DIR"] = preparation.directory
         variables["AZ_BATCH_JOB_PREP_WORKING_DIR"] = preparation.working
+    if gang is not None:
+        variables.update(of_gang(gang, place))
     if token is not None:
         variables["AZ_BATCH_AUTHENTICATION_TOKEN"] = token
     return variables

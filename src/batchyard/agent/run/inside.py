@@ -12,7 +12,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
 
 import msgspec
@@ -26,6 +26,8 @@ from batchyard.model.sync import Execution, FileRequest
 
 AT_ONCE = 32
 _PIECE = 32 << 10
+_REMEMBERED = 1_000
+"""Named commands of an attempt whose exits are kept for who asks again; many more than may run."""
 _AHEAD = 4
 """Frames that wait for whoever takes them."""
 _QUIET_S = 5.0
@@ -59,17 +61,64 @@ class _Pipe:
             os.unlink(self.path)
 
 
+class _Named:
+    """A command that outlasts the line to the server: its frames, for one line after the other."""
+
+    def __init__(self, found: AsyncGenerator[bytes, None]) -> None:
+        self._frames = found
+        self._coming: asyncio.Task[bytes | None] | None = None
+        self._last = b""
+
+    @property
+    def over(self) -> bool:
+        """True once its exit is known."""
+        return bool(self._last)
+
+    async def line(self) -> AsyncGenerator[bytes, None]:
+        """The frames that no line has had yet, the last one in any case; to be closed without harm to the command."""
+        while not self._last:
+            coming = self._coming = self._coming or asyncio.create_task(anext(self._frames, None))
+            try:
+                one = await asyncio.shield(coming)
+            except asyncio.CancelledError:
+                if not coming.cancelled():
+                    raise
+                break  # it was ended
+            if self._coming is coming:
+                self._coming = None
+            if one is None:
+                return
+            if one[0] == frames.EXIT:
+                self._last = one
+            else:
+                yield one
+        yield self._last
+
+    async def end(self) -> None:
+        """End the command, if it runs."""
+        self._last = self._last or _exit(_KILLED, "nobody listened to it any more, or the task ended")
+        if self._coming is not None:
+            self._coming.cancel()
+            await asyncio.wait({self._coming})
+        await self._frames.aclose()
+
+
 class Insiders:
     """Runs commands inside of tasks; `node` is asked for what runs there, None before it has joined."""
 
     def __init__(self, directory: str, node: Callable[[], Node | None]) -> None:
         self._directory, self._node = directory, node
         self._running = 0
+        self._named: dict[str, dict[str, _Named]] = {}
+        """By attempt and name, until the attempt's command has ended."""
+        self._ends: set[asyncio.Task[None]] = set()
         shutil.rmtree(directory, ignore_errors=True)  # the pipes of an agent that was killed
 
     async def stream(self, request: FileRequest) -> AsyncGenerator[bytes, None]:
         """The frames of a command that begins when the first is asked for. Raises Refused."""
         wanted = _content.decode(request.content)
+        if (known := self._find(wanted)) is not None:
+            return known.line()
         node = self._node()
         inside = None if node is None else node.inside.get(wanted.attempt)
         if node is None or inside is None:
@@ -78,7 +127,36 @@ class Insiders:
             raise Refused(
                 "OperationInvalidForCurrentState", f"{AT_ONCE} commands run inside of tasks of the node already, which is the most"
             )
-        return self._counted(node, inside, wanted)
+        found = self._counted(node, inside, wanted)
+        if not wanted.name:
+            return found
+        if wanted.attempt not in self._named:
+            self._in_background(self._forget(inside, wanted.attempt))
+        all_ = self._named.setdefault(wanted.attempt, {})
+        if len(all_) >= _REMEMBERED:
+            del all_[next(name for name, each in all_.items() if each.over)]
+        named = all_[wanted.name] = _Named(found)
+        return named.line()
+
+    def _find(self, wanted: Execution) -> _Named | None:
+        return self._named.get(wanted.attempt, {}).get(wanted.name)
+
+    def let_go(self, request: FileRequest) -> None:
+        """Nobody listens to a command any more: end it."""
+        wanted = _content.decode(request.content)
+        if (named := self._find(wanted)) is not None:
+            self._in_background(named.end())
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._ends.add(task)
+        task.add_done_callback(self._ends.discard)
+
+    async def _forget(self, inside: Inside, attempt: str) -> None:
+        await inside.over.wait()
+        await asyncio.sleep(_WITH_THE_TASK_S)  # whoever listens hears how what was killed with the task ended
+        for named in self._named.pop(attempt).values():
+            await named.end()
 
     async def _counted(self, node: Node, inside: Inside, wanted: Execution) -> AsyncGenerator[bytes, None]:
         self._running += 1

@@ -13,8 +13,9 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -30,6 +31,7 @@ from batchyard.agent.places.users import NoSuchUser, User, Users
 from batchyard.agent.process.process import Command, Exit, NotLaunched, SpawnerLost, Spawners
 from batchyard.agent.run import environment
 from batchyard.agent.run.commands import words
+from batchyard.agent.run.doors import Doors
 from batchyard.agent.run.packages import Packages
 from batchyard.agent.transfer.company import Company
 from batchyard.agent.transfer.failures import SERVER, USER, Failed, Stage, exit_code_failure, failure
@@ -82,6 +84,19 @@ class Inside:
     """Set when the attempt's command has ended."""
 
 
+@dataclass(slots=True)
+class Held:
+    """The directory of an instance of a multi-instance task, the user that it belongs to and, on the primary, whoever runs there."""
+
+    place: TaskPlace
+    user: User
+    since: float
+    """When the coordination command was begun, by the loop's clock."""
+    guest: Attempt | None = None
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the guest has ended."""
+
+
 _WORK = msgspec.json.Decoder(Work)
 _SETTINGS = msgspec.json.Decoder(list[EnvironmentSetting] | None)
 
@@ -104,6 +119,12 @@ class Node:
     """By attempt, while its command runs."""
     started: bool = False
     """True once the start task was begun since the node joined; what follows are retries."""
+    ready: Callable[[str], None] = lambda attempt: None
+    """Told of instances of multi-instance tasks whose coordination command has succeeded."""
+    doors: Doors | None = None
+    """Of attempts of multi-instance tasks."""
+    gangs: dict[str, Held] = field(default_factory=dict)
+    """By the attempts of instances, what they hold for the command line of their task."""
     company: Company = field(init=False)
 
     def __post_init__(self) -> None:
@@ -131,6 +152,8 @@ class Attempt:
         self._exit: Exit | None = None
         self._packages: dict[str, str] = {}
         """Variables that name the directories of application packages."""
+        self._begun: float | None = None
+        """When the wall clock of a multi-instance task began, by the loop's clock."""
         self._too_much: str | None = None
         """How its directory took more of the disk than it may."""
 
@@ -186,6 +209,9 @@ class Attempt:
 
     async def _all(self) -> None:
         work = _WORK.decode(self._order.task)
+        if self._order.gang is not None and self._order.gang.within is not None:
+            await self._as_guest(work, self._order.gang.within)
+            return
         try:
             rooms = self._node.layout
             place = rooms.start_task(fresh=not self._node.started) if self._order.start else rooms.task(self._order.job_id, work.id)
@@ -200,6 +226,17 @@ class Attempt:
             await self._in_directory(work, place)
         finally:
             self._node.directories.leave(place.directory)
+
+    async def _as_guest(self, work: Work, within: str) -> None:
+        """Run the command line of a multi-instance task where its primary instance is. Raises Failed."""
+        held = self._node.gangs.get(within)
+        if held is None or held.guest is not None:
+            raise Failed("run", failure(UNKNOWN, "The primary's instance is gone", SERVER))
+        self._begun, held.guest = held.since, self
+        try:
+            await self._in_stages(work, held.place, held.user)
+        finally:
+            held.over.set()
 
     async def _in_directory(self, work: Work, place: TaskPlace) -> None:
         users = self._node.users
@@ -229,12 +266,8 @@ class Attempt:
         limit = self._node.setup.task_disk_bytes
         async with self._held_to_disk(place, limit) if limit else _UNLIMITED:
             await self._stage_in(work, place, user)
-            common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
-            own = work.environment_settings or []
-            variables = environment.of_task(
-                self._node.variables, place, user, work.user_identity, common, own, trusted=self._node.trusted, **self._extras()
-            )
-            self._exit = done = await self._command(work, place, user, variables)
+            async with self._door(user) as starters:
+                self._exit = done = await self._command(work, place, user, self._variables(work, place, user, starters))
             self._stage = "run"
         if done.code == _TOLD_TO_END and not (done.noticed or done.overdue or self._stop.is_set()):
             await self._do(asyncio.sleep(_LAST_TO_HEAR_S))
@@ -243,6 +276,7 @@ class Attempt:
         try:
             if work.output_files:
                 self._stage = "upload"
+                variables = self._variables(work, place, user, {})
                 upload = Upload(place, user.uid, variables, self._node.threads, self._stop, user.group, self._node.company)
                 await self._do(upload.all(work.output_files, done.code))
         except Cancelled:
@@ -257,18 +291,34 @@ class Attempt:
         if done.code != 0:
             raise Failed("run", exit_code_failure())
 
+    def _door(self, user: User) -> AbstractAsyncContextManager[Mapping[str, str]]:
+        """Where a multi-instance task asks for commands on its other nodes; no variables for other tasks."""
+        doors = None if self._order.gang is None else self._node.doors
+        return contextlib.nullcontext({}) if doors is None else doors.open(self._order.attempt, user)
+
+    def _variables(self, work: Work, place: TaskPlace, user: User, starters: Mapping[str, str]) -> dict[str, str]:
+        """The environment of the command."""
+        common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
+        own = work.environment_settings or []
+        begin = {**self._node.trusted, **starters}
+        return environment.of_task(self._node.variables, place, user, work.user_identity, common, own, trusted=begin, **self._extras())
+
     async def _bring_packages(self) -> None:
         """The pool's packages and the task's own, of which the latter count where both name one."""
         packages, order = self._node.packages, self._order
         of_pool = packages.of_start_task if order.start else packages.of_pool
         self._packages = {**await of_pool(), **await packages.of_task(order.packages, order.job_id)}
 
+    def _files_below(self, place: TaskPlace) -> str:
+        """Where resource files go."""
+        return place.working
+
     async def _stage_in(self, work: Work, place: TaskPlace, user: User) -> None:
         if self._order.packages or not self._node.packages.is_free:
             await self._do(self._bring_packages())
         if work.resource_files:
             mode = 0o775 if self._order.start else 0o770  # every task may read what the start task brings
-            staging = Staging(place.working, user.uid, self._node.threads, self._staging, user.group, mode)
+            staging = Staging(self._files_below(place), user.uid, self._node.threads, self._staging, user.group, mode)
             await self._do(staging.all(work.resource_files))
         if self._stop.is_set() or self._too_much:
             raise Cancelled
@@ -307,20 +357,30 @@ class Attempt:
         """What the attempt is told beyond what all are told."""
         preparation = self._order.preparation_id
         place = None if preparation is None else self._node.layout.task(self._order.job_id, preparation)
-        return {"preparation": place, "token": self._order.token, "packages": self._packages}
+        return {"preparation": place, "token": self._order.token, "packages": self._packages, "gang": self._order.gang}
+
+    def _logs(self, place: TaskPlace) -> tuple[str, str]:
+        """Files that the command's output goes to."""
+        return place.directory + "/stdout.txt", place.directory + "/stderr.txt"
+
+    async def _launch(self, command: Command) -> Exit:
+        """Run the command to its end. Raises NotLaunched, SpawnerLost."""
+        return await self._node.spawners.run(self._key, command, self._noticed)
 
     async def _command(self, work: Work, place: TaskPlace, user: User, variables: dict[str, str]) -> Exit:
         argv, refused = _program(work)
         limit = work.constraints.max_wall_clock_time if work.constraints else None
         limit_us = _limit_us(limit) if limit else None
-        logs = place.directory + "/stdout.txt", place.directory + "/stderr.txt"
         seconds = None if limit_us is None else limit_us / 1e6
+        if seconds is not None and self._begun is not None:  # the time of the coordination command counts
+            seconds = max(0.0, seconds - (asyncio.get_running_loop().time() - self._begun))
         try:
-            command = Command(argv, variables, place.working, *logs, user.uid, seconds, user.group)
-            inside = Inside(self._key, variables, place.working, user.uid, user.group)
+            working = variables["AZ_BATCH_TASK_WORKING_DIR"]
+            command = Command(argv, variables, working, *self._logs(place), user.uid, seconds, user.group)
+            inside = Inside(self._key, variables, working, user.uid, user.group)
             self._node.inside[self._order.attempt] = inside
             try:
-                return await self._node.spawners.run(self._key, command, self._noticed)
+                return await self._launch(command)
             finally:
                 del self._node.inside[self._order.attempt]
                 inside.over.set()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Self, cast
 from urllib.parse import urlsplit
@@ -20,10 +20,17 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 LARGEST = 256 << 20
 """Bytes that an answer may have, head included."""
 _CONNECT_S = 15.0
+_PIECE = 64 << 10
+_REASON = 1_000
+"""Bytes of a refusal that are told."""
 
 
 class Broken(OSError):
     """The connection ended before its answer did, or what came is no answer."""
+
+
+class Refusal(Broken):
+    """The server refuses, and would again."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -105,6 +112,39 @@ class _Connection(asyncio.Protocol):
             waiting.set_exception(Broken(reason))
 
 
+class _Drawn:
+    """An answer whose body is taken in pieces."""
+
+    def __init__(self) -> None:
+        self._parser = HttpResponseParser(self)
+        self._pieces: list[bytes] = []
+        self.whole = False
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        self.whole = self._parser.get_status_code() >= 200
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """What came of the body with these bytes. Raises Broken for an answer that is none, is cut off or is a refusal."""
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            raise Broken(f"that is no HTTP answer: {error}") from None
+        status = self._parser.get_status_code()
+        if self.whole and status != 200:
+            raise (Refusal if status < 500 else Broken)(
+                b"".join(self._pieces)[:_REASON].decode(errors="replace") or f"the server answered {status}"
+            )
+        if not data and not self.whole:
+            raise Broken("the server closed the connection")
+        if status != 200:
+            return []
+        found, self._pieces = self._pieces, []
+        return found
+
+
 async def _send(writer: asyncio.StreamWriter, pieces: AsyncIterator[bytes]) -> None:
     """Send the pieces as chunks, no faster than they are taken. Raises OSError."""
     async for piece in pieces:
@@ -164,10 +204,13 @@ class Link:
             return await self._ask(await self._connect(), head + content)
 
     async def pour(self, path: str, pieces: AsyncIterator[bytes], more: bytes) -> None:
-        """Send pieces as they come, with `more` header lines, on a connection of their own, until the server answers. Raises OSError."""
+        """Send pieces as they come, with `more` header lines, on a connection of their own, until the server answers.
+
+        Raises OSError: Broken when it hangs up without an answer, or answers that it fails.
+        """
         async with asyncio.timeout(_CONNECT_S):
             reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._trust)
-        answered = asyncio.ensure_future(reader.read(1))
+        answered = asyncio.ensure_future(reader.readline())
         head = b"POST %b HTTP/1.1\r\n%btransfer-encoding: chunked\r\n\r\n"
         writer.write(head % ((self._prefix + path).encode("ascii"), self._fields + more))
         sending = asyncio.ensure_future(_send(writer, pieces))
@@ -176,10 +219,28 @@ class Link:
             if sending.done():
                 sending.result()
                 await asyncio.wait({answered}, timeout=_CONNECT_S)
+            if not answered.done() or answered.result()[9:10] in (b"", b"5"):
+                raise Broken("the server did not take all of it")
         finally:
             for task in (sending, answered):
                 task.cancel()
             await asyncio.wait((sending, answered))
+            writer.transport.abort()
+
+    async def draw(self, path: str, content: bytes, patience_s: float) -> AsyncGenerator[bytes, None]:
+        """Post content on a connection of its own; pieces of the answer as they come. Raises OSError: Broken, also for a refusal."""
+        async with asyncio.timeout(_CONNECT_S):
+            reader, writer = await asyncio.open_connection(self._host, self._port, ssl=self._trust)
+        try:
+            head = b"POST %b HTTP/1.1\r\n%bcontent-length: %d\r\n\r\n" % ((self._prefix + path).encode("ascii"), self._fields, len(content))
+            writer.write(head + content)
+            answer = _Drawn()
+            while not answer.whole:
+                async with asyncio.timeout(patience_s):
+                    data = await reader.read(_PIECE)
+                for piece in answer.feed(data):
+                    yield piece
+        finally:
             writer.transport.abort()
 
     async def _connect(self) -> _Connection:

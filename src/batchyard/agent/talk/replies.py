@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -40,8 +40,18 @@ _ENTRIES = 500
 
 Service = Callable[[FileRequest], Awaitable[files.Found]]
 """Does what a request asks that is not about files; may raise Refused, OSError or msgspec.ValidationError."""
-Stream = Callable[[FileRequest], Awaitable[AsyncGenerator[bytes, None]]]
-"""Begins what takes as long as it takes and is done once at most; may raise Refused or msgspec.ValidationError."""
+
+
+class Streams(Protocol):
+    """What takes as long as it takes and is done once at most."""
+
+    async def stream(self, request: FileRequest) -> AsyncGenerator[bytes, None]:
+        """Begin. May raise Refused or msgspec.ValidationError."""
+        ...
+
+    def let_go(self, request: FileRequest) -> None:
+        """The server has all of it, or wants no more; not called when the line to it broke."""
+        ...
 
 
 class Replies:
@@ -58,7 +68,7 @@ class Replies:
         root: str,
         threads: Executor,
         services: Mapping[str, Service],
-        streams: Mapping[str, Stream],
+        streams: Mapping[str, Streams],
         answered: Callable[[FileRequest, FileHead], None],
     ) -> None:
         self._link, self._connect, self._root, self._threads = link, connect, root, threads
@@ -116,7 +126,7 @@ class Replies:
         path = FILES_PATH.format(request_id=request.id)
         try:
             try:
-                pieces = await self._streams[request.operation](request)
+                pieces = await self._streams[request.operation].stream(request)
             except files.Refused as refused:
                 await self._post(request, files.refusal(refused))
             except msgspec.ValidationError as error:
@@ -124,6 +134,7 @@ class Replies:
             else:
                 async with contextlib.aclosing(pieces):
                     await self._link.pour(path, pieces, f"{FILE_HEADER}: {_ascii(FileHead())}\r\n".encode("ascii"))
+                self._streams[request.operation].let_go(request)
         except OSError as error:
             log.warning("stream broken off", request=request.id, reason=str(error) or type(error).__name__)
         finally:

@@ -11,7 +11,7 @@ import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from batchyard.api.agents import joining
+from batchyard.api.agents import joining, starts
 from batchyard.api.wire.accounts import PREFIX, PREFIXED
 from batchyard.api.wire.call import Services, decode
 from batchyard.engine import wakes
@@ -66,7 +66,7 @@ class Agents:
         self._services.wakes([wakes.node(node_pk) for node_pk in self._talks])
 
     async def __call__(self, request: Request) -> Response:
-        """Dispatch `/agent/join`, `/agent/authority`, `/agent/sync` and `/agent/files/{id}`."""
+        """Dispatch `/agent/join`, `/agent/authority`, `/agent/sync`, `/agent/starts` and `/agent/files/{id}`."""
         known, path = b"", request.scope["path"].removeprefix(request.scope.get(PREFIXED, ""))
         try:
             if (request.method, path) == ("GET", AUTHORITY_PATH):
@@ -83,6 +83,8 @@ class Agents:
                 return Response(status_code=405)
             if parts[1:] == ["sync"]:
                 return await self._sync(request, node_pk)
+            if parts[1:] == ["starts"]:
+                return await starts.start(request, self._services, node_pk)
             if len(parts) == 3 and parts[1] == "files":
                 return await self._file(request, node_pk, parts[2])
         except NotThisNode:
@@ -169,6 +171,7 @@ class Agents:
         return bool(
             sync.session == 0
             or sync.ended
+            or sync.ready
             or sync.removed
             or answer.orders
             or answer.removals
@@ -209,6 +212,8 @@ class Agents:
             return Response(status_code=503, headers={"connection": "close"})
         if whole is None:
             return Response(status_code=410)
+        if not whole and self._closing:
+            return Response(status_code=503, headers={"connection": "close"})  # who asked may still be there
         return Response(status_code=204, headers=None if whole else {"connection": "close"})  # an agent that sends on is to notice
 
 

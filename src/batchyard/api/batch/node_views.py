@@ -194,7 +194,9 @@ def _recent(task: RecentTask, call: Call) -> TaskInformation:
         result=task.result,
     )
     url = call.url("jobs", task.job_id, "tasks", task.task_id)
-    return TaskInformation(task_url=url, job_id=task.job_id, task_id=task.task_id, task_state=task.state, execution_info=info)
+    return TaskInformation(
+        task_url=url, job_id=task.job_id, task_id=task.task_id, subtask_id=task.number, task_state=task.state, execution_info=info
+    )
 
 
 def _time(us: int | None) -> str | None:

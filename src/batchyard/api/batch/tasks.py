@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 from starlette.responses import Response
 
-from batchyard.api.batch import selection, task_views
+from batchyard.api.batch import selection, subtask_views, task_views
 from batchyard.api.wire import wire
 from batchyard.api.wire.call import Call, decode
 from batchyard.engine import lookup
@@ -20,9 +20,10 @@ from batchyard.model.task import TaskAddCollection, TaskAddResult, TaskCreateCon
 from batchyard.model.words import ElevationLevel, TaskAddStatus
 from batchyard.rules import odata
 from batchyard.rules.conditions import Conditions
-from batchyard.store import task_pages
+from batchyard.store import instances, task_pages
 from batchyard.store import tasks as rows
 from batchyard.store.filters import Page
+from batchyard.store.instances import InstanceRow
 from batchyard.store.jobs import JobRow
 from batchyard.store.reader import Reader
 from batchyard.store.tasks import TaskLine, TaskView
@@ -202,10 +203,16 @@ async def reactivate(call: Call) -> Response:
 
 
 async def subtasks(call: Call) -> Response:
-    """GET /jobs/{jobId}/tasks/{taskId}/subtasksinfo: an ordinary task has none (contract 9.5)."""
-    selection.of(call, selection.SUBTASK)
-    await call.db.read(find, call.ids["job_id"], call.ids["task_id"])
-    return wire.listing(call.base, "subtaskinfo", [], None)
+    """GET /jobs/{jobId}/tasks/{taskId}/subtasksinfo: the primary is none, and an ordinary task has none (contract 9.5)."""
+    selected = selection.of(call, selection.SUBTASK)
+    job, task, found = await call.db.read(_instances, call.ids["job_id"], call.ids["task_id"])
+    views = [subtask_views.subtask(row, job.id, task.id, call) for row in found if row.number]
+    return wire.listing(call.base, "subtaskinfo", selected.all(views), None)
+
+
+def _instances(reader: Reader, job_id: str, task_id: str) -> tuple[JobRow, TaskView, list[InstanceRow]]:
+    job, task = find(reader, job_id, task_id)
+    return job, task, instances.of_task(reader, task.pk)
 
 
 async def delete(call: Call) -> Response:

@@ -5,21 +5,15 @@ It needs an account key. It ends with the task, with its time limit, and when th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import msgspec
-import structlog
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from batchyard.api.wire.call import Call
-from batchyard.api.wire.relay import Exchange
+from batchyard.api.wire.streams import Frames
 from batchyard.engine.checks.demands import duration_us
 from batchyard.engine.work import tasks
 from batchyard.model.errors import BatchError, invalid_property
 from batchyard.model.sync import Execution, FileRequest
-
-log = structlog.get_logger()
 
 MOST_BYTES = 100_000
 """Of all words of a command together; Linux takes 128 KiB of one."""
@@ -45,7 +39,7 @@ async def run(call: Call) -> Response:
     content = msgspec.json.encode(Execution(attempt=attempt, command=wanted.command, limit_s=limit_us / 1e6))
     request = FileRequest(id="", operation="exec", content=msgspec.Raw(content))
     try:
-        return _Frames(await call.services.relay.ask(node_pk, request))
+        return Frames(await call.services.relay.ask(node_pk, request))
     except BatchError as error:
         if error.code == "TaskFilesUnavailable":
             raise BatchError("OperationNotValidOnNode", Reason="The node's agent does not answer") from None
@@ -76,25 +70,3 @@ def _is_text(word: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-class _Frames(StreamingResponse):
-    """The frames of an exchange, which is over when the response is: then the node ends the command."""
-
-    def __init__(self, exchange: Exchange) -> None:
-        super().__init__(_pieces(exchange), media_type="application/octet-stream")
-        self._exchange = exchange
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the command has ended or the client is gone."""
-        try:
-            await super().__call__(scope, receive, send)
-        except ConnectionError as error:
-            log.warning("command broken off", path=scope["path"], reason=str(error))
-        finally:
-            self._exchange.close()
-
-
-async def _pieces(exchange: Exchange) -> AsyncIterator[bytes]:
-    async for chunk in exchange.chunks():
-        yield chunk

@@ -21,6 +21,7 @@ CHECKS: Sequence[Check] = (
     isolation.limits,
     isolation.users,
     isolation.accounts,
+    isolation.networks,
     service.port,
     service.server,
     service.clock,

@@ -139,3 +139,17 @@ def accounts(_: Place) -> Iterator[Finding]:
         )
     else:
         yield ok("node users", "users can be added to nodes, administrators with sudo")
+
+
+def networks(_: Place) -> Iterator[Finding]:
+    """Whether each node can have a network of its own, and the rest of the world from there."""
+    from batchyard.providers.network import kernel
+
+    if reason := kernel.obstacle():
+        yield note("networks", f"nodes share this machine's address: {reason}", "It matters only for --network namespaces.")
+    elif reason := kernel.outside():
+        found, mend = reason.partition(": ")[::2]
+        text = f"nodes can have networks of their own, from which they reach the server and not the rest of the world: {found}"
+        yield note("networks", text, f"If they need it: {mend}")
+    else:
+        yield ok("networks", "nodes can have networks of their own, and reach the rest of the world from there")

@@ -6,13 +6,15 @@ from batchyard.engine.checks import demands, packages
 from batchyard.model import times
 from batchyard.model.common import AuthenticationTokenSettings, AutoUserSpecification, UserIdentity
 from batchyard.model.errors import BatchError, invalid_property
-from batchyard.model.task import ExitConditions, TaskConstraints, TaskCreateContent, TaskDependencies
+from batchyard.model.task import ExitConditions, MultiInstanceSettings, TaskConstraints, TaskCreateContent, TaskDependencies
 from batchyard.model.words import AutoUserScope, ElevationLevel
 from batchyard.store.jobs import JobRow
 
 RETENTION = "P7D"
 DEPENDENCY_CHARACTERS = 64_000
 DEPENDENCY_RANGES = 1_000
+MOST_INSTANCES = 10_000
+"""More nodes no pool has; an order names the addresses of all of them."""
 
 DEFAULT_IDENTITY = UserIdentity(auto_user=AutoUserSpecification(scope=AutoUserScope.POOL, elevation_level=ElevationLevel.NON_ADMIN))
 
@@ -28,7 +30,6 @@ def check(task: TaskCreateContent, job: JobRow, slots_per_node: int | None) -> N
     demands.environment(task.environment_settings)
     demands.not_served(
         containerSettings=task.container_settings,
-        multiInstanceSettings=task.multi_instance_settings,
     )
     packages.check(task.application_package_references)
     task.application_package_references = task.application_package_references or None
@@ -36,7 +37,9 @@ def check(task: TaskCreateContent, job: JobRow, slots_per_node: int | None) -> N
     for code, special_id in (("TaskIdSameAsJobPreparationTask", job.preparation_id), ("TaskIdSameAsJobReleaseTask", job.release_id)):
         if special_id is not None and special_id.lower() == task.id.lower():
             raise BatchError(code)
-    if task.required_slots is not None:
+    if task.multi_instance_settings is not None:
+        _check_instances(task, task.multi_instance_settings)
+    elif task.required_slots is not None:
         demands.within("requiredSlots", task.required_slots, 1, slots_per_node or 256)
     if task.depends_on is not None and (task.depends_on.task_ids or task.depends_on.task_id_ranges):
         _check_dependencies(task.depends_on, job)
@@ -45,6 +48,18 @@ def check(task: TaskCreateContent, job: JobRow, slots_per_node: int | None) -> N
     task.constraints = constraints(task.constraints, job.max_retries)
     task.required_slots = task.required_slots or 1
     task.user_identity = task.user_identity or DEFAULT_IDENTITY
+
+
+def _check_instances(task: TaskCreateContent, settings: MultiInstanceSettings) -> None:
+    """What several instances ask for; whether the pool can run them is no question: elsewhere they wait (contract 3.10)."""
+    if not settings.coordination_command_line.strip():
+        raise invalid_property("coordinationCommandLine", settings.coordination_command_line, "The command line must not be empty")
+    if settings.number_of_instances is not None:
+        demands.within("numberOfInstances", settings.number_of_instances, 1, MOST_INSTANCES)
+    settings.number_of_instances = settings.number_of_instances or 1
+    demands.resource_files(settings.common_resource_files)
+    if task.required_slots not in (None, 1):
+        raise invalid_property("requiredSlots", task.required_slots, "An instance of a multi-instance task takes one slot")
 
 
 def token_settings(given: AuthenticationTokenSettings | None) -> None:

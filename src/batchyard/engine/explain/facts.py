@@ -62,6 +62,7 @@ _MOST_PARENTS = 100
 _MOST_MISSING = 10
 _CHUNK, _CHUNKS = 1000, 10
 _MOST_POOLS = 5
+_MOST_IN_THE_WAY = 3
 _LONGEST = 200
 """Characters of a message that are told."""
 MOST_NAMED = 100
@@ -136,6 +137,8 @@ def pool(reader: Reader, row: PoolView, asked: JobRow | None, now: int) -> PoolF
         now=now,
         others=rows.other_pools(reader, row.pk, _MOST_POOLS) if lacking else (),
         next=_next_round(reader, row, asked, now),
+        takes_gangs=row.takes_gangs,
+        running=rows.running_longest(reader, row.pk, _MOST_IN_THE_WAY) if row.takes_gangs else (),
         rivals=_rivals(reader, row.id.lower(), asked),
         launch_failure=rows.launch_failure(reader, row.pk),
         start_task_failure=None if start_failed is None else _how(*start_failed),
@@ -234,7 +237,8 @@ def _held(reader: Reader, room: Room, names: Mapping[int, str]) -> Held | None:
     if task is None or room.held is None:
         return None
     needs = room.need(room.held)
-    return Held(names[room.node], task.pk, task.id, job_rows.get(reader, task.job_pk).id, needs, room.free)
+    job_id = job_rows.get(reader, task.job_pk).id
+    return Held(names[room.node], task.pk, task.id, job_id, needs, room.free, room.held.slots if room.held.gang else 0)
 
 
 def _rivals(reader: Reader, pool_key: str, asked: JobRow | None) -> list[Rival]:
@@ -285,6 +289,8 @@ def _task(reader: Reader, job: JobRow, row: TaskRow, ahead: int) -> TaskFacts:
         slots=row.slots,
         exclusive=bool(row.exclusive),
         dedicated_only=bool(row.dedicated_only),
+        instances=row.instances,
+        held_since=row.held_since,
         node_id=None if node is None else node.id,
         exit_code=row.exit_code,
         succeeded=row.result == TaskResult.SUCCESS,

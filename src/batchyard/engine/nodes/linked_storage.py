@@ -19,7 +19,7 @@ from batchyard.blobs.edge.sas import blob_sas, container_sas
 from batchyard.model import times
 from batchyard.model.common import ResourceFile
 from batchyard.model.errors import BatchError
-from batchyard.model.job import JobCreateContent
+from batchyard.model.job import JobCreateContent, JobManagerTask, JobPreparationTask, JobReleaseTask
 from batchyard.model.sync import Order, Package
 from batchyard.model.task import TaskCreateContent
 from batchyard.store import tasks as task_rows
@@ -68,12 +68,12 @@ def parts_for_task(reader: Reader, job: JobRow, task_pk: int) -> frozenset[Part]
     """The parts of the linked storage that the token of a task of a job may have further tasks read."""
     sent = _job.decode(job.body)
     special = (sent.job_manager_task, sent.job_preparation_task, sent.job_release_task, _task.decode(task_rows.body(reader, task_pk)))
-    return frozenset(part for task in special if task is not None for part in _parts(task.resource_files))
+    return frozenset(part for task in special if task is not None for part in _parts_of(task))
 
 
 def check_parts(task: TaskCreateContent, allowed: Collection[Part]) -> None:
     """Raises Forbidden when a task reads of the linked storage what is in none of the allowed parts."""
-    for name, prefix in _parts(task.resource_files):
+    for name, prefix in _parts_of(task):
         if not any(name == container and prefix.startswith(start) for container, start in allowed):
             raise BatchError(
                 "Forbidden",
@@ -81,6 +81,11 @@ def check_parts(task: TaskCreateContent, allowed: Collection[Part]) -> None:
                 PropertyValue=name[:64],
                 Reason="A task's token does not allow a container, or a prefix in it, that neither its own task nor its job names",
             )
+
+
+def _parts_of(task: TaskCreateContent | JobManagerTask | JobPreparationTask | JobReleaseTask) -> list[Part]:
+    several = task.multi_instance_settings if isinstance(task, TaskCreateContent) else None
+    return _parts(task.resource_files) + _parts(several.common_resource_files if several is not None else None)
 
 
 def _parts(files: Iterable[ResourceFile] | None) -> list[Part]:

@@ -15,7 +15,7 @@ from batchyard.engine.nodes import health, packages
 from batchyard.engine.nodes.node_changes import CHANGING
 from batchyard.engine.nodes.orders import orders, task_token
 from batchyard.engine.scheduling import scheduler
-from batchyard.engine.settling import start_tasks
+from batchyard.engine.settling import gangs, start_tasks
 from batchyard.engine.settling.ends import lose, report
 from batchyard.engine.settling.moves import back_to_work
 from batchyard.model.pool import PoolCreateContent, UserAccount
@@ -114,8 +114,8 @@ def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int, *, refill
         node_rows.seen(tx, node.pk, now)
     if sync.removed:
         node_rows.removed(tx, node.pk, sync.removed)
-    if sync.ended:
-        report(tx, node, sync.ended, now)
+    if sync.ended or sync.ready:
+        _report(tx, node, sync, now)
     if sync.leaving:
         _unheard(tx, node.pk, NodeHappened.AGENT_STOPPED, now)
         node_rows.move(tx, node_rows.get(tx, node.pk) or node, last_seen=None)  # it is gone, or soon will be: that is no silence
@@ -125,6 +125,11 @@ def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int, *, refill
     if refill and sync.ended:
         _refill(tx, node.pool_pk, now)
     return orders(tx, node, sync, setting.key)
+
+
+def _report(tx: Tx, node: NodeRow, sync: Sync, now: int) -> None:
+    report(tx, node, sync.ended, now)
+    gangs.hear(tx, node, sync.ready, sync.ended, now)
 
 
 def _refill(tx: Tx, pool_pk: int, now: int) -> None:
@@ -145,7 +150,7 @@ def _is_occupied(node: NodeRow, root: str, setting: Setting, now: int) -> bool:
 
 def _join(tx: Tx, node: NodeRow, sync: Sync, setting: Setting, now: int) -> Orders:
     """Begin a session: of what an earlier agent of the node ran, ends that it noted count, the rest runs again, and the start task too."""
-    report(tx, node, sync.ended, now)
+    _report(tx, node, sync, now)
     node = lose(tx, node_rows.get(tx, node.pk) or node, now, unwatched=sync.unwatched)
     pool = pool_rows.get(tx, node.pool_pk)
     assert pool is not None, f"node {node.pk} has no pool"

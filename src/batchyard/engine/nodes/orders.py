@@ -9,9 +9,10 @@ import msgspec
 
 from batchyard.engine.nodes import packages
 from batchyard.engine.nodes.node_changes import Action
-from batchyard.engine.settling import special_tasks, start_tasks
-from batchyard.model.sync import Order, Orders, Removal, Sync
+from batchyard.engine.settling import gangs, special_tasks, start_tasks
+from batchyard.model.sync import Gang, Order, Orders, Removal, Sync
 from batchyard.rules import attempts, places
+from batchyard.store import instances as instance_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store import special_tasks as special_rows
 from batchyard.store import tasks as task_rows
@@ -33,11 +34,12 @@ def orders(reader: Reader, node: NodeRow, sync: Sync, key: bytes) -> Orders:
     removed, ran = node_rows.removals(reader, node.pk, REMOVALS_PER_SYNC), task_rows.attempts(reader, node.pk)
     specials = special_rows.running(reader, node.pk)
     removals = [Removal(number=number, directory=path) for number, path in removed]
-    named = {attempts.name(pk, run): pk for pk, run in ran}
+    named = {attempts.name(pk, run, number): (pk, number) for pk, run, number in ran}
     wanted = [*named]
-    missing = {pk: name for name, pk in named.items() if name not in has}
-    rows = task_rows.orders(reader, [*missing])
-    made = (_order(reader, rows[pk], name, key, node.pk if removals else None) for pk, name in missing.items())
+    missing = {name: which for name, which in named.items() if name not in has}
+    rows = task_rows.orders(reader, list({pk for pk, _ in missing.values()}))
+    clearing = node.pk if removals else None
+    made = (_order(reader, rows[pk], name, number, key, clearing) for name, (pk, number) in missing.items())
     fresh = [order for order in made if order is not None]
     for special in specials:
         name = attempts.name(special.pk, special.run, special=True)
@@ -58,20 +60,27 @@ def _start_order(node: NodeRow, name: str) -> Order:
     return Order(attempt=name, job_id="", task=msgspec.Raw(start_tasks.order_body(node)), start=True)
 
 
-def _order(reader: Reader, row: OrderRow, name: str, key: bytes, clearing: int | None) -> Order | None:
-    """The order to run a task; None while node `clearing` has yet to remove what an earlier task left in its directory."""
+def _order(reader: Reader, row: OrderRow, name: str, number: int | None, key: bytes, clearing: int | None) -> Order | None:
+    """The order to run a task, or an instance of one; None while node `clearing` has yet to remove what was left in its directory."""
     there = [places.job_directory(row.job_id), places.task_directory(row.job_id, row.id)]
     if clearing is not None and node_rows.must_remove(reader, clearing, there):
         return None
+    instance = number is not None
     return Order(
         attempt=name,
         job_id=row.job_id,
-        task=msgspec.Raw(row.body),
+        task=msgspec.Raw(gangs.order_body(row.body) if instance else row.body),
         environment=msgspec.Raw(row.environment or b"[]"),
         preparation_id=row.preparation_id,
         token=task_token(key, row.pk, row.run) if row.wants_token else None,
-        packages=packages.of_task(reader, row.body),
+        packages=[] if instance else packages.of_task(reader, row.body),
+        gang=_gang(reader, row, number) if row.instances else None,
     )
+
+
+def _gang(reader: Reader, row: OrderRow, number: int | None) -> Gang:
+    addresses = [instance.address for instance in instance_rows.of_task(reader, row.pk)]
+    return Gang(number=number or 0, addresses=addresses, within=attempts.name(row.pk, row.run, 0) if number is None else None)
 
 
 def _special_order(reader: Reader, pk: int, name: str) -> Order:

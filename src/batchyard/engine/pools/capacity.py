@@ -385,8 +385,9 @@ def _tried(node: NodeRow) -> int:
 
 def _order(pool: PoolView, node: NodeRow, node_key: bytes) -> NodeOrder:
     token = node_cases.token(node_key, node.pk)
-    vm_size = pool_rows.content(pool.body).vm_size
-    return NodeOrder(pool.id, node.id, token, vm_size, node.slots, bool(node.dedicated), node.cores, node.memory)
+    asked = pool_rows.content(pool.body)
+    together = bool(asked.enable_inter_node_communication)
+    return NodeOrder(pool.id, node.id, token, asked.vm_size, node.slots, bool(node.dedicated), node.cores, node.memory, together)
 
 
 class Loss(msgspec.Struct, frozen=True):

@@ -101,6 +101,7 @@ def _columns(pool: PoolCreateContent) -> dict[str, object]:
         "slots_per_node": pool.task_slots_per_node,
         "pack": pool.task_scheduling_policy.node_fill_type is NodeFillType.PACK,
         "oldest_first": pool.task_scheduling_policy.job_default_order is JobDefaultOrder.CREATION_TIME,
+        "inter_node": bool(pool.enable_inter_node_communication),
         "body": msgspec.json.encode(without_secrets(pool)),
     }
 
@@ -147,7 +148,7 @@ def _store(tx: Tx, row: PoolView, pool: PoolCreateContent, changes: dict[str, ob
     if "application_package_references" in changes:
         packages.check_there(tx, pool.application_package_references)
     fresh = pool_rows.move(tx, row, modified=max(now, row.modified + 1), **_columns(pool))
-    if pool.task_slots_per_node != row.slots_per_node:
+    if (pool.task_slots_per_node, bool(pool.enable_inter_node_communication)) != (row.slots_per_node, bool(row.inter_node)):
         job_rows.forget_smallest(tx, row.id.lower())
     tx.log(now, "pool", row.pk, happened)
     return fresh

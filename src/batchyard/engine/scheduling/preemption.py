@@ -10,7 +10,7 @@ import msgspec
 from batchyard.engine.settling import special_tasks
 from batchyard.engine.settling.moves import give_back, requeue
 from batchyard.rules.placement import Room
-from batchyard.rules.preemption import Victim, choose, reach
+from batchyard.rules.preemption import Victim, choose, choose_nodes, reach, reach_nodes
 from batchyard.rules.transitions import TaskHappened
 from batchyard.store import jobs as job_rows
 from batchyard.store import ready
@@ -107,24 +107,33 @@ class _Push:
         return [job for job in found if job is not None]
 
     def _able(self) -> Iterator[tuple[JobDemand, int]]:
-        """Jobs that can have enough room on a node that is not held, with the most that they can have there."""
+        """Jobs that can have enough room on a node that is not held, or on several, with the most that they can have there."""
         yielding = [_victim(task) for task in self._running if task.preemptible and not task.manager and task.node_pk not in self._held]
         above: int | None = None
-        for priority, most in reversed(reach(yielding, self._rooms)):
+        free = [room for room in self._rooms if room.held is None and room.free]
+        within = reach_nodes(yielding, len(free)) if self._pool.takes_gangs else reach(yielding, self._rooms)
+        for priority, most in reversed(within):
             for job in job_rows.able(self._tx, self._pool.id.lower(), (priority, above), most, MOST_ABLE):
                 yield job, most
             above = priority
 
     def _tasks(self, job: JobDemand, most: int) -> list[ReadyTask]:
         """The first tasks of a job that may start, one of each size up to `most`."""
-        sizes = ready.sizes(self._tx, job.pk, most)
-        managers = ready.managers(self._tx, job.pk, most)
-        smallest = ready.least(self._tx, job.pk, managers, sizes, self._pool.slots_per_node) or most + 1
+        whole, gangs = min(most, self._pool.slots_per_node), self._gangs(job, most)
+        sizes = ready.sizes(self._tx, job.pk, whole)
+        managers = ready.managers(self._tx, job.pk, whole)
+        plain = ready.least(self._tx, job.pk, managers, sizes, self._pool.slots_per_node)
+        smallest = min([*([] if plain is None else [plain]), *(task.slots for task in gangs)], default=most + 1)
         if smallest > most and job.smallest != BARRED:
             self._smallest[job.pk] = smallest
         found = [task for slots in sizes for task in ready.of_size(self._tx, job.pk, slots, 0, 2) if not task.manager]
         firsts = {task.slots: task for task in sorted(found, key=lambda task: -task.pk)}
-        return [*managers, *sorted(firsts.values(), key=lambda task: task.pk)]
+        return [*managers, *sorted([*firsts.values(), *gangs], key=lambda task: task.pk)]
+
+    def _gangs(self, job: JobDemand, most: int) -> list[ReadyTask]:
+        """The first multi-instance task of each size up to `most`."""
+        sizes = ready.gang_sizes(self._tx, job.pk, most) if self._pool.takes_gangs else []
+        return [task for nodes in sizes for task in ready.gangs(self._tx, job.pk, nodes, 0, 1)]
 
     def _choose(self, pusher: _Pusher) -> list[Victim]:
         task, job = pusher.task, pusher.job
@@ -132,9 +141,13 @@ class _Push:
         needed = self._pool.slots_per_node if task.exclusive else task.slots
         barred = closed | {node for node, key in self._held.items() if key != task.pk}
         rooms = [room for room in self._rooms if room.node not in barred and (room.dedicated or not task.dedicated_only)]
+        near = (other for other in self._running if other.node_pk not in barred and (other.dedicated or not task.dedicated_only))
+        if task.instances:
+            free = sum(room.free > 0 for room in rooms)
+            yielding = [_victim(other) for other in near if pusher.may_push(other)]
+            return [] if free >= task.slots else choose_nodes(task.slots, yielding, free)
         if any(room.free >= needed for room in rooms):
             return []
-        near = (other for other in self._running if other.node_pk not in barred and (other.dedicated or not task.dedicated_only))
         return choose(needed, [_victim(other) for other in near if pusher.may_push(other)], rooms)
 
     def _preempts(self, pusher: _Pusher) -> bool:
@@ -150,4 +163,4 @@ def _push_off(tx: Tx, victim: Victim, now: int) -> None:
     assert task is not None, f"task {victim.key} vanished while it ran"
     job = job_rows.get(tx, task.job_pk)
     requeue(tx, job, task, TaskHappened.REQUEUED, now, cause="preempted", requeues=task.requeues + 1, last_requeue=now)
-    give_back(tx, victim.node, slots=task.held, tasks=1, now=now)
+    give_back(tx, task.node_pk or 0, slots=task.held, tasks=1, now=now)

@@ -8,7 +8,7 @@ from heapq import merge
 
 from batchyard.engine.scheduling.demand import asked, demand
 from batchyard.engine.settling import special_tasks
-from batchyard.rules.placement import PATIENCE_US, Queue, Room, Rooms, Waiting, most_held, place
+from batchyard.rules.placement import PATIENCE_US, GangRooms, Queue, Room, Rooms, Waiting, is_resting, most_held, place
 from batchyard.store import jobs as job_rows
 from batchyard.store import nodes as node_rows
 from batchyard.store import ready
@@ -35,10 +35,13 @@ class Queues:
         self._holding = job_rows.holding(reader, self._key)
         self.demand = demand(reader, self._key, jobs)
         self.rooms = [Room(node.pk, node.free, node.slots, bool(node.dedicated)) for node in nodes]
-        self._rooms = Rooms(self.rooms, most_held(pool.nodes))
+        self._whole = max((room.slots for room in self.rooms), default=0)
+        """The most slots of one node."""
+        self._largest = node_rows.usable(reader, pool.pk) if pool.takes_gangs else self._whole
+        """What a task may need at most to run here at all: slots of a node, or that many nodes where each has one."""
+        self._rooms = GangRooms(self.rooms, self._largest) if pool.takes_gangs else Rooms(self.rooms, most_held(pool.nodes))
         self.names = {node.pk: node.id for node in nodes}
         self._by_name = {node.id.lower(): node.pk for node in nodes}
-        self._largest = max((room.slots for room in self.rooms), default=0)
         self._share = sum(room.free for room in self.rooms) // self.demand.few if self.demand.few else 0
         """Free slots for each job, where these are few."""
         self._sizes: list[int] = []
@@ -61,7 +64,11 @@ class Queues:
 
     def kept(self) -> list[int]:
         """Keys of the tasks that a node is held for against their equals."""
-        return [room.held.key for room in self.rooms if room.held is not None and room.kept]
+        return list(dict.fromkeys(room.held.key for room in self.rooms if room.held is not None and room.kept))
+
+    def held_gangs(self) -> set[int]:
+        """Keys of the multi-instance tasks that nodes are held for."""
+        return {room.held.key for room in self.rooms if room.held is not None and room.held.gang}
 
     def lost(self) -> list[int]:
         """Keys of the tasks that a node was held for, and that had their turn without any."""
@@ -159,24 +166,27 @@ class Queues:
         return queue
 
     def _lines(self, job: JobDemand) -> Iterator[Iterable[Waiting]]:
-        every, sizes = ready.managers(self._reader, job.pk, ANY_SIZE), ready.sizes(self._reader, job.pk, self._largest)
+        every, sizes = ready.managers(self._reader, job.pk, ANY_SIZE), ready.sizes(self._reader, job.pk, self._whole)
+        gangs = ready.gang_sizes(self._reader, job.pk, self._largest) if self._pool.takes_gangs else []
         if job.restarted and not any(task.restarted for task in every):
             self.not_restarted.append(job.pk)
-        managers = [task for task in every if task.exclusive or task.slots <= self._largest]
-        self._smallest[job.pk] = ready.least(self._reader, job.pk, managers, sizes, self._largest) or self._largest + 1
+        managers = [task for task in every if task.exclusive or task.slots <= self._whole]
+        plain = ready.least(self._reader, job.pk, managers, sizes, self._whole)
+        self._smallest[job.pk] = min([*([] if plain is None else [plain]), *gangs], default=self._largest + 1)
         marked = ready.holding(self._reader, job.pk) if any(one.pk == job.pk for one in self._holding) else []
+        marked = [task for task in marked if self._pool.takes_gangs or not task.instances]
         for task in {task.pk: task for task in managers + marked}.values():
             waiting = self._waiting(job, task)
             self._marked += [waiting] * task.holds
             yield [waiting]
-        for slots in sizes:
-            yield self._line(job, slots)
+        yield from (self._line(job, slots, ready.of_size) for slots in sizes)
+        yield from (self._line(job, nodes, ready.gangs) for nodes in gangs)
 
-    def _line(self, job: JobDemand, slots: int) -> Iterator[Waiting]:
+    def _line(self, job: JobDemand, slots: int, read: Callable[[Reader, int, int, int, int], list[ReadyTask]]) -> Iterator[Waiting]:
         """Tasks of a size but for those that go before all others."""
         after, n = 0, min(self._share // slots + 1, _MOST_TASKS)
         while True:
-            found = ready.of_size(self._reader, job.pk, slots, after, n)
+            found = read(self._reader, job.pk, slots, after, n)
             yield from (self._waiting(job, task) for task in found if not (task.manager or task.holds))
             if len(found) < n:
                 return
@@ -194,4 +204,6 @@ class Queues:
             bool(task.restarted or task.holds),
             not task.holds and self._now - task.since < PATIENCE_US,
             job.pk,
+            gang=task.instances > 0,
+            resting=task.instances > 0 and is_resting(task.held_since, self._now),
         )

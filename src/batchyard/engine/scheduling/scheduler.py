@@ -9,7 +9,7 @@ from batchyard.engine.changes.nodes import change_node
 from batchyard.engine.changes.tasks import Start, start_tasks
 from batchyard.engine.scheduling import preemption
 from batchyard.engine.scheduling.queues import Queues
-from batchyard.engine.settling import special_tasks
+from batchyard.engine.settling import gangs, special_tasks
 from batchyard.model.states import NodeState, PoolState
 from batchyard.rules.placement import Waiting
 from batchyard.rules.transitions import NodeHappened, TaskHappened
@@ -38,6 +38,7 @@ def place(tx: Tx, pool: PoolRoom, now: int) -> int:
     if placed:
         _start(tx, placed, round_.jobs, pool.id, now)
     ready.hold(tx, round_.kept(), round_.lost())
+    ready.note_held(tx, round_.held_gangs(), now)
     job_rows.note_smallest(tx, round_.smallest(), now)
     job_rows.note_restarted(tx, round_.not_restarted, restarted=False)
     if preemption.make_room(tx, pool, round_.rooms, now, restarted=bool(round_.demand.restarted())) or round_.unseen:
@@ -47,14 +48,20 @@ def place(tx: Tx, pool: PoolRoom, now: int) -> int:
 
 def _start(tx: Tx, placed: list[tuple[Waiting, int, int]], jobs: Mapping[int, JobDemand], pool_id: str, now: int) -> None:
     """Assign tasks to nodes, a new numbered run each."""
-    starts = [
-        Start(task.key, task.job, node, task.slots, held, _happens_on(tx, jobs[task.job], node, pool_id, now))
-        for task, node, held in placed
-    ]
-    start_tasks(tx, starts, now)
+    starts: list[Start] = []
+    gangs_: dict[int, list[tuple[int, TaskHappened]]] = {}
     busy: dict[int, list[tuple[int, int]]] = {}
+    for task, node, held in placed:
+        happened = _happens_on(tx, jobs[task.job], node, pool_id, now)
+        busy.setdefault(node, []).append((task.key, held))
+        if task.gang:
+            gangs_.setdefault(task.key, []).append((node, happened))
+        if not task.gang or len(gangs_[task.key]) == 1:
+            starts.append(Start(task.key, task.job, node, task.slots, held, happened))
+    start_tasks(tx, starts, now)
     for start in starts:
-        busy.setdefault(start.node_pk, []).append((start.pk, start.held))
+        if start.pk in gangs_:
+            gangs.begin(tx, start.pk, start.job_pk, pool_id, gangs_[start.pk], now)
     for node_pk, begun in busy.items():
         recent = "".join(f"{key}," for key, _ in reversed(begun))
         occupied = node_rows.occupy(tx, node_pk, slots=sum(held for _, held in begun), tasks=len(begun), recent=recent)

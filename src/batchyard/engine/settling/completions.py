@@ -9,8 +9,8 @@ import msgspec
 
 from batchyard.engine.changes.tasks import TaskChange, change_tasks
 from batchyard.engine.settling.job_ends import end_job, end_when_complete
-from batchyard.engine.settling.moves import give_back, stir
-from batchyard.model.states import ErrorCategory, TaskResult, TaskState
+from batchyard.engine.settling.moves import RAN, disband, give_back, stir
+from batchyard.model.states import ErrorCategory, TaskResult
 from batchyard.model.task import TaskFailureInformation
 from batchyard.rules import transitions
 from batchyard.rules.transitions import TaskHappened
@@ -20,8 +20,6 @@ from batchyard.store.jobs import JobRow
 from batchyard.store.tasks import TaskRow
 from batchyard.store.tx import Tx
 
-RAN = (TaskState.PREPARING, TaskState.RUNNING)
-"""States in which a task holds slots of a node."""
 _NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
@@ -67,6 +65,8 @@ def complete(tx: Tx, job: JobRow, ends: Sequence[tuple[TaskRow, Completion]], no
     Of two tasks with one number, which ranges of ids wait for, each completes by itself: or each would take the other for the first.
     """
     fresh = change_tasks(tx, [_change(task, how, now, task.modified if modified is None else modified) for task, how in ends], now)
+    for task, _ in ends:
+        disband(tx, task, now)
     if job.uses_dependencies:
         tx.count(job.pk, ready=sum(task_rows.release_dependants(tx, task) for task in fresh if task.satisfied))
     if job.ends_with_manager and any(task.manager for task in fresh):

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from batchyard.engine.settling import special_tasks
-from batchyard.engine.settling.completions import ENDED_BY_USER, RAN, Completion, complete
+from batchyard.engine.settling.completions import ENDED_BY_USER, Completion, complete
 from batchyard.engine.settling.job_ends import disable_job, end_job
-from batchyard.engine.settling.moves import give_back, requeue
+from batchyard.engine.settling.moves import RAN, give_back, requeue
 from batchyard.engine.settling.special_runs import INTERNAL_RETRIES
 from batchyard.model.states import ErrorCategory, JobState, TaskResult, TaskState
 from batchyard.model.sync import Ended, Outcome
@@ -44,9 +44,10 @@ _ENDING = (JobState.TERMINATING, JobState.COMPLETED, JobState.DELETING)
 
 
 def report(tx: Tx, node: NodeRow, ends: Sequence[Ended], now: int) -> None:
-    """Record how attempts on a node ended."""
+    """Record how attempts on a node ended, but for instances of multi-instance tasks, of which `gangs` knows."""
     heard = _Report(tx, node, now)
-    heard.take([(run, ended) for ended in ends if (run := attempts.parse(ended.attempt)) is not None])
+    named = [(run, ended) for ended in ends if (run := attempts.parse(ended.attempt)) is not None]
+    heard.take([(run, ended) for run, ended in named if run.number is None])
     heard.settle()
     if heard.tasks:
         give_back(tx, node.pk, slots=heard.slots, tasks=heard.tasks, now=now, run=heard.tasks, succeeded=heard.succeeded)
@@ -96,12 +97,12 @@ class _Report:
         """Write what an ended attempt means for its task, or keep it to be written."""
         job = self._job(task.job_pk)
         if ended.outcome is Outcome.UNKNOWN:
-            _lost(self._tx, job, task, self._now)
+            lost(self._tx, job, task, self._now)
             return
-        verdict = _verdict(task, ended)
-        used = _used(ended)
+        verdict = verdict_of(task, ended)
+        used = used_by(ended)
         if verdict.happened is not TaskHappened.ENDED:
-            _wait_again(self._tx, job, task, verdict.happened, ended, used, self._now)
+            wait_again(self._tx, job, task, verdict.happened, ended, used, self._now)
             return
         self.succeeded += verdict.result == TaskResult.SUCCESS
         how = Completion(verdict.happened, ended.failure, ended.exit_code, verdict.satisfies, used)
@@ -111,7 +112,7 @@ class _Report:
         self.settle()
         complete(self._tx, job, [(task, how)], self._now)
         if verdict.job_action is not JobAction.NONE and job.acts_on_failure:
-            _act(self._tx, job, verdict.job_action, self._now)
+            act(self._tx, job, verdict.job_action, self._now)
         self._jobs.pop(job.pk, None)  # it may be ending now, and is forgotten already where that was written of others
 
     def _keep(self, task: TaskRow, how: Completion) -> None:
@@ -136,12 +137,13 @@ def _note_exit(tx: Tx, task: TaskRow | None, ended: Ended) -> None:
         return
     if task.failure is None or _failure.decode(task.failure).code != ENDED_BY_USER.cause:
         return
-    used = _used(ended)
+    used = used_by(ended)
     tx.count(task.job_pk, **used)
     task_rows.move(tx, task, exit_code=ended.exit_code, **{name: getattr(task, name) + us for name, us in used.items()})
 
 
-def _verdict(task: TaskRow, ended: Ended) -> Verdict:
+def verdict_of(task: TaskRow, ended: Ended) -> Verdict:
+    """What an end means for its task."""
     return outcomes.after_end(
         exit_code=ended.exit_code,
         stage=ended.stage,
@@ -154,7 +156,7 @@ def _verdict(task: TaskRow, ended: Ended) -> Verdict:
     )
 
 
-def _wait_again(tx: Tx, job: JobRow, task: TaskRow, happened: TaskHappened, ended: Ended, used: Mapping[str, int], now: int) -> None:
+def wait_again(tx: Tx, job: JobRow, task: TaskRow, happened: TaskHappened, ended: Ended, used: Mapping[str, int], now: int) -> None:
     """Put a task whose run was not its last among those that wait; only a retry counts as one."""
     spent = {name: getattr(task, name) + us for name, us in used.items()}
     if happened is TaskHappened.RETRY_DUE:
@@ -163,13 +165,13 @@ def _wait_again(tx: Tx, job: JobRow, task: TaskRow, happened: TaskHappened, ende
     put_back(tx, job, task, happened, now, **spent)
 
 
-def _used(ended: Ended) -> dict[str, int]:
+def used_by(ended: Ended) -> dict[str, int]:
     """What a run cost, in microseconds."""
     wall = ended.ended - ended.started if ended.started is not None else 0
     return {"user_us": ended.user_cpu_us, "kernel_us": ended.kernel_cpu_us, "wall_us": max(wall, 0)}
 
 
-def _act(tx: Tx, job: JobRow, action: JobAction, now: int) -> None:
+def act(tx: Tx, job: JobRow, action: JobAction, now: int) -> None:
     """Do to the job what an exit condition says."""
     fresh = job_rows.get(tx, job.pk)
     if action is JobAction.TERMINATE and transitions.JOB.allows(fresh.state, transitions.JobHappened.TERMINATE_REQUESTED):
@@ -193,10 +195,10 @@ def lose(tx: Tx, node: NodeRow, now: int, *, blame: bool = True, unwatched: bool
     `unwatched` says that they may have run to an end that nobody saw: then it shows as a requeue that they run twice.
     """
     special_tasks.lose(tx, node, now)
-    return _clear(tx, node, now, lambda job, task: _lost(tx, job, task, now, blame=blame, unwatched=unwatched))
+    return _clear(tx, node, now, lambda job, task: lost(tx, job, task, now, blame=blame, unwatched=unwatched))
 
 
-def _lost(tx: Tx, job: JobRow, task: TaskRow, now: int, *, blame: bool = True, unwatched: bool = False) -> None:
+def lost(tx: Tx, job: JobRow, task: TaskRow, now: int, *, blame: bool = True, unwatched: bool = False) -> None:
     """Nobody knows how the run ended: it is made again, a bounded number of times."""
     counted = {"requeues": task.requeues + 1, "last_requeue": now} if unwatched and task.state == TaskState.RUNNING else {}
     if task.losses >= INTERNAL_RETRIES:
@@ -222,12 +224,15 @@ def vacate(tx: Tx, node: NodeRow, now: int, *, terminate: bool) -> NodeRow:
 
 def _clear(tx: Tx, node: NodeRow, now: int, take: Callable[[JobRow, TaskRow], None], *, final: bool = False) -> NodeRow:
     """Take every task off a node and free its slots; the node then. `final` says that the tasks are completed by that."""
+    gangs = task_rows.gangs_on_node(tx, node.pk)
+    for task in gangs:  # which gives back what they have of this node too
+        take(job_rows.get(tx, task.job_pk), task)
+        give_back(tx, task.node_pk or 0, slots=task.held, tasks=1, now=now, run=int(final))
     tasks = task_rows.on_node(tx, node.pk)
-    if not tasks:
-        return node
     for task in tasks:
-        job = job_rows.get(tx, task.job_pk)
-        take(job, task)
+        take(job_rows.get(tx, task.job_pk), task)
+    if not tasks and not gangs:
+        return node
     run = len(tasks) if final else 0
     fresh = give_back(tx, node.pk, slots=sum(task.held for task in tasks), tasks=len(tasks), now=now, run=run)
     assert fresh is not None, f"node {node.pk} vanished while tasks were taken off it"

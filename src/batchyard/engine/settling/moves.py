@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from batchyard.engine import wakes
+from batchyard.engine.changes.instances import change_instance
 from batchyard.engine.changes.nodes import change_node
 from batchyard.engine.changes.tasks import change_task
-from batchyard.model.states import JobState, NodeState, SchedulingState
+from batchyard.model.states import ErrorCategory, JobState, NodeState, SchedulingState, TaskResult, TaskState
+from batchyard.model.task import TaskFailureInformation
+from batchyard.model.words import SubtaskState
 from batchyard.rules import transitions
-from batchyard.rules.transitions import NodeHappened, TaskHappened
+from batchyard.rules.transitions import NodeHappened, SubtaskHappened, TaskHappened
+from batchyard.store import instances as instance_rows
 from batchyard.store import jobs as job_rows
 from batchyard.store import leftovers
 from batchyard.store import nodes as node_rows
 from batchyard.store import pools as pool_rows
+from batchyard.store.instances import InstanceRow
 from batchyard.store.jobs import JobRow
 from batchyard.store.nodes import NodeRow
 from batchyard.store.tasks import TaskRow
 from batchyard.store.tx import Tx
+
+RAN = (TaskState.PREPARING, TaskState.RUNNING)
+"""States in which a task holds slots of a node."""
+_ENDED_WITH_TASK = msgspec.json.encode(
+    TaskFailureInformation(category=ErrorCategory.USER_ERROR, code="TaskEnded", message="The instance ended with its task")
+)
+
+
+def disband(tx: Tx, task: TaskRow, now: int) -> None:
+    """The run of a multi-instance task is over: its instances end, and the nodes of all but the primary's get back what these held.
+
+    `task` is as it was while it ran. The node of the primary is the caller's to free, as that of any task.
+    """
+    if not task.instances or task.state not in RAN:
+        return
+    for row in instance_rows.of_task(tx, task.pk):
+        if row.state != SubtaskState.COMPLETED:
+            end_instance(tx, row, now)
+        if row.number:
+            give_back(tx, row.node_pk, slots=task.held, tasks=1, now=now)
+
+
+def end_instance(tx: Tx, row: InstanceRow, now: int, exit_code: int | None = None, failure: bytes | None = None) -> InstanceRow:
+    """An instance ends; without anything of its own to tell it was well if its coordination command was."""
+    ready = bool(row.ready) and failure is None
+    return change_instance(
+        tx,
+        row,
+        SubtaskHappened.ENDED,
+        now,
+        ended=now,
+        exit_code=0 if ready else exit_code,
+        result=TaskResult.SUCCESS if ready else TaskResult.FAILURE,
+        failure=None if ready else failure or _ENDED_WITH_TASK,
+        expires=None if row.retention is None or not row.number else now + row.retention,
+    )
 
 
 def requeue(tx: Tx, job: JobRow, task: TaskRow, happened: TaskHappened, now: int, *, cause: str | None = None, **changes: object) -> None:
@@ -23,6 +66,7 @@ def requeue(tx: Tx, job: JobRow, task: TaskRow, happened: TaskHappened, now: int
     if task.node_pk is not None:
         leftovers.add(tx, job_pk=task.job_pk, task_pk=task.pk, node_pk=task.node_pk)
     change_task(tx, task, happened, now, cause=cause, ended=None, **changes)
+    disband(tx, task, now)
     if task.manager:
         job_rows.note_restarted(tx, [task.job_pk], restarted=True)
     stir(tx, job)

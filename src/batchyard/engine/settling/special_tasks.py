@@ -5,9 +5,12 @@ What they have in common with start tasks is in `special_runs`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from batchyard.engine import wakes
+from batchyard.engine.changes.instances import change_instance
 from batchyard.engine.changes.tasks import change_task
 from batchyard.engine.settling import start_tasks
 from batchyard.engine.settling.moves import give_back, requeue
@@ -18,7 +21,8 @@ from batchyard.model.sync import Ended, Outcome
 from batchyard.model.task import TaskConstraints, TaskCreateContent, TaskFailureInformation
 from batchyard.rules import outcomes
 from batchyard.rules.attempts import Run
-from batchyard.rules.transitions import TaskHappened
+from batchyard.rules.transitions import SubtaskHappened, TaskHappened
+from batchyard.store import instances as instance_rows
 from batchyard.store import jobs as job_rows
 from batchyard.store import leftovers
 from batchyard.store import nodes as node_rows
@@ -124,10 +128,16 @@ def _interrupted(tx: Tx, node: NodeRow, row: SpecialTaskRow, now: int) -> None:
 
 
 def _let_tasks_go(tx: Tx, job: JobRow, node: NodeRow, happened: TaskHappened, now: int) -> None:
-    """The tasks that waited on the node run when it is prepared, else they wait again for another node."""
+    """The tasks that waited on the node run when it is prepared, else they wait again for another node, or others."""
     tasks = task_rows.preparing(tx, node.pk, job.pk)
     succeeded = happened is TaskHappened.PREPARED
     cause = "JobPreparationTaskFailed" if happened is TaskHappened.PREPARATION_FAILED else None
+    instances = instance_rows.preparing(tx, node.pk, job.pk)
+    if succeeded:
+        for row in instances:
+            change_instance(tx, row, SubtaskHappened.PREPARED, now, started=now)
+    else:
+        _let_gangs_go(tx, job, [row.task_pk for row in instances if row.number], happened, cause, now)
     for task in tasks:
         if succeeded:
             change_task(tx, task, TaskHappened.PREPARED, now, started=now)
@@ -137,6 +147,13 @@ def _let_tasks_go(tx: Tx, job: JobRow, node: NodeRow, happened: TaskHappened, no
         give_back(tx, node.pk, slots=sum(task.held for task in tasks), tasks=len(tasks), now=now)
     tx.wake(wakes.node(node.pk))
     tx.wake(wakes.pool(job.pool_key))
+
+
+def _let_gangs_go(tx: Tx, job: JobRow, task_pks: Sequence[int], happened: TaskHappened, cause: str | None, now: int) -> None:
+    """Multi-instance tasks of which an instance beside the primary cannot begin on its node wait again as a whole."""
+    for task in task_rows.some(tx, task_pks).values():
+        requeue(tx, job, task, happened, now, cause=cause)
+        give_back(tx, task.node_pk or 0, slots=task.held, tasks=1, now=now)
 
 
 def rebooted(tx: Tx, node: NodeRow) -> None:

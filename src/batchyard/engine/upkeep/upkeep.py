@@ -18,8 +18,9 @@ from batchyard.engine.work.tasks import clear_up, remove
 from batchyard.model.states import ErrorCategory, JobState
 from batchyard.model.task import TaskFailureInformation
 from batchyard.model.words import DisableJobOption
-from batchyard.rules.places import job_directory
+from batchyard.rules.places import job_directory, task_directory
 from batchyard.rules.transitions import JobHappened, TaskHappened
+from batchyard.store import instances as instance_rows
 from batchyard.store import jobs as job_rows
 from batchyard.store import leftovers, usage
 from batchyard.store import nodes as node_rows
@@ -138,7 +139,11 @@ def remove_expired(tx: Tx, now: int) -> int:
     expired = task_rows.expired(tx, now, TASKS_PER_UNIT)
     for task in expired:
         clear_up(tx, job_rows.get(tx, task.job_pk), task_rows.move(tx, task, expires=None))
-    return len(expired)
+    gone = instance_rows.expired(tx, now, TASKS_PER_UNIT)
+    instance_rows.forget_expired(tx, [row.pk for row in gone])
+    for row in gone:
+        remove(tx, [row.node_pk], task_directory(row.job_id, row.task_id))
+    return max(len(expired), len(gone))
 
 
 def end_old_tasks(tx: Tx, job_pk: int, now: int) -> int:

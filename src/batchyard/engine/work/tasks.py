@@ -14,7 +14,7 @@ from batchyard.engine.settling.completions import ENDED_BY_USER
 from batchyard.engine.settling.completions import terminate as end_task
 from batchyard.engine.settling.dependencies import wait_for
 from batchyard.engine.settling.job_ends import end_when_complete
-from batchyard.engine.settling.moves import give_back, stir
+from batchyard.engine.settling.moves import disband, give_back, stir
 from batchyard.model import ids, times
 from batchyard.model.errors import BatchError
 from batchyard.model.job import JobManagerTask
@@ -22,6 +22,7 @@ from batchyard.model.states import TaskResult, TaskState
 from batchyard.model.task import TaskConstraints, TaskCreateContent
 from batchyard.rules import attempts, places
 from batchyard.rules.transitions import TaskHappened
+from batchyard.store import instances as instance_rows
 from batchyard.store import jobs as job_rows
 from batchyard.store import leftovers
 from batchyard.store import nodes as node_rows
@@ -100,7 +101,8 @@ def _insert_all(tx: Tx, job: JobRow, tasks: list[TaskCreateContent], now: int, m
     ranges: list[DependencyRange] = []
     for pk, task in enumerate(tasks, first):
         unmet = wait_for(tx, job, pk, task.depends_on, edges, ranges) if task.depends_on else 0
-        slots, constraints = task.required_slots or 1, task.constraints
+        instances = 0 if task.multi_instance_settings is None else task.multi_instance_settings.number_of_instances or 1
+        slots, constraints = (task.required_slots or 1) * max(1, instances), task.constraints
         assert constraints is not None
         rows.append(
             NewTask(
@@ -120,6 +122,7 @@ def _insert_all(tx: Tx, job: JobRow, tasks: list[TaskCreateContent], now: int, m
                 manager=int(manager is not None),
                 exclusive=int(manager is not None and manager.run_exclusive is not False),
                 dedicated_only=int(manager is not None and manager.allow_low_priority_node is False),
+                instances=instances,
                 modified=now,
                 state_time=now,
             )
@@ -211,6 +214,7 @@ def delete(tx: Tx, job_id: str, task_id: str, now: int) -> None:
     """Remove a task, its record and its files; a running one is ended first."""
     job, task = find(tx, job_id, task_id)
     if task.node_pk is not None and task.state in (TaskState.PREPARING, TaskState.RUNNING):
+        disband(tx, task, now)
         give_back(tx, task.node_pk, slots=task.held, tasks=1, now=now)
     clear_up(tx, job, task)
     count_out(tx, task)
@@ -225,6 +229,8 @@ def delete(tx: Tx, job_id: str, task_id: str, now: int) -> None:
 def clear_up(tx: Tx, job: JobRow, task: TaskRow) -> None:
     """Have every node that the task ran on remove the task's directory."""
     nodes = leftovers.take(tx, job.pk, task.pk, task.pk) | ({task.node_pk} if task.node_pk is not None else set())
+    if task.instances:
+        nodes |= {row.node_pk for row in instance_rows.of_task(tx, task.pk)}
     remove(tx, nodes, places.task_directory(job.id, task.id))
 
 

@@ -1,0 +1,1 @@
+"""Networks of their own for nodes on this machine."""
