@@ -16,7 +16,7 @@ import structlog
 
 from batchyard.agent.places import beneath
 from batchyard.agent.places.layout import Layout
-from batchyard.agent.transfer import storage
+from batchyard.agent.transfer.download import Download
 from batchyard.agent.transfer.failures import SERVER, USER, Failed, failure
 from batchyard.agent.transfer.stop import Stop
 from batchyard.agent.transfer.storage import Unreachable
@@ -106,15 +106,12 @@ class Shelf:
     def _fetch(self, package: Package, path: str, limits: Limits, stop: Stop) -> None:
         most = min(package.bytes, limits.bytes)
 
-        def fetch() -> None:
-            with open(path, "wb") as file:
-                for chunk in storage.read_url(package.url):
-                    stop.check()
-                    file.write(chunk)
-                    if file.tell() > most:
-                        raise zips.Refused(f"It has more than {most} bytes")
+        def grown(size: int) -> None:
+            if size > most:
+                raise zips.Refused(f"It has more than {most} bytes")
 
-        stop.patiently(fetch)
+        with open(path, "wb", buffering=0) as file:
+            Download(package.url, file.fileno(), stop, grown).run()
 
     def _put_in_place(self, content: str, name: str) -> None:
         os.makedirs(f"{self._notes}/{name}", exist_ok=True)
