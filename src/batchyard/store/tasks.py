@@ -210,7 +210,11 @@ _RUNNING_OF_POOL = Statement(
     " AND node.action IS NULL AND node.scheduling_state = 'enabled' AND job.state NOT IN ('terminating', 'deleting')",
     RunningTask,
 )
-_RETAINED = Statement("SELECT max(expires) FROM task WHERE expires IS NOT NULL AND node_pk = :node_pk", lambda until: until)
+_RETAINED = Statement(
+    "SELECT max(until) FROM (SELECT max(expires) AS until FROM task WHERE expires IS NOT NULL AND node_pk = :node_pk"
+    " UNION ALL SELECT max(expires) AS until FROM special_task WHERE node_pk = :node_pk) AS kept",
+    lambda until: until,
+)
 _MANAGERS = Statement(
     "SELECT task.node_pk FROM node JOIN task ON task.node_pk = node.pk AND task.state IN ('preparing', 'running')"
     " WHERE node.pool_pk = :pool_pk AND task.manager = 1",

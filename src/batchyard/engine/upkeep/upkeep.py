@@ -18,7 +18,7 @@ from batchyard.engine.work.tasks import clear_up, remove
 from batchyard.model.states import ErrorCategory, JobState
 from batchyard.model.task import TaskFailureInformation
 from batchyard.model.words import DisableJobOption
-from batchyard.rules.places import job_directory
+from batchyard.rules.places import job_directory, task_directory
 from batchyard.rules.transitions import JobHappened, TaskHappened
 from batchyard.store import jobs as job_rows
 from batchyard.store import leftovers, usage
@@ -68,8 +68,9 @@ class Upkeep:
         now = self._clock.now()
         await self._silent_nodes(now)
         await self._db.run(end_overdue, now)
-        while await self._db.run(remove_expired, now) == TASKS_PER_UNIT:
-            pass
+        for expired in (remove_expired, remove_expired_specials):
+            while await self._db.run(expired, now) == TASKS_PER_UNIT:
+                pass
         for job_pk in await self._db.read(job_rows.older_than, now - TASK_LIFETIME_US):
             while await self._db.run(end_old_tasks, job_pk, now) == TASKS_PER_UNIT:
                 pass
@@ -141,6 +142,17 @@ def remove_expired(tx: Tx, now: int) -> int:
     return len(expired)
 
 
+def remove_expired_specials(tx: Tx, now: int) -> int:
+    """The same for preparation and release tasks of completed jobs; how many."""
+    expired = special_rows.expired(tx, now, TASKS_PER_UNIT)
+    for row in expired:
+        job = job_rows.get(tx, row.job_pk)
+        id_ = job.preparation_id if row.kind == special_rows.PREPARATION else job.release_id
+        remove(tx, [row.node_pk], task_directory(job.id, id_ or ""))
+        special_rows.move(tx, row, expires=None)
+    return len(expired)
+
+
 def end_old_tasks(tx: Tx, job_pk: int, now: int) -> int:
     """End tasks that were added more than 180 days ago, in whatever state they are (contract 3.3); how many."""
     old = task_rows.open_since(tx, job_pk, now - TASK_LIFETIME_US, TASKS_PER_UNIT)
@@ -192,6 +204,7 @@ def _conclude(tx: Tx, job: JobRow, n: int, now: int) -> int:
     elif special_tasks.release(tx, job, now):
         return 0
     elif job.state == JobState.TERMINATING:
+        special_tasks.retain(tx, job, now)
         complete_job(tx, job, now)
     else:
         return _remove(tx, job, n, now)
