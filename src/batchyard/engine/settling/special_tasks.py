@@ -209,7 +209,7 @@ def retain(tx: Tx, job: JobRow, now: int) -> None:
     sent = _job_body.decode(job.body)
     preparation, after = sent.job_preparation_task, sent.job_release_task
     if preparation is not None:
-        _retain(tx, job, PREPARATION, preparation.constraints and preparation.constraints.retention_time, now)
+        _retain(tx, job, PREPARATION, (preparation.constraints or TaskConstraints()).retention_time, now)
     if after is not None:
         _retain(tx, job, RELEASE, after.retention_time, now)
 
