@@ -23,6 +23,7 @@ from batchyard.agent.places.rights import acting_as
 from batchyard.agent.transfer import storage
 from batchyard.agent.transfer.download import Download
 from batchyard.agent.transfer.failures import SERVER, USER, Failed, failure, plain
+from batchyard.agent.transfer.inputs import FULL, Inputs
 from batchyard.agent.transfer.stop import Stop
 from batchyard.agent.transfer.storage import Unreachable
 from batchyard.model.common import ResourceFile
@@ -46,6 +47,8 @@ class Staging:
     """Group of the files; None for the one with the user's number."""
     mode: int = 0o770
     """Permissions of directories, and of files that come without."""
+    inputs: Inputs | None = None
+    """What the node's tasks share."""
     _top: int = -1
     """Descriptor of the directory; used while `stop` is held off, so nobody uses it once that is set."""
 
@@ -90,7 +93,7 @@ class Staging:
     async def _one(self, file: ResourceFile, room: asyncio.Semaphore) -> None:
         mode = self._mode_of(file)
         if file.http_url is not None:
-            await self._job(room, self._bring, file.http_url, file.file_path or "", mode)
+            await self._fetch(room, file.http_url, file.file_path or "", mode)
         elif file.storage_container_url is not None:
             await self._container(file, file.storage_container_url, mode, room)
         else:
@@ -111,7 +114,11 @@ class Staging:
     async def _blob(self, container_url: str, name: str, below: str | None, mode: int, room: asyncio.Semaphore) -> None:
         path = f"{below}/{name}" if below else name
         if not name.endswith("/"):  # a name that does stands for a directory
-            await self._job(room, self._bring, storage.blob_url(container_url, name), path, mode)
+            await self._fetch(room, storage.blob_url(container_url, name), path, mode)
+
+    async def _fetch(self, room: asyncio.Semaphore, url: str, path: str, mode: int) -> None:
+        async with self.inputs.turn(url) if self.inputs is not None else contextlib.nullcontext():
+            await self._job(room, self._bring, url, path, mode)
 
     async def _job(self, room: asyncio.Semaphore, call: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs) -> _T:
         async with room:
@@ -144,7 +151,7 @@ class Staging:
                     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
                 try:
                     step = "ResourceFileWriteFailed"
-                    Download(url, file, self.stop).run()
+                    self._fill(url, file)
                     os.fchmod(file, mode)
                     step = "ResourceFileCreateFailed"
                     with self._step():
@@ -157,6 +164,20 @@ class Staging:
                     os.close(file)
         except OSError as error:
             raise _local_failed(error, step, shown, path) from error
+
+    def _fill(self, url: str, fd: int) -> None:
+        """Fill an empty file; what tasks share gives way to what this one needs. Raises Unreachable, Cancelled, OSError."""
+        if self.inputs is None or not self.inputs.is_on:
+            Download(url, fd, self.stop).run()
+            return
+        try:
+            if not self.inputs.fill(url, fd, self.stop):
+                Download(url, fd, self.stop).run()
+        except OSError as error:
+            if error.errno not in FULL or not self.inputs.relieve(everything=True):
+                raise
+            os.ftruncate(fd, 0)
+            Download(url, fd, self.stop).run()
 
 
 async def _together(jobs: Sequence[Coroutine[None, None, None]]) -> None:

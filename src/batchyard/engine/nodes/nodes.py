@@ -11,6 +11,7 @@ import msgspec
 
 from batchyard.engine import wakes
 from batchyard.engine.changes.nodes import change_node
+from batchyard.engine.checks.pools import input_cache_bytes
 from batchyard.engine.nodes import health, packages
 from batchyard.engine.nodes.node_changes import CHANGING
 from batchyard.engine.nodes.orders import orders, task_token
@@ -188,6 +189,7 @@ def _setup(reader: Reader, node: NodeRow, pool_id: str, body: PoolCreateContent,
         packages=packages.of_references(reader, body.application_package_references or ()),
         package_bytes=setting.package_limits[0],
         package_entries=setting.package_limits[1],
+        input_cache_bytes=input_cache_bytes(body.metadata),
     )
 
 
