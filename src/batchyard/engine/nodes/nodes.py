@@ -113,6 +113,7 @@ def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int, *, refill
         return None
     if node.last_seen is None or abs(now - node.last_seen) >= SEEN_EVERY_US:
         node_rows.seen(tx, node.pk, now)
+        node = msgspec.structs.replace(node, last_seen=now, version=node.version + 1)
     if sync.removed:
         node_rows.removed(tx, node.pk, sync.removed)
     if sync.ended:
