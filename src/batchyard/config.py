@@ -15,20 +15,19 @@ from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
+from batchyard.rules.amounts import AMOUNT, SMALLEST, amount_bytes
 from batchyard.rules.offer import AZURE, Offer, Quotas
-from batchyard.rules.sizes import GIB, LOCAL, MOST_SLOTS, SizeRule, Sizes, azure_size
+from batchyard.rules.sizes import LOCAL, MOST_SLOTS, SizeRule, Sizes, azure_size
 
 DEFAULT_PORT = 8777
 PROVIDERS = (LOCAL,)
 """Providers that a size may name."""
-_UNITS = {"B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": GIB, "TIB": 1024 * GIB, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4}
 _NAME = re.compile(r"(?=.{1,253}$)(\*\.)?[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*", re.ASCII)
 _SCHEMA = re.compile(r"[a-z][a-z0-9_]{0,22}", re.ASCII)
 """Those of accounts and of their blobs are longer, and PostgreSQL takes 63."""
 _HEADER = re.compile(r"\s*\[{1,2}\s*([^\[\]]+?)\s*\]{1,2}\s*(?:#.*)?$")
 _KEY = re.compile(r"""\s*(["']?)([\w-]+)\1\s*[=.]""")
 _PLACE = re.compile(r"(\w+)(?:\[(\d+)\])?(?:\.(\w+).*)?")
-_AMOUNT = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([a-zA-Z]+)", re.ASCII)
 
 
 class Misconfigured(Exception):
@@ -321,12 +320,12 @@ def _rule(size: _Size) -> SizeRule:
 
 def _bytes(setting: str, amount: str | int) -> int:
     """Bytes of `4 GiB`, `512 MiB` or a plain number. Raises ValueError."""
-    match = _AMOUNT.fullmatch(amount.strip()) if isinstance(amount, str) else None
-    unit = _UNITS.get(match[2].upper()) if match else None
-    size = amount if isinstance(amount, int) else int(float(match[1]) * unit) if match and unit else 0
-    if size < 1024**2:
-        raise ValueError(f"{setting} is an amount of at least 1 MiB such as '4 GiB', not {amount!r}")
-    return size
+    try:
+        if isinstance(amount, int) and amount >= SMALLEST:
+            return amount
+        return amount_bytes(str(amount))
+    except ValueError:
+        raise ValueError(f"{setting} is {AMOUNT}, not {amount!r}") from None
 
 
 def _said(text: str, file: str) -> str:

@@ -29,6 +29,7 @@ from starlette.routing import Route
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from lines import Site, Wire, serving, wire_to
 from storage_world import KEY, Container
 
 from batchyard.agent.main import run
@@ -345,3 +346,17 @@ def container(endpoint: str) -> Iterator[Container]:
     found = client.create_container("data")
     yield Container(found, endpoint)
     client.delete_container("data")
+
+
+@pytest.fixture
+def wire(endpoint: str) -> Iterator[Wire]:
+    """A wire before the storage endpoint."""
+    with wire_to(endpoint) as made:
+        yield made
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """A web server with one file."""
+    with serving() as made:
+        yield made

@@ -176,7 +176,7 @@ async def test_a_server_that_is_started_anew_fails_no_task(
     web.plan["/a"] = [*away, 200]
     await stage({"httpUrl": web.url + "/a", "filePath": "a"})
     assert len(web.asked) == 10
-    for name in ("write_blob", "page", "read_blob"):
+    for name in ("write_blob", "page", "ask"):
         monkeypatch.setattr(storage, name, failing(getattr(storage, name), list(away)))
     await send("a")
     await stage({"storageContainerUrl": container.sas("rl"), "filePath": "again"})
@@ -220,15 +220,22 @@ async def test_a_download_that_fails_stops_the_others(web: Web, task: TaskPlace)
     assert [path.name for path in Path(task.working).rglob("*")] == []
 
 
-def test_a_kill_behind_the_last_piece_still_keeps_the_file_out(task: TaskPlace, threads: ThreadPoolExecutor) -> None:
+def test_a_kill_behind_the_last_piece_still_keeps_the_file_out(
+    task: TaskPlace, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     staging = Staging(task.working, -1, threads)
 
     def pieces() -> Iterator[bytes]:
         yield b"all"
         staging.stop.set()
 
+    @contextlib.contextmanager
+    def ask(*_: object) -> Iterator[storage.Heard]:
+        yield storage.Heard(200, {}, pieces())
+
+    monkeypatch.setattr(storage, "ask", ask)
     with staging._opened(), pytest.raises(Cancelled):
-        staging._write(pieces, "a", 0o600, "a")
+        staging._write("http://127.0.0.1/a", "a", 0o600, "a")
     assert os.listdir(task.working) == []
 
 
@@ -297,7 +304,7 @@ async def test_a_full_disk_and_a_wrong_mode(stage: Stage, web: Web, monkeypatch:
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Staging, "_fill", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(Failed) as caught:
         await stage({"httpUrl": web.url + "/a", "filePath": "a"})
     assert caught.value.info.code == "DiskFull"

@@ -62,6 +62,28 @@ def test_files_go_when_their_time_is_over(shared: Yard) -> None:
     assert shared.task(job_id, "week")["state"] == "completed", "the record stays until the job is deleted"
 
 
+def test_directories_of_preparation_and_release_go_with_a_completed_job(shared: Yard) -> None:
+    late = raw = clock_of(shared)
+    job_id = shared.job(
+        task("only"),
+        jobPreparationTask={"id": "before", "commandLine": "true", "constraints": {"retentionTime": "PT1H"}},
+        jobReleaseTask={"id": "after", "commandLine": "true", "retentionTime": "PT2H"},
+    )
+    done = shared.reached(job_id, "only")
+    late.advance("PT90M")
+    assert raw("POST", f"/jobs/{job_id}/terminate").status == 202
+    wait_for(lambda: raw("GET", f"/jobs/{job_id}").json["state"] == "completed", "the job's end")
+
+    def there(name: str) -> int:
+        path = f"workitems/{job_id}/job-1/{name}/stdout.txt".replace("/", "%2F")
+        return raw("HEAD", f"/pools/{shared.pool_id}/nodes/{done['nodeInfo']['nodeId']}/files/{path}").status
+
+    wait_for(lambda: there("before") == 404, "the directory to be removed")
+    assert there("after") == 200
+    late.advance("PT2H")
+    wait_for(lambda: there("after") == 404, "the directory to be removed")
+
+
 def test_a_jobs_wall_clock_ends_it_with_its_tasks(shared: Yard) -> None:
     late = clock_of(shared)
     job_id = shared.job(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from urllib.parse import parse_qs
 
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 from azure.batch import BatchClient, models
 from azure.storage.blob import BlobServiceClient
-from tests.api.conftest import Json, Raw, Yard, pool_body, sh, task, unique
+from tests.api.conftest import Json, Raw, Yard, machine, pool_body, sh, task, unique
 from tests.conftest import Server, wait_for
 
 from batchyard.engine.nodes.linked_storage import LinkedStorage, open_to_node
@@ -139,3 +140,41 @@ def test_what_a_deleted_container_held_goes_behind_the_answer(server: Server) ->
     assert held
     made.delete_container()
     wait_for(lambda: not held & kept(), "the data files of the container to be gone")
+
+
+SHARED = "batchyard.inputCache"
+
+
+def test_inputs_are_shared_where_the_pool_wants_it_and_out_of_reach_of_its_tasks(
+    batch: BatchClient, raw: Raw, container: str, server: Server
+) -> None:
+    pool_id, job_id = unique("shared"), unique("shared")
+    pool = models.BatchPoolCreateOptions(
+        id=pool_id,
+        vm_size="standard_d2_v3",
+        target_dedicated_nodes=1,
+        virtual_machine_configuration=machine(),
+        metadata=[models.BatchMetadataItem(name=SHARED, value="64 MiB")],
+    )
+    batch.create_pool(pool)
+    batch.create_job(models.BatchJobCreateOptions(id=job_id, pool_info=models.BatchPoolInfo(pool_id=pool_id)))
+    files = [models.ResourceFile(auto_storage_container_name=container, blob_prefix="in/")]
+    look = sh('cat in/a.txt; echo spoilt > in/a.txt; ls "$AZ_BATCH_NODE_ROOT_DIR/volatile/inputs" 2>&1 | grep -c denied')
+    for name in ("one", "two"):
+        batch.create_task(job_id, models.BatchTaskCreateOptions(id=name, command_line=look, resource_files=files))
+        wait_for(lambda name=name: batch.get_task(job_id, name).state == "completed", f"the end of {name}")
+        said = b"".join(batch.download_task_file(job_id, name, "stdout.txt"))
+        assert said.startswith(b"in/a.txt")
+        if os.geteuid() == 0:
+            assert said == b"in/a.txt1\n"
+    [node] = batch.list_nodes(pool_id)
+    there = [file.name for file in batch.list_node_files(pool_id, node.id, recursive=True) if file.name.startswith("volatile/inputs/")]
+    assert len(there) == 4, "two blobs, each with a note"
+    batch.begin_delete_job(job_id)
+    batch.begin_delete_pool(pool_id)
+
+
+@pytest.mark.parametrize("values", [["much"], ["-1GB"], ["10"], [""], ["1GB", "2GB"], ["1" * 400]])
+def test_a_cache_of_no_size_is_refused(raw: Raw, values: list[str]) -> None:
+    metadata = [{"name": SHARED, "value": value} for value in values]
+    raw("POST", "/pools", pool_body(unique("shared"), metadata=metadata)).assert_error(400, "InvalidPropertyValue")

@@ -268,3 +268,60 @@ def test_directories_go_with_the_job(world: World) -> None:
     answer = agent.sync()
     assert answer is not None
     assert "workitems/job/job-1" in [removal.directory for removal in answer.removals]
+
+
+def removals(world: World) -> list[str]:
+    found = [directory for (directory,) in world.rows("SELECT directory FROM removal ORDER BY directory")]
+    return [directory for directory in found if directory.endswith(("/before", "/after"))]
+
+
+def retained(world: World, before: str, after: str) -> Agent:
+    """A node on which a preparation and a release task ran, each with its retention time; the job is completed."""
+    agent = prepared(
+        world,
+        jobPreparationTask={"id": "before", "commandLine": "true", "constraints": {"retentionTime": before}},
+        jobReleaseTask={"id": "after", "commandLine": "true", "retentionTime": after},
+    )
+    agent.end("s1.1")
+    agent.end_all()
+    world.advance(3_600)
+    agent.sync()
+    world.upkeep()
+    assert removals(world) == [], "tasks of the job may read what the preparation made"
+    world.end_job()
+    world.upkeep()
+    agent.end("s2.1")
+    world.upkeep()
+    assert world.job_state() == "completed"
+    return agent
+
+
+def test_directories_go_when_their_retention_is_over_and_no_task_needs_them(world: World) -> None:
+    agent = retained(world, before="PT30M", after="PT2H")
+    world.upkeep()
+    assert removals(world) == ["workitems/job/job-1/before"]
+    world.advance(7_199)
+    agent.sync()
+    world.upkeep()
+    assert len(removals(world)) == 1
+    world.advance(1)
+    agent.sync()
+    world.upkeep()
+    assert removals(world) == ["workitems/job/job-1/after", "workitems/job/job-1/before"]
+    answer = agent.sync()
+    assert answer is not None
+    agent.sync(removed=[removal.number for removal in answer.removals])
+    world.upkeep()
+    assert removals(world) == [], "once"
+
+
+def test_directories_may_be_kept_for_ever_and_for_a_week_without_a_word(world: World) -> None:
+    agent = retained(world, before="P10675199DT2H48M5.4775807S", after="P7D")
+    world.advance(7 * 86_400 - 1)
+    agent.sync()
+    world.upkeep()
+    assert removals(world) == []
+    world.advance(1)
+    agent.sync()
+    world.upkeep()
+    assert removals(world) == ["workitems/job/job-1/after"]

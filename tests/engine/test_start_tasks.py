@@ -34,6 +34,13 @@ def test_a_node_waits_for_its_start_task(world: World) -> None:
     assert world.node_events(agent.node_pk) == ["creating", "starting", "waitingforstarttask", "idle", "running"]
 
 
+def test_it_may_end_long_after_the_node_spoke_last(world: World) -> None:
+    agent = joined(world)
+    world.advance(5)
+    agent.end("s1.1")
+    assert world.node(agent.node_pk).state == "idle"
+
+
 def test_the_order_carries_the_start_task_and_no_job(world: World) -> None:
     said = {
         "environmentSettings": [{"name": "A", "value": "1"}],

@@ -27,7 +27,7 @@ from batchyard.agent.accounts import claims
 from batchyard.agent.accounts.logins import Logins, LoginService
 from batchyard.agent.health import facts
 from batchyard.agent.health.chaos import Disturbances, Making
-from batchyard.agent.health.health import Health
+from batchyard.agent.health.health import FULL, NEARLY, Health
 from batchyard.agent.places import beneath
 from batchyard.agent.places.identity import Address, servers
 from batchyard.agent.places.layout import Layout
@@ -45,6 +45,7 @@ from batchyard.agent.talk import farewell, trust
 from batchyard.agent.talk.link import Broken, Link
 from batchyard.agent.talk.pace import Pace, Pause
 from batchyard.agent.talk.replies import Replies
+from batchyard.agent.transfer.inputs import Inputs
 from batchyard.agent.transfer.logs import ServiceLogs
 from batchyard.disk import logs
 from batchyard.model.sync import SYNC_PATH, NodeNews, NodeProblem, NodeSetup, Orders, Removal, Sync, gone
@@ -131,6 +132,7 @@ class Agent:
         self._chaos = Disturbances(settings.chaos)
         self._doors = Doors(layout.tag, link)
         self._packages = Packages(layout, self._threads, self._chaos.changed)
+        self._inputs = Inputs(layout)
         self._health = Health(layout.root, settings.probes, self._probers, self._more_problems, self._chaos.changed)
         services = {**self._logins.services, "upload_logs": self._logs.answer, "chaos": self._chaos.answer}
         streams = {"exec": Insiders(layout.volatile + "/inside", lambda: self._node)}
@@ -331,6 +333,8 @@ class Agent:
         self._state.problems = problems
         self._packages.told(problems)
         self._news.set()
+        if self._inputs.is_on and any(problem.code in (NEARLY, FULL) for problem in problems):
+            self._threads.submit(self._inputs.relieve)
 
     def _note_news(self, news: NodeNews) -> None:
         self._state.note_news(news)
@@ -349,10 +353,11 @@ class Agent:
             spawners = Spawners(self._found.place, count, self._found.limits, remains.watches(self._layout))
         else:
             spawners = self._node.spawners
-        node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories, self._packages, self._trusted)
+        node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories, self._packages, self._inputs, self._trusted)
         node.ready, node.doors = self._note_ready, self._doors
         self._node = node
         self._packages.learn(setup)
+        self._inputs.learn(setup.input_cache_bytes)
         self._begin(self._remover.empty(), self._chores)
 
     async def _make(self, name: str, attempt: Making) -> None:

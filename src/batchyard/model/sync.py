@@ -341,6 +341,8 @@ class NodeSetup(Message):
     """Most that the content of a package may take on the disk."""
     package_entries: int = 100_000
     """Most files, directories and links of a package."""
+    input_cache_bytes: int = 0
+    """Room for inputs that tasks share; 0 when the pool wants no such cache."""
 
 
 class Orders(Message):

@@ -18,6 +18,7 @@ _AT_ONCE = Statement(
 )
 _DEADLINE = Statement("SELECT min(deadline) FROM job WHERE deadline IS NOT NULL AND state NOT IN ('completed', 'deleting')", _as_it_is)
 _EXPIRES = Statement("SELECT min(expires) FROM task WHERE expires IS NOT NULL", _as_it_is)
+_SPECIAL_EXPIRES = Statement("SELECT min(expires) FROM special_task WHERE expires IS NOT NULL", _as_it_is)
 _OLDEST_OPEN = Statement("SELECT min(created) FROM task WHERE state <> 'completed'", _as_it_is)
 _OLDEST_EVENT = Statement("SELECT min(at) FROM event", _as_it_is)
 _LOOK = Statement("SELECT min(look) FROM job_schedule WHERE look IS NOT NULL", _as_it_is)
@@ -34,6 +35,7 @@ def next_due(reader: Reader, task_life_us: int, event_life_us: int, use_life_us:
     lives: tuple[tuple[Statement[Any], int], ...] = (
         (_DEADLINE, 0),
         (_EXPIRES, 0),
+        (_SPECIAL_EXPIRES, 0),
         (_OLDEST_OPEN, task_life_us),
         (_OLDEST_EVENT, event_life_us),
         (_OLDEST_USE, use_life_us),

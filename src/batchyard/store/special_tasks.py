@@ -44,6 +44,8 @@ class SpecialTaskRow(msgspec.Struct):
     failure: bytes | None
     stale: int
     losses: int
+    expires: int | None
+    """When its directory may be removed, known once its job is completed; None before, after, and never."""
 
 
 class SpecialOrder(msgspec.Struct):
@@ -83,6 +85,7 @@ _PREPARED = Statement(
     " AND stale = 0",
     SpecialTaskRow,
 )
+_EXPIRED = Statement(f"SELECT {_COLUMNS} FROM special_task WHERE expires <= :now ORDER BY expires LIMIT :n", SpecialTaskRow)
 _DELETE_PREPARATIONS = Change("DELETE FROM special_task WHERE node_pk = :node_pk AND kind = 'preparation'")
 _DELETE_START = Change("DELETE FROM special_task WHERE job_pk = 0 AND kind = 'start' AND node_pk = :node_pk")
 _DELETE = Change("DELETE FROM special_task WHERE pk = :pk")
@@ -175,6 +178,11 @@ def move(tx: Tx, row: SpecialTaskRow, **changes: Any) -> SpecialTaskRow:
 def set_state(tx: Tx, row: SpecialTaskRow, changes: Mapping[str, Any]) -> SpecialTaskRow:
     """The same with its state, for `engine.changes` alone."""
     return tx.set_state(ROWS, row, changes)
+
+
+def expired(reader: Reader, now: int, n: int) -> list[SpecialTaskRow]:
+    """Special tasks whose directories are to be removed, the longest overdue first."""
+    return reader.all(_EXPIRED, now=now, n=n)
 
 
 def delete(tx: Tx, pk: int) -> None:

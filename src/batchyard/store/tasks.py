@@ -248,8 +248,9 @@ _RUNNING_OF_POOL = Statement(
     RunningTask,
 )
 _RETAINED = Statement(
-    "SELECT max(expires) FROM (SELECT expires FROM task WHERE expires IS NOT NULL AND node_pk = :node_pk"
-    " UNION ALL SELECT expires FROM instance WHERE expires IS NOT NULL AND node_pk = :node_pk) AS kept",
+    "SELECT max(until) FROM (SELECT max(expires) AS until FROM task WHERE expires IS NOT NULL AND node_pk = :node_pk"
+    " UNION ALL SELECT max(expires) AS until FROM instance WHERE expires IS NOT NULL AND node_pk = :node_pk"
+    " UNION ALL SELECT max(expires) AS until FROM special_task WHERE node_pk = :node_pk) AS kept",
     lambda until: until,
 )
 _MANAGERS = Statement(

@@ -6,11 +6,22 @@ import hashlib
 import os
 import secrets
 import socket
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
 
 from batchyard.agent.places.layout import Layout
+
+
+@lru_cache(maxsize=1)
+def boot() -> str:
+    """The life of the machine; the same for ever where the kernel does not say."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return "unknown"
 
 
 def of_root(layout: Layout) -> str:

@@ -35,6 +35,7 @@ from batchyard.agent.run.doors import Doors
 from batchyard.agent.run.packages import Packages
 from batchyard.agent.transfer.company import Company
 from batchyard.agent.transfer.failures import SERVER, USER, Failed, Stage, exit_code_failure, failure
+from batchyard.agent.transfer.inputs import Inputs
 from batchyard.agent.transfer.staging import Staging
 from batchyard.agent.transfer.stop import Cancelled, Stop
 from batchyard.agent.transfer.upload import Upload
@@ -112,6 +113,7 @@ class Node:
     setup: NodeSetup
     directories: Directories
     packages: Packages
+    inputs: Inputs
     trusted: Mapping[str, str] = field(default_factory=dict)
     """Variables that tell programs of tasks whom to trust."""
     variables: dict[str, str] = field(default_factory=dict)
@@ -318,7 +320,8 @@ class Attempt:
             await self._do(self._bring_packages())
         if work.resource_files:
             mode = 0o775 if self._order.start else 0o770  # every task may read what the start task brings
-            staging = Staging(self._files_below(place), user.uid, self._node.threads, self._staging, user.group, mode)
+            below = self._files_below(place)
+            staging = Staging(below, user.uid, self._node.threads, self._staging, user.group, mode, self._node.inputs)
             await self._do(staging.all(work.resource_files))
         if self._stop.is_set() or self._too_much:
             raise Cancelled

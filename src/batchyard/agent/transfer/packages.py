@@ -10,13 +10,13 @@ import contextlib
 import errno
 import os
 import secrets
-from functools import lru_cache
 
 import structlog
 
 from batchyard.agent.places import beneath
+from batchyard.agent.places.identity import boot
 from batchyard.agent.places.layout import Layout
-from batchyard.agent.transfer import storage
+from batchyard.agent.transfer.download import Download
 from batchyard.agent.transfer.failures import SERVER, USER, Failed, failure
 from batchyard.agent.transfer.stop import Stop
 from batchyard.agent.transfer.storage import Unreachable
@@ -106,27 +106,24 @@ class Shelf:
     def _fetch(self, package: Package, path: str, limits: Limits, stop: Stop) -> None:
         most = min(package.bytes, limits.bytes)
 
-        def fetch() -> None:
-            with open(path, "wb") as file:
-                for chunk in storage.read_url(package.url):
-                    stop.check()
-                    file.write(chunk)
-                    if file.tell() > most:
-                        raise zips.Refused(f"It has more than {most} bytes")
+        def grown(size: int) -> None:
+            if size > most:
+                raise zips.Refused(f"It has more than {most} bytes")
 
-        stop.patiently(fetch)
+        with open(path, "wb", buffering=0) as file:
+            Download(package.url, file.fileno(), stop, grown).run()
 
     def _put_in_place(self, content: str, name: str) -> None:
         os.makedirs(f"{self._notes}/{name}", exist_ok=True)
         with open(f"{self._notes}/{name}/{_BOOT}", "w", encoding="ascii") as file:
-            file.write(_boot())
+            file.write(boot())
         os.chmod(content, 0o755)
         os.rename(content, f"{self.top}/{name}")
 
     def _is_whole(self, name: str) -> bool:
         try:
             with open(f"{self._notes}/{name}/{_BOOT}", encoding="ascii") as file:
-                return file.read() == _boot() and os.path.isdir(f"{self.top}/{name}")
+                return file.read() == boot() and os.path.isdir(f"{self.top}/{name}")
         except (OSError, ValueError):
             return False
 
@@ -135,16 +132,6 @@ class Shelf:
         os.makedirs(self._layout.trash, mode=0o700, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             os.rename(path, f"{self._layout.trash}/{secrets.token_hex(8)}")
-
-
-@lru_cache(maxsize=1)
-def _boot() -> str:
-    """The life of the machine; the same for ever where the kernel does not say."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return "unknown"
 
 
 def _listed(path: str) -> list[str]:

@@ -16,19 +16,18 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from batchyard.agent.places import beneath
 from batchyard.agent.places.rights import acting_as
 from batchyard.agent.transfer import storage
+from batchyard.agent.transfer.download import Download
 from batchyard.agent.transfer.failures import SERVER, USER, Failed, failure, plain
+from batchyard.agent.transfer.inputs import FULL, Inputs
 from batchyard.agent.transfer.stop import Stop
 from batchyard.agent.transfer.storage import Unreachable
 from batchyard.model.common import ResourceFile
 from batchyard.model.states import ErrorCategory
-
-if TYPE_CHECKING:
-    from azure.storage.blob import ContainerClient
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -48,6 +47,8 @@ class Staging:
     """Group of the files; None for the one with the user's number."""
     mode: int = 0o770
     """Permissions of directories, and of files that come without."""
+    inputs: Inputs | None = None
+    """What the node's tasks share."""
     _top: int = -1
     """Descriptor of the directory; used while `stop` is held off, so nobody uses it once that is set."""
 
@@ -92,8 +93,7 @@ class Staging:
     async def _one(self, file: ResourceFile, room: asyncio.Semaphore) -> None:
         mode = self._mode_of(file)
         if file.http_url is not None:
-            url = file.http_url
-            await self._job(room, self._bring, lambda: storage.read_url(url), file.file_path or "", mode, plain(url))
+            await self._fetch(room, file.http_url, file.file_path or "", mode)
         elif file.storage_container_url is not None:
             await self._container(file, file.storage_container_url, mode, room)
         else:
@@ -107,27 +107,31 @@ class Staging:
             client = await self._job(room, storage.container, url)
             listing = storage.pages(client, file.blob_prefix)
             while (page := await self._job(room, self.stop.patiently, partial(storage.page, listing))) is not None:
-                await _together([self._blob(client, name, file.file_path, mode, f"{plain(url)}/{name}", room) for name in page])
+                await _together([self._blob(url, name, file.file_path, mode, room) for name in page])
         except Unreachable as error:
             raise _download_failed(error, plain(url)) from error
 
-    async def _blob(self, client: ContainerClient, name: str, below: str | None, mode: int, shown: str, room: asyncio.Semaphore) -> None:
+    async def _blob(self, container_url: str, name: str, below: str | None, mode: int, room: asyncio.Semaphore) -> None:
         path = f"{below}/{name}" if below else name
         if not name.endswith("/"):  # a name that does stands for a directory
-            await self._job(room, self._bring, lambda: storage.read_blob(client, name), path, mode, shown)
+            await self._fetch(room, storage.blob_url(container_url, name), path, mode)
+
+    async def _fetch(self, room: asyncio.Semaphore, url: str, path: str, mode: int) -> None:
+        async with self.inputs.turn(url) if self.inputs is not None else contextlib.nullcontext():
+            await self._job(room, self._bring, url, path, mode)
 
     async def _job(self, room: asyncio.Semaphore, call: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs) -> _T:
         async with room:
             self.stop.check()
             return await asyncio.get_running_loop().run_in_executor(self.threads, partial(call, *arguments, **named))
 
-    def _bring(self, source: Callable[[], Iterator[bytes]], path: str, mode: int, shown: str) -> None:
+    def _bring(self, url: str, path: str, mode: int) -> None:
         try:
-            self.stop.patiently(lambda: self._write(source, path, mode, shown))
+            self._write(url, path, mode, plain(url))
         except Unreachable as error:
-            raise _download_failed(error, shown) from error
+            raise _download_failed(error, plain(url)) from error
 
-    def _write(self, source: Callable[[], Iterator[bytes]], path: str, mode: int, shown: str) -> None:
+    def _write(self, url: str, path: str, mode: int, shown: str) -> None:
         """Write one file. Raises Failed, Unreachable or Cancelled; leaves no half file behind."""
         try:
             names = beneath.parts(path)
@@ -147,7 +151,7 @@ class Staging:
                     file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=fd)
                 try:
                     step = "ResourceFileWriteFailed"
-                    self._fill(file, source)
+                    self._fill(url, file)
                     os.fchmod(file, mode)
                     step = "ResourceFileCreateFailed"
                     with self._step():
@@ -161,12 +165,19 @@ class Staging:
         except OSError as error:
             raise _local_failed(error, step, shown, path) from error
 
-    def _fill(self, file: int, source: Callable[[], Iterator[bytes]]) -> None:
-        for chunk in source():
-            self.stop.check()
-            rest = memoryview(chunk)
-            while rest:
-                rest = rest[os.write(file, rest) :]
+    def _fill(self, url: str, fd: int) -> None:
+        """Fill an empty file; what tasks share gives way to what this one needs. Raises Unreachable, Cancelled, OSError."""
+        if self.inputs is None or not self.inputs.is_on:
+            Download(url, fd, self.stop).run()
+            return
+        try:
+            if not self.inputs.fill(url, fd, self.stop):
+                Download(url, fd, self.stop).run()
+        except OSError as error:
+            if error.errno not in FULL or not self.inputs.relieve(everything=True):
+                raise
+            os.ftruncate(fd, 0)
+            Download(url, fd, self.stop).run()
 
 
 async def _together(jobs: Sequence[Coroutine[None, None, None]]) -> None:

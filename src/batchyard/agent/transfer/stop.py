@@ -64,18 +64,25 @@ class Stop:
             self.check()
             yield
 
-    def patiently(self, call: Callable[[], _T]) -> _T:
-        """Call, again after failures that may pass: a server that is started anew is no reason to fail. Raises Unreachable or Cancelled."""
-        for tries, pause_s in enumerate(storage.PAUSES_S, 1):
+    def patiently(self, call: Callable[[], _T], reached: Callable[[], int] = int) -> _T:
+        """Call, again after failures that may pass: a server that is started anew is no reason to fail. Raises Unreachable or Cancelled.
+
+        Who gets on is not given up: tries count from where `reached`, in bytes, was last found to be further.
+        """
+        tries, furthest = 0, 0
+        while True:
             self.check()
             try:
                 return call()
             except Unreachable as error:
-                if not error.passing or (error.timed_out and tries >= storage.SLOW_TRIES):
+                if not error.passing:
                     raise
-            self._wait(pause_s)
-        self.check()
-        return call()
+                if reached() >= furthest + storage.CHUNK:
+                    tries, furthest = 0, reached()
+                tries += 1
+                if tries > len(storage.PAUSES_S) or (error.timed_out and tries >= storage.SLOW_TRIES):
+                    raise
+            self._wait(storage.PAUSES_S[tries - 1])
 
     def _wait(self, seconds: float) -> None:
         with self._lock:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote, urlsplit
 
 from batchyard.agent.transfer.small import Small
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from azure.storage.blob import ContainerClient
 
 CHUNK = 1 << 20
+NAMES = 5000
+"""Blobs on a page of a listing: as many as are held in memory of a container, however many it has."""
+_ANSWERS = (200, 206, 304, 412, 416)
 _PART = 4 << 20
 _CONNECT_S, _READ_S = 20, 60
 PAUSES_S = (0.25, 0.5, 1, 2, 4, 5, 5, 5, 5)
@@ -48,15 +52,26 @@ def web() -> httpx.Client:
     return httpx.Client(timeout=httpx.Timeout(_READ_S, connect=_CONNECT_S), follow_redirects=True)
 
 
-def read_url(url: str) -> Iterator[bytes]:
-    """Content of a URL in pieces. Raises Unreachable."""
+class Heard(NamedTuple):
+    """An answer whose content is still to come."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Asked for in any case."""
+    pieces: Iterator[bytes]
+    """The content as it is stored, in whatever encoding. Raises Unreachable when it is cut off."""
+
+
+@contextlib.contextmanager
+def ask(url: str, headers: dict[str, str]) -> Iterator[Heard]:
+    """Ask for a URL, or a part of it, or whether it changed; what else is answered, and what fails within, is raised as Unreachable."""
     import httpx
 
     try:
-        with web().stream("GET", url) as answer:
-            if answer.status_code != 200:
+        with web().stream("GET", url, headers=headers) as answer:
+            if answer.status_code not in _ANSWERS:
                 raise Unreachable(answer.status_code, f"the server answered {answer.status_code} {answer.reason_phrase}")
-            yield from answer.iter_bytes(CHUNK)
+            yield Heard(answer.status_code, answer.headers, answer.iter_raw(CHUNK))
     except httpx.TimeoutException as error:
         raise Unreachable(0, "the server did not answer in time", timed_out=True) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -86,9 +101,15 @@ def container(url: str) -> ContainerClient:
         raise Unreachable(400, "not the URL of a container") from error
 
 
+def blob_url(container_url: str, name: str) -> str:
+    """URL of a blob, signed as its container's."""
+    where, question, signature = container_url.partition("?")
+    return f"{where.rstrip('/')}/{quote(name, safe='~/')}{question}{signature}"
+
+
 def pages(client: ContainerClient, prefix: str | None) -> Iterator[Iterator[str]]:
     """The listing of a container's blobs, for `page`."""
-    return client.list_blob_names(name_starts_with=prefix or None).by_page()
+    return client.list_blob_names(name_starts_with=prefix or None, results_per_page=NAMES).by_page()
 
 
 def page(listing: Iterator[Iterator[str]]) -> list[str] | None:
@@ -96,16 +117,6 @@ def page(listing: Iterator[Iterator[str]]) -> list[str] | None:
     try:
         found = next(listing, None)
         return None if found is None else list(found)
-    except Exception as error:
-        raise _translated(error) from error
-
-
-def read_blob(client: ContainerClient, name: str) -> Iterator[bytes]:
-    """Content of a blob in pieces. Raises Unreachable."""
-    try:
-        yield from client.download_blob(name).chunks()
-    except GeneratorExit:
-        raise
     except Exception as error:
         raise _translated(error) from error
 

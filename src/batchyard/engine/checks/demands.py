@@ -129,6 +129,14 @@ def metadata(items: Sequence[MetadataItem] | None) -> None:
         raise BatchError("EmptyMetadataKey")
 
 
+def own_metadata(items: Sequence[MetadataItem] | None, name: str) -> str | None:
+    """The value of a name that is ours, None without it. Raises InvalidPropertyValue when it is given twice."""
+    values = [item.value for item in items or () if item.name == name]
+    if len(values) > 1:
+        raise invalid_property("metadata", values[1][:100], f"The name {name} is given twice")
+    return values[0] if values else None
+
+
 def retired(name: str, value: object, reason: str) -> None:
     """Refuse a property that the service itself has given up."""
     if value:

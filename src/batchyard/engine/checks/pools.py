@@ -11,6 +11,7 @@ import msgspec
 from batchyard.engine.checks import demands, packages
 from batchyard.engine.checks.tasks import DEFAULT_IDENTITY
 from batchyard.model import times
+from batchyard.model.common import MetadataItem
 from batchyard.model.errors import BatchError, invalid_property
 from batchyard.model.network import InboundNATPool, NetworkConfiguration
 from batchyard.model.pool import (
@@ -23,8 +24,10 @@ from batchyard.model.pool import (
 from batchyard.model.virtual_machine import ImageReference, RollingUpgradePolicy, UpgradePolicy, VirtualMachineConfiguration
 from batchyard.model.words import ElevationLevel, LoginMode, NodeFillType
 from batchyard.rules import images
+from batchyard.rules.amounts import amount_bytes
 from batchyard.rules.offer import Offer
 
+INPUT_CACHE = "batchyard.inputCache"
 RESIZE_TIMEOUT = "PT15M"
 START_TASK_CHARACTERS = 32_768
 MOST_NODES = 100_000
@@ -58,6 +61,7 @@ def check_changed(pool: PoolCreateContent, changed: Set[str], offer: Offer) -> N
     """The same for some properties of a pool; what was stored before is not looked at again, because it has no secrets any more."""
     demands.a_display_name(pool.display_name)
     demands.metadata(pool.metadata)
+    input_cache_bytes(pool.metadata)
     demands.retired("cloudServiceConfiguration", pool.cloud_service_configuration, _CLOUD)
     demands.retired("certificateReferences", pool.certificate_references, _CERTIFICATES)
     demands.not_served(mountConfiguration=pool.mount_configuration or None)
@@ -80,6 +84,17 @@ def check_changed(pool: PoolCreateContent, changed: Set[str], offer: Offer) -> N
     if pool.upgrade_policy is not None:
         _check_upgrades(pool.upgrade_policy, machine)
     _leave_out_empty(pool)
+
+
+def input_cache_bytes(metadata: Sequence[MetadataItem] | None) -> int:
+    """Room that each node has for inputs that its tasks share, 0 where the pool wants no cache. Raises InvalidPropertyValue."""
+    said = demands.own_metadata(metadata, INPUT_CACHE)
+    if said is None:
+        return 0
+    try:
+        return amount_bytes(said)
+    except ValueError as error:
+        raise invalid_property("metadata", said[:100], f"The value of {INPUT_CACHE} is {error}") from None
 
 
 def _leave_out_empty(pool: PoolCreateContent) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from batchyard.engine import wakes
 from batchyard.engine.changes.nodes import change_node
+from batchyard.engine.checks.pools import input_cache_bytes
 from batchyard.engine.nodes import health, packages
 from batchyard.engine.nodes.node_changes import CHANGING
 from batchyard.engine.nodes.orders import orders, task_token
@@ -112,6 +113,7 @@ def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int, *, refill
         return None
     if node.last_seen is None or abs(now - node.last_seen) >= SEEN_EVERY_US:
         node_rows.seen(tx, node.pk, now)
+        node = msgspec.structs.replace(node, last_seen=now, version=node.version + 1)
     if sync.removed:
         node_rows.removed(tx, node.pk, sync.removed)
     if sync.ended or sync.ready:
@@ -193,6 +195,7 @@ def _setup(reader: Reader, node: NodeRow, pool_id: str, body: PoolCreateContent,
         packages=packages.of_references(reader, body.application_package_references or ()),
         package_bytes=setting.package_limits[0],
         package_entries=setting.package_limits[1],
+        input_cache_bytes=input_cache_bytes(body.metadata),
     )
 
 

@@ -15,6 +15,7 @@ from batchyard.engine.changes.tasks import change_task
 from batchyard.engine.settling import start_tasks
 from batchyard.engine.settling.moves import give_back, requeue
 from batchyard.engine.settling.special_runs import INTERNAL_RETRIES, begin_anew, complete, current, put_off, run_again, settle
+from batchyard.model import times
 from batchyard.model.job import JobCreateContent, JobPreparationTask, JobReleaseTask
 from batchyard.model.states import ErrorCategory, SpecialTaskState
 from batchyard.model.sync import Ended, Outcome
@@ -218,6 +219,25 @@ def release(tx: Tx, job: JobRow, now: int) -> bool:
             else:
                 waiting = True
     return waiting
+
+
+def retain(tx: Tx, job: JobRow, now: int) -> None:
+    """The job is completed: its directories on nodes go as `retentionTime` says, which no task of the job needs any more (contract 3.6)."""
+    sent = _job_body.decode(job.body)
+    preparation, after = sent.job_preparation_task, sent.job_release_task
+    if preparation is not None:
+        _retain(tx, job, PREPARATION, (preparation.constraints or TaskConstraints()).retention_time, now)
+    if after is not None:
+        _retain(tx, job, RELEASE, after.retention_time, now)
+
+
+def _retain(tx: Tx, job: JobRow, kind: str, said: str | None, now: int) -> None:
+    retention = times.duration(said) if said else None
+    if retention is None:  # for ever
+        return
+    for row in rows.of_job(tx, job.pk, kind):
+        if row.ended is not None:
+            rows.move(tx, row, expires=max(row.ended + retention, now))
 
 
 def _begin_release(tx: Tx, job: JobRow, prepared: SpecialTaskRow, now: int) -> bool:

@@ -69,8 +69,9 @@ class Upkeep:
         now = self._clock.now()
         await self._silent_nodes(now)
         await self._db.run(end_overdue, now)
-        while await self._db.run(remove_expired, now) == TASKS_PER_UNIT:
-            pass
+        for expired in (remove_expired, remove_expired_specials):
+            while await self._db.run(expired, now) == TASKS_PER_UNIT:
+                pass
         for job_pk in await self._db.read(job_rows.older_than, now - TASK_LIFETIME_US):
             while await self._db.run(end_old_tasks, job_pk, now) == TASKS_PER_UNIT:
                 pass
@@ -146,6 +147,17 @@ def remove_expired(tx: Tx, now: int) -> int:
     return max(len(expired), len(gone))
 
 
+def remove_expired_specials(tx: Tx, now: int) -> int:
+    """The same for preparation and release tasks of completed jobs; how many."""
+    expired = special_rows.expired(tx, now, TASKS_PER_UNIT)
+    for row in expired:
+        job = job_rows.get(tx, row.job_pk)
+        id_ = job.preparation_id if row.kind == special_rows.PREPARATION else job.release_id
+        remove(tx, [row.node_pk], task_directory(job.id, id_ or ""))
+        special_rows.move(tx, row, expires=None)
+    return len(expired)
+
+
 def end_old_tasks(tx: Tx, job_pk: int, now: int) -> int:
     """End tasks that were added more than 180 days ago, in whatever state they are (contract 3.3); how many."""
     old = task_rows.open_since(tx, job_pk, now - TASK_LIFETIME_US, TASKS_PER_UNIT)
@@ -197,6 +209,7 @@ def _conclude(tx: Tx, job: JobRow, n: int, now: int) -> int:
     elif special_tasks.release(tx, job, now):
         return 0
     elif job.state == JobState.TERMINATING:
+        special_tasks.retain(tx, job, now)
         complete_job(tx, job, now)
     else:
         return _remove(tx, job, n, now)
