@@ -31,9 +31,10 @@ from batchyard.server.peers import Peers
 from batchyard.server.places import Places
 from batchyard.server.refusals import Refused
 from batchyard.server.shared import authority, cluster_key, server_id
+from batchyard.server.storages import TOPIC
 from batchyard.server.tls import Tls
 from batchyard.server.world import Server
-from batchyard.server.worlds import ACCOUNTS, Worlds
+from batchyard.server.worlds import Worlds
 from batchyard.store import servers
 from batchyard.store.db import Database
 
@@ -57,7 +58,7 @@ def serve(config: Config) -> None:
 
 
 async def _serve(config: Config) -> None:
-    listener = http.bind(config)
+    listener, services = http.bind(config), http.bind_services(config)
     clock = MovableClock() if config.test_clock else Clock()
     hub = Wakes()
     hub.bind(asyncio.get_running_loop())
@@ -76,26 +77,28 @@ async def _serve(config: Config) -> None:
     peers = _peers(config, registry, places, public, stop)
     trusted = str(tls.authority_file) if tls is not None and tls.authority_file is not None else None
     calls = Calls(peers, cluster_key(registry), trusted) if places.shared else None
-    shared = Server(config, (url, public), tls, clock, offer, room, operator, places.count_nodes, calls)
+    ways = http.ways(config, services, public, tls)
+    shared = Server(config, (url, public), tls, clock, offer, room, operator, places.count_nodes, ways, calls)
     worlds = Worlds(shared, registry, places, state[0].name, peers=peers)
-    door = Door(Front(worlds, clock), worlds.ready)
+    ports = {each.getsockname()[1]: service for service, each in services.items()}
+    door = Door(Front(worlds, clock, ports), worlds.ready)
     server = http.http_server(door, config.proxies, tls)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     with refusals.starting(config.directory):
         await worlds.begin(state, hub)
     work = [
-        every("worlds", WORLDS_PERIOD_S, worlds.run_once, news.event(ACCOUNTS)),
+        every("worlds", WORLDS_PERIOD_S, worlds.run_once, news.event(TOPIC)),
         _drain(stop, worlds, door, server, config.drain_s),
         *([every("servers", config.lease_s / 3, peers.beat, news.event(servers.TOPIC))] if places.shared else []),
         every("room", ROOM_PERIOD_S, lambda: asyncio.to_thread(room.watch), asyncio.Event()),
-        http.announce(server, config, url, public, lambda: [row.url for row in peers.others], peers.changed),
+        http.announce(server, config, url, ways, lambda: [row.url for row in peers.others], peers.changed),
         *([] if tls is None else [renewal(tls)]),
     ]
     _settle_memory()
     _settle_threads()
     try:
-        await http.answer(server, listener, work)
+        await http.answer(server, [listener, *services.values()], work)
     finally:
         await worlds.end()
         (config.directory / http.ANNOUNCEMENT).unlink(missing_ok=True)

@@ -50,26 +50,32 @@ def background(
     lease: Lease,
     capacity: Capacity,
     upkeep: Upkeep,
-    storage: tuple[LocalBlobStore, QueueStore],
     room: space.Room | None,
     *,
     on_demand: bool,
 ) -> list[Coroutine[None, None, None]]:
-    """Everything that runs in a world beside the answering of requests; `on_demand` evaluates formulas as soon as tasks come or go.
+    """Everything that works on a world's account beside the answering of requests.
+
+    `on_demand` evaluates formulas as soon as tasks come or go.
 
     `room` is that of a world which lies on a disk of its own.
     """
-    store, queues = storage
     watch = [] if room is None else [every("room", ROOM_PERIOD_S, _in_thread(room.watch), asyncio.Event())]
     return [
         *_of_the_account(services, lease, capacity, upkeep),
         _autoscale(services, lease, on_demand),
-        every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, services.clock), asyncio.Event()),
-        every("catalogue", CATALOGUE_PERIOD_S, _shrink(store), asyncio.Event()),
-        every("queues", QUEUES_PERIOD_S, _tidy(queues, services.clock), asyncio.Event()),
-        every("queues' file", CATALOGUE_PERIOD_S, _shrink(queues), asyncio.Event()),
-        every("deleted containers", PURGE_PERIOD_S, _in_thread(lambda: _purge(store, services.clock)), _told_of_deletions(store)),
         *watch,
+    ]
+
+
+def of_storage(store: LocalBlobStore, queues: QueueStore, clock: Clock) -> list[Coroutine[None, None, None]]:
+    """Everything that works on a storage account beside the answering of requests."""
+    return [
+        every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), asyncio.Event()),
+        every("catalogue", CATALOGUE_PERIOD_S, _shrink(store), asyncio.Event()),
+        every("queues", QUEUES_PERIOD_S, _tidy(queues, clock), asyncio.Event()),
+        every("queues' file", CATALOGUE_PERIOD_S, _shrink(queues), asyncio.Event()),
+        every("deleted containers", PURGE_PERIOD_S, _in_thread(lambda: _purge(store, clock)), _told_of_deletions(store)),
         _check_blobs(store),
     ]
 
