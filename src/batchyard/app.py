@@ -8,7 +8,7 @@ import platform
 import signal
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 
 import msgspec
@@ -36,9 +36,10 @@ from batchyard.server.peers import Peers
 from batchyard.server.places import Places
 from batchyard.server.refusals import Refused
 from batchyard.server.shared import authority, cluster_key, server_id
+from batchyard.server.storages import TOPIC
 from batchyard.server.tls import Tls
 from batchyard.server.world import Server
-from batchyard.server.worlds import ACCOUNTS, Worlds
+from batchyard.server.worlds import Worlds
 from batchyard.store import servers
 from batchyard.store.db import Database
 
@@ -62,18 +63,24 @@ def serve(config: Config) -> None:
 
 
 async def _serve(config: Config) -> None:
-    listener = http.bind(config)
+    listener, services = http.bind(config), http.bind_services(config)
     scraped = None if config.metrics is None else http.listen(*config.metrics)
     network = networks.begin(config)
     try:
-        await _serve_with(config, listener, scraped, network)
+        await _serve_with(config, listener, services, scraped, network)
     finally:
         if network is not None:
             network.close()
 
 
-async def _serve_with(config: Config, listener: socket.socket, scraped: socket.socket | None, network: Namespaces | None) -> None:
-    listeners, connection = [listener], BoundedHttp
+async def _serve_with(
+    config: Config,
+    listener: socket.socket,
+    services: Mapping[str, socket.socket],
+    scraped: socket.socket | None,
+    network: Namespaces | None,
+) -> None:
+    listeners, connection = [listener, *services.values()], BoundedHttp
     if network is not None:
         config = replace(config, gateway=str(network.gateway))
         bound, port = listener.getsockname()[:2]
@@ -97,9 +104,11 @@ async def _serve_with(config: Config, listener: socket.socket, scraped: socket.s
     peers = _peers(config, registry, places, public, stop)
     trusted = str(tls.authority_file) if tls is not None and tls.authority_file is not None else None
     calls = Calls(peers, cluster_key(registry), trusted) if places.shared else None
-    shared = Server(config, (url, public), tls, clock, offer, room, operator, places.count_nodes, calls, network)
+    ways = http.ways(config, services, public, tls)
+    shared = Server(config, (url, public), tls, clock, offer, room, operator, places.count_nodes, ways, calls, network)
     worlds = Worlds(shared, registry, places, state[0].name, peers=peers)
-    door = Door(Front(worlds, clock), worlds.ready)
+    ports = {each.getsockname()[1]: service for service, each in services.items()}
+    door = Door(Front(worlds, clock, ports), worlds.ready)
     server = http.http_server(door, config.proxies, tls, connection)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -107,11 +116,11 @@ async def _serve_with(config: Config, listener: socket.socket, scraped: socket.s
         await worlds.begin(state, hub)
     loops = Loops()
     work = [
-        loops.every("worlds", WORLDS_PERIOD_S, worlds.run_once, news.event(ACCOUNTS)),
+        loops.every("worlds", WORLDS_PERIOD_S, worlds.run_once, news.event(TOPIC)),
         _drain(stop, worlds, door, server, config.drain_s),
         *([loops.every("servers", config.lease_s / 3, peers.beat, news.event(servers.TOPIC))] if places.shared else []),
         loops.every("room", ROOM_PERIOD_S, lambda: asyncio.to_thread(room.watch)),
-        http.announce(server, config, url, public, lambda: [row.url for row in peers.others], peers.changed),
+        http.announce(server, config, url, ways, lambda: [row.url for row in peers.others], peers.changed),
         *([] if tls is None else [renewal(loops, tls)]),
         *([] if scraped is None else [_metrics(scraped, config, tls, loops, door, worlds)]),
     ]

@@ -43,6 +43,10 @@ class Config:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     """0 takes a free one."""
+    queue_port: int | None = None
+    """Port of the Queue service alone; 0 takes a free one."""
+    table_port: int | None = None
+    """Port at which the Table service is refused."""
     former_port: int = 0
     """With port 0: the one to take if it is free, because a server that was killed had it and its agents look for it there."""
     max_nodes: int = 8
@@ -223,6 +227,8 @@ def of(directory: Path, values: Mapping[str, Any], offer: Offer) -> Config:
         directory=directory,
         host=values["host"],
         port=values["port"],
+        queue_port=values["queue_port"],
+        table_port=values["table_port"],
         max_nodes=values["nodes"],
         test_clock=values["test_clock"],
         insecure=values["insecure"],

@@ -57,6 +57,8 @@ class Setting(NamedTuple):
 SETTINGS: tuple[Setting, ...] = (
     Setting("host", "Address to listen on.", default="127.0.0.1", metavar="ADDRESS"),
     Setting("port", "Port to listen on; 0 takes a free one.", "whole number", 8777, "N", low=0, high=65535),
+    Setting("queue_port", "Port of the Queue service alone; 0 takes a free one.", "whole number", metavar="N", low=0, high=65535),
+    Setting("table_port", "Port at which tables are refused; 0 takes a free one.", "whole number", metavar="N", low=0, high=65535),
     Setting("nodes", "How many local nodes there may be at once.", "whole number", 8, "N", low=0),
     Setting("database", "PostgreSQL database of the accounts, which several servers may share; no password here.", metavar="URL"),
     Setting("blobs", "Directory of all accounts' blobs; servers that share a database all have to see it.", "path", metavar="DIR"),
@@ -82,7 +84,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("tls_authority", "Authority of the certificate in CERT, where clients do not know it anyway.", "path", metavar="FILE"),
     Setting("name", "Name or address that clients reach the server by: in URLs and certificate.", metavar="NAME", many=True),
-    Setting("domain", "Accounts are reached by ACCOUNT.REGION.DOMAIN, storage by ACCOUNT.blob.DOMAIN.", metavar="DOMAIN"),
+    Setting("domain", "Accounts are reached by ACCOUNT.REGION.DOMAIN, storage by ACCOUNT.blob.DOMAIN, .dfs., .queue.", metavar="DOMAIN"),
     Setting("region", "Stands in the host names of accounts.", default="local", metavar="REGION"),
     Setting("insecure", "Allow plain HTTP on an address that others can reach.", "switch", False),
     Setting("trusted_proxy", "Proxy whose X-Forwarded headers count: an IP address or network.", metavar="ADDRESS", many=True),

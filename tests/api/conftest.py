@@ -366,7 +366,7 @@ class Still:
         machines = {LOCAL: Machine("10.9.8.7", "here", "2001:db8::7")}
         account = Account("acct", [STILL_KEY])
         services = Services(self.db, hub, Clock(), self.relay, account, NODE_KEY, chaos, machines=machines, restarting=restarting)
-        self.api = Api(services, {})
+        self.api = Api(services, {}, {})
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.api), base_url="http://server")
 
     async def __call__(self, method: str, path: str, body: object = None, *, query: str = "") -> httpx.Response:

@@ -124,7 +124,8 @@ def test_no_storage_service_is_left_to_the_public_cloud(cli: Cli, server: Server
     variables, _ = told(cli, server, "sdk15")
     said = dict(part.split("=", 1) for part in variables["AZURE_STORAGE_CONNECTION_STRING"].split(";") if part)
     wanted = f"{server.endpoint}/{server.storage_account}"
-    assert {said[f"{service}Endpoint"] for service in ("Blob", "Table", "File")} == {wanted}
+    assert {said[f"{service}Endpoint"] for service in ("Blob", "File")} == {wanted}
+    assert said["TableEndpoint"] == f"{server.endpoint}/table/{server.storage_account}"
     assert said["QueueEndpoint"] == f"{server.endpoint}/queue/{server.storage_account}"
     assert not any("EndpointSuffix" in name for name in said)
 

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from azure.storage.blob import BlobServiceClient
 
 import postgres
 from batchyard import drivers
-from batchyard.cli import daemon, processes
+from batchyard.cli import connect, daemon, processes
 
 
 def batchyard(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -32,15 +33,25 @@ def url() -> Iterator[str]:
     base = drivers.schema(made)
     for name in (base, f"{base}_registry", f"{base}_account_alpha"):
         world = drivers.with_schema(made, name)
-        for each in (world, drivers.beside(world, "blobs"), drivers.beside(world, "queues")):
+        beside = [drivers.beside(world, f"s{pk}") for pk in range(1, 5)]
+        for each in (world, *(drivers.beside(place, part) for place in (world, *beside) for part in ("blobs", "queues"))):
             drivers.drop(each)
+
+
+def own(directory: Path, storage: str, number: int = 0) -> BlobServiceClient:
+    """A storage account as a client has it that knows one of its keys."""
+    running = daemon.running(directory)
+    assert running is not None
+    with connect.operator(running.url, directory / "operator.key") as client:
+        key = client.get("batchyard", "v1", "storageaccounts", storage, "keys")[("primary", "secondary")[number]]
+    return BlobServiceClient(f"{running.url}/{storage}", credential={"account_name": storage, "account_key": key}, retry_total=0)
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[Path]:
     made = tmp_path / "state"
     yield made
-    for place in (made, tmp_path / "again"):
+    for place in (made, tmp_path / "again", tmp_path / "restored"):
         if place.exists():
             daemon.stop(place)
             for pid, started in list(processes.agents_below(place)):
@@ -55,6 +66,9 @@ def test_jobs_blobs_and_accounts_of_a_server_are_those_of_the_next(directory: Pa
     (tmp_path / "file").write_bytes(b"x" * 100_000)
     done("storage", "create", "--dir", directory, "box")
     done("storage", "cp", "--dir", directory, tmp_path / "file", "box:file")
+    for account, storage in ((), "first"), (("--in", "alpha"), "second"):
+        done("storage-account", "create", "--dir", directory, storage, *account)
+        own(directory, storage).create_container("box").upload_blob("b", storage.encode() * 50_000)
     running = batchyard("migrate", "--dir", directory, "--all", "--to", url)
     assert running.returncode == 1
     assert "already runs" in running.stderr
@@ -67,9 +81,12 @@ def test_jobs_blobs_and_accounts_of_a_server_are_those_of_the_next(directory: Pa
     done(*up, "--dir", directory, "--database", url)
     assert "first" in done("jobs", "--dir", directory)
     assert "alpha" in done("account", "list", "--dir", directory)
+    for storage in ("first", "second"):
+        assert own(directory, storage, 1).get_blob_client("box", "b").download_blob().readall() == storage.encode() * 50_000
     done("storage", "cp", "--dir", directory, "box:file", tmp_path / "back")
     assert next(path for path in (tmp_path / "back", tmp_path / "back" / "file") if path.is_file()).read_bytes() == b"x" * 100_000
     done("backup", "--dir", directory, "--database", url, tmp_path / "yard.tar")
+    done("restore", tmp_path / "yard.tar", "--dir", tmp_path / "restored")
     busy = batchyard("migrate", "--dir", directory, "--all", "--database", url, "--to", tmp_path / "again")
     assert busy.returncode == 1
     done("down", "--dir", directory)
@@ -78,6 +95,11 @@ def test_jobs_blobs_and_accounts_of_a_server_are_those_of_the_next(directory: Pa
     assert drivers.peek(url, lambda connection: 1) is None
     done(*up, "--dir", tmp_path / "again")
     assert "first" in done("jobs", "--dir", tmp_path / "again")
+    for storage in ("first", "second"):
+        assert own(tmp_path / "again", storage).get_blob_client("box", "b").download_blob().readall() == storage.encode() * 50_000
+        [place] = (tmp_path / "restored").glob(f"**/blobs.{storage}.*")
+        [kept] = [path for path in place.glob("data/*/*") if path.is_file()]
+        assert kept.read_bytes() == storage.encode() * 50_000
     assert "alpha" in done("account", "list", "--dir", tmp_path / "again")
     done("down", "--dir", tmp_path / "again")
 

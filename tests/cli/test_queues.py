@@ -14,6 +14,7 @@ from azure.storage.queue import QueueClient
 from tests.cli.conftest import Cli, Server
 
 from batchyard.cli import daemon
+from batchyard.model.endpoints import Ways
 
 Run = Callable[..., CompletedProcess[str]]
 
@@ -34,7 +35,7 @@ def named(queue: Run, server: Server) -> Iterator[tuple[str, QueueClient]]:
     name = f"own-{secrets.token_hex(4)}"
     made = queue("create", name)
     assert (made.returncode, made.stdout) == (0, f"{name}\n"), made.stderr
-    words = daemon.storage_connection_string(daemon.account(server.directory), server.endpoint)
+    words = daemon.storage_connection_string(daemon.account(server.directory), Ways(server.endpoint))
     with QueueClient.from_connection_string(words, name) as client:
         yield name, client
     queue("delete", name, "--yes")

@@ -18,10 +18,12 @@ from azure.storage.blob import BlobServiceClient
 from tests.api.conftest import Raw
 from tests.conftest import Server
 
+from batchyard.drivers.sqlite import build
 from batchyard.engine.wakes import Wakes
 from batchyard.server import state
 from batchyard.server.refusals import Refused
 from batchyard.store import accounts as rows
+from batchyard.store import migrate, storage
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "state-0.1"
 """What version 0.1 left: a pool, a job with a completed task and one that waits, a small blob and one in a file of its own."""
@@ -47,7 +49,7 @@ def old(directory: Path) -> Path:
 
 def test_a_server_of_this_release_goes_on_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     began = Server.start
-    monkeypatch.setattr(Server, "start", lambda self: (old(self.directory), began(self))[1])
+    monkeypatch.setattr(Server, "start", lambda self: ((self.directory / "blobs").exists() or old(self.directory), began(self))[1])
     server = Server(nodes=1)
     try:
         found = json.loads((FIXTURE / "account.json").read_text())
@@ -55,12 +57,19 @@ def test_a_server_of_this_release_goes_on_with_it(monkeypatch: pytest.MonkeyPatc
         raw = Raw(server.endpoint, server.account, server.key)
         assert raw("GET", "/jobs/old/tasks/done").json["executionInfo"]["exitCode"] == 3
         assert raw("GET", "/jobs/old/tasks/waits").json["state"] == "active"
-        storage = BlobServiceClient.from_connection_string(server.storage_connection_string)
-        assert storage.get_blob_client("old", "small").download_blob().readall() == b"kept"
-        assert storage.get_blob_client("old", "large").download_blob().readall() == LARGE
+        blobs = BlobServiceClient.from_connection_string(server.storage_connection_string)
+        assert blobs.get_blob_client("old", "small").download_blob().readall() == b"kept"
+        assert blobs.get_blob_client("old", "large").download_blob().readall() == LARGE
         operator = Raw(server.endpoint, "$operator", (server.directory / "operator.key").read_text().strip())
         assert [each["name"] for each in operator("GET", "/batchyard/v1/accounts").json["value"]] == [server.account]
         assert operator("POST", "/batchyard/v1/accounts", {"name": "second"}).status == 201
+        keys = operator("GET", f"/batchyard/v1/storageaccounts/{server.storage_account}/keys").json
+        assert keys["primary"] == found["storageKey"]
+        server.kill()
+        server.start()
+        assert operator("GET", f"/batchyard/v1/storageaccounts/{server.storage_account}/keys").json == keys
+        second = server.storage_connection_string.replace(keys["primary"], keys["secondary"])
+        assert BlobServiceClient.from_connection_string(second).get_blob_client("old", "small").download_blob().readall() == b"kept"
     finally:
         server.stop()
 
@@ -119,10 +128,33 @@ def test_a_start_that_is_killed_at_any_step_is_made_good_by_the_next(tmp_path: P
         account = json.loads((directory / "account.json").read_text())
         with sqlite3.connect(directory / "registry.db") as registry:
             assert registry.execute("SELECT name, state, location FROM account").fetchall() == [(account["name"], "active", ".")]
+            linked = "SELECT storage.name, storage.state FROM storage JOIN account ON account.pk = account_pk"
+            assert registry.execute(linked).fetchall() == [(account["storageName"], "active")]
         registry.close()
         assert (directory / "operator.key").stat().st_mode & 0o777 == 0o600
         step += 17  # a prime, so that in the end no line is always passed over
     assert kills > 5
+
+
+def test_a_registry_that_knew_no_storage_accounts_gets_the_linked_ones(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    with sqlite3.connect(path, isolation_level=None) as registry:
+        build(registry, 2, migrate.REGISTRY)
+        for name in ("alpha", "beta"):
+            sql = "INSERT INTO account (name, state, location, storage, created) VALUES (?, 'active', ?, ?, 1)"
+            registry.execute(sql, (name, f"accounts/{name}", f"{name}storage"))
+    registry.close()
+    account, *parts = state.open_state(tmp_path, Wakes())
+    db = state.open_registry(tmp_path, account, 1)
+    found = asyncio.run(db.read(storage.page, 0, 10))
+    assert [(row.name, row.state) for row in found] == [
+        ("alphastorage", "active"),
+        ("betastorage", "active"),
+        (account.storage_name, "active"),
+    ]
+    assert asyncio.run(db.read(rows.storing, "BETAstorage")).name == "beta"  # type: ignore[union-attr]
+    for each in (db, *parts):
+        each.close()
 
 
 def test_a_registry_that_is_lost_is_asked_for(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from batchyard.disk import space
 from batchyard.engine.clock import MovableClock
 from batchyard.engine.upkeep import rest
 from batchyard.engine.wakes import Wakes
+from batchyard.model.endpoints import Ways
 from batchyard.rules.offer import AZURE, Quotas
 from batchyard.server.places import Places
 from batchyard.server.state import open_registry, open_state, operator_key
@@ -52,9 +53,8 @@ class House:
         self.registry: Database = open_registry(self.directory, state[0], self.clock.now())
         places, config = Places(self.directory), Config(self.directory)
         operator = Account("$operator", [operator_key(self.directory)])
-        server = Server(
-            config, ("http://server", "http://server"), None, self.clock, AZURE, space.Room(self.directory), operator, places.count_nodes
-        )
+        urls, room, ways = ("http://server", "http://server"), space.Room(self.directory), Ways("http://server")
+        server = Server(config, urls, None, self.clock, AZURE, room, operator, places.count_nodes, ways)
         self.worlds = Worlds(server, self.registry, places, "batchyard", idle_s=0.0)
         await self.worlds.begin(state, hub)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(Front(self.worlds, self.clock)), base_url="http://server")

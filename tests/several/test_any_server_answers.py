@@ -9,6 +9,8 @@ from pathlib import Path
 
 import httpx
 from azure.batch import models
+from azure.core.exceptions import HttpResponseError
+from azure.storage.blob import BlobServiceClient
 from several_servers import Cluster, client, idle, make_pool, sdk, unique
 from tests.conftest import Server, wait_for
 
@@ -138,3 +140,40 @@ def test_an_account_is_the_same_everywhere(pair: Cluster) -> None:
     assert not opens(one, renewed)
     assert not opens(two, renewed)
     assert not pair.ask("SELECT 1 FROM pg_namespace WHERE nspname LIKE %s", f"{pair.schema}_account_{name}%")
+
+
+def test_a_storage_account_is_the_same_everywhere(pair: Cluster) -> None:
+    """Made, written, renewed and removed at one server or the other: bytes, keys and the end hold at both."""
+    one, two = pair.servers
+    name = unique("store")
+    assert batchyard("storage-account", "create", name, "--dir", one.directory).returncode == 0
+
+    def blobs(server: Server, key: str) -> BlobServiceClient:
+        return BlobServiceClient(f"{server.endpoint}/{name}", credential={"account_name": name, "account_key": key}, retry_total=0)
+
+    def opens(server: Server, key: str) -> bool:
+        try:
+            return [each.name for each in blobs(server, key).list_containers()] == ["box"]
+        except HttpResponseError as error:
+            if error.status_code != 403:
+                raise
+            return False
+
+    def known() -> list[str]:
+        return batchyard("storage-account", "keys", name, "--dir", two.directory).stdout.split()[1::2]
+
+    primary, secondary = known()
+    blobs(two, primary).create_container("box").upload_blob("b", b"x" * 100_000)
+    assert blobs(one, secondary).get_blob_client("box", "b").download_blob().readall() == b"x" * 100_000
+    assert batchyard("storage-account", "renew-key", "secondary", name, "--dir", one.directory).returncode == 0
+    renewed = known()[1]
+    for server in (one, two):
+        wait_for(lambda server=server: opens(server, renewed), "the new key")
+        wait_for(lambda server=server: not opens(server, secondary), "the old key's end")
+        assert opens(server, primary)
+    assert batchyard("storage-account", "delete", name, "--dir", two.directory, "--yes").returncode == 0
+    wait_for(lambda: not pair.ask("SELECT 1 FROM {registry}.storage WHERE name = %s", name), "the storage account's end")
+    for server in (one, two):
+        wait_for(lambda server=server: not opens(server, renewed), "nobody to be let in")
+    assert not pair.ask("SELECT 1 FROM pg_namespace WHERE nspname LIKE %s", f"{pair.schema}_s%")
+    assert not list((pair.place / "blobs").glob(f"*{name}*"))

@@ -17,7 +17,7 @@ from batchyard.api.wire import auth, deviations, wire
 from batchyard.api.wire.accounts import OPERATOR, PEER, PREFIXED, SERVICE
 from batchyard.api.wire.auth import Signed
 from batchyard.api.wire.call import LARGEST_BODY, Call, Services, read_query
-from batchyard.blobs.edge.request import account_of_host
+from batchyard.blobs.edge.request import QUEUE, addressed
 from batchyard.engine.nodes.nodes import job_of_token
 from batchyard.model.errors import BatchError, invalid_query, let_go
 from batchyard.store.db import StoreUnavailable
@@ -61,10 +61,11 @@ class Api:
     `PREFIXED` of the scope is the part of the path in front of all that names the account, which the client's signature covers.
     """
 
-    def __init__(self, services: Services, storage: Mapping[str, ASGIApp]) -> None:
+    def __init__(self, services: Services, blobs: Mapping[str, ASGIApp], queues: Mapping[str, ASGIApp]) -> None:
+        """`blobs` and `queues` are those of the storage accounts, by name."""
         self._services = services
         self._agents = Agents(services)
-        self._storage = storage
+        self._blobs, self._queues = blobs, queues
         self._closing = False
 
     def close(self) -> None:
@@ -93,9 +94,9 @@ class Api:
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         first = _first(scope)
-        if (account := self._storage_account(scope)) is not None:
+        if (storage := self._storage(scope)) is not None:
             scope[SERVICE] = "storage"
-            await self._storage[account](scope, receive, send)
+            await storage(scope, receive, send)
         elif first == "agent":
             scope[SERVICE] = "agent"
             healthy = scope["path"].removeprefix(scope.get(PREFIXED, "")) == HEALTH_PATH
@@ -109,17 +110,16 @@ class Api:
             response = await self._answer(Request(scope, receive), scope)
             await response(scope, receive, send)
 
-    def _storage_account(self, scope: Scope) -> str | None:
-        """The storage account that a request is for, by the name of the host or the path; None for other requests."""
-        if PREFIXED in scope:
+    def _storage(self, scope: Scope) -> ASGIApp | None:
+        """The service of the storage account that a request is for; None for other requests."""
+        address = None if PREFIXED in scope else addressed(scope, self._blobs)
+        if address is None:
             return None
-        host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
-        named = account_of_host(host, self._storage)
-        return named or (first if (first := _first(scope)) in self._storage else None)
+        return (self._queues if address.service == QUEUE else self._blobs)[address.account]
 
     def _busy(self, scope: Scope) -> Response:
         """503 in the words of the service that was asked."""
-        if self._storage_account(scope) is not None or _first(scope) == "agent":
+        if self._storage(scope) is not None or _first(scope) == "agent":
             return Response(status_code=503, headers={"x-ms-error-code": "ServerBusy", "retry-after": wire.RETRY_AFTER_S["ServerBusy"]})
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         identifier, base = wire.request_id(), _base(scope, headers)

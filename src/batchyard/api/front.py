@@ -9,17 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from types import MappingProxyType
 from typing import NamedTuple
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from batchyard.api.operations import OPERATIONS
 from batchyard.api.wire import auth, wire
 from batchyard.api.wire.accounts import CLUSTER, OPERATOR, PEER, PREFIX, PREFIXED, Known, Worlds
 from batchyard.api.wire.auth import Signed
-from batchyard.blobs.edge.request import account_of_host
+from batchyard.blobs.base import BlobError
+from batchyard.blobs.edge import tables
+from batchyard.blobs.edge.answers import error_response, with_common_headers
+from batchyard.blobs.edge.request import PORT, QUEUE, TABLE, addressed
 from batchyard.blobs.edge.server import turned_away
-from batchyard.blobs.queues.edge import PATH as QUEUES
 from batchyard.blobs.queues.edge import turned_away as queue_turned_away
 from batchyard.engine.clock import Clock
 from batchyard.engine.nodes import nodes
@@ -32,26 +36,13 @@ from batchyard.model.tokens import parted
 from batchyard.store.db import StoreUnavailable
 
 _AGENT = "agent"
-_STORAGE_HOSTS = ("blob.", "dfs.", "web.", "queue.")
+_STORAGE_HOSTS = ("blob.", "dfs.", "web.", "queue.", "table.")
 _GONE = ("AccountNotFound", "AccountBeingDeleted")
 """It went while the request was on its way, which is told nobody but the operator."""
-_OWN = frozenset(
-    {
-        "",
-        _AGENT,
-        CLUSTER,
-        PREFIX,
-        "pools",
-        "jobs",
-        "batchyard",
-        "supportedimages",
-        "nodeagentskus",
-        "nodecounts",
-        "poolusagemetrics",
-        QUEUES,
-    }
-)
+_OWN = frozenset({"", _AGENT, CLUSTER, PREFIX, QUEUE, TABLE, *(op.path.split("/")[1] for op in OPERATIONS)})
 """First segments of paths that name no storage account."""
+RESERVED = _OWN | {"healthz", "readyz", "metrics", "subscriptions", "providers", "certificates", "lifetimejobstats", "lifetimepoolstats"}
+"""What no storage account may be called: these are, may become, or are in the cloud's service, first segments of other paths."""
 _PREFIX = re.compile(rf"/{PREFIX}/([A-Za-z0-9-]{{1,63}})(?=/)", re.ASCII)
 _HOST = re.compile(r"([A-Za-z0-9-]{1,63})\.[^.:]+\.(?:[^.:]+\.)*[A-Za-z][A-Za-z0-9-]*(?::\d+)?", re.ASCII)
 
@@ -66,6 +57,8 @@ class _Asked(NamedTuple):
     second: str
     authorization: str
     host: str
+    port: str
+    """The storage service whose own port was asked; nothing for all other requests."""
 
     @property
     def signer(self) -> str:
@@ -80,19 +73,28 @@ class _Asked(NamedTuple):
 class Front:
     """The server's ASGI application."""
 
-    def __init__(self, worlds: Worlds, clock: Clock) -> None:
-        self._worlds, self._clock = worlds, clock
+    def __init__(self, worlds: Worlds, clock: Clock, ports: Mapping[int, str] = MappingProxyType({})) -> None:
+        """`ports` are those of single storage services."""
+        self._worlds, self._clock, self._ports = worlds, clock, ports
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to the world of its account."""
         if scope["type"] != "http":
             return
+        if (service := self._ports.get(scope["server"][1])) is not None:
+            scope[PORT] = service
         asked = _asked(scope)
         if asked.first == CLUSTER and not asked.prefix:
             await self._to_peer(asked)(scope, receive, send)
             return
         try:
-            name = await self._named(asked)
+            storing, service = await self._storing(asked)
+            if service == TABLE or (service and not storing):
+                refusal = error_response(BlobError("AuthenticationFailed"), scope["method"])
+                answer = tables.refusal(scope["method"]) if service == TABLE else refusal
+                await answer(scope, receive, with_common_headers(scope, send))
+                return
+            name = storing or await self._named(asked)
             if asked.prefix:
                 scope[PREFIXED] = asked.prefix
             if name != self._worlds.default:
@@ -124,8 +126,6 @@ class Front:
 
     async def _named(self, asked: _Asked) -> str:
         """Name of the account that is asked. Raises AuthenticationFailed when it is named differently in two places."""
-        if not asked.prefix and (storing := await self._storing(asked)):
-            return storing
         joining = read(asked.token)
         if joining is not None:  # a stranger's is refused by the default account, in the words that machines know
             said = joining.account if await self._worlds.known(joining.account) else ""
@@ -141,14 +141,18 @@ class Front:
             return known.account.name if known else self._worlds.default
         return said or self._worlds.default
 
-    async def _storing(self, asked: _Asked) -> str | None:
-        """The account whose storage account the host names, as `NAME.blob.DOMAIN`, or the path."""
+    async def _storing(self, asked: _Asked) -> tuple[str | None, str]:
+        """In whose world the storage account lies that the host names, as `NAME.blob.DOMAIN`, or the path; the service if that is named."""
+        if asked.prefix:
+            return None, ""
         name, _, domain = asked.host.partition(".")
         if domain.lower().startswith(_STORAGE_HOSTS) and (storing := await self._worlds.storing(name)):
-            return storing
-        if asked.first == QUEUES:
-            return await self._worlds.storing(asked.second)
-        return None if asked.first in _OWN else await self._worlds.storing(asked.first)
+            return storing, domain.partition(".")[0].lower()
+        if asked.port:
+            return await self._worlds.storing(asked.first), asked.port
+        if asked.first in (QUEUE, TABLE):
+            return await self._worlds.storing(asked.second), asked.first
+        return (None if asked.first in _OWN else await self._worlds.storing(asked.first)), ""
 
     async def _by_host(self, host: str) -> str:
         """The account that a host name of three labels or more begins with; the default one's label may be that of a machine."""
@@ -178,7 +182,8 @@ class Front:
 
 def _asked(scope: Scope) -> _Asked:
     path = scope["raw_path"].decode("latin-1").partition("?")[0]
-    found = _PREFIX.match(path)
+    port = scope.get(PORT, "")
+    found = None if port else _PREFIX.match(path)
     authorization = host = ""
     for name, value in scope["headers"]:
         if name == b"authorization":
@@ -187,7 +192,7 @@ def _asked(scope: Scope) -> _Asked:
             host = value.decode("latin-1")
     prefix = found[0] if found else ""
     first, second = [*path.removeprefix(prefix).split("/"), "", ""][1:3]
-    return _Asked(prefix, first, second, authorization, host)
+    return _Asked(prefix, first, second, authorization, host, port)
 
 
 def _unmark(scope: Scope, token: str) -> None:
@@ -200,11 +205,11 @@ def _unmark(scope: Scope, token: str) -> None:
 
 def _turned_away(known: Known, asked: _Asked, scope: Scope, receive: Receive, now: int) -> Response | None:
     """The answer to whom the account's keys do not let in, told without its world; None for others."""
-    named = known.storage.lower()
-    keys = {} if known.leaving else {known.storage: [known.storage_key]}
-    if not asked.prefix and asked.first == QUEUES and asked.second.lower() == named:
+    keys = {} if known.leaving else known.storage
+    address = None if asked.prefix else addressed(scope, known.storage)
+    if address is not None and address.service == QUEUE:
         return queue_turned_away(keys, scope, receive, times.moment(now))
-    if not asked.prefix and (asked.first.lower() == named or account_of_host(asked.host, keys) is not None):
+    if address is not None:
         return turned_away(keys, scope, receive, times.moment(now), public=known.public and not known.leaving)
     token = parted(asked.token)[1]
     if asked.first == _AGENT:

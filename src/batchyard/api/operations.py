@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from batchyard.api.batch import account, applications, autoscale, files, jobs, nodes, pools, schedules, tasks
-from batchyard.api.own import about, accounts, chaos, clock, contents, explain, inside, joining, outputs, packages
+from batchyard.api.own import about, accounts, chaos, clock, contents, explain, inside, joining, outputs, packages, storage
 from batchyard.api.wire.call import Call
 from batchyard.model.errors import BatchError
 
@@ -47,6 +47,7 @@ _TASK_FILE = "/jobs/{job_id}/tasks/{task_id}/files/{file_path}"
 _NODE_FILE = "/pools/{pool_id}/nodes/{node_id}/files/{file_path}"
 _APPLICATION = "/batchyard/v1/applications/{application_id}"
 _ACCOUNTS = "/batchyard/v1/accounts"
+_STORAGE = "/batchyard/v1/storageaccounts"
 
 OPERATIONS = (
     Op("GET", "/supportedimages", account.supported_images, _FILTERED),
@@ -150,6 +151,12 @@ OPERATIONS = (
     Op("PATCH", _ACCOUNTS + "/{account}/quotas", accounts.limit, operator=True),
     Op("GET", _ACCOUNTS + "/{account}/keys", accounts.keys, operator=True),
     Op("POST", _ACCOUNTS + "/{account}/keys/{key_name}/renew", accounts.renew_key, operator=True),
+    Op("POST", _STORAGE, storage.create, adds=True, operator=True),
+    Op("GET", _STORAGE, storage.list_, _PAGED, operator=True),
+    Op("GET", _STORAGE + "/{storage_account}", storage.get, operator=True),
+    Op("DELETE", _STORAGE + "/{storage_account}", storage.delete, operator=True),
+    Op("GET", _STORAGE + "/{storage_account}/keys", storage.keys, operator=True),
+    Op("POST", _STORAGE + "/{storage_account}/keys/{key_name}/renew", storage.renew_key, operator=True),
     Op("GET", "/batchyard/autoscale/pools/{pool_id}", autoscale.report, frozenset({"samples"})),
 )
 

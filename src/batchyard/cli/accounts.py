@@ -28,7 +28,7 @@ _QUOTAS = {
 
 
 @contextmanager
-def _operator(connection: Given, key_file: Path | None) -> Iterator[Client]:
+def as_operator(connection: Given, key_file: Path | None) -> Iterator[Client]:
     """The server as its operator sees it. Raises Problem."""
     directory: Path = (connection["directory"] or daemon.default_directory()).resolve()
     named = connection["endpoint"] or (None if connection["directory"] else os.environ.get("AZURE_BATCH_ENDPOINT"))
@@ -47,7 +47,7 @@ def _operator(connection: Given, key_file: Path | None) -> Iterator[Client]:
 def _asking(connection: Given, key_file: Path | None, name: str | None) -> Iterator[tuple[Client, str]]:
     """Whom to ask for an account, and its name: itself with its own key; the operator for another one that is named."""
     if name is not None and (connection["account"] or "").lower() != name.lower():
-        with _operator(connection, key_file) as client:
+        with as_operator(connection, key_file) as client:
             yield client, name
         return
     address = connect.find(**connection)
@@ -80,7 +80,7 @@ def create(
     """Make an account with a world of its own."""
     quotas = _wanted({"pools": pools, "jobs": jobs, "cores": cores, "spot_cores": spot_cores})
     body = {"name": name, "quotas": quotas} | ({} if location is None else {"location": str(location)})
-    with _operator(connection, operator_key) as client:
+    with as_operator(connection, operator_key) as client:
         made = client.post(*ACCOUNTS, body=body)
         place = (connection["directory"] or daemon.default_directory()).resolve()
         here = daemon.running(place)
@@ -91,7 +91,7 @@ def create(
 
 def list_(*, connection: Given, operator_key: Path | None, shown: Given) -> None:
     """List all accounts."""
-    with _operator(connection, operator_key) as client:
+    with as_operator(connection, operator_key) as client:
         output.show(lambda: client.raw(*ACCOUNTS), tables.ACCOUNTS, shown)
 
 
@@ -104,13 +104,13 @@ def show(*, name: str | None, connection: Given, operator_key: Path | None, show
 def keys(*, name: str | None, connection: Given, operator_key: Path | None) -> None:
     """Print both keys of an account."""
     with _asking(connection, operator_key, name) as (client, account):
-        _print(client.get(*ACCOUNTS, account, "keys"))
+        print_keys(client.get(*ACCOUNTS, account, "keys"))
 
 
 def renew_key(*, which: str, name: str | None, connection: Given, operator_key: Path | None) -> None:
     """Put a new key in the place of one of the two."""
     with _asking(connection, operator_key, name) as (client, account):
-        _print(client.post(*ACCOUNTS, account, "keys", which, "renew"))
+        print_keys(client.post(*ACCOUNTS, account, "keys", which, "renew"))
 
 
 def quota(
@@ -128,14 +128,14 @@ def quota(
     wanted = _wanted({"pools": pools, "jobs": jobs, "cores": cores, "spot_cores": spot_cores})
     if not wanted:
         raise Usage("say what to limit: --pools, --jobs, --cores, --spot-cores")
-    with _operator(connection, operator_key) as client:
+    with as_operator(connection, operator_key) as client:
         client.change("PATCH", *ACCOUNTS, name, "quotas", body=wanted)
         output.entries([client.get(*ACCOUNTS, name)], tables.ACCOUNTS, shown)
 
 
 def delete(*, names: Sequence[str], yes: bool | None, connection: Given, operator_key: Path | None) -> None:
     """Delete accounts with all they have and run."""
-    with _operator(connection, operator_key) as client:
+    with as_operator(connection, operator_key) as client:
         for name in names:
             client.get(*ACCOUNTS, name)
         confirmed(f"Delete {', '.join(names)} with all pools, jobs and blobs?", yes=bool(yes))
@@ -144,5 +144,6 @@ def delete(*, names: Sequence[str], yes: bool | None, connection: Given, operato
             print(f"{name} is being deleted")
 
 
-def _print(found: Mapping[str, Any]) -> None:
+def print_keys(found: Mapping[str, Any]) -> None:
+    """Print both keys of something."""
     print(f"primary    {found['primary']}\nsecondary  {found['secondary']}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from batchyard.cli import daemon
 from batchyard.cli.problem import Problem
+from batchyard.model.endpoints import Ways
 
 if TYPE_CHECKING:
     from batchyard.cli.client import Client
@@ -52,7 +53,7 @@ def _of_one(address: Address, account: str | None, key: str | None, directory: P
     if not account.isalnum() or not (place / "account.json").exists():
         raise Problem(f"the key of {account} is not known here; give --key, or see: batchyard account keys {account}")
     found = daemon.account(place)
-    return Address(url, found.name, found.keys[0], daemon.storage_connection_string(found, address.url))
+    return Address(url, found.name, found.keys[0], daemon.storage_connection_string(found, Ways(address.url)))
 
 
 def local(directory: Path) -> Address:
@@ -64,7 +65,7 @@ def local(directory: Path) -> Address:
         )
     account = daemon.account(directory)
     daemon.trust(directory, server)
-    return Address(server.url, account.name, account.keys[0], daemon.storage_connection_string(account, server.url))
+    return Address(server.url, account.name, account.keys[0], daemon.storage_connection_string(account, Ways(server.url)))
 
 
 def operator(url: str, key_file: Path) -> Client:

@@ -23,6 +23,8 @@ from batchyard.cli.problem import Problem
 if TYPE_CHECKING:
     import subprocess
 
+    from batchyard.model.endpoints import Ways
+
 READY_S = 30.0
 """How long a server may take until it answers, in seconds."""
 _REWRITTEN_PER_S = 10_000_000
@@ -47,6 +49,15 @@ class Server(NamedTuple):
     """Domain of the host names of accounts."""
     authority: str | None = None
     """File of the authority, where it is not the server's own."""
+    queue: str | None = None
+    """URL of the Queue service's own port, for others."""
+    table: str | None = None
+
+    def ways(self, url: str) -> Ways:
+        """How clients that reach the server by this URL reach its storage."""
+        from batchyard.model.endpoints import Ways
+
+        return Ways(url, self.domain, self.queue, self.table)
 
 
 class Account(NamedTuple):
@@ -79,7 +90,11 @@ def running(directory: Path) -> Server | None:
         found = json.loads((directory / "server.json").read_bytes())
         url = str(found["url"])
         server = Server(
-            int(found["pid"]), int(found["started"]), url, str(found.get("public") or url), found.get("domain"), found.get("authority")
+            int(found["pid"]),
+            int(found["started"]),
+            url,
+            str(found.get("public") or url),
+            *(found.get(name) for name in ("domain", "authority", "queue", "table")),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -138,24 +153,11 @@ def account(directory: Path) -> Account:
         raise Problem(f"{path} cannot be read ({error})") from error
 
 
-def blob_endpoint(account: Account, url: str, domain: str | None = None) -> str:
-    """URL of the account's storage on a server, by its host name where there is a domain."""
-    if domain is None:
-        return f"{url}/{account.storage_name}"
-    from urllib.parse import urlsplit
+def storage_connection_string(account: Account, ways: Ways) -> str:
+    """Connection string of the storage account that is linked to an account."""
+    from batchyard.model.endpoints import connection_string, endpoints
 
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{account.storage_name}.blob.{domain}:{parts.port}"
-
-
-def storage_connection_string(account: Account, url: str, domain: str | None = None) -> str:
-    """Connection string of an account's storage; of a service that it did not name a client would ask the public cloud."""
-    blobs = blob_endpoint(account, url, domain)
-    queues = f"{url}/queue/{account.storage_name}"
-    endpoints = f"BlobEndpoint={blobs};QueueEndpoint={queues};TableEndpoint={blobs};FileEndpoint={blobs};"
-    return (
-        f"DefaultEndpointsProtocol={url.partition(':')[0]};AccountName={account.storage_name};AccountKey={account.storage_key};{endpoints}"
-    )
+    return connection_string(endpoints(ways, account.storage_name), account.storage_name, account.storage_key)
 
 
 def prepare(directory: Path) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from batchyard.cli import daemon, server, trust
 from batchyard.cli.client import Client
 from batchyard.cli.connect import ACCOUNTS, operator
+from batchyard.model.endpoints import Endpoints, Ways, endpoints
 
 
 class Hint(NamedTuple):
@@ -116,14 +117,15 @@ def of(client: Client, shown: Mapping[str, Any], url: str) -> tuple[daemon.Accou
 
 def show(account: daemon.Account, url: str, place: Path, running: daemon.Server | None, for_: str | None = None) -> None:
     """Print what points clients at an account; what they need to believe the server where it runs here."""
-    root, domain = url.removesuffix(f"/accounts/{account.name}"), running.domain if running else None
+    root = url.removesuffix(f"/accounts/{account.name}")
+    ways = running.ways(root) if running else Ways(root)
     values = {
         "endpoint": url,
         "account": account.name,
         "key": account.keys[0],
         "storage": account.storage_name,
         "storage_key": account.storage_key,
-        "blob": daemon.blob_endpoint(account, root, domain),
+        "blob": endpoints(ways, account.storage_name).blob,
     }
     exports = {
         "AZURE_BATCH_ACCOUNT": account.name,
@@ -132,7 +134,7 @@ def show(account: daemon.Account, url: str, place: Path, running: daemon.Server 
         "AZURE_STORAGE_ACCOUNT": account.storage_name,
         "AZURE_STORAGE_KEY": account.storage_key,
         "AZURE_STORAGE_BLOB_ENDPOINT": values["blob"],
-        "AZURE_STORAGE_CONNECTION_STRING": daemon.storage_connection_string(account, root, domain),
+        "AZURE_STORAGE_CONNECTION_STRING": daemon.storage_connection_string(account, ways),
         **(trust.variables(place, running) if running else {}),
     }
     hint = HINTS[for_] if for_ else None
@@ -140,7 +142,7 @@ def show(account: daemon.Account, url: str, place: Path, running: daemon.Server 
         exports[name] = _connection(values) if value == "connection" else value.format(**values)
     for name, value in exports.items():
         print(f"export {name}={shlex.quote(value)}")
-    for line in _notes(place, running, values["blob"]) if running else ():
+    for line in _notes(place, running, endpoints(ways, account.storage_name)) if running else ():
         print(f"# {line}")
     if hint is not None:
         print(f"# {for_}: {hint.note.format(**values)}" if hint.note else f"# {for_}: paste these two lines")
@@ -148,13 +150,14 @@ def show(account: daemon.Account, url: str, place: Path, running: daemon.Server 
             print(f"# {line.format(**values)}")
 
 
-def _notes(place: Path, running: daemon.Server, blob: str) -> Iterator[str]:
+def _notes(place: Path, running: daemon.Server, storage: Endpoints) -> Iterator[str]:
     """What no variable says."""
     if (authority := trust.authority(place, running)) is not None:
         yield f"Java: {trust.java(authority)}"
-    name = urlsplit(blob).hostname or ""
+    name = urlsplit(storage.blob).hostname or ""
     if running.domain and not _resolves(name):
-        yield f"{name} has no address here. As root: echo '127.0.0.1 {name}' >> /etc/hosts"
+        all_of_them = " ".join(urlsplit(url).hostname or "" for url in storage[:3])
+        yield f"{name} has no address here. As root: echo '127.0.0.1 {all_of_them}' >> /etc/hosts"
         if name.endswith(".localhost"):
             yield "or, for all names below localhost, install libnss-myhostname"
 

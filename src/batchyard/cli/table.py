@@ -1079,6 +1079,70 @@ ACCOUNT = Noun(
 
 _APPLICATION = Word("application", "NAME", "id of an application")
 _VERSION = Word("version", "VERSION", "version of it")
+_STORAGE = Word("name", "STORAGE", "name of a storage account")
+_V1_STORAGE = "/batchyard/v1/storageaccounts"
+STORAGE_ACCOUNT = Noun(
+    "storage-account",
+    "Storage accounts: several on one server, each with keys of its own.",
+    (
+        Verb(
+            "create",
+            "storage_accounts:create",
+            "Make a storage account, and print what points clients at it.",
+            (_STORAGE._replace(help="3 to 24 lower-case letters and digits"),),
+            (Flag("lies_with", ("--in",), "Account whose state it is part of; the first one without.", TEXT, "ACCOUNT"), *_AS_OPERATOR),
+            server=False,
+            serves=(f"POST {_V1_STORAGE}",),
+            aliases=("add",),
+        ),
+        Verb(
+            "list",
+            "storage_accounts:list_",
+            "List all storage accounts.",
+            (),
+            (*LISTED, *_AS_OPERATOR),
+            server=False,
+            serves=(f"GET {_V1_STORAGE}",),
+        ),
+        Verb(
+            "show",
+            "storage_accounts:show",
+            "Show a storage account and where its services are.",
+            (_STORAGE,),
+            (*SHOWN, *_AS_OPERATOR),
+            server=False,
+            serves=(f"GET {_V1_STORAGE}/{{storage_account}}",),
+        ),
+        Verb(
+            "keys",
+            "storage_accounts:keys",
+            "Print both keys of a storage account.",
+            (_STORAGE,),
+            _AS_OPERATOR,
+            server=False,
+            serves=(f"GET {_V1_STORAGE}/{{storage_account}}/keys",),
+        ),
+        Verb(
+            "renew-key",
+            "storage_accounts:renew_key",
+            "Put a new key in the place of one of the two; the other keeps working.",
+            (Word("which", "primary|secondary", "which one", kind=one_of("primary", "secondary")), _STORAGE),
+            _AS_OPERATOR,
+            server=False,
+            serves=(f"POST {_V1_STORAGE}/{{storage_account}}/keys/{{key_name}}/renew",),
+        ),
+        Verb(
+            "delete",
+            "storage_accounts:delete",
+            "Delete storage accounts with all they hold.",
+            (_STORAGE._replace(name="names", times="+"),),
+            (YES, *_AS_OPERATOR),
+            server=False,
+            serves=(f"DELETE {_V1_STORAGE}/{{storage_account}}",),
+            aliases=("remove", "rm"),
+        ),
+    ),
+)
 _V1_APPLICATION = "/batchyard/v1/applications/{application_id}"
 APP = Noun(
     "app",
@@ -1139,6 +1203,7 @@ NOUNS: tuple[Noun, ...] = (
     QUEUE,
     _AUTOSCALE,
     ACCOUNT,
+    STORAGE_ACCOUNT,
     APP,
     *(Noun(name, "", (), later=True) for name in ("trigger", "run", "event")),
 )

@@ -144,6 +144,13 @@ ACCOUNTS = (
     _of("STORAGE", "storageAccount"),
     _of("ENDPOINT", "accountEndpoint"),
 )
+STORAGE = (
+    _of("STORAGE", "name", keep=9),
+    _STATE,
+    _of("ACCOUNT", "account"),
+    Column("LINKED", lambda found, now: "yes" if found.get("linked") else ""),
+    Column("ENDPOINT", lambda found, now: found.get("endpoints", {}).get("blob", "")),
+)
 FILES = (
     _of("FILE", "name", keep=9),
     Column("BYTES", lambda found, now: (found.get("properties") or {}).get("contentLength", ""), number=True, keep=5),

@@ -191,8 +191,15 @@ class Loops:
         `breath_s` is waited between two runs however often it is woken, where a run costs the same for one wake-up as for many.
         """
         pulse = Pulse(name, stuck_s)
-        self.pulses.append(pulse)
-        return _every(pulse, seconds, run_once, wake or asyncio.Event(), breath_s)
+
+        async def run() -> None:
+            self.pulses.append(pulse)
+            try:
+                await _every(pulse, seconds, run_once, wake or asyncio.Event(), breath_s)
+            finally:
+                self.pulses.remove(pulse)
+
+        return run()
 
 
 async def _every(pulse: Pulse, seconds: float, run_once: Callable[[], Awaitable[None]], wake: asyncio.Event, breath_s: float) -> None:

@@ -106,3 +106,32 @@ class AccountKeys(Shape, kw_only=True):
     primary: str
     secondary: str
     storage_key: str
+
+
+class StorageEndpoints(Shape, kw_only=True):
+    """Under which URLs the services of a storage account are reached; that of tables refuses."""
+
+    blob: str
+    dfs: str
+    queue: str
+    table: str
+
+
+class OwnStorage(Shape, kw_only=True):
+    """A storage account of this server, as it is shown to the operator and to the account that it is linked to."""
+
+    name: str
+    state: str
+    account: str
+    """In whose world it lies."""
+    linked: bool
+    """It is the one that nodes and packages of that account use."""
+    created: Timestamp
+    endpoints: StorageEndpoints
+
+
+class StorageKeys(Shape, kw_only=True):
+    """Both keys of a storage account."""
+
+    primary: str
+    secondary: str

@@ -81,6 +81,8 @@ CATALOGUE: MappingProxyType[str, tuple[int, str]] = MappingProxyType(
         # accounts
         "AccountExists": (409, "The specified account already exists."),
         "AccountNotFound": (404, "The specified account does not exist."),
+        "StorageAccountExists": (409, "The specified storage account already exists."),
+        "StorageAccountNotFound": (404, "The specified storage account does not exist."),
         "AccountBeingDeleted": (409, "The specified account has been marked for deletion and is being reclaimed."),
         # applications
         "ApplicationNotFound": (404, "The specified application does not exist."),

@@ -7,6 +7,7 @@ stands in `account.new` until the databases are there too, so that an account wi
 from __future__ import annotations
 
 import binascii
+import hmac
 import os
 import re
 import secrets
@@ -18,6 +19,7 @@ import msgspec
 NAME, UNFINISHED = "account.json", "account.new"
 _SHORTEST_KEY = 16
 """Bytes of a key."""
+_SECOND = b"second key of the storage account"
 _LEGAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
 
 
@@ -27,9 +29,21 @@ class AccountFile(msgspec.Struct, rename="camel"):
     name: str
     keys: list[str]
     storage_name: str
+    """The storage account that is linked to it."""
     storage_key: str
     node_key: str
     """What the tokens of nodes are made from."""
+    storage_second_key: str = ""
+    storage: dict[str, list[str]] = {}
+    """Both keys of each further storage account in the account's world, by what its row is called by (`slot`)."""
+
+    def __post_init__(self) -> None:
+        if not self.storage_second_key:  # of an earlier release; all that read it have to find the same
+            self.storage_second_key = b64encode(hmac.digest(self.node_key.encode(), _SECOND, "sha512")).decode()
+
+    def storage_keys(self, slot: str | None = None) -> list[str]:
+        """Both keys of a storage account, those of the linked one without a slot; none of one that has gone."""
+        return [self.storage_key, self.storage_second_key] if slot is None else self.storage.get(slot, [])
 
 
 class Unusable(Exception):
@@ -64,7 +78,7 @@ def encoded(account: AccountFile) -> bytes:
 
 def fresh(name: str = "batchyard", storage: str = "batchyardstorage") -> AccountFile:
     """A new account with random keys."""
-    return AccountFile(name, [new_key(), new_key()], storage, new_key(), new_key(32))
+    return AccountFile(name, [new_key(), new_key()], storage, new_key(), new_key(32), new_key())
 
 
 def renewed(account: AccountFile, number: int) -> AccountFile:
@@ -72,6 +86,25 @@ def renewed(account: AccountFile, number: int) -> AccountFile:
     keys = [*account.keys]
     keys[number : number + 1] = [new_key()]
     return msgspec.structs.replace(account, keys=keys)
+
+
+def with_storage(account: AccountFile, slot: str) -> AccountFile:
+    """The account with new keys of one more storage account."""
+    return msgspec.structs.replace(account, storage={**account.storage, slot: [new_key(), new_key()]})
+
+
+def without_storage(account: AccountFile, slot: str) -> AccountFile:
+    """The account without the keys of a storage account that is not its linked one."""
+    return msgspec.structs.replace(account, storage={other: keys for other, keys in account.storage.items() if other != slot})
+
+
+def renewed_storage(account: AccountFile, slot: str | None, number: int) -> AccountFile:
+    """The account with another first or second key of a storage account, the linked one without a slot."""
+    keys = [*account.storage_keys(slot)]
+    keys[number : number + 1] = [new_key()]
+    if slot is None:
+        return msgspec.structs.replace(account, storage_key=keys[0], storage_second_key=keys[1])
+    return msgspec.structs.replace(account, storage={**account.storage, slot: keys})
 
 
 def store(path: Path, account: AccountFile) -> None:
@@ -127,7 +160,10 @@ def _problems(account: AccountFile) -> list[str]:
     if not 1 <= len(account.keys) <= 2:
         found.append(f"keys holds {len(account.keys)} keys, and an account has one or two")
     named = [(f"keys[{at}]", key) for at, key in enumerate(account.keys)]
-    for name, key in [*named, ("storageKey", account.storage_key), ("nodeKey", account.node_key)]:
+    named += [("storageKey", account.storage_key), ("storageSecondKey", account.storage_second_key), ("nodeKey", account.node_key)]
+    named += [(f"storage.{name[:64]}", key) for name, keys in account.storage.items() for key in keys]
+    found += [f"storage.{name[:64]} has not two keys" for name, keys in account.storage.items() if len(keys) != 2]
+    for name, key in named:
         if problem := _key_problem(key):
             found.append(f"{name} {problem}")
     return found

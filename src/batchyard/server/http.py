@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -16,7 +16,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from batchyard.api.wire.protocol import BoundedHttp
+from batchyard.blobs.edge.request import QUEUE, TABLE
 from batchyard.config import Config
+from batchyard.model.endpoints import Ways
 from batchyard.server import account_file
 from batchyard.server.gate import TlsGate
 from batchyard.server.refusals import Refused
@@ -85,11 +87,11 @@ async def beside(app: ASGIApp, listener: socket.socket, tls: Tls | None) -> None
         listener.close()
 
 
-async def answer(server: HttpServer, listeners: list[socket.socket], background: Sequence[Coroutine[None, None, None]]) -> None:
+async def answer(server: HttpServer, listeners: Sequence[socket.socket], background: Sequence[Coroutine[None, None, None]]) -> None:
     """Serve until told to end, with the background work beside it."""
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(work) for work in background]
-        await server.serve(sockets=listeners)
+        await server.serve(sockets=[*listeners])
         for work in running:
             work.cancel()
 
@@ -107,6 +109,17 @@ def bind(config: Config) -> socket.socket:
     """The listener of a server. Raises OSError."""
     listener = _listen_again(config.host, config.former_port) if config.port == 0 and config.former_port else None
     return listener or listen(config.host, config.port)
+
+
+def bind_services(config: Config) -> dict[str, socket.socket]:
+    """The listeners of single storage services, by service. Raises OSError."""
+    ports = {QUEUE: config.queue_port, TABLE: config.table_port}
+    return {service: listen(config.host, port) for service, port in ports.items() if port is not None}
+
+
+def ways(config: Config, listeners: Mapping[str, socket.socket], public: str, tls: Tls | None) -> Ways:
+    """How other machines reach the storage of a server that has this URL for them."""
+    return Ways(public, config.domain, **{service: urls(config, listener, tls)[1] for service, listener in listeners.items()})
 
 
 def urls(config: Config, listener: socket.socket, tls: Tls | None) -> tuple[str, str]:
@@ -144,14 +157,22 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def announce(
-    server: uvicorn.Server, config: Config, url: str, public: str, others: Callable[[], Sequence[str]], changed: asyncio.Event
+    server: uvicorn.Server, config: Config, url: str, ways: Ways, others: Callable[[], Sequence[str]], changed: asyncio.Event
 ) -> None:
     """Tell other processes where the server is, for them and for other machines, once it answers; and where others are, as that changes."""
     while not server.started:
         await asyncio.sleep(0.005)
     pid = os.getpid()
     started = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    found = {"pid": pid, "started": started, "url": url, "public": public, "domain": config.domain}
+    found = {
+        "pid": pid,
+        "started": started,
+        "url": url,
+        "public": ways.url,
+        "domain": ways.domain,
+        "queue": ways.queue,
+        "table": ways.table,
+    }
     found["authority"] = str(config.tls_authority) if config.tls_authority else None
     log.info("server ready", url=url, pid=pid)
     while True:

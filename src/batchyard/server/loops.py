@@ -53,32 +53,33 @@ def background(
     lease: Lease,
     capacity: Capacity,
     upkeep: Upkeep,
-    storage: tuple[LocalBlobStore, QueueStore],
     room: space.Room | None,
     *,
     on_demand: bool,
 ) -> list[Coroutine[None, None, None]]:
-    """Everything that runs in a world beside the answering of requests; `on_demand` evaluates formulas as soon as tasks come or go.
+    """Everything that works on a world's account beside the answering of requests.
+
+    `on_demand` evaluates formulas as soon as tasks come or go.
 
     `room` is that of a world which lies on a disk of its own.
     """
-    store, queues = storage
     watch = [] if room is None else [loops.every("room", ROOM_PERIOD_S, _in_thread(room.watch))]
     return [
         *_of_the_account(loops, services, lease, capacity, upkeep),
         _autoscale(loops, services, lease, on_demand),
-        loops.every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, services.clock), stuck_s=WALK_S),
-        loops.every("catalogue", CATALOGUE_PERIOD_S, _shrink(store)),
-        loops.every("queues", QUEUES_PERIOD_S, _tidy(queues, services.clock)),
-        loops.every("queues' file", CATALOGUE_PERIOD_S, _shrink(queues)),
-        loops.every(
-            "deleted containers",
-            PURGE_PERIOD_S,
-            _in_thread(lambda: _purge(store, services.clock)),
-            _told_of_deletions(store),
-            stuck_s=WALK_S,
-        ),
         *watch,
+    ]
+
+
+def of_storage(loops: Loops, store: LocalBlobStore, queues: QueueStore, clock: Clock) -> list[Coroutine[None, None, None]]:
+    """Everything that works on a storage account beside the answering of requests."""
+    purge = _in_thread(lambda: _purge(store, clock))
+    return [
+        loops.every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), stuck_s=WALK_S),
+        loops.every("catalogue", CATALOGUE_PERIOD_S, _shrink(store)),
+        loops.every("queues", QUEUES_PERIOD_S, _tidy(queues, clock)),
+        loops.every("queues' file", CATALOGUE_PERIOD_S, _shrink(queues)),
+        loops.every("deleted containers", PURGE_PERIOD_S, purge, _told_of_deletions(store), stuck_s=WALK_S),
         _check_blobs(store),
     ]
 

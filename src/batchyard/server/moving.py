@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,9 @@ from batchyard.drivers.migrations import Chain
 from batchyard.server import account_file
 from batchyard.server.account_file import AccountFile
 from batchyard.server.state import BLOBS, CATALOGUE, DATABASE, OPERATOR_KEY, QUEUES
+from batchyard.server.stored import place_of
 from batchyard.store.migrate import WORLD
+from batchyard.store.storage import StorageRow
 
 MARK = "moving"
 """File of a directory that is not a world yet."""
@@ -44,10 +46,14 @@ class Unmovable(Exception):
 
 
 class Place(NamedTuple):
-    """Where a world lies: a directory, or the URL of a schema; and the directory of the bytes of its blobs."""
+    """Where a world lies: a directory, or the URL of a schema; and the directory of the bytes of its blobs.
+
+    `storage` are its storage accounts beside the linked one.
+    """
 
     at: Path | str
     blobs: Path
+    storage: tuple[StorageRow, ...] = ()
 
     @property
     def shown(self) -> str:
@@ -61,12 +67,19 @@ class Place(NamedTuple):
             found = self.at, drivers.beside(self.at, "queues"), drivers.beside(self.at, BLOBS)
         else:
             found = self.at / DATABASE, self.at / QUEUES, self.blobs / CATALOGUE
-        return tuple(zip(("store", "queues", "blobs"), (WORLD, QUEUES_SCHEMA, BLOBS_SCHEMA), found, strict=True))
+        own: Iterator[tuple[str, Chain, Path | str]] = zip(
+            ("store", "queues", "blobs"), (WORLD, QUEUES_SCHEMA, BLOBS_SCHEMA), found, strict=True
+        )
+        beside = ((f"{name} of {row.slot}", *each) for row in self.storage for name, each in self._databases_of(row))
+        return (*own, *beside)
 
-    @property
-    def catalogue(self) -> Path | str:
-        """Where the catalogue of its blobs lies."""
-        return self.databases()[-1][2]
+    def _databases_of(self, row: StorageRow) -> Iterator[tuple[str, tuple[Chain, Path | str]]]:
+        return zip(("queues", "blobs"), place_of(self.at, self.blobs, row).databases, strict=True)
+
+    def content(self) -> tuple[tuple[Path, Path | str], ...]:
+        """The directories of the bytes of its blobs, each with where its catalogue lies; the linked storage account's is the first."""
+        catalogues = [location for name, _, location in self.databases() if name.startswith("blobs")]
+        return tuple(zip((self.blobs, *(place_of(self.at, self.blobs, row).blobs for row in self.storage)), catalogues, strict=True))
 
 
 Sums = dict[str, dict[str, Sum]]
@@ -90,13 +103,15 @@ def copy(old: Place, new: Place, source: str, adjust: Callable[[Connection], obj
     for _, _, location in new.databases():
         if not drivers.reserve(str(location), source):
             raise Unmovable(f"the schema {drivers.schema(str(location))} is there already, and was not begun by this move")
-    if new.blobs != old.blobs:
-        _begin(new.blobs, source)
-        _fill(old, new.blobs, old.catalogue)
+    for (there, known), (here, _) in zip(old.content(), new.content(), strict=True):
+        if here != there:
+            _begin(here, source)
+            _fill(there, here, known)
+    homes = iter(new.content())
 
     def finish(name: str, target: Connection) -> None:
-        if name == "blobs":
-            target.execute("INSERT INTO place (id) VALUES (?)", (announce_place(new.blobs),))
+        if name.startswith("blobs"):
+            target.execute("INSERT INTO place (id) VALUES (?)", (announce_place(next(homes)[0]),))
         if name == "store":
             text = account_file.encoded(account).decode()
             target.execute("INSERT INTO secret (name, content) VALUES (?, ?)", (_ACCOUNT, text))
@@ -112,7 +127,8 @@ def settle(new: Place) -> None:
         return
     for _, _, location in new.databases():
         drivers.unmark(str(location))
-    (new.blobs / MARK).unlink(missing_ok=True)
+    for blobs, _ in new.content():
+        (blobs / MARK).unlink(missing_ok=True)
 
 
 def remove(old: Place, kept: Place) -> None:
@@ -125,8 +141,9 @@ def remove(old: Place, kept: Place) -> None:
         names += [] if (old.at / OPERATOR_KEY).exists() else [str(old.at / account_file.NAME)]  # a state directory keeps a copy
         for name in (f"{name}{end}" for name in names for end in ("", "-wal", "-shm")):
             Path(name).unlink(missing_ok=True)
-    if old.blobs != kept.blobs and old.blobs.exists():
-        trees.remove_tree(old.blobs)
+    for blobs in {blobs for blobs, _ in old.content()} - {blobs for blobs, _ in kept.content()}:
+        if blobs.exists():
+            trees.remove_tree(blobs)
 
 
 def fetch(old: Place, new: Path, source: str, adjust: Callable[[Connection], object], *, content: bool = True) -> Sums:
@@ -144,8 +161,9 @@ def fetch(old: Place, new: Path, source: str, adjust: Callable[[Connection], obj
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(mode=0o711, parents=True)
     _write(part / MARK, source.encode())
-    made = Place(part, part / BLOBS)
-    (made.blobs / _DATA).mkdir(mode=0o700, parents=True)
+    made = Place(part, part / BLOBS, old.storage)
+    for blobs, _ in made.content():
+        (blobs / _DATA).mkdir(mode=0o700, parents=True)
 
     def finish(name: str, target: Connection) -> None:
         if name == "store":
@@ -153,8 +171,9 @@ def fetch(old: Place, new: Path, source: str, adjust: Callable[[Connection], obj
 
     with _held(old):
         sums = _copied(old, made, finish)
-        if content:
-            _fill(old, made.blobs, made.catalogue)
+        for (there, _), (here, known) in zip(old.content(), made.content(), strict=True):
+            if content:
+                _fill(there, here, known)
     account_file.store(part / account_file.NAME, account)
     for directory, _, names in os.walk(part):
         for name in names:
@@ -169,7 +188,7 @@ def _copied(old: Place, new: Place, finish: Callable[[str, Connection], None]) -
     sums: Sums = {}
     for (name, chain, source), (_, _, target) in zip(old.databases(), new.databases(), strict=True):
         if isinstance(source, Path) and not source.exists():
-            if name != "queues":
+            if not name.startswith("queues"):
                 raise Unmovable(f"{source} is missing")
             continue  # of a release that had none
         with reading(source, chain) as reader, writing(target, chain) as writer:
@@ -194,17 +213,19 @@ def _held(place: Place) -> Iterator[None]:
     if isinstance(place.at, Path):  # nobody is at work there
         yield
         return
-    with closing(LocalBlobStore(place.blobs, str(place.catalogue))) as store, store.held():
+    with ExitStack() as stack:
+        for blobs, catalogue in place.content():
+            stack.enter_context(stack.enter_context(closing(LocalBlobStore(blobs, str(catalogue)))).held())
         yield
 
 
-def _fill(old: Place, new: Path, known: Path | str) -> None:
+def _fill(old: Path, new: Path, known: Path | str) -> None:
     """Give the bytes that a catalogue names a second name in another directory, or copy them where that cannot be."""
     with reading(known, BLOBS_SCHEMA) as catalogue:
         sql = "SELECT file FROM segments WHERE file IS NOT NULL UNION SELECT file FROM staged"
         names = [name for (name,) in catalogue.execute(sql)]
     for name in names:
-        _twin(old.blobs / _DATA / name[:2] / name, new / _DATA / name[:2] / name)
+        _twin(old / _DATA / name[:2] / name, new / _DATA / name[:2] / name)
     for directory, _, _ in os.walk(new):
         trees.sync_directory(Path(directory))
 
@@ -280,14 +301,14 @@ class Move(msgspec.Struct, frozen=True):
     old_blobs: str
     new: str
     new_blobs: str
+    storage: tuple[StorageRow, ...] = ()
 
     @property
     def places(self) -> tuple[Place, Place]:
-        return _place(self.old, self.old_blobs), _place(self.new, self.new_blobs)
+        return self._place(self.old, self.old_blobs), self._place(self.new, self.new_blobs)
 
-
-def _place(at: str, blobs: str) -> Place:
-    return Place(at if drivers.is_postgres(at) else Path(at), Path(blobs))
+    def _place(self, at: str, blobs: str) -> Place:
+        return Place(at if drivers.is_postgres(at) else Path(at), Path(blobs), self.storage)
 
 
 def remember(directory: Path, move: Move) -> None:

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from batchyard import config, drivers
 from batchyard.disk import space
 from batchyard.disk.trees import remove_tree, sync_directory
 from batchyard.engine.wakes import Wakes
-from batchyard.server import account_file, shared
+from batchyard.server import account_file, shared, stored
 from batchyard.server.account_file import AccountFile
 from batchyard.server.refusals import Refused
 from batchyard.server.state import ACCOUNTS, BLOBS, DATABASE, DEFAULT, QUEUES, State, open_registry, open_state, operator_key
+from batchyard.server.stored import Stored
 from batchyard.store.accounts import AccountRow
 from batchyard.store.db import Database
+from batchyard.store.storage import StorageRow
 
 KEYS_KNOWN_S = 5.0
 """How long the keys of a closed world in a database are believed: so late a server that heard nothing may learn of another key."""
@@ -112,14 +114,14 @@ class Places:
             self._believe(row, account)
         return account
 
-    def renew_key(self, row: AccountRow, number: int) -> AccountFile:
-        """Put another key in the place of one of two. Raises Unusable, Refused, OSError, StoreUnavailable."""
+    def change_keys(self, row: AccountRow, change: Callable[[AccountFile], AccountFile]) -> AccountFile:
+        """Put other keys in the place of those of an account. Raises Unusable, Refused, OSError, StoreUnavailable."""
         database = self._store(row)
         if database is not None:
-            account = shared.renew(database, number)
+            account = shared.change_keys(database, change)
             self._believe(row, account)
             return account
-        account = account_file.renewed(self.secrets(row), number)
+        account = change(self.secrets(row))
         account_file.store(self._home(row) / account_file.NAME, account)
         return account
 
@@ -128,6 +130,19 @@ class Places:
         self._believe(row, account)
         if row.location == DEFAULT:
             shared.keep_copy(self._directory, account)
+
+    def stored(self, row: AccountRow, storage: StorageRow) -> Stored:
+        """The place of a storage account in the world of an account that it is not linked to."""
+        return stored.place_of(*self.place(row), storage)
+
+    def make_storage(self, row: AccountRow, storage: StorageRow) -> AccountFile:
+        """Make the place of a new storage account, and then its keys; the keys of the world. Raises what `change_keys` does."""
+        stored.make(self.stored(row, storage))
+        return self.change_keys(row, lambda account: account_file.with_storage(account, storage.slot))
+
+    def forget_storage(self, row: AccountRow, storage: StorageRow) -> AccountFile:
+        """Take the keys of a storage account away; may be repeated. Raises what `change_keys` does."""
+        return self.change_keys(row, lambda account: account_file.without_storage(account, storage.slot))
 
     def place(self, row: AccountRow) -> tuple[Path | str, Path]:
         """Where a world lies, a directory or the URL of a schema, and the directory of its blobs."""
@@ -179,11 +194,17 @@ class Places:
         """Nodes of all accounts."""
         return sum(1 for nodes in self._all_nodes() for home in nodes.iterdir() if home.is_dir())
 
-    def remove(self, row: AccountRow) -> None:
-        """Take a world away, its keys last; what is not the server's stays. May be repeated. Raises OSError, Refused."""
+    def remove(self, row: AccountRow, storages: Iterable[StorageRow]) -> None:
+        """Take a world away with its storage accounts, its keys last; what is not the server's stays. May be repeated.
+
+        Raises OSError, Refused.
+        """
         if row.location == DEFAULT:
             raise ValueError("the default account stays")
         path, database = self._home(row), self._store(row)
+        for storage in storages:
+            if not storage.is_linked(row):
+                stored.remove(self.stored(row, storage))
         for directory in (self._blobs_in(path, row.name), path / _NODES, self.nodes(row)):
             _gone(directory)
         for name in (f"{file}{end}" for file in (DATABASE, QUEUES) for end in ("", "-wal", "-shm")):

@@ -7,7 +7,7 @@ there: the row of the registry for one account; for all, a file in the state dir
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -22,9 +22,10 @@ from batchyard.server import account_file, authority, moving, shared
 from batchyard.server.moving import Move, Place, Sums, Unmovable
 from batchyard.server.places import Places
 from batchyard.server.state import ACCOUNTS, BLOBS, DEFAULT, MOVED, OPERATOR_KEY, REGISTRY
-from batchyard.store import accounts, migrate, secrets, servers
+from batchyard.store import accounts, migrate, secrets, servers, storage
 from batchyard.store.accounts import ACTIVE, AccountRow
 from batchyard.store.db import Database, open_store
+from batchyard.store.storage import StorageRow
 from batchyard.store.tx import Tx
 
 _AT_ONCE = 500
@@ -69,14 +70,15 @@ def account(wish: Wish, name: str) -> Moved:
         _check_active([row])
         places = Places(wish.directory, None, wish.blobs)
         target = msgspec.structs.replace(row, location=_location(wish))
-        old, new = Place(*places.place(row)), Place(*places.place(target))
+        beside = _beside(row, registry.call(storage.of_account, row.pk))
+        old, new = Place(*places.place(row), beside), Place(*places.place(target), beside)
         if target.location == row.location:
             _finish(wish, row.name, new)
             return Moved(row.name, new, None)
         if (other := registry.call(accounts.lying_at, target.location)) is not None:
             raise Unmovable(f"the account {other.name} lies there")
         _check_tasks(wish, [(row.name, old)])
-        moving.remember(wish.directory, Move(row.name, str(old.at), str(old.blobs), str(new.at), str(new.blobs)))
+        moving.remember(wish.directory, Move(row.name, str(old.at), str(old.blobs), str(new.at), str(new.blobs), beside))
         sums = moving.copy(old, new, wish.mark)
         registry.call(accounts.change, row, {"location": target.location})
         _finish(wish, row.name, new)
@@ -96,9 +98,13 @@ def _into_database(wish: Wish) -> list[Moved]:
     before, behind = Places(wish.directory, None), Places(wish.directory, wish.to, wish.blobs)
     with closing(_registry(wish.directory / REGISTRY)) as registry:
         rows = _all(registry)
+        beside = _all_beside(registry, rows)
     _check_active(rows)
     targets = [msgspec.structs.replace(row, location=_in_database(row, base)) for row in rows]
-    pairs = [(row.name, Place(*before.place(row)), Place(*behind.place(target))) for row, target in zip(rows, targets, strict=True)]
+    pairs = [
+        (row.name, Place(*before.place(row), beside[row.pk]), Place(*behind.place(target), beside[row.pk]))
+        for row, target in zip(rows, targets, strict=True)
+    ]
     pairs = [(name, old, new) for name, old, new in pairs if old.at != new.at]
     place = drivers.with_schema(wish.to, f"{base}_registry")
     if (wish.directory / MOVED).exists():
@@ -146,7 +152,7 @@ def _into_directory(wish: Wish) -> list[Moved]:
     moved = []
     for (name, old, new), sums in zip(pairs, done, strict=True):
         final = target / new.blobs.parent.relative_to(part)
-        moved.append(Moved(name, Place(final, final / BLOBS), sums))
+        moved.append(Moved(name, Place(final, final / BLOBS, new.storage), sums))
         if wish.remove_old:
             moving.remove(old, moved[-1].place)
     if wish.remove_old:
@@ -165,11 +171,11 @@ def _fetched(wish: Wish, part: Path, *, hot: bool, content: bool = True) -> tupl
         raise Unmovable("all accounts of a directory move into a database; those of a database, which --database names, into a directory")
     _checked_url(wish.database)
     place = drivers.with_schema(wish.database, f"{drivers.schema(wish.database)}_registry")
-    rows, key = _in_registry(place, hot=hot)
+    rows, beside, key = _in_registry(place, hot=hot)
     if part.exists():
         trees.remove_tree(part)
     targets = [msgspec.structs.replace(row, location=_in_directory(row)) for row in rows]
-    pairs = _pairs(Places(wish.directory, wish.database, wish.blobs), part, rows, targets)
+    pairs = _pairs(Places(wish.directory, wish.database, wish.blobs), part, rows, targets, beside)
     if not hot:
         _check_tasks(wish, [(name, old) for name, old, _ in pairs])
     done = []
@@ -179,9 +185,11 @@ def _fetched(wish: Wish, part: Path, *, hot: bool, content: bool = True) -> tupl
 
     def enter(registry: Connection) -> None:
         known = {row.pk for row in rows}
+        _forget_storage(registry, {each.pk for found in beside.values() for each in found})
         for (pk,) in registry.execute("SELECT pk FROM account").fetchall():
             if pk not in known:  # made since, or on its way in or out
                 registry.execute("DELETE FROM account WHERE pk = ?", (pk,))
+                registry.execute("DELETE FROM storage WHERE account_pk = ?", (pk,))
         _relocate(registry, rows, targets)
 
     _copy_registry(place, part / REGISTRY, enter)
@@ -194,7 +202,21 @@ def _fetched(wish: Wish, part: Path, *, hot: bool, content: bool = True) -> tupl
     return place, pairs, done
 
 
-def _in_registry(place: str, *, hot: bool) -> tuple[list[AccountRow], str | None]:
+def _forget_storage(registry: Connection, known: Collection[int]) -> None:
+    """What is neither linked to an account nor known was made since, or is on its way in or out."""
+    sql = (
+        "SELECT storage.pk FROM storage JOIN account ON account.pk = storage.account_pk WHERE lower(storage.name) <> lower(account.storage)"
+    )
+    for (pk,) in registry.execute(sql).fetchall():
+        if pk not in known:
+            registry.execute("DELETE FROM storage WHERE pk = ?", (pk,))
+
+
+Beside = dict[int, tuple[StorageRow, ...]]
+"""The storage accounts of each account beside its linked one."""
+
+
+def _in_registry(place: str, *, hot: bool) -> tuple[list[AccountRow], Beside, str | None]:
     """The accounts that a registry knows, and the operator's key. Raises Unmovable when servers are at work and may not be."""
     if drivers.peek(place, lambda connection: True) is None:
         raise Unmovable(f"there is no schema {drivers.schema(place)}: no server has worked in that database")
@@ -203,19 +225,35 @@ def _in_registry(place: str, *, hot: bool) -> tuple[list[AccountRow], str | None
         if not hot and (alive := registry.call(_alive)):
             raise Unmovable(f"servers are at work in the database: {', '.join(alive)}; end them first")
         key = registry.call(lambda tx: secrets.find(tx, shared.OPERATOR))
+        beside = _all_beside(registry, rows, hot=hot)
     if hot:
-        return [row for row in rows if row.state == ACTIVE], key
+        return [row for row in rows if row.state == ACTIVE], beside, key
     _check_active(rows)
-    return rows, key
+    return rows, beside, key
 
 
-def _pairs(before: Places, part: Path, rows: Sequence[AccountRow], targets: Sequence[AccountRow]) -> list[tuple[str, Place, Place]]:
+def _all_beside(registry: Database, rows: Sequence[AccountRow], *, hot: bool = False) -> Beside:
+    """Raises Unmovable for one that is on its way in or out, unless servers are at work: then it is left out."""
+    return {row.pk: _beside(row, registry.call(storage.of_account, row.pk), hot=hot) for row in rows}
+
+
+def _beside(row: AccountRow, found: Sequence[StorageRow], *, hot: bool = False) -> tuple[StorageRow, ...]:
+    for each in found:
+        if each.state != ACTIVE and not hot:
+            raise Unmovable(f"the storage account {each.name} is {each.state}: start the server, which goes on with that, and end it")
+    return tuple(each for each in found if each.is_beside(row))
+
+
+def _pairs(
+    before: Places, part: Path, rows: Sequence[AccountRow], targets: Sequence[AccountRow], beside: Beside
+) -> list[tuple[str, Place, Place]]:
     """Where each world of a database lies and is to lie, the default account's first, whose directory holds the others."""
     pairs = []
     for row, made in sorted(zip(rows, targets, strict=True), key=lambda pair: pair[0].location != DEFAULT):
         if made.location == DEFAULT or made.location.startswith(f"{ACCOUNTS}/"):
             home = part if made.location == DEFAULT else part / made.location
-            pairs.append((row.name, Place(*before.place(row)), Place(home, home / BLOBS)))
+            found = beside[row.pk]
+            pairs.append((row.name, Place(*before.place(row), found), Place(home, home / BLOBS, found)))
     return pairs
 
 

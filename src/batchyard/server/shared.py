@@ -140,18 +140,18 @@ def keys_in(reader: Reader) -> AccountFile:
     return account_file.decoded(secrets.find(reader, _ACCOUNT) or "", "the account in the database")
 
 
-def renew(location: str, number: int) -> AccountFile:
-    """Put another key in the place of one of two; every server hears of it. Raises Refused, Unusable."""
+def change_keys(location: str, change: Callable[[AccountFile], AccountFile]) -> AccountFile:
+    """Put other keys in the place of those of a world; every server hears of it. Raises Refused, Unusable."""
     with _refusing(location):
         db = open_store(location)
         try:
-            return db.call(_renew, number)
+            return db.call(_change_keys, change)
         finally:
             db.close()
 
 
-def _renew(tx: Tx, number: int) -> AccountFile:
-    account = account_file.renewed(account_file.decoded(secrets.find(tx, _ACCOUNT) or "", "the account in the database"), number)
+def _change_keys(tx: Tx, change: Callable[[AccountFile], AccountFile]) -> AccountFile:
+    account = change(account_file.decoded(secrets.find(tx, _ACCOUNT) or "", "the account in the database"))
     secrets.keep(tx, _ACCOUNT, account_file.encoded(account).decode())
     tx.wake(KEYS)
     return account

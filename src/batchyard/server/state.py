@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from batchyard import drivers
 from batchyard.blobs.queues.schema import SCHEMA as QUEUES_SCHEMA
@@ -18,7 +19,7 @@ from batchyard.engine.wakes import Wakes
 from batchyard.server import account_file
 from batchyard.server.account_file import AccountFile
 from batchyard.server.refusals import Refused
-from batchyard.store import accounts, migrate
+from batchyard.store import accounts, migrate, storage
 from batchyard.store.db import Database, open_store
 from batchyard.store.migrate import NewerSchema
 from batchyard.store.soundness import damage
@@ -142,13 +143,23 @@ def adopt(tx: Tx, account: AccountFile, now: int) -> None:
     """Enter the default account, or what its file says by now. Raises Taken."""
     row = accounts.lying_at(tx, DEFAULT)
     if row is None:
-        accounts.add(tx, name=account.name, state=accounts.ACTIVE, location=DEFAULT, storage=account.storage_name, created=now)
+        enter_account(tx, name=account.name, state=accounts.ACTIVE, location=DEFAULT, storage=account.storage_name, created=now)
         return
-    for what, found in (("name", accounts.named(tx, account.name)), ("storage", accounts.storing(tx, account.storage_name))):
-        if found is not None and found.pk != row.pk:
-            raise Taken(what)
+    named, storing = accounts.named(tx, account.name), storage.named(tx, account.storage_name)
+    if named is not None and named.pk != row.pk:
+        raise Taken("name")
+    if storing is not None and (storing.account_pk != row.pk or not storing.is_linked(row)):
+        raise Taken("storage")
     if (row.name, row.storage) != (account.name, account.storage_name):
+        storage.rename(tx, row.pk, row.storage, account.storage_name)
         accounts.change(tx, row, {"name": account.name, "storage": account.storage_name})
+
+
+def enter_account(tx: Tx, **values: Any) -> accounts.AccountRow:
+    """Enter an account with the storage account that is linked to it. Raises Taken."""
+    row = accounts.add(tx, **values)
+    storage.add(tx, name=row.storage, account_pk=row.pk, state=storage.ACTIVE, created=row.created)
+    return row
 
 
 def _refuse_misplaced(directory: Path) -> None:
@@ -163,20 +174,17 @@ def _refuse_misplaced(directory: Path) -> None:
 
 def _refuse_damage(directory: Path) -> None:
     """What belongs to an account holds what its server left there, and is not filled anew. Raises Refused, OSError, sqlite3.Error."""
-    found = [
-        (DATABASE, _damage(directory / DATABASE, migrate.WORLD)),
-        (f"{BLOBS}/{CATALOGUE}", _damage(directory / BLOBS / CATALOGUE, SCHEMA)),
-    ]
+    refuse_damaged(directory / DATABASE, migrate.WORLD)
+    refuse_damaged(directory / BLOBS / CATALOGUE, SCHEMA)
     queues = directory / QUEUES
     if queues.exists() and queues.stat().st_size:  # earlier releases did not make it, and a crash may have come between
-        found.append((QUEUES, damage(queues, lambda model, version: build(model, version, QUEUES_SCHEMA))))
-    for name, wrong in found:
-        if wrong:
-            raise Refused(f"{directory / name} is damaged ({wrong}): put a copy of it back")
+        refuse_damaged(queues, QUEUES_SCHEMA, least=0)
 
 
-def _damage(path: Path, chain: Chain) -> str | None:
-    return damage(path, lambda model, version: build(model, max(version, 1), chain))
+def refuse_damaged(path: Path, chain: Chain, *, least: int = 1) -> None:
+    """Raises Refused for a database that does not hold what was left there, at `least` that version; OSError, sqlite3.Error."""
+    if wrong := damage(path, lambda model, version: build(model, max(version, least), chain)):
+        raise Refused(f"{path} is damaged ({wrong}): put a copy of it back")
 
 
 def keep_private(database: Path) -> Path:

@@ -135,7 +135,8 @@ def wanted_names(config: Config) -> set[str]:
         *config.names,
     }
     if config.domain:
-        names |= {config.domain, f"*.{config.region}.{config.domain}", f"*.blob.{config.domain}"}
+        names |= {config.domain, f"*.{config.region}.{config.domain}"}
+        names |= {f"*.{service}.{config.domain}" for service in ("blob", "dfs", "queue", "table", "web")}
     try:
         bound = ipaddress.ip_address(config.host)
     except ValueError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,9 @@ from batchyard.api.wire.accounts import Accounts, Known
 from batchyard.api.wire.auth import Account
 from batchyard.api.wire.call import Machine, Services
 from batchyard.api.wire.relay import Relay
-from batchyard.blobs.edge.fetches import Fetches
-from batchyard.blobs.edge.foreign import Foreign
-from batchyard.blobs.edge.server import application as storage_endpoint
-from batchyard.blobs.queues.edge import PATH as QUEUES
-from batchyard.blobs.queues.edge import application as queue_endpoint
+from batchyard.blobs.edge.foreign import Foreign, Own
+from batchyard.blobs.queues.store import QueueStore
+from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.config import Config
 from batchyard.disk import space
 from batchyard.engine.clock import Clock
@@ -33,7 +31,7 @@ from batchyard.engine.pools.machines import Here, at_home
 from batchyard.engine.upkeep import rest
 from batchyard.engine.upkeep.upkeep import Upkeep
 from batchyard.engine.wakes import Wakes
-from batchyard.model import times
+from batchyard.model.endpoints import Ways
 from batchyard.providers.base import NodeProvider
 from batchyard.providers.external import ExternalProvider
 from batchyard.providers.joined import JOINED, JoinedProvider
@@ -44,9 +42,10 @@ from batchyard.rules.sizes import LOCAL
 from batchyard.server import http
 from batchyard.server.account_file import AccountFile
 from batchyard.server.calls import Calls
-from batchyard.server.loops import UNCOMMITTED_KEPT_US, background, copies
+from batchyard.server.loops import background
 from batchyard.server.peers import Peers
 from batchyard.server.state import State
+from batchyard.server.storage import Around, StorageAccount
 from batchyard.server.tls import Tls
 from batchyard.store.accounts import AccountRow
 from batchyard.store.db import StoreUnavailable
@@ -54,6 +53,8 @@ from batchyard.store.db import StoreUnavailable
 log = structlog.get_logger()
 
 Provider = LocalProvider | ExternalProvider
+_LET_GO_S = 5.0
+"""How long a storage account that is being deleted waits for requests that began before."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Server:
     operator: Account
     others: Callable[[], int]
     """Nodes of all worlds."""
+    ways: Ways
+    """How other machines reach its storage."""
     calls: Calls | None = None
     """To other servers; None where there are none."""
     networks: Namespaces | None = None
@@ -114,13 +117,17 @@ class World:
         own_disk: space.Room | None = None,
         shared: bool = False,
     ) -> None:
-        account, self.db, self.store, self.queues = state
+        account, self.db, store, queues = state
         config, clock = server.config, server.clock
         self._server, self._clock = server, clock
         self.provider = server.provider(nodes)
         self._keys = [*account.keys]
-        self.known = Known(Account(account.name, self._keys), account.node_key.encode(), account.storage_name, account.storage_key)
-        room = own_disk or server.room
+        self.loops = Loops()
+        self._shared, self._room = shared, own_disk or server.room
+        linked = self._storage_account(account.storage_name, account.storage_keys(), (store, queues))
+        self._storage: dict[str | None, StorageAccount] = {None: linked}
+        """By what their keys are called by; the linked one by None."""
+        self.known = Known(Account(account.name, self._keys), account.node_key.encode(), {linked.name: linked.keys})
         self._offer = server.offer
         here = Machine(addresses.towards(server.urls[0]), socket.gethostname(), addresses.ipv6(server.urls[0]))
         authority, fingerprint = server.tls.pinned if server.tls is not None and server.tls.pinned is not None else (None, "")
@@ -136,7 +143,7 @@ class World:
             offer=self._limited(row),
             linked_storage=LinkedStorage(account.storage_name, account.storage_key),
             machines={LOCAL: here} if isinstance(self.provider, LocalProvider) and server.networks is None and peers.alone else {},
-            blobs=self.store,
+            blobs=store,
             package_limits=config.package_limits,
             node_silence_us=int(config.node_silence_s * 1e6),
             restarting=frozenset({LOCAL} if self.provider.restarts else ()),
@@ -144,23 +151,20 @@ class World:
             authority=authority,
             public_url=server.urls[1],
             authority_fingerprint=fingerprint,
-            room=room.for_work,
+            room=self._room.for_work,
             named=named,
             accounts=accounts,
+            storage_ways=server.ways,
             operator=None if named else server.operator,
         )
-        keys, moment = {account.storage_name: [account.storage_key]}, lambda: times.moment(clock.now())
-        self._fetches = Fetches(self.store, Foreign(config.copy_networks), moment, room.for_content)
-        blobs = storage_endpoint(self.store, keys, moment, room.for_content, public=config.public_access, fetches=self._fetches)
-        self.api = Api(self.services, {account.storage_name: blobs, QUEUES: queue_endpoint(self.queues, keys, moment, room.for_content)})
-        self._shared = shared
+        self._blobs, self._queues = {linked.name: linked.blobs}, {linked.name: linked.queues}
+        self.api = Api(self.services, self._blobs, self._queues)
         self._lease = Lease(self.db, peers.id, peers.seconds, alone=not shared)
         self._here = None if peers.alone else lambda: Here(peers.id, peers.rooms(), frozenset({LOCAL}), peers.there, peers.missed)
         join_us = int(config.node_join_s * 1e6)
         providers: dict[str, NodeProvider] = {LOCAL: self.provider, JOINED: JoinedProvider()}
         self._capacity = Capacity(self.db, providers, clock, self.known.node_key, join_us, self.services.offer, named, self._here)
         self._own_disk = own_disk
-        self.loops = Loops()
         self._running: list[asyncio.Task[None]] = []
 
     def _limited(self, row: AccountRow) -> Offer:
@@ -173,6 +177,39 @@ class World:
     def learn_keys(self, account: AccountFile) -> None:
         """Let callers in with these keys and no others."""
         self._keys[:] = account.keys
+        for slot, storage in self._storage.items():
+            storage.keys[:] = account.storage_keys(slot)
+        self.services.linked_storage = LinkedStorage(account.storage_name, account.storage_key)
+
+    def _storage_account(self, name: str, keys: Sequence[str], parts: tuple[LocalBlobStore, QueueStore]) -> StorageAccount:
+        server = self._server
+        own = Own(server.urls[0], server.tls.authority_file if server.tls is not None else None, server.config.domain)
+        around = Around(self._clock, Foreign(server.config.copy_networks, own), server.config.public_access)
+        return StorageAccount(around, name, keys, parts, self._room, self.loops, shared=self._shared)
+
+    @property
+    def stored(self) -> frozenset[str]:
+        """The slots of the storage accounts that are open beside the linked one."""
+        return frozenset(slot for slot in self._storage if slot is not None)
+
+    async def add_storage(self, name: str, slot: str, keys: Sequence[str], parts: tuple[LocalBlobStore, QueueStore]) -> None:
+        """Let callers into one more storage account."""
+        made = self._storage[slot] = self._storage_account(name, keys, parts)
+        await made.begin()
+        self.known.storage[name] = made.keys
+        self._blobs[name], self._queues[name] = made.blobs, made.queues
+
+    async def drop_storage(self, slot: str) -> None:
+        """Close a storage account, if it is open."""
+        found = self._storage.pop(slot, None)
+        if found is None:
+            return
+        if self.known.storage.get(found.name) is found.keys:
+            for door in (self.known.storage, self._blobs, self._queues):
+                door.pop(found.name)
+        found.keys.clear()
+        await found.quiet(_LET_GO_S)
+        await found.end()
 
     @property
     def leads(self) -> bool:
@@ -196,28 +233,22 @@ class World:
             self._lease,
             self._capacity,
             upkeep,
-            (self.store, self.queues),
             self._own_disk,
             on_demand=self._server.config.autoscale_on_demand,
         )
-        if self._shared:
-            work.append(copies(self.loops, self._fetches))
-        else:
-            await asyncio.to_thread(self._fetches.resume)
+        await self._storage[None].begin()
         self._running = [asyncio.create_task(loop) for loop in work]
 
     async def rests(self) -> tuple[bool, int | None]:
         """Whether nothing is due within the hour, and when something is, None for never."""
-        staged, kept = await asyncio.to_thread(self.store.oldest_block), await asyncio.to_thread(self.store.next_expiry)
-        if self._fetches.busy:
-            return False, self._clock.now()
-        due = [at for at in (None if staged is None else staged + UNCOMMITTED_KEPT_US, kept) if at is not None]
+        due = [at for storage in [*self._storage.values()] for at in await storage.due()]
         return await self.db.read(rest.until, self._clock.now(), min(due, default=None))
 
     async def hand_over(self) -> None:
         """End the loops; another server may go on with them at once."""
         for loop in self._running:
             loop.cancel()
+        await asyncio.gather(*(storage.pause() for storage in self._storage.values()))
         await asyncio.gather(*self._running, return_exceptions=True)
         with contextlib.suppress(StoreUnavailable):  # it runs out by itself
             await self._lease.release()
@@ -229,9 +260,8 @@ class World:
         await self._capacity.close()
         await (self.provider.sweep(()) if for_good else self.provider.stop_all())
         await asyncio.to_thread(self.db.close)
-        await asyncio.to_thread(self._fetches.close)
-        await asyncio.to_thread(self.store.close)
-        await asyncio.to_thread(self.queues.close)
+        for storage in [*self._storage.values()]:
+            await storage.end()
 
 
 def quotas(row: AccountRow, otherwise: Quotas) -> Quotas:

@@ -13,6 +13,7 @@ import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from secrets import token_hex
 from typing import Any
 from weakref import WeakValueDictionary
@@ -33,17 +34,17 @@ from batchyard.server.peers import Peers
 from batchyard.server.places import KEYS_KNOWN_S, Places
 from batchyard.server.refusals import Refused
 from batchyard.server.shared import KEYS, keys_in
+from batchyard.server.state import enter_account
+from batchyard.server.storages import TOPIC, Storages
 from batchyard.server.world import Server, World, quotas
 from batchyard.store import accounts as rows
-from batchyard.store import servers
+from batchyard.store import servers, storage
 from batchyard.store.accounts import ACTIVE, CREATING, DELETING, AccountRow
 from batchyard.store.db import Database, StoreUnavailable
 from batchyard.store.tx import Taken, Tx
 
 log = structlog.get_logger()
 
-ACCOUNTS = "accounts"
-"""Topic of the registry: something was done to an account."""
 _LOOK_S = 2.0
 IDLE_S = 60.0
 """How long nobody may have asked for a world before it is looked at whether it may be closed."""
@@ -78,6 +79,7 @@ class Worlds:
     ) -> None:
         self._server, self._registry, self._places, self._default, self._idle_s = server, registry, places, default, idle_s
         self._peers = peers or Peers(registry)
+        self.storage = Storages(self, registry, places, server.clock, self._peers, default)
         self._open: dict[str, _Open] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._failed: dict[str, float] = {}
@@ -94,9 +96,18 @@ class Worlds:
         """Names of the worlds that are open."""
         return frozenset(self._open)
 
-    def _lock(self, name: str) -> asyncio.Lock:
+    def lock(self, name: str) -> asyncio.Lock:
         """To be held by whoever opens, closes or changes a world."""
         return self._locks.setdefault(name.lower(), asyncio.Lock())
+
+    def world(self, name: str) -> World | None:
+        """A world that is open."""
+        found = self._open.get(name.lower())
+        return found.world if found else None
+
+    def open_worlds(self) -> Sequence[tuple[AccountRow, World]]:
+        """All that are open."""
+        return [(found.row, found.world) for found in self._open.values()]
 
     # the way in
 
@@ -120,14 +131,20 @@ class Worlds:
             log.error("account without keys", account=row.name, reason=str(error))
             return None
         account, public = Account(secrets.name, secrets.keys), self._server.config.public_access
-        return Known(account, secrets.node_key.encode(), secrets.storage_name, secrets.storage_key, row.state == DELETING, public)
+        beside = [each for each in await self._registry.read(storage.of_account, row.pk) if each.is_beside(row)]
+        stores: dict[str, Sequence[str]] = {each.name: secrets.storage_keys(each.slot) for each in beside}
+        stores[secrets.storage_name] = secrets.storage_keys()
+        return Known(account, secrets.node_key.encode(), stores, row.state == DELETING, public)
 
-    async def storing(self, storage: str) -> str | None:
+    async def storing(self, name: str) -> str | None:
         for found in self._open.values():
-            if found.row.storage.lower() == storage.lower():
+            if any(each.lower() == name.lower() for each in found.world.known.storage):
                 return found.row.name
-        row = await self._registry.read(rows.storing, storage)
-        return None if row is None or row.state == CREATING else row.name
+        row = await self._registry.read(rows.storing, name)
+        if row is None or row.state == CREATING:
+            return None
+        await self.storage.catch_up(row)  # another server may have made it a moment ago
+        return row.name
 
     @asynccontextmanager
     async def entered(self, name: str) -> AsyncIterator[ASGIApp]:
@@ -143,7 +160,7 @@ class Worlds:
 
     async def _enter(self, name: str) -> _Open:
         """Open a world. Raises AccountNotFound, and ServerBusy when it cannot be opened."""
-        async with self._lock(name):
+        async with self.lock(name):
             if (found := self._open.get(name.lower())) is not None:
                 return found
             row = await self._row(name)
@@ -182,6 +199,7 @@ class Worlds:
         world = World(self._server, row, state, hub, self._places.nodes(row), self, self._peers, named=named, own_disk=room, shared=shared)
         try:
             await world.begin()
+            await self.storage.follow(row, world)
         except BaseException:
             await world.end()
             raise
@@ -224,6 +242,7 @@ class Worlds:
         for name, found in list(self._open.items()):
             if name != self._default.lower() and not found.using and loop.time() - found.last >= self._idle_s:
                 await self._rest(name, found)
+        await self.storage.run_once()
         for row in await self._registry.read(rows.changing, _AT_ONCE):
             if loop.time() >= self._failed.get(row.name, 0.0):
                 self._begin_removal(row)
@@ -235,7 +254,7 @@ class Worlds:
             row = seen.get(found.row.pk)
             if row is None and await self._registry.read(rows.get, found.row.pk) is None:
                 found.leaving = True
-                async with self._lock(name):
+                async with self.lock(name):
                     if self._open.pop(name, None) is not None:
                         await self._end(found, for_good=True)
             elif row is not None and row.version != found.row.version:
@@ -244,7 +263,7 @@ class Worlds:
 
     async def _open_in_time(self, row: AccountRow) -> None:
         """Open a world in which something is due, unless another server does."""
-        async with self._lock(row.name):
+        async with self.lock(row.name):
             if self._closing or row.name.lower() in self._open:
                 return
             try:
@@ -256,7 +275,7 @@ class Worlds:
     async def _rest(self, name: str, found: _Open) -> None:
         """Close a world in which nothing is due within the hour, or that another server keeps open and works on."""
         peers = self._peers
-        async with self._lock(name):
+        async with self.lock(name):
             if self._open.get(name) is not found:
                 return
             row = await self._registry.read(rows.get, found.row.pk)
@@ -305,7 +324,7 @@ class Worlds:
         self._closing = True
         for task in self._removals.values():
             task.cancel()
-        await asyncio.gather(*self._removals.values(), return_exceptions=True)
+        await asyncio.gather(*self._removals.values(), self.storage.end(), return_exceptions=True)
         await self.hand_over()
         while self._open:
             _, found = self._open.popitem()
@@ -330,7 +349,7 @@ class Worlds:
         return await asyncio.shield(made)  # a client that goes leaves no half of it
 
     async def _create(self, name: str, place: str, quotas: Quotas) -> Described:
-        async with self._lock(name):
+        async with self.lock(name):
             try:
                 row = await self._registry.run(_add, name, place, quotas, self._server.clock.now(), self._peers.id)
             except Taken as taken:
@@ -356,14 +375,14 @@ class Worlds:
         return [self._described(row) for row in await self._registry.read(rows.page, after, most)]
 
     async def limit(self, name: str, quotas: Quotas) -> Described:
-        async with self._lock(name):
+        async with self.lock(name):
             row = await self._registry.run(_change, (await self._row(name)).pk, _columns(quotas))
             if (found := self._open.get(name.lower())) is not None:
                 found.world.limit(row)
             return self._described(row)
 
     async def delete(self, name: str) -> None:
-        async with self._lock(name):
+        async with self.lock(name):
             row = await self._row(name)
             if row.name == self._default:
                 raise BatchError("Forbidden", Reason="The default account stays as long as its server")
@@ -377,10 +396,10 @@ class Worlds:
         return _keys(await asyncio.to_thread(self._secrets, row))
 
     async def renew_key(self, name: str, number: int) -> Keys:
-        async with self._lock(name):
+        async with self.lock(name):
             row = await self._row(name)
             try:
-                renewed = await asyncio.to_thread(self._places.renew_key, row, number)
+                renewed = await asyncio.to_thread(self._places.change_keys, row, partial(account_file.renewed, number=number))
             except (account_file.Unusable, Refused) as error:
                 log.error("account without keys", account=row.name, reason=str(error))
                 raise BatchError("ServerBusy", Reason="The keys of the account cannot be read") from None
@@ -419,7 +438,7 @@ class Worlds:
     async def _remove(self, row: AccountRow) -> None:
         """Take an account away with all that it runs and keeps; its row goes last."""
         try:
-            async with self._lock(row.name):
+            async with self.lock(row.name):
                 if await self._removed(row):
                     log.info("account removed", account=row.name)
         except Exception:
@@ -437,7 +456,7 @@ class Worlds:
         await self._registry.run(servers.close_world, row, peers.id, peers.life_us, None)
         if await self._registry.read(servers.open_elsewhere, row.pk, peers.id, peers.life_us):
             return False
-        await asyncio.to_thread(self._places.remove, row)
+        await asyncio.to_thread(self._places.remove, row, await self._registry.read(storage.of_account, row.pk))
         await self._registry.run(_gone, row.pk)
         self._failed.pop(row.name, None)
         self._removals.pop(row.name, None)
@@ -449,7 +468,7 @@ def _change(tx: Tx, pk: int, values: Mapping[str, Any]) -> AccountRow:
     row = rows.get(tx, pk)
     if row is None:
         raise BatchError("AccountNotFound")
-    tx.wake(ACCOUNTS)
+    tx.wake(TOPIC)
     return rows.change(tx, row, values)
 
 
@@ -463,15 +482,16 @@ def _made(tx: Tx, row: AccountRow, server: str, life_us: int) -> AccountRow:
 def _gone(tx: Tx, pk: int) -> None:
     """Nothing is left of an account."""
     servers.forget_openings(tx, pk)
+    storage.delete_of(tx, pk)
     rows.delete(tx, pk)
 
 
 def _add(tx: Tx, name: str, location: str, quotas: Quotas, now: int, server: str) -> AccountRow:
     """Enter a new account, whose world is not there yet, for the server that makes it. Raises Taken."""
-    storage = f"{name[:_STORAGE_STEM]}storage"
-    while rows.storing(tx, storage) is not None:
-        storage = f"{name[: _STORAGE_STEM - 6]}{token_hex(3)}storage"
-    row = rows.add(tx, name=name, state=CREATING, location=location, storage=storage, created=now, **_columns(quotas))
+    linked = f"{name[:_STORAGE_STEM]}storage"
+    while storage.named(tx, linked) is not None:
+        linked = f"{name[: _STORAGE_STEM - 6]}{token_hex(3)}storage"
+    row = enter_account(tx, name=name, state=CREATING, location=location, storage=linked, created=now, **_columns(quotas))
     servers.open_world(tx, row.pk, server, 0)
     return row
 

@@ -37,7 +37,11 @@ class AccountRow(msgspec.Struct, frozen=True):
 _COLUMNS = columns(AccountRow)
 _ROWS = Versioned("account", AccountRow)
 _BY_NAME = Statement(f"SELECT {_COLUMNS} FROM account WHERE lower(name) = lower(:name)", AccountRow)
-_BY_STORAGE = Statement(f"SELECT {_COLUMNS} FROM account WHERE lower(storage) = lower(:storage)", AccountRow)
+_BY_STORAGE = Statement(
+    f"SELECT {columns(AccountRow, 'account.')} FROM storage JOIN account ON account.pk = storage.account_pk"
+    " WHERE lower(storage.name) = lower(:storage) AND storage.state = 'active'",
+    AccountRow,
+)
 _BY_LOCATION = Statement(f"SELECT {_COLUMNS} FROM account WHERE location = :location", AccountRow)
 _PAGE = Statement(f"SELECT {_COLUMNS} FROM account WHERE pk > :after ORDER BY pk LIMIT :n", AccountRow)
 _BY_PK = Statement(f"SELECT {_COLUMNS} FROM account WHERE pk = :pk", AccountRow)
@@ -67,7 +71,7 @@ def get(reader: Reader, pk: int) -> AccountRow | None:
 
 
 def storing(reader: Reader, storage: str) -> AccountRow | None:
-    """The account that a storage account is linked to."""
+    """The account in whose world a storage account lies that may be used."""
     return reader.first(_BY_STORAGE, storage=storage)
 
 
@@ -102,12 +106,8 @@ def count(reader: Reader) -> int:
 
 
 def add(tx: Tx, **values: Any) -> AccountRow:
-    """Add an account. Raises Taken with what is taken: name, storage or location."""
-    for what, found in (
-        ("name", named(tx, values["name"])),
-        ("storage", storing(tx, values["storage"])),
-        ("location", lying_at(tx, values["location"])),
-    ):
+    """Add an account. Raises Taken with what is taken: name or location."""
+    for what, found in (("name", named(tx, values["name"])), ("location", lying_at(tx, values["location"]))):
         if found is not None:
             raise Taken(what)
     tx.insert("account", **values)

@@ -33,8 +33,8 @@ class Known(msgspec.Struct, frozen=True):
 
     account: Account
     node_key: bytes
-    storage: str
-    storage_key: str
+    storage: dict[str, Sequence[str]]
+    """Keys of the storage accounts in its world, by name; changed where the world is open."""
     leaving: bool = False
     """It is being deleted: nobody is let in, and its nodes are told that they are gone."""
     public: bool = False
@@ -52,6 +52,18 @@ class Described(msgspec.Struct, frozen=True):
     quotas: Quotas
 
 
+class DescribedStorage(msgspec.Struct, frozen=True):
+    """A storage account as its operator sees it."""
+
+    pk: int
+    name: str
+    state: str
+    account: str
+    """In whose world it lies."""
+    linked: bool
+    created: int
+
+
 class Keys(NamedTuple):
     """What lets its owner into an account and its storage."""
 
@@ -59,8 +71,41 @@ class Keys(NamedTuple):
     storage: str
 
 
+class StorageAccounts(Protocol):
+    """Every storage account of a server."""
+
+    async def create(self, name: str, account: str | None) -> DescribedStorage:
+        """Make one in the world of an account, the default one unless it is named. Raises StorageAccountExists, InvalidPropertyValue."""
+        ...
+
+    async def describe(self, name: str) -> DescribedStorage:
+        """One of them. Raises StorageAccountNotFound."""
+        ...
+
+    async def listed(self, after: int, most: int) -> Sequence[DescribedStorage]:
+        """At most so many behind a key."""
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Begin to remove one with all that it holds. Raises StorageAccountNotFound; Forbidden for a linked one."""
+        ...
+
+    async def keys(self, name: str) -> Sequence[str]:
+        """Both keys. Raises StorageAccountNotFound."""
+        ...
+
+    async def renew_key(self, name: str, number: int) -> Sequence[str]:
+        """Put a new key in the place of one of two; both then. Raises StorageAccountNotFound."""
+        ...
+
+
 class Accounts(Protocol):
     """Every account of a server."""
+
+    @property
+    def storage(self) -> StorageAccounts:
+        """Their storage accounts."""
+        ...
 
     async def create(self, name: str, location: str | None, quotas: Quotas) -> Described:
         """Make an account with its world. Raises AccountExists, InvalidPropertyValue."""
@@ -111,8 +156,8 @@ class Worlds(Accounts, Protocol):
         """What lets callers of an account in, None when there is none of that name."""
         ...
 
-    async def storing(self, storage: str) -> str | None:
-        """Name of the account that a storage account is linked to."""
+    async def storing(self, name: str) -> str | None:
+        """Name of the account in whose world a storage account lies."""
         ...
 
     def entered(self, name: str) -> AbstractAsyncContextManager[ASGIApp]:

@@ -22,6 +22,7 @@ from batchyard.engine.nodes.linked_storage import LinkedStorage
 from batchyard.engine.nodes.nodes import SILENCE_US
 from batchyard.engine.wakes import Wakes
 from batchyard.model import times
+from batchyard.model.endpoints import Ways
 from batchyard.model.errors import BatchError, invalid_property, invalid_query
 from batchyard.rules import odata
 from batchyard.rules.conditions import Conditions
@@ -84,6 +85,8 @@ class Services(msgspec.Struct):
     """What tokens and URLs say of the account, its name; empty for the default one."""
     accounts: Accounts | None = None
     """All accounts of the server."""
+    storage_ways: Ways = Ways("")
+    """How clients reach its storage; the URL is that of the request."""
     operator: Account | None = None
     """Who makes, limits and removes accounts; asked in the world of the default one alone."""
     turns: Turns = msgspec.field(default_factory=Turns)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -35,10 +35,10 @@ from batchyard.blobs.edge import documents, sas, sums, transfers
 from batchyard.blobs.edge.answers import busy
 from batchyard.blobs.edge.blob_operations import content_headers, tag_headers
 from batchyard.blobs.edge.fetches import MOST_PENDING, Fetches
-from batchyard.blobs.edge.foreign import ForeignReader, checked
+from batchyard.blobs.edge.foreign import OWN, ForeignReader, checked
 from batchyard.blobs.edge.grants import Grant, Level, Need, Scope
 from batchyard.blobs.edge.mark_operations import checked_tier, wanted_tags
-from batchyard.blobs.edge.request import Request, query_of
+from batchyard.blobs.edge.request import Request, names_of, query_of
 from batchyard.blobs.errors import of_source
 
 T = TypeVar("T")
@@ -57,15 +57,18 @@ _CONDITIONS = ("if-match", "if-none-match", "if-modified-since", "if-unmodified-
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """A source at another server."""
+    """A source at another server, or in another storage account of this one."""
 
     fetches: Fetches
     url: str
+    """What is fetched."""
+    given: str
+    """The URL as it was given."""
 
     @property
     def shown(self) -> str:
         """The URL without what signs it, which others may read."""
-        return self.url.partition("?")[0]
+        return self.given.partition("?")[0]
 
     def open(self, request: Request) -> ForeignReader:
         """The wanted range of it, under the conditions that the request names. Raises CannotVerifyCopySource, SourceConditionNotMet."""
@@ -284,30 +287,55 @@ async def _source(store: BlobStore, request: Request, grant: Grant) -> Source | 
         raise BlobError("UnsupportedHeader", "Bearer tokens of Entra ID are not served.")
     try:
         url = urlsplit(text)
-        here = _is_here(request, url.scheme, url.hostname, url.port)
+        here = _path_here(request, url)
     except ValueError:
         raise BlobError("InvalidHeaderValue", "The value for x-ms-copy-source is not a URL.") from None
-    if not here:
+    if here is None:
         if request.fetches is None:
             raise BlobError("UnsupportedHeader", "Only blobs of this storage endpoint can be copied.")
-        return Elsewhere(request.fetches, checked(text))
-    account, container, name = request.names_in(url.path)
-    if account not in request.accounts or container is None or name is None:
+        return Elsewhere(request.fetches, checked(text), text)
+    account, container, name = names_of(here)
+    if not account or container is None or name is None:
         raise BlobError("CannotVerifyCopySource")
-    query = query_of(url.query)
     wanted = replace(
-        request, method="GET", raw_path=url.path, account=account, container=container, blob=name, query=query, scheme=url.scheme
+        request,
+        method="GET",
+        raw_path=url.path,
+        account=account,
+        container=container,
+        blob=name,
+        query=query_of(url.query),
+        scheme=url.scheme,
     )
-    await run_in_threadpool(may_read, store, request, grant, wanted)
-    return Source(wanted, text)
+    if account in request.accounts:
+        await run_in_threadpool(may_read, store, request, grant, wanted)
+        return Source(wanted, text)
+    if request.fetches is None or request.fetches.foreign.own is None:
+        raise BlobError("CannotVerifyCopySource")
+    checked(text)
+    sas.check_caller(wanted)  # who reads it is this server, and who asks for that is judged here
+    return Elsewhere(request.fetches, f"{OWN}{here}{'?' if url.query else ''}{url.query}", text)
 
 
-def _is_here(request: Request, scheme: str, host: str | None, port: int | None) -> bool:
-    """Whether a URL leads to this endpoint: by the name that the caller used, or by one of this machine's own names."""
+def _path_here(request: Request, url: SplitResult) -> str | None:
+    """The path, account first, of a URL that leads to this server: by the name that the caller used, one of this machine's own names,
+    or the host name of a storage account; None for others. Raises ValueError."""
     own = urlsplit(f"//{request.headers.get('host', '')}")
     usual = {"http": 80, "https": 443}
-    same_port = (port or usual.get(scheme)) == (own.port or usual.get(request.scheme))
-    return same_port and scheme in usual and (host == own.hostname or (host in _OURS and own.hostname in _OURS))
+    if url.scheme not in usual or (url.port or usual[url.scheme]) != (own.port or usual.get(request.scheme)):
+        return None
+    host, said = url.hostname or "", own.hostname or ""
+    if host == said:
+        return f"/{request.account}{url.path}" if request.by_host else url.path
+    names = {said.split(".", 2)[2] if request.by_host else said}
+    if request.fetches is not None and request.fetches.foreign.own is not None:
+        names.add(request.fetches.foreign.own.domain or "")
+    names |= _OURS if names & _OURS else set()
+    if host in names:
+        return url.path
+    account, _, rest = host.partition(".")
+    service, _, domain = rest.partition(".")
+    return f"/{account}{url.path}" if service in ("blob", "dfs") and domain in names - {""} else None
 
 
 def may_read(store: BlobStore, request: Request, grant: Grant, source: Request, letter: str = "r") -> None:

@@ -12,6 +12,8 @@ import re
 import socket
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 import httpcore
@@ -36,24 +38,39 @@ def networks(texts: Iterable[str]) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(text, strict=False) for text in texts)
 
 
-class Foreign:
-    """Opens URLs of other servers; safe to use from any thread."""
+OWN = "own:"
+"""Begins a source in another storage account of this server, as `own:/account/container/blob?signature`; no client can write one."""
 
-    def __init__(self, allowed: Sequence[Network] = ()) -> None:
-        self._backend = _Guarded(allowed)
+
+class Own(NamedTuple):
+    """This server, which is asked like any other for what lies in another of its storage accounts."""
+
+    url: str
+    """For this machine."""
+    authority: Path | None = None
+    """The file of the authority that vouches for it, where that is its own."""
+    domain: str | None = None
+    """Domain of its host names."""
+
+
+class Foreign:
+    """Opens URLs of other servers, and of this one; safe to use from any thread."""
+
+    def __init__(self, allowed: Sequence[Network] = (), own: Own | None = None) -> None:
+        self._backend, self.own = _Guarded(allowed), own
 
     def open(self, url: str, headers: Mapping[str, str] | None = None) -> ForeignReader:
         """The answer to GET. Raises CannotVerifyCopySource, SourceConditionNotMet, InvalidHeaderValue."""
+        if url.startswith(OWN):
+            if self.own is None:
+                raise _away()
+            context = ssl.create_default_context(cafile=self.own.authority)
+            answer = _asked(self.own.url + url.removeprefix(OWN), headers or {}, httpcore.SyncBackend(), context)
+            return answer.checked(ranged="range" in (headers or {}))
         target = checked(url)
         for _ in range(_MOST_REDIRECTS + 1):
-            pool = httpcore.ConnectionPool(ssl_context=ssl.create_default_context(), network_backend=self._backend)
-            try:
-                response = pool.handle_request(_request(target, headers or {}))
-            except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError, _NotAllowed):
-                pool.close()
-                raise _away() from None
-            answer = ForeignReader(pool, response)
-            if response.status not in _REDIRECTS:
+            answer = _asked(target, headers or {}, self._backend, ssl.create_default_context())
+            if answer.status not in _REDIRECTS:
                 return answer.checked(ranged="range" in (headers or {}))
             answer.close()
             following = checked(urljoin(target, answer.headers.get("location", "")))
@@ -63,12 +80,23 @@ class Foreign:
         raise _away()
 
 
+def _asked(target: str, headers: Mapping[str, str], backend: httpcore.NetworkBackend, context: ssl.SSLContext) -> ForeignReader:
+    """What a GET is answered with. Raises CannotVerifyCopySource when it is not."""
+    pool = httpcore.ConnectionPool(ssl_context=context, network_backend=backend)
+    try:
+        return ForeignReader(pool, pool.handle_request(_request(target, headers)))
+    except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError, _NotAllowed):
+        pool.close()
+        raise _away() from None
+
+
 class ForeignReader:
     """Content on its way in from elsewhere; `length` is what its server says, and reading raises OSError when it is not all there."""
 
     def __init__(self, pool: httpcore.ConnectionPool, response: httpcore.Response) -> None:
         self._pool, self._response = pool, response
         self.headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+        self.status = response.status
         self.length = 0
         self._at = 0
         self._chunks: Iterator[bytes] = iter(())
@@ -76,7 +104,7 @@ class ForeignReader:
     def checked(self, *, ranged: bool) -> ForeignReader:
         """Itself, if it brings content; raises what its status is to the caller."""
         try:
-            status = self._response.status
+            status = self.status
             if status in (304, 412):
                 raise BlobError("SourceConditionNotMet")
             if status != (206 if ranged else 200):

@@ -9,11 +9,11 @@ import binascii
 import re
 import uuid
 from base64 import b64decode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, unquote_plus
 
 from starlette.types import Receive, Scope
@@ -33,7 +33,10 @@ MAX_BLOB_NAME = 1024
 
 ROOT, WEB = "$root", "$web"
 """The containers that may have other names than all others: that of blobs right below the account, and that of the static website."""
-_HOSTS = ("blob", "dfs", "web")
+QUEUE, TABLE = "queue", "table"
+_HOSTS = ("blob", "dfs", "web", QUEUE)
+PORT = "batchyard.storage_service"
+"""Key of the ASGI scope: the storage service whose own port was asked; its paths begin with the account."""
 _CONTAINER = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VERSION = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -234,6 +237,31 @@ def account_of_host(host: str, accounts: Iterable[str]) -> str | None:
     return next((name for name in accounts if name.lower() == first), None) if is_ours else None
 
 
+class Address(NamedTuple):
+    """A storage account, and which of its services is asked."""
+
+    account: str
+    service: str
+
+
+def addressed(scope: Scope, accounts: Collection[str]) -> Address | None:
+    """The storage account of these that a request is for, by the name of the host, the port, or the path; None for other requests."""
+    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+    if (by_host := account_of_host(host, accounts)) is not None:
+        return Address(by_host, host.lower().split(".")[1])
+    first, second = [*scope["raw_path"].decode("latin-1").partition("?")[0].split("/"), "", ""][1:3]
+    if (service := scope.get(PORT)) is not None:
+        return Address(first, service) if first in accounts else None
+    if first == QUEUE:
+        return Address(second, QUEUE) if second in accounts else None
+    return Address(first, "blob") if first in accounts else None
+
+
+def _below(scope: Scope, below: str) -> str:
+    """What stands in front of the names in the path: nothing where the port says as much."""
+    return "" if PORT in scope else below
+
+
 def parse(scope: Scope, receive: Receive, accounts: Mapping[str, Sequence[str]], now_us: int, below: str = "") -> Request:
     """Take the request apart, whose names come behind `below` in the path; raises BlobError for what cannot be read."""
     headers = _headers(scope["headers"])
@@ -242,7 +270,7 @@ def parse(scope: Scope, receive: Receive, accounts: Mapping[str, Sequence[str]],
         raise BlobError("InvalidUri")
     path = raw_path.decode("latin-1")
     by_host = account_of_host(headers.get("host", ""), accounts)
-    account, container, blob = names_of(path.removeprefix(below) if by_host is None else f"/{by_host}{path}")
+    account, container, blob = names_of(path.removeprefix(_below(scope, below)) if by_host is None else f"/{by_host}{path}")
     client = scope.get("client")
     version = headers.get("x-ms-version")
     if version is not None and not _VERSION.fullmatch(version):
@@ -272,7 +300,8 @@ def account_named(scope: Scope, accounts: Iterable[str], below: str = "") -> str
     """The account that a request names; nothing where its path cannot be read."""
     host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
     try:
-        return account_of_host(host, accounts) or names_of(scope["raw_path"].decode("latin-1").partition("?")[0].removeprefix(below))[0]
+        path = scope["raw_path"].decode("latin-1").partition("?")[0].removeprefix(_below(scope, below))
+        return account_of_host(host, accounts) or names_of(path)[0]
     except BlobError:
         return ""
 

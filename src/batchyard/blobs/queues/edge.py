@@ -21,7 +21,7 @@ from batchyard.blobs.edge import documents as storage_documents
 from batchyard.blobs.edge.answers import as_answer, busy, error_response, with_common_headers
 from batchyard.blobs.edge.container_operations import page_size
 from batchyard.blobs.edge.grants import Level, Need
-from batchyard.blobs.edge.request import Request, account_named, parse
+from batchyard.blobs.edge.request import QUEUE, Request, account_named, parse
 from batchyard.blobs.edge.transfers import ClientGone
 from batchyard.blobs.queues import base, documents, grants
 from batchyard.blobs.queues.base import QueueRef
@@ -32,7 +32,7 @@ from batchyard.model.errors import let_go
 Handler = Callable[[QueueStore, Request], Awaitable[Response]]
 Room = Callable[[int], str | None]
 
-PATH = "queue"
+PATH = QUEUE
 """First segment of the path, ahead of the account: `/queue/{account}/{queue}/messages`."""
 _NAME = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _XML = "application/xml"
