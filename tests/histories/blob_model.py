@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tests.histories.checker import Op
+from tests.histories.checker import Model, Op
 
 OK = "ok"
 ANY = "*"
@@ -63,7 +63,7 @@ class Lease:
 
 
 def after(state: State, op: Op) -> State | None:
-    """See `checker.After`. Answers are `ok` or the code of the error."""
+    """See `checker.Model`. Answers are `ok` or the code of the error."""
     call = op.call
     if isinstance(call, Read):
         return state if state.version in call.versions else None
@@ -71,6 +71,9 @@ def after(state: State, op: Op) -> State | None:
     if op.answer not in (None, OK):
         return state if refusal == op.answer else None
     return None if refusal is not None else _changed(state, call)
+
+
+MODEL = Model(NOTHING, after, lambda op: not isinstance(op.call, Read) and op.answer in (None, OK))
 
 
 def _changed(state: State, call: Write | Delete | Lease) -> State:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tests.histories.blob_model import NOTHING, Delete, Lease, Read, Write, after
+from tests.histories.blob_model import MODEL, Delete, Lease, Read, Write
 from tests.histories.checker import Op, stuck
 from tests.histories.clients import Answer, Caller, told
 
@@ -135,7 +135,7 @@ def check(seen: Iterable[Seen]) -> None:
             same = {version for version, content in contents.items() if content == kept}
             histories[each.source].append(Op(each.op.begun_us, each.op.ended_us, Read(frozenset(same | unseen)), "ok"))
     for blob, history in histories.items():
-        left = stuck(history, NOTHING, after)
+        left = stuck(history, MODEL)
         assert not left, f"no order for {blob}; where the longest ends none of these can come next:\n{told(left)}"
 
 

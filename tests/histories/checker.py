@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 S = TypeVar("S", bound=Hashable)
 NEVER = math.inf
@@ -26,16 +26,25 @@ class Op:
     answer: Any = None
 
 
-After = Callable[[S, Op], S | None]
-"""The state that follows, None where the operation cannot have had this answer (or, unanswered, no effect) in this state."""
+@dataclass(frozen=True, slots=True)
+class Model(Generic[S]):
+    """What one thing may answer: the state it begins in, and what follows.
+
+    `after` gives the state that follows, None where the operation cannot have had this answer (or, unanswered, no effect) in this state;
+    `changes` is False for operations that change no state whatsoever, as reads and what was refused.
+    """
+
+    first: S
+    after: Callable[[S, Op], S | None]
+    changes: Callable[[Op], bool]
 
 
-def stuck(history: Iterable[Op], first: S, after: After[S]) -> Sequence[Op]:
+def stuck(history: Iterable[Op], model: Model[Any]) -> Sequence[Op]:
     """Nothing when there is an order; else the operations of which none can come next where the longest order ends."""
     ops = sorted(history, key=lambda op: op.begun_us)
-    start = _Place(0, 0, -NEVER, first)
+    start = _Place(0, 0, -NEVER, model.first)
     seen = {start.key}
-    paths = [iter(_next(ops, start, after))]
+    paths = [iter(_next(ops, start, model))]
     longest, end = 0, start
     while paths:
         place = next(paths[-1], None)
@@ -49,7 +58,7 @@ def stuck(history: Iterable[Op], first: S, after: After[S]) -> Sequence[Op]:
             longest, end = len(paths), place
         if not any(op.answer is not None for op in _left(ops, place)):
             return []
-        paths.append(iter(_next(ops, place, after)))
+        paths.append(iter(_next(ops, place, model)))
     return [ops[at] for at in _candidates(ops, end)]
 
 
@@ -68,23 +77,23 @@ class _Place:
         return self.low, self.done, self.state
 
 
-def _next(ops: Sequence[Op], place: _Place, after: After[Any]) -> list[_Place]:
+def _next(ops: Sequence[Op], place: _Place, model: Model[Any]) -> list[_Place]:
     """Where an order may go on.
 
-    What changes nothing, is right here and makes nothing too late may as well come here: then there is no other way to try.
+    What never changes anything, is right here and makes nothing too late may as well come here: then there is no other way to try.
     """
     found = []
     candidates = _candidates(ops, place)
     soonest = min((ops[at].ended_us for at in candidates if ops[at].answer is None), default=NEVER)
     for at in candidates:
         op = ops[at]
-        state = after(place.state, op)
+        state = model.after(place.state, op)
         if state is None:
             continue
         if state == place.state and op.answer is None:
             continue
         step = _advanced(ops, place, at, state)
-        if state == place.state and op.begun_us <= soonest:
+        if not model.changes(op) and op.begun_us <= soonest:
             return [step]
         found.append(step)
     return found

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
 from tests.conftest import Server
-
 from tests.histories.checker import NEVER
 
 CLIENTS = 16

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.histories.checker import Op
+from tests.histories.checker import Model, Op
 
 OK = "ok"
 
@@ -66,7 +66,7 @@ class Remove:
 
 
 def after(state: State, op: Op) -> State | None:
-    """See `checker.After`. Answers are `ok` or the code of the error."""
+    """See `checker.Model`. Answers are `ok` or the code of the error."""
     match op.call:
         case Put():
             return Message("", 0, op.begun_us, op.ended_us) if state == NOTHING else None
@@ -79,6 +79,9 @@ def after(state: State, op: Op) -> State | None:
         case Remove() as remove if op.answer in (None, OK):
             return GONE if _is_held(state, remove.receipt) else None
     return state if op.answer == _refusal(state, op.call.receipt) else None
+
+
+MODEL = Model(NOTHING, after, lambda op: not isinstance(op.call, Miss) and op.answer in (None, OK))
 
 
 def _claimed(state: State, op: Op, claim: Claim) -> State | None:

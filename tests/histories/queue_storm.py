@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from tests.histories.checker import Op, stuck
 from tests.histories.clients import Answer, Caller, told
-from tests.histories.queue_model import NOTHING, Claim, Miss, Put, Remove, Update, after
+from tests.histories.queue_model import MODEL, Claim, Miss, Put, Remove, Update
 
 QUEUES = ("one", "two")
 HIDDEN_S = (1, 2, 6)
@@ -140,7 +140,7 @@ def check(seen: Iterable[Seen]) -> None:
             gets[each.queue].append(each)
     for (queue, text), ops in own.items():
         assert any(isinstance(op.call, Put) for op in ops), f"{text} was given in {queue} and put nowhere"
-        left = stuck([*ops, *_of_gets(text, ops, gets[queue])], NOTHING, after)
+        left = stuck([*ops, *_of_gets(text, ops, gets[queue])], MODEL)
         assert not left, f"no order for message {text} in {queue}; where the longest ends none of these can come next:\n{told(left)}"
 
 

@@ -17,6 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from tests.blobs.conftest import ACCOUNT, KEY, Clock
 from tests.blobs.conftest import serve as serve_blobs
+from tests.histories import blob_model, blob_storm, queue_model, queue_storm
+from tests.histories.checker import Op
+from tests.histories.clients import Caller, Place
+from tests.histories.queue_model import GONE, Miss
 from tests.queues.conftest import serve as serve_queues
 
 import databases
@@ -25,10 +29,6 @@ from batchyard.blobs.queues.base import QueueRef
 from batchyard.blobs.queues.store import QueueStore
 from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.model import times
-from tests.histories import blob_model, blob_storm, queue_model, queue_storm
-from tests.histories.checker import Op
-from tests.histories.clients import Caller, Place
-from tests.histories.queue_model import GONE, Miss
 
 STEPS = settings(max_examples=10, stateful_step_count=30)
 _numbers = itertools.count(1)

@@ -13,7 +13,6 @@ import pytest
 from azure.storage.blob import BlobServiceClient
 from azure.storage.queue import QueueServiceClient
 from tests.conftest import Server, wait_for
-
 from tests.histories import blob_storm, queue_storm
 from tests.histories.clients import CLIENTS, Caller, Place, Storm
 
@@ -22,8 +21,6 @@ ROUNDS = int(os.environ.get("BATCHYARD_HISTORIES", "40"))
 KILLS = max(1, ROUNDS // 100)
 SEED = int(os.environ.get("BATCHYARD_HISTORIES_SEED", "1"))
 KILL_AT = [CLIENTS * ROUNDS * (number + 1) // (KILLS + 1) for number in range(KILLS)]
-
-
 
 
 @pytest.fixture(scope="module")

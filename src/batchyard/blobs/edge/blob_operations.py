@@ -12,7 +12,7 @@ from starlette.responses import Response
 from batchyard.blobs import leases
 from batchyard.blobs.base import Blob, BlobError, BlobKind, BlobReader, BlobStore, ContentHeaders, Copied
 from batchyard.blobs.conditions import Version, check_read
-from batchyard.blobs.edge import documents, sums, transfers
+from batchyard.blobs.edge import documents, structured, sums, transfers
 from batchyard.blobs.edge.grants import Grant
 from batchyard.blobs.edge.request import Request
 from batchyard.model import times
@@ -23,8 +23,10 @@ _MOST_MD5_BYTES = 4 * 1024 * 1024
 
 async def get(store: BlobStore, request: Request, grant: Grant) -> Response:
     """Get Blob, whole or a range."""
-    wanted = _range(request)
+    wanted, packed = _range(request), structured.is_wanted(request)
     summing = _wanted_sum(request, wanted)
+    if packed and summing is not None:
+        raise BlobError("InvalidHeaderValue", f"{structured.BODY} goes without another sum.")
     begin, end = wanted or (0, None)
     reader: BlobReader = await run_in_threadpool(store.read, request.blob_ref, request.conditions(), begin, end)
     try:
@@ -32,13 +34,15 @@ async def get(store: BlobStore, request: Request, grant: Grant) -> Response:
         if wanted is not None and not reader.blob.length:
             raise BlobError("InvalidRange", headers={"content-range": "bytes */0"})
         headers = {**describe(reader.blob, grant, request.now_us), "content-length": str(reader.length)}
-        if wanted is None:
-            return transfers.with_metadata(transfers.BlobResponse(reader, 200, headers), reader.blob.metadata)
-        headers["content-range"] = f"bytes {begin}-{begin + reader.length - 1}/{reader.blob.length}"
-        _move_md5(headers)
-        if summing is not None:
+        if wanted is not None:
+            headers["content-range"] = f"bytes {begin}-{begin + reader.length - 1}/{reader.blob.length}"
+            _move_md5(headers)
+        if summing is not None and wanted is not None:
             return transfers.with_metadata(await run_in_threadpool(_summed, reader, headers, summing), reader.blob.metadata)
-        return transfers.with_metadata(transfers.BlobResponse(reader, 206, headers), reader.blob.metadata)
+        if packed:
+            reader = structured.PackedReader(reader)
+            headers |= reader.headers
+        return transfers.with_metadata(transfers.BlobResponse(reader, 200 if wanted is None else 206, headers), reader.blob.metadata)
     except BaseException:
         reader.close()
         raise
