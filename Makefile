@@ -20,7 +20,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-az test-clients test-postgres races histories chaos docs lint fix bench mutants pythons release serve lock clean
+.PHONY: help setup demo test test-az test-clients test-postgres races histories chaos docs lint fix bench bench-storage mutants pythons release serve lock clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -73,6 +73,9 @@ fix: .venv/.ready ## mend what ruff can mend
 bench: .venv/.ready ## measure this machine, each figure beside its yardstick; ARGS="--only release graph million nodes jobs beside cli" for the long ones
 	$(BIN)/python bench/run.py $(ARGS)
 
+bench-storage: .venv/.ready .venv-clients/.azurite ## measure the storage endpoint beside Azurite; ARGS="--blob-gb 10 --messages 1000000" for the large ones
+	$(BIN)/python bench/run.py --only storage $(ARGS)
+
 mutants: .venv-mutants/.ready ## change the code in 1,000 small ways and count what the tests notice; ARGS="--sample 200 --only '*outcomes*'"
 	.venv-mutants/bin/python scripts/mutants $(ARGS)
 
@@ -112,6 +115,10 @@ clean: ## remove the environments and all caches
 .venv-clients/.ready: requirements/clients.txt requirements/clients/python.txt requirements/clients/package-lock.json requirements/clients/storage.txt requirements/storage/package-lock.json scripts/clients scripts/npm
 	scripts/venv .venv-clients requirements/clients.txt
 	scripts/clients .venv-clients
+	@touch $@
+
+.venv-clients/.azurite: .venv-clients/.ready requirements/azurite/package-lock.json
+	scripts/npm .venv-clients requirements/azurite .venv-clients/azurite
 	@touch $@
 
 .venv-docs/.ready: requirements/docs.txt requirements/docs/package-lock.json scripts/npm
