@@ -163,9 +163,8 @@ class Azurite:
 
 def lines(pairs: int, requests: int, blobs: int, gigabytes: int, messages: int) -> Iterator[object]:
     """The figures of a server, and of Azurite where it is installed."""
-    from server import Server
-
     from batchyard.cli import daemon
+    from server import Server
 
     with Server() as server, Azurite() as other:
         found = daemon.account(server.directory)
