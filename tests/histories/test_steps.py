@@ -30,7 +30,7 @@ from batchyard.blobs.queues.store import QueueStore
 from batchyard.blobs.store.local import LocalBlobStore
 from batchyard.model import times
 
-STEPS = settings(max_examples=10, stateful_step_count=30)
+STEPS = settings(max_examples=6, stateful_step_count=30)
 _numbers = itertools.count(1)
 blobs = st.sampled_from(blob_storm.BLOBS[:2])
 who = st.integers(0, 1)

@@ -15,12 +15,14 @@ from tests.queues.conftest import Endpoint, soon
 
 from batchyard.blobs.queues.edge import OPERATIONS, Operation
 
+pytestmark = pytest.mark.sqlite  # signatures are the edge's, whatever the messages lie in
 HOUR = timedelta(hours=1)
 LETTERS = "raup"
 STRANGER = base64.b64encode(b"a key that is not the account's").decode()
 MESSAGE = b"<QueueMessage><MessageText>new</MessageText></QueueMessage>"
 ASKED = {"service&properties": "restype=service&comp=properties", "peek": "peekonly=true"}
 ROWS = {f"{op.methods.split()[0]} {op.place} {op.query}".strip(): op for op in OPERATIONS}
+HTTP = httpx.Client(trust_env=False)
 MakeToken = Callable[[str, Operation], str]
 
 
@@ -85,7 +87,7 @@ def ask(endpoint: Endpoint, queue: str, op: Operation, token: str) -> tuple[int,
     own = "popreceipt=x&visibilitytimeout=1" if op.place == "message" else ASKED.get(op.query, f"comp={op.query}" if op.query else "")
     body = MESSAGE if op.methods == "POST" else b""
     url = f"{endpoint.url}{path or '/'}?{'&'.join(filter(None, (own, token)))}"
-    answer = httpx.request(op.methods.split()[0], url, content=body, trust_env=False)
+    answer = HTTP.request(op.methods.split()[0], url, content=body)
     return answer.status_code, answer.headers.get("x-ms-error-code", "")
 
 
