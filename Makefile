@@ -3,6 +3,7 @@ PYTHON  ?= python3
 WORKERS ?= auto
 ARGS    ?=
 RACES   ?= 1000
+ROUNDS  ?= 1000
 TASKS   ?= 20000
 KILLS   ?= 100
 
@@ -20,7 +21,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-az test-clients test-mpi test-postgres races chaos docs lint fix bench mutants pythons release serve lock clean
+.PHONY: help setup demo test test-az test-clients test-mpi test-postgres races histories chaos docs lint fix bench bench-storage mutants pythons release serve lock clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -45,12 +46,15 @@ test-mpi: setup .venv-mpi/.ready ## run MPI programs over several nodes, as root
 races: setup ## try each race between a task and root RACES times (1,000)
 	BATCHYARD_RACES=$(RACES) $(BIN)/python -m pytest -n 0 --timeout 0 tests/agent/test_races.py $(ARGS)
 
-test-postgres: setup ## run the tests of store, engine, blobs and queues that make test leaves out on PostgreSQL, and those of store on Debian's; or on that of BATCHYARD_TEST_POSTGRES=URL
-	$(BIN)/python -m pytest -n $(WORKERS) --driver $(if $(BATCHYARD_TEST_POSTGRES),postgres tests/store,rest) tests/engine tests/blobs tests/queues $(ARGS)
+test-postgres: setup ## run the tests of store, engine, blobs, queues and their histories that make test leaves out on PostgreSQL, and those of store on Debian's; or on that of BATCHYARD_TEST_POSTGRES=URL
+	$(BIN)/python -m pytest -n $(WORKERS) --driver $(if $(BATCHYARD_TEST_POSTGRES),postgres tests/store,rest) tests/engine tests/blobs tests/queues tests/histories $(ARGS)
 ifeq ($(BATCHYARD_TEST_POSTGRES),)
 	@[ -n "$(DEBIAN_POSTGRES)" ] || echo "no PostgreSQL of Debian here: apt-get install postgresql"
 	$(if $(DEBIAN_POSTGRES),BATCHYARD_TEST_POSTGRES_PROGRAMS=$(DEBIAN_POSTGRES) $(BIN)/python -m pytest -n $(WORKERS) --driver postgres tests/store $(ARGS))
 endif
+
+histories: setup ## have 16 clients do ROUNDS operations each (1,000) on blobs and on queues, while servers are killed, and look for an order of them
+	BATCHYARD_HISTORIES=$(ROUNDS) $(BIN)/python -m pytest -n 0 --timeout 0 tests/histories/test_storms.py tests/several/test_histories.py $(ARGS)
 
 chaos: setup ## kill servers, agents and their PostgreSQL KILLS times (100) while TASKS tasks (20,000) run
 	BATCHYARD_CHAOS_TASKS=$(TASKS) BATCHYARD_CHAOS_KILLS=$(KILLS) $(BIN)/python -m pytest -n 0 -s tests/several/test_chaos.py $(ARGS)
@@ -72,6 +76,9 @@ fix: .venv/.ready ## mend what ruff can mend
 
 bench: .venv/.ready ## measure this machine, each figure beside its yardstick; ARGS="--only release graph million nodes jobs beside cli" for the long ones
 	$(BIN)/python bench/run.py $(ARGS)
+
+bench-storage: .venv/.ready .venv-clients/.azurite ## measure the storage endpoint beside Azurite; ARGS="--blob-gb 10 --messages 1000000" for the large ones
+	$(BIN)/python bench/run.py --only storage $(ARGS)
 
 mutants: .venv-mutants/.ready ## change the code in 1,000 small ways and count what the tests notice; ARGS="--sample 200 --only '*outcomes*'"
 	.venv-mutants/bin/python scripts/mutants $(ARGS)
@@ -116,6 +123,10 @@ clean: ## remove the environments and all caches
 .venv-clients/.ready: requirements/clients.txt requirements/clients/python.txt requirements/clients/package-lock.json requirements/clients/storage.txt requirements/storage/package-lock.json scripts/clients scripts/npm
 	scripts/venv .venv-clients requirements/clients.txt
 	scripts/clients .venv-clients
+	@touch $@
+
+.venv-clients/.azurite: .venv-clients/.ready requirements/azurite/package-lock.json
+	scripts/npm .venv-clients requirements/azurite .venv-clients/azurite
 	@touch $@
 
 .venv-docs/.ready: requirements/docs.txt requirements/docs/package-lock.json scripts/npm

@@ -22,13 +22,14 @@ import meter
 import million as queue
 import on_postgres
 import rounds
+import storage
 import table
 from table import Line
 
 from server import NOBODY, Broken, Server
 
 PARTS = ("start", "idle", "latency", "no-op", "add", "unisolated")
-LONG_PARTS = ("release", "graph", "million", "nodes", "jobs", "beside", "cli", "postgres")
+LONG_PARTS = ("release", "graph", "million", "nodes", "jobs", "beside", "cli", "postgres", "storage")
 """Measured only when they are named."""
 KEPT_PARTS = {"no-op", "add", "unisolated"}
 """Those with ratios that must not fall."""
@@ -54,6 +55,10 @@ class Size:
     waiting_jobs: int = 10_000
     beside: int = 50_000
     reads: int = 4_000
+    blob_requests: int = 4_000
+    blobs: int = 100_000
+    blob_gb: int = 2
+    messages: int = 200_000
 
 
 QUICK = Size(
@@ -72,6 +77,10 @@ QUICK = Size(
     waiting_jobs=1_000,
     beside=20_000,
     reads=1_000,
+    blob_requests=1_000,
+    blobs=20_000,
+    blob_gb=1,
+    messages=50_000,
 )
 
 
@@ -88,11 +97,13 @@ def main() -> None:
         metavar="PART",
         help=f"some of: {', '.join(PARTS)}; and only when they are named: {', '.join(LONG_PARTS)}",
     )
+    options.add_argument("--blob-gb", type=int, help="GB of the large blob of `storage` (2)")
+    options.add_argument("--messages", type=int, help="messages of the long queue of `storage` (200,000)")
     options.add_argument("--record", action="store_true", help="write the ratios of this run down as those that must not fall")
     chosen = options.parse_args()
     size = QUICK if chosen.quick else Size()
-    if chosen.pairs:
-        size = Size(**{**vars(size), "pairs": chosen.pairs})
+    given = {name: value for name in ("pairs", "blob_gb", "messages") if (value := getattr(chosen, name))}
+    size = Size(**{**vars(size), **given})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         lines = run(size, set(chosen.only))
@@ -150,7 +161,10 @@ def measure(size: Size, parts: set[str]) -> Iterator[Line]:
     if "postgres" in parts:
         say(f"on PostgreSQL: {size.adds:,} tasks added, {size.no_ops:,} no-op tasks, reads by one server and by two")
         yield from on_postgres.lines(size.pairs, size.adds, size.no_ops, size.reads)
-    if not parts - {"graph", "million", "nodes", "jobs", "beside", "postgres"}:
+    if "storage" in parts:
+        say("the storage endpoint, beside Azurite where `make bench-storage` installed it")
+        yield from storage.lines(size.pairs, size.blob_requests, size.blobs, size.blob_gb, size.messages)
+    if not parts - {"graph", "million", "nodes", "jobs", "beside", "postgres", "storage"}:
         return
     starts: list[float] = []
     for _ in range(size.starts - 1 if "start" in parts else 0):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from batchyard.blobs.base import ALWAYS, Blob, BlobDraft, BlobRef, ContainerRef, ListQuery
+from batchyard.blobs.edge import documents
 from batchyard.blobs.edge.documents import from_marker, to_marker
 from batchyard.blobs.store.listing import after_prefix
 from batchyard.blobs.store.local import LocalBlobStore
@@ -101,3 +103,9 @@ def steps(store: LocalBlobStore, ref: ContainerRef, query: ListQuery) -> int:
             connection.set_progress_handler(None, 0)
     assert count > 0
     return count
+
+
+@given(st.text(st.characters(), max_size=20))
+def test_what_xml_says_is_what_was_meant_but_for_what_it_cannot_say(text: str) -> None:
+    sayable = "".join(c for c in text if c in "\t\n\r" or (c >= " " and c not in "\ufffe\uffff" and not "\ud800" <= c <= "\udfff"))
+    assert (ElementTree.fromstring(documents.element("a", text)).text or "") == sayable

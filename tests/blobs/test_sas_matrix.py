@@ -9,11 +9,18 @@ from typing import Any
 
 import httpx
 import pytest
-from azure.storage.blob import ContainerClient, generate_account_sas, generate_blob_sas, generate_container_sas
+from azure.storage.blob import (
+    AccessPolicy,
+    ContainerClient,
+    ContainerSasPermissions,
+    generate_account_sas,
+    generate_blob_sas,
+    generate_container_sas,
+)
 from tests.blobs.conftest import ACCOUNT, KEY, OLD_KEY
 from tests.blobs.test_sas import ACTIONS
 
-from batchyard.blobs.edge.server import OPERATIONS
+from batchyard.blobs.edge.server import OPERATIONS, PATH_OPERATIONS
 
 HOUR = timedelta(hours=1)
 LETTERS = "racwdxltfi"
@@ -26,12 +33,31 @@ class Action:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.method, self.path, self.query, self.headers, self.body, _ = ACTIONS[name]
+        self.method, self.path, self.query, self.headers, self.body, _ = (FILES | ACTIONS)[name]
         given = dict(part.split("=", 1) for part in self.query.split("&") if part)
-        level = "o" if self.path else "c"
-        wanted = (level, given.get("restype", ""), given.get("comp", ""))
-        [row] = [op for op in OPERATIONS if self.method in op.methods.split() and (op.level.value, op.restype, op.comp) == wanted]
-        self.level, self.letters = level, row.letters
+        self.level = "o" if self.path else "c"
+        word = "rename" if "x-ms-rename-source" in self.headers else given.get("resource", given.get("action", "").lower())
+        wanted = (word, "") if name in FILES else (given.get("restype", ""), given.get("comp", ""))
+        table = PATH_OPERATIONS if name in FILES else OPERATIONS
+        same = (op for op in table if (op.level.value, op.restype, op.comp) == (self.level, *wanted))
+        [row] = [op for op in same if self.method in op.methods.split()]
+        self.letters = row.letters
+
+
+DFS = {"host": f"{ACCOUNT}.dfs.localhost"}
+FILES: dict[str, tuple[str, str, str, dict[str, str], str, str]] = {
+    "list paths": ("GET", "", "resource=filesystem&recursive=true", DFS, "", ""),
+    "file": ("PUT", "/new", "resource=file", DFS, "", ""),
+    "directory": ("PUT", "/new", "resource=directory", DFS, "", ""),
+    "rename": ("PUT", "/new", "", {**DFS, "x-ms-rename-source": "/SOURCE/there"}, "", ""),
+    "append to file": ("PATCH", "/there", "action=append&position=0", DFS, "x", ""),
+    "flush": ("PATCH", "/there", "action=flush&position=3", DFS, "", ""),
+    "properties of file": ("PATCH", "/there", "action=setProperties", DFS, "", ""),
+    "delete file": ("DELETE", "/there", "recursive=true", DFS, "", ""),
+    "status": ("HEAD", "/there", "action=getStatus", DFS, "", ""),
+    "rights": ("HEAD", "/there", "action=getAccessControl", DFS, "", ""),
+}
+"""Operations on files, on the host name of theirs; all but those of whole file systems, which are those of containers."""
 
 
 def box(name: str, **more: Any) -> str:
@@ -56,6 +82,10 @@ def other_letters(action: Action) -> str:
     return "".join(letter for letter in "rwdlacutf" if letter not in action.letters) or "r"
 
 
+def by_policy(policy: str) -> MakeToken:
+    return lambda name, action: box(name, permission=None, expiry=None, policy_id=policy)
+
+
 FAULTS: dict[str, tuple[MakeToken, int, str]] = {
     "nothing": (lambda name, action: "", 401, "NoAuthenticationInformation"),
     "another key": (lambda name, action: box(name, account_key=STRANGER), 403, "AuthenticationFailed"),
@@ -75,6 +105,13 @@ FAULTS: dict[str, tuple[MakeToken, int, str]] = {
         "AuthenticationFailed",
     ),
     "no such policy": (lambda name, action: box(name, permission=None, expiry=None, policy_id="none"), 403, "AuthenticationFailed"),
+    "a policy that is over": (by_policy("over"), 403, "AuthenticationFailed"),
+    "a policy that has not begun": (by_policy("not yet"), 403, "AuthenticationFailed"),
+    "what both say, policy and signature": (
+        lambda name, action: box(name, permission="rwd", expiry=None, policy_id="whole"),
+        403,
+        "AuthenticationFailed",
+    ),
     "another service": (lambda name, action: account().replace("ss=b", "ss=q"), 403, "AuthenticationFailed"),
     "other resource types": (lambda name, action: account(resource_types=other_types(action)), 403, "AuthorizationResourceTypeMismatch"),
     "other letters": (lambda name, action: account(permission=other_letters(action)), 403, "AuthorizationPermissionMismatch"),
@@ -88,13 +125,22 @@ def there(container: ContainerClient) -> ContainerClient:
     container.upload_blob("there", b"old")
     container.get_blob_client("log").create_append_blob()
     container.get_blob_client("disk").create_page_blob(512)
+    everything = ContainerSasPermissions.from_string(LETTERS)
+    policies = {
+        "whole": AccessPolicy(everything, soon()),
+        "over": AccessPolicy(everything, datetime.now(UTC)),
+        "not yet": AccessPolicy(everything, soon() + HOUR, soon()),
+    }
+    container.set_container_access_policy(policies)
     return container
 
 
 def ask(endpoint: Any, http: httpx.Client, container: ContainerClient, action: Action, token: str) -> tuple[int, str]:
     query = "&".join(filter(None, (action.query, token)))
-    url = f"{endpoint.url}/{container.container_name}{action.path}?{query}"
-    answer = http.request(action.method, url, headers=action.headers, content=action.body)
+    headers = {name: value.replace("SOURCE", container.container_name) for name, value in action.headers.items()}
+    base = f"http://{endpoint.host}:{endpoint.port}" if "host" in headers else endpoint.url
+    url = f"{base}/{container.container_name}{action.path}?{query}"
+    answer = http.request(action.method, url, headers=headers, content=action.body)
     return answer.status_code, answer.headers.get("x-ms-error-code", "")
 
 
@@ -102,14 +148,43 @@ def ask(endpoint: Any, http: httpx.Client, container: ContainerClient, action: A
 def test_what_a_signature_does_not_let_is_refused(endpoint: Any, http: httpx.Client, there: ContainerClient, fault: str) -> None:
     make, status, code = FAULTS[fault]
     before = {blob.name: blob.etag for blob in there.list_blobs(include=["uncommittedblobs"])}
-    for name in ACTIONS:
+    for name in FILES | ACTIONS:
         action = Action(name)
-        assert ask(endpoint, http, there, action, make(there.container_name, action)) == (status, code), name
+        told = ask(endpoint, http, there, action, make(there.container_name, action))
+        assert told == (status, code), name
     assert {blob.name: blob.etag for blob in there.list_blobs(include=["uncommittedblobs"])} == before
 
 
+@pytest.mark.parametrize("make", [box, lambda name, **times: account(**times)], ids=["container", "account"])
+def test_times_hold_to_the_second(endpoint: Any, http: httpx.Client, there: ContainerClient, make: Callable[..., str]) -> None:
+    """Open from the start on, shut from the expiry on."""
+    start = datetime.now(UTC).replace(microsecond=0) + HOUR
+    token = make(there.container_name, start=start, expiry=start + timedelta(seconds=1))
+    tick = timedelta(microseconds=1)
+    for name in FILES | ACTIONS:
+        action = Action(name)
+        for at, is_open in ((start - tick, False), (start, True), (start + 10**6 * tick - tick, True), (start + 10**6 * tick, False)):
+            endpoint.clock.stopped = at
+            if is_open and name != "get":
+                continue  # it would change what the next ones are about
+            status, code = ask(endpoint, http, there, action, token)
+            assert (status == 200) if is_open else (status, code) == (403, "AuthenticationFailed"), (name, at)
+
+
+def test_each_permission_opens_just_what_is_listed_for_it(endpoint: Any, http: httpx.Client, there: ContainerClient) -> None:
+    """An account SAS of one letter: what it does not open is refused for the permission, and what it opens for nothing of the signature."""
+    for letter in "rwdlacutf":
+        for name in FILES | ACTIONS:
+            action = Action(name)
+            if letter in action.letters:
+                continue
+            told = ask(endpoint, http, there, action, account(permission=letter))
+            assert told == (403, "AuthorizationPermissionMismatch"), (letter, name)
+    assert there.get_blob_client("there").download_blob().readall() == b"old"
+
+
 @pytest.mark.parametrize("key", [KEY, OLD_KEY])
-@pytest.mark.parametrize("name", ACTIONS)
+@pytest.mark.parametrize("name", FILES | ACTIONS)
 def test_what_a_signature_of_either_key_lets_is_done(
     endpoint: Any, http: httpx.Client, there: ContainerClient, name: str, key: str
 ) -> None:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -73,10 +75,8 @@ def test_azcopy(told: Mapping[str, str], tmp_path: Path) -> None:
     """Copy up and down, sync, remove; with a SAS, as it has no keys."""
     AZCOPY.chmod(0o755)
     if subprocess.run([str(AZCOPY), "--version"], capture_output=True, check=False).returncode == 127:
-        pytest.skip("azcopy wants libsecret, which this machine has not (Debian: libsecret-1-0)")
-    kinds = ResourceTypes(service=True, container=True, object=True)
-    allowed = AccountSasPermissions(read=True, write=True, delete=True, list=True, add=True, create=True)
-    token = generate_account_sas(told["TOUR_ACCOUNT"], told["TOUR_KEY"], kinds, allowed, datetime.now(UTC) + timedelta(hours=1))
+        pytest.skip("azcopy wants libsecret, which this machine has not (Debian: libsecret-1-0; .ci/run installs it)")
+    token = signature(told)
     box = BlobServiceClient.from_connection_string(told["TOUR_CONNECTION"]).create_container("azcopy")
     files, back = tmp_path / "files", tmp_path / "back"
     (files / "deep").mkdir(parents=True)
@@ -99,11 +99,75 @@ def test_azcopy(told: Mapping[str, str], tmp_path: Path) -> None:
     assert list(box.list_blobs()) == []
 
 
+def test_rclone(told: Mapping[str, str], tmp_path: Path) -> None:
+    """Copy up and down, check, sync, move, purge, lists; with a SAS, which it takes with any address."""
+    program = shutil.which("rclone")
+    if program is None:
+        pytest.skip("no rclone (Debian: rclone; .ci/run installs it)")
+    BlobServiceClient.from_connection_string(told["TOUR_CONNECTION"]).create_container("rclone")
+    files, back = tmp_path / "files", tmp_path / "back"
+    (files / "deep").mkdir(parents=True)
+    for number in range(5):
+        (files / "deep" / str(number)).write_bytes(os.urandom(3_000_000 * number))
+    environment = {"RCLONE_CONFIG_TOUR_TYPE": "azureblob", "RCLONE_CONFIG_TOUR_SAS_URL": f"{told['TOUR_URL']}?{signature(told)}"}
+
+    def rclone(*words: str) -> list[str]:
+        return run([program, "--config", "", *words], environment, tmp_path).split()
+
+    rclone("copy", str(files), "tour:rclone/a", "--azureblob-chunk-size", "4M")
+    rclone("check", str(files), "tour:rclone/a")
+    (files / "deep" / "0").unlink()
+    rclone("sync", str(files), "tour:rclone/a")
+    assert sorted(rclone("lsf", "-R", "--files-only", "tour:rclone")) == [f"a/deep/{number}" for number in range(1, 5)]
+    rclone("moveto", "tour:rclone/a/deep/1", "tour:rclone/b/moved")
+    rclone("copy", "tour:rclone/a", str(back))
+    assert (back / "deep" / "4").read_bytes() == (files / "deep" / "4").read_bytes()
+    rclone("purge", "tour:rclone/a")
+    assert rclone("lsf", "-R", "--files-only", "tour:rclone") == ["b/moved"]
+
+
+def test_celery(told: Mapping[str, str], tmp_path: Path) -> None:
+    """Its transport azurestoragequeues, with a worker of its own."""
+    queues = next(part for part in told["TOUR_CONNECTION"].split(";") if part.startswith("QueueEndpoint=")).partition("=")[2]
+    (tmp_path / "results").mkdir()
+    environment = {"TOUR_BROKER": f"azurestoragequeues://{signature(told)}@{queues}", "TOUR_RESULTS": str(tmp_path / "results")}
+    command = [str(ENVIRONMENT / "bin" / "python"), "-W", "ignore", str(HERE / "storage_celery.py")]
+    assert run(command, {**environment, "PYTHONPATH": str(HERE)}, tmp_path).strip() == "ok"
+
+
+def signature(told: Mapping[str, str]) -> str:
+    """An account SAS, for who has no keys."""
+    kinds = ResourceTypes(service=True, container=True, object=True)
+    allowed = AccountSasPermissions.from_string("rwdlacup")
+    until = datetime.now(UTC) + timedelta(hours=1)
+    return str(generate_account_sas(told["TOUR_ACCOUNT"], told["TOUR_KEY"], kinds, allowed, until, services="bq"))
+
+
+def versions(*locks: str) -> dict[str, str]:
+    """What locks of requirements/ name."""
+    text = "".join((ROOT / "requirements" / name).read_text() for name in locks)
+    return dict(re.findall(r"^([\w-]+)==(\S+)", text, re.MULTILINE))
+
+
+def rows() -> Iterator[tuple[str, str, str]]:
+    """Client, version, and what tries it."""
+    known = versions("clients.txt") | json.loads((ROOT / "requirements" / "storage" / "package.json").read_text())["dependencies"]
+    for name in TOURS:
+        client, _, old = name.partition(" ")
+        yield name if "(" in name else client, old if old and "(" not in old else known[client], "`make test-clients`"
+    for name in ("@azure/storage-blob", "@azure/storage-queue"):
+        yield f"npm {name}", known[name], "`make test-clients`"
+    yield "azcopy: copy, sync, remove", known["@azure-tools/azcopy-linux"], "`make test-clients`"
+    yield "rclone: copy, check, sync, move, purge", "Debian's", "`make test-clients`"
+    yield "Celery with a worker", f"{known['celery']} (kombu {known['kombu']})", "`make test-clients`"
+    yield "az storage (blobs, messages)", versions("az.txt")["azure-cli"], "`make test-az`"
+    for name in ("blob", "queue", "file-datalake"):
+        yield f"azure-storage-{name}", versions("dev.txt")[f"azure-storage-{name}"], "`make test`, every operation"
+
+
 def test_the_table_of_the_documentation() -> None:
-    rows = "".join(f"| {name} | `make test-clients` |\n" for name in [*TOURS, "npm @azure/storage-blob, @azure/storage-queue", "azcopy"])
-    rows += "| az storage (blobs, messages) | `make test-az` |\n"
-    rows += "| azure-storage-blob, azure-storage-queue, azure-storage-file-datalake, the newest | `make test`, every operation |\n"
-    table = f"{_BEGIN}| client | tried by |\n| --- | --- |\n{rows}{_END}"
+    lines = "".join(f"| {client} | {version} | {by} |\n" for client, version, by in rows())
+    table = f"{_BEGIN}| client | version | tried by |\n| --- | --- | --- |\n{lines}{_END}"
     text = PAGE.read_text(encoding="utf-8")
     wanted = re.sub(re.escape(_BEGIN) + ".*?" + re.escape(_END), lambda found: table, text, flags=re.DOTALL)
     if os.environ.get("WRITE"):

@@ -68,14 +68,15 @@ def _endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[s
                 if driver == databases.POSTGRES:
                     location = postgres.fresh()
                     stack.callback(drivers.drop, location)
-                running[driver] = stack.enter_context(_serve(QueueStore(location)))
+                running[driver] = stack.enter_context(serve(QueueStore(location)))
             return running[driver]
 
         yield of
 
 
 @contextlib.contextmanager
-def _serve(store: QueueStore) -> Iterator[Endpoint]:
+def serve(store: QueueStore) -> Iterator[Endpoint]:
+    """Run a server in a thread meanwhile."""
     clock = Clock()
     listener = socket.create_server(("127.0.0.1", 0))
     app = application(store, {ACCOUNT: [KEY, OLD_KEY]}, clock)

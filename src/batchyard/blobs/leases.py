@@ -11,6 +11,8 @@ from enum import StrEnum
 from batchyard.blobs.errors import BlobError
 
 INFINITE = -1
+LONG_AGO_US = 0
+"""When a break that takes no time was over: for everybody, also for who asked a moment before and comes to its turn only now."""
 _SECOND_US = 1_000_000
 _SHORTEST_S, _LONGEST_S = 15, 60
 
@@ -111,10 +113,10 @@ def broken(lease: Lease | None, period_s: int | None, now_us: int) -> tuple[Leas
     if lease is None:
         raise BlobError("LeaseNotPresentWithLeaseOperation")
     if now in (LeaseState.EXPIRED, LeaseState.BROKEN):
-        return replace(lease, breaks_us=now_us), 0
+        return replace(lease, breaks_us=LONG_AGO_US), 0
     rest = _rest_s(lease, now_us)
     seconds = min(period for period in (period_s, rest if rest is not None else period_s or 0) if period is not None)
-    return replace(lease, breaks_us=now_us + seconds * _SECOND_US), seconds
+    return replace(lease, breaks_us=now_us + seconds * _SECOND_US if seconds else LONG_AGO_US), seconds
 
 
 def check_write(lease: Lease | None, given: str | None, now_us: int, what: str) -> None:

@@ -78,7 +78,13 @@ def _kept(parsed: datetime, text: str) -> int:
 
 def http_date(us: int) -> str:
     """RFC 1123 time, one-second resolution."""
-    return format_datetime(moment(us), usegmt=True)
+    return _http_date(us // 1_000_000)
+
+
+@lru_cache(maxsize=1024)
+def _http_date(seconds: int) -> str:
+    """Remembered, as what is listed or asked for again says the same ones again."""
+    return format_datetime(moment(seconds * 1_000_000), usegmt=True)
 
 
 def from_http_date(text: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from urllib.parse import quote
 from xml.parsers import expat
@@ -38,11 +39,17 @@ _MOST_TAG_LEAVES = 100
 
 def element(tag: str, content: object) -> str:
     """Element with escaped text; control characters that XML cannot say are left out."""
-    return f"<{tag}>{escape(''.join(c for c in str(content) if _sayable(c)), _REFERENCES)}</{tag}>"
+    text = str(content)
+    if _SPECIAL.search(text) is not None:
+        text = escape(_UNSAYABLE.sub("", text), _REFERENCES)
+    return f"<{tag}>{text}</{tag}>"
 
 
 # Without references a parser turns CR into LF, and a value would come back changed.
 _REFERENCES = {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
+_SAYABLE = " -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff"
+_UNSAYABLE, _UNNAMEABLE = re.compile(f"[^\t\n\r{_SAYABLE}]"), re.compile(f"[^{_SAYABLE}]")
+_SPECIAL = re.compile(f"[&<>]|[^{_SAYABLE}]")
 
 
 def error(code: str, message: str) -> str:
@@ -325,7 +332,7 @@ def _prefix(text: str) -> str:
 
 def _name(text: str) -> str:
     """Name, percent-encoded and marked so when XML cannot carry it (as the service does since 2021-02-12)."""
-    if all(_sayable(c) and c not in _REFERENCES for c in text):
+    if _UNNAMEABLE.search(text) is None:
         return element("Name", text)
     return f'<Name Encoded="true">{quote(text, safe="/")}</Name>'
 
@@ -336,7 +343,3 @@ def _metadata(metadata: Mapping[str, str]) -> str:
 
 def _block(block: Block) -> str:
     return f"<Block>{element('Name', block.id)}{element('Size', block.length)}</Block>"
-
-
-def _sayable(c: str) -> bool:
-    return c in "\t\n\r" or (c >= " " and c not in "\ufffe\uffff" and not "\ud800" <= c <= "\udfff")

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as Connection
 
 from batchyard.blobs.base import AccessPolicy, BlobError, BlobStore, ContainerRef
-from batchyard.blobs.edge import batch, cors, together, website
+from batchyard.blobs.edge import batch, cors, structured, together, website
 from batchyard.blobs.edge import blob_operations as blobs
 from batchyard.blobs.edge import container_operations as containers
 from batchyard.blobs.edge import copy_operations as copies
@@ -134,11 +134,12 @@ _TABLE = MappingProxyType({(m, o.level, o.restype, o.comp): o for o in OPERATION
 _REFUSED_PARAMETERS = frozenset({"deletetype", "prevsnapshoturl"})
 _OF_SNAPSHOTS = frozenset({blobs.get, pages.get_ranges, blobs.head, blobs.delete, marks.get_tags, marks.set_tags, marks.set_tier})
 """Operations that a snapshot or a version may be named in."""
+_TAKING = frozenset({uploads.put, uploads.put_block, uploads.append_block, pages.put_page, paths.append})
+"""Operations whose content may come as a structured message."""
 _REFUSED_HEADERS = (
     "x-ms-encryption-",
     "x-ms-immutability-policy-",
     "x-ms-legal-hold",
-    "x-ms-structured-",
     "x-ms-default-encryption-scope",
 )
 
@@ -220,6 +221,10 @@ class _Endpoint:
             return await together.run(self.store, request, scope, lambda part, content, place: self.answer(part, content, now_us, place))
         if operation.handler is None:
             return await batch.run(request, scope, lambda part: self.answer(part, _no_body, now_us))
+        if operation.handler in _TAKING and structured.is_wanted(request):
+            response = await operation.handler(self.store, structured.unpacked(request), grant)
+            response.headers[structured.BODY] = structured.FORM
+            return response
         return await operation.handler(self.store, request, grant)
 
     async def _authenticated(self, request: Request) -> Grant:
@@ -306,5 +311,8 @@ def _refuse_unserved(request: Request, operation: Operation) -> None:
         raise BlobError("UnsupportedQueryParameter")
     if "prevsnapshot" in request.query and operation.handler is not pages.get_ranges:
         raise BlobError("UnsupportedQueryParameter")
+    is_packed = any(name in request.headers for name in (structured.BODY, structured.LENGTH))
+    if is_packed and (operation.handler not in {*_TAKING, blobs.get} or "x-ms-copy-source" in request.headers):
+        raise BlobError("UnsupportedHeader")
     if any(name.startswith(_REFUSED_HEADERS) for name in request.headers):
         raise BlobError("UnsupportedHeader")
