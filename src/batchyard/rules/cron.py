@@ -17,8 +17,8 @@ import msgspec
 YEARS = 8
 """How far a time is looked for: 29 February comes within that many years."""
 _RUNS = 1500
-_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
-_DAYS = "sun mon tue wed thu fri sat".split()
+_MONTHS = "january february march april may june july august september october november december".split()
+_DAYS = "sunday monday tuesday wednesday thursday friday saturday".split()
 _PART = re.compile(r"(?P<low>\*|\w+)(?:-(?P<high>\w+))?(?:/(?P<step>\d+))?", re.ASCII)
 _LONGEST = 200
 
@@ -33,10 +33,20 @@ class Dialect(msgspec.Struct, frozen=True):
     either_day: bool
     """Where both days are given, a day of the month or of the week is enough; otherwise both must agree."""
     sunday_is_seven_too: bool
+    seconds: bool = False
+    """A field for seconds may stand in front; without it second 0 is meant."""
+    swaps: bool = False
+    """A range that ends before it begins is meant the other way round; otherwise it is refused."""
+    prefixes: bool = False
+    """A name may be any beginning of it, the first that fits is meant; otherwise it has three letters."""
+    any_step: bool = False
+    """A step may be longer than its field."""
 
 
 CRON = Dialect(either_day=True, sunday_is_seven_too=True)
 """Five fields, as crontab(5) has them: minute, hour, day of the month, month, day of the week."""
+NCRONTAB = Dialect(either_day=False, sunday_is_seven_too=False, seconds=True, swaps=True, prefixes=True, any_step=True)
+"""Six fields, seconds first, or those five: what timer triggers of Azure Functions and WebJobs take (github.com/atifaziz/NCrontab)."""
 
 
 class _Field(msgspec.Struct, frozen=True):
@@ -47,6 +57,7 @@ class _Field(msgspec.Struct, frozen=True):
 
 
 _FIELDS = (
+    _Field("second", 0, 59),
     _Field("minute", 0, 59),
     _Field("hour", 0, 23),
     _Field("day of the month", 1, 31),
@@ -75,16 +86,40 @@ def parse(text: str, dialect: Dialect = CRON) -> Cron:
     """Understand an expression. Raises BadCron, with a sentence for people."""
     if len(text) > _LONGEST:
         raise BadCron(f"an expression has at most {_LONGEST} characters")
-    parts = text.split()
-    if len(parts) != len(_FIELDS):
-        raise BadCron(f"it needs {len(_FIELDS)} fields (minute, hour, day of the month, month, day of the week) and has {len(parts)}")
-    minutes, hours, days, months, weekdays = (_mask(part, field, dialect) for part, field in zip(parts, _FIELDS, strict=True))
-    restricted = not parts[2].startswith("*") and not parts[4].startswith("*")
-    interval = any(sign in part for part in parts[:2] for sign in "*/-")
-    cron = Cron(1, minutes, hours, days, months, weekdays, dialect.either_day and restricted, interval)
+    parts, names = text.split(), [field.name for field in _FIELDS]
+    if len(parts) == len(_FIELDS) - 1:
+        parts = ["0", *parts]
+    elif not dialect.seconds or len(parts) != len(_FIELDS):
+        wanted = f"{len(_FIELDS)} fields ({', '.join(names)}) or the last {len(_FIELDS) - 1} of them"
+        wanted = wanted if dialect.seconds else f"{len(_FIELDS) - 1} fields ({', '.join(names[1:])})"
+        raise BadCron(f"it needs {wanted} and has {len(parts)}")
+    seconds, minutes, hours, days, months, weekdays = (_mask(part, field, dialect) for part, field in zip(parts, _FIELDS, strict=True))
+    interval = any(sign in part for part in parts[:3] for sign in "*/-")
+    cron = Cron(seconds, minutes, hours, days, months, weekdays, dialect.either_day and _both_days(parts), interval)
     if next_local(cron, datetime(2024, 1, 1)) is None:
         raise BadCron("no such day ever comes")
     return cron
+
+
+def warnings(text: str, dialect: Dialect) -> list[str]:
+    """What of an expression that is understood may not mean what its writer thinks."""
+    parts = text.split()
+    found: list[str] = []
+    if not dialect.either_day and _both_days(parts):
+        found.append("a day of the month and one of the week are given, and both must agree; crontab(5) is content with one of them")
+    for part, field in zip(parts, _FIELDS[len(_FIELDS) - len(parts) :], strict=True):
+        for each in part.split(","):
+            span = _PART.fullmatch(each)
+            if span is None or not span["high"]:
+                continue
+            low, high = (_number(span[end], field, field.high, dialect) for end in ("low", "high"))
+            if dialect.swaps and high < low:
+                found.append(f"the {field.name} {each} is read as {span['high']}-{span['low']}: a range does not go beyond its field's end")
+    return found
+
+
+def _both_days(parts: list[str]) -> bool:
+    return not parts[-3].startswith("*") and not parts[-1].startswith("*")
 
 
 def _mask(text: str, field: _Field, dialect: Dialect) -> int:
@@ -104,21 +139,23 @@ def _bits(found: re.Match[str], field: _Field, dialect: Dialect) -> int:
             raise BadCron(f"{found[0]!r} is no {field.name}; * stands alone")
         low, high = field.low, field.high
     else:
-        low = _number(found["low"], field, sunday)
-        high = _number(found["high"], field, sunday) if found["high"] else field.high if found["step"] else low
-    if high < low:
+        low = _number(found["low"], field, sunday, dialect)
+        high = _number(found["high"], field, sunday, dialect) if found["high"] else field.high if found["step"] else low
+    if high < low and not dialect.swaps:
         raise BadCron(f"{found[0]!r} ends before it begins")
+    low, high = min(low, high), max(low, high)
     step = int(found["step"] or 1)
-    if not 1 <= step <= field.high:
+    if step < 1 or (step > field.high and not dialect.any_step):
         raise BadCron(f"the step of {found[0]!r} must be between 1 and {field.high}")
     return sum(1 << (number if number <= field.high else field.low) for number in range(low, high + 1, step))
 
 
-def _number(text: str, field: _Field, high: int) -> int:
-    if text.lower() in field.words:
-        return field.words.index(text.lower()) + field.low
+def _number(text: str, field: _Field, high: int, dialect: Dialect) -> int:
+    for number, word in enumerate(field.words, field.low):
+        if word.startswith(text.lower()) if dialect.prefixes else word[:3] == text.lower():
+            return number
     if not text.isdigit() or not field.low <= int(text) <= high:
-        names = f" or {field.words[0]} to {field.words[-1]}" if field.words else ""
+        names = f" or {field.words[0][:3]} to {field.words[-1][:3]}" if field.words else ""
         raise BadCron(f"{text!r} is no {field.name}, which is {field.low} to {high}{names}")
     return int(text)
 
@@ -174,19 +211,25 @@ def next_after(cron: Cron, zone: tzinfo, after: datetime) -> datetime | None:
     """The first instant that is meant behind another, both UTC; None when there is none within `YEARS`."""
     local = after.astimezone(zone)
     wall = local.replace(tzinfo=None, fold=0, microsecond=0)
+    if not cron.interval:
+        return _first(cron, zone, wall, after, 0)
+    found = _first(cron, zone, wall, after, local.fold)
     twice = _instant(wall, zone, 1) - _instant(wall, zone, 0)
-    if cron.interval and twice > timedelta():  # the second pass begins again with what the first pass had before
-        wall -= twice + timedelta(seconds=1)
-    best: datetime | None = None
+    if local.fold or twice <= timedelta():
+        return found
+    back = _behind_change(after, after + twice, zone)  # the second pass begins again with what the first pass had before
+    again = _first(cron, zone, back.astimezone(zone).replace(tzinfo=None, fold=0) - timedelta(seconds=1), after, 1)
+    return min((at for at in (found, again) if at is not None), default=None)
+
+
+def _first(cron: Cron, zone: tzinfo, wall: datetime, after: datetime, fold: int) -> datetime | None:
+    """The first instant behind `after` that is meant by a time behind `wall`, in the first or the second pass of those that come twice."""
     for found in _walls(cron, wall):
         once, again = _instant(found, zone, 0), _instant(found, zone, 1)
-        if again < once:
-            once = again = _behind_gap(again, once, zone)
-        if cron.interval and again > once and again > after:
-            best = again if best is None else min(best, again)
-        if once > after:
-            return once if best is None else min(best, once)
-    return best
+        instant = _behind_change(again, once, zone) if again < once else again if fold else once
+        if instant > after:
+            return instant
+    return None
 
 
 def _walls(cron: Cron, after: datetime) -> Iterator[datetime]:
@@ -200,7 +243,7 @@ def _instant(wall: datetime, zone: tzinfo, fold: int) -> datetime:
     return wall.replace(tzinfo=zone, fold=fold).astimezone(UTC)
 
 
-def _behind_gap(low: datetime, high: datetime, zone: tzinfo) -> datetime:
+def _behind_change(low: datetime, high: datetime, zone: tzinfo) -> datetime:
     """The first instant behind the change of a zone's offset that lies between two instants."""
     offset = high.astimezone(zone).utcoffset()
     while high - low > timedelta(seconds=1):
@@ -222,6 +265,8 @@ def last_before(cron: Cron, zone: tzinfo, first: datetime, now: datetime) -> dat
             high = middle
         else:
             low = found
+    while (found := next_after(cron, zone, low)) is not None and found <= now:  # where each second is meant
+        low = found
     return low
 
 
