@@ -353,7 +353,9 @@ class Agent:
             spawners = Spawners(self._found.place, count, self._found.limits, remains.watches(self._layout))
         else:
             spawners = self._node.spawners
-        node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories, self._packages, self._inputs, self._trusted)
+        node = Node(
+            self._layout, self._users, spawners, self._threads, setup, self._directories, self._packages, self._inputs, self._trusted
+        )
         node.ready, node.doors = self._note_ready, self._doors
         self._node = node
         self._packages.learn(setup)
