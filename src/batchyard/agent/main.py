@@ -25,6 +25,7 @@ import structlog
 
 from batchyard.agent.accounts import claims
 from batchyard.agent.accounts.logins import Logins, LoginService
+from batchyard.agent.containers.containers import Containers
 from batchyard.agent.health import facts
 from batchyard.agent.health.chaos import Disturbances, Making
 from batchyard.agent.health.health import Health
@@ -37,7 +38,7 @@ from batchyard.agent.process.process import Spawners
 from batchyard.agent.run import remains
 from batchyard.agent.run.inside import Insiders
 from batchyard.agent.run.packages import Packages
-from batchyard.agent.run.runner import Attempt, Node
+from batchyard.agent.run.runner import Attempt, Node, next_key
 from batchyard.agent.settings import AgentSettings, parse
 from batchyard.agent.state import State
 from batchyard.agent.talk import farewell, trust
@@ -127,6 +128,7 @@ class Agent:
         self._probers = ThreadPoolExecutor(_PROBES, _TRANSFER)
         self._chaos = Disturbances(settings.chaos)
         self._packages = Packages(layout, self._threads, self._chaos.changed)
+        self._containers = Containers(layout, self._threads, self._chaos.changed, self._note_news, next_key)
         self._health = Health(layout.root, settings.probes, self._probers, self._more_problems, self._chaos.changed)
         services = {**self._logins.services, "upload_logs": self._logs.answer, "chaos": self._chaos.answer}
         streams = {"exec": Insiders(layout.volatile + "/inside", lambda: self._node).stream}
@@ -160,6 +162,7 @@ class Agent:
         except NodeGone:
             last = self._logins.leave
             self._state.forget()
+            self._containers.leave()
             raise
         finally:
             self.leaving = True
@@ -170,6 +173,7 @@ class Agent:
             await last()
             await self._replies.close()
             await self._packages.close()
+            await self._containers.close()
             self._remover.stop.set()
             if self._node is not None:
                 await self._node.spawners.close()
@@ -321,11 +325,12 @@ class Agent:
         await self._remover.empty()
 
     def _more_problems(self) -> list[NodeProblem]:
-        return [*self._chaos.problems(), *self._packages.problems()]
+        return [*self._chaos.problems(), *self._packages.problems(), *self._containers.problems()]
 
     def _note_problems(self, problems: list[NodeProblem]) -> None:
         self._state.problems = problems
         self._packages.told(problems)
+        self._containers.told(problems)
         self._news.set()
 
     def _note_news(self, news: NodeNews) -> None:
@@ -341,8 +346,10 @@ class Agent:
             spawners = Spawners(self._found.place, count, self._found.limits, remains.watches(self._layout))
         else:
             spawners = self._node.spawners
-        self._node = Node(self._layout, self._users, spawners, self._threads, setup, self._directories, self._packages, self._trusted)
+        shared = self._directories, self._packages, self._containers, self._trusted
+        self._node = Node(self._layout, self._users, spawners, self._threads, setup, *shared)
         self._packages.learn(setup)
+        self._containers.learn(setup.containers, spawners)
         self._begin(self._remover.empty(), self._chores)
 
     async def _make(self, name: str, attempt: Making) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from batchyard.model.common import ContainerRegistry
 from batchyard.model.task import TaskFailureInformation
 from batchyard.model.tokens import parted
 
@@ -52,6 +53,8 @@ class NodeFacts(Message):
     """What the agent can hold tasks to: `memory`, `cpu`."""
     ipv6_address: str = ""
     """Empty when the machine has none."""
+    engines: list[str] = []
+    """Container engines that the machine has, such as `podman`; which one runs is tried when a pool asks for containers."""
 
 
 class NodeProblem(Message):
@@ -283,6 +286,14 @@ class Chaos(Message):
     """By how much `slow` delays every start."""
 
 
+class NodeContainers(Message):
+    """What the pool says of containers."""
+
+    images: list[str] = []
+    """There before the node takes tasks."""
+    registries: list[ContainerRegistry] = []
+
+
 class NodeSetup(Message):
     """What an agent has to know about its node, given once when it joins."""
 
@@ -305,6 +316,8 @@ class NodeSetup(Message):
     """Most that the content of a package may take on the disk."""
     package_entries: int = 100_000
     """Most files, directories and links of a package."""
+    containers: NodeContainers | None = None
+    """None for a pool whose tasks do not run in containers."""
 
 
 class Orders(Message):

@@ -13,7 +13,7 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,10 +23,14 @@ from urllib.parse import urlsplit
 import msgspec
 import structlog
 
+from batchyard.agent.containers import boxes
+from batchyard.agent.containers.boxes import Wish
+from batchyard.agent.containers.containers import Containers
 from batchyard.agent.places import layout, usage
 from batchyard.agent.places.layout import Layout, TaskPlace
 from batchyard.agent.places.removals import Directories
 from batchyard.agent.places.users import NoSuchUser, User, Users
+from batchyard.agent.process.control import MARK
 from batchyard.agent.process.process import Command, Exit, NotLaunched, SpawnerLost, Spawners
 from batchyard.agent.run import environment
 from batchyard.agent.run.commands import words
@@ -36,14 +40,16 @@ from batchyard.agent.transfer.failures import SERVER, USER, Failed, Stage, exit_
 from batchyard.agent.transfer.staging import Staging
 from batchyard.agent.transfer.stop import Cancelled, Stop
 from batchyard.agent.transfer.upload import Upload
-from batchyard.model.common import EnvironmentSetting, OutputFile, ResourceFile, UserIdentity
+from batchyard.model.common import ContainerSettings, EnvironmentSetting, OutputFile, ResourceFile, UserIdentity
 from batchyard.model.sync import UNKNOWN, Ended, NodeSetup, Order
 from batchyard.model.task import TaskConstraints, TaskFailureInformation
 from batchyard.model.times import duration
+from batchyard.rules import attempts
 
 log = structlog.get_logger()
 
 _TOLD_TO_END = 128 + signal.SIGTERM
+_KILLED = 128 + signal.SIGKILL
 _LAST_TO_HEAR_S = 0.5
 """A machine that goes sends SIGTERM to everything, and the agent may hear last: so long is an end by one that was not its own held back."""
 _KEYS = itertools.count(1)
@@ -62,6 +68,7 @@ class Work(msgspec.Struct, rename="camel"):
     environment_settings: list[EnvironmentSetting] | None = None
     constraints: TaskConstraints | None = None
     user_identity: UserIdentity | None = None
+    container_settings: ContainerSettings | None = None
 
 
 def next_key() -> int:
@@ -97,6 +104,7 @@ class Node:
     setup: NodeSetup
     directories: Directories
     packages: Packages
+    containers: Containers
     trusted: Mapping[str, str] = field(default_factory=dict)
     """Variables that tell programs of tasks whom to trust."""
     variables: dict[str, str] = field(default_factory=dict)
@@ -133,6 +141,8 @@ class Attempt:
         """Variables that name the directories of application packages."""
         self._too_much: str | None = None
         """How its directory took more of the disk than it may."""
+        self._image = ""
+        """Of its container; empty when it runs in none."""
 
     def kill(self, *, leaving: bool = False) -> None:
         """End it, whatever it is doing; may be repeated. `leaving` says that it is ended only because the agent goes."""
@@ -186,6 +196,7 @@ class Attempt:
 
     async def _all(self) -> None:
         work = _WORK.decode(self._order.task)
+        self._node.containers.suits(work.container_settings, optional=self._order.start or attempts.is_special(self._order.attempt))
         try:
             rooms = self._node.layout
             place = rooms.start_task(fresh=not self._node.started) if self._order.start else rooms.task(self._order.job_id, work.id)
@@ -230,7 +241,9 @@ class Attempt:
             variables = environment.of_task(
                 self._node.variables, place, user, work.user_identity, common, own, trusted=self._node.trusted, **self._extras()
             )
-            self._exit = done = await self._command(work, place, user, variables)
+            settings = [setting.name for setting in (*common, *own)]
+            run = self._command if work.container_settings is None else self._in_container
+            self._exit = done = await run(work, place, user, variables, settings)
             self._stage = "run"
         if done.code == _TOLD_TO_END and not (done.noticed or done.overdue or self._stop.is_set()):
             await self._do(asyncio.sleep(_LAST_TO_HEAR_S))
@@ -259,9 +272,15 @@ class Attempt:
         of_pool = packages.of_start_task if order.start else packages.of_pool
         self._packages = {**await of_pool(), **await packages.of_task(order.packages, order.job_id)}
 
+    async def _bring_image(self, settings: ContainerSettings) -> None:
+        await self._node.containers.wait(start=self._order.start)
+        self._image = await self._node.containers.image(settings)
+
     async def _stage_in(self, work: Work, place: TaskPlace, user: User) -> None:
         if self._order.packages or not self._node.packages.is_free:
             await self._do(self._bring_packages())
+        if work.container_settings is not None:
+            await self._do(self._bring_image(work.container_settings))
         if work.resource_files:
             mode = 0o775 if self._order.start else 0o770  # every task may read what the start task brings
             staging = Staging(place.working, user.uid, self._node.threads, self._staging, user.group, mode)
@@ -305,15 +324,33 @@ class Attempt:
         place = None if preparation is None else self._node.layout.task(self._order.job_id, preparation)
         return {"preparation": place, "token": self._order.token, "packages": self._packages}
 
-    async def _command(self, work: Work, place: TaskPlace, user: User, variables: dict[str, str]) -> Exit:
-        argv, refused = _program(work)
-        limit = work.constraints.max_wall_clock_time if work.constraints else None
-        limit_us = _limit_us(limit) if limit else None
-        logs = place.directory + "/stdout.txt", place.directory + "/stderr.txt"
-        seconds = None if limit_us is None else limit_us / 1e6
+    async def _in_container(self, work: Work, place: TaskPlace, user: User, variables: dict[str, str], own: Sequence[str]) -> Exit:
+        """The same in a container; its engine is what runs, as the agent's user. Raises Failed."""
+        argv, options, settings = _words(work), _run_options(work), work.container_settings
+        assert settings is not None, "the task runs in no container"
+        preparation = self._extras()["preparation"]
+        wish = Wish(self._order.attempt, settings, argv, place, user, variables, frozenset(own), preparation)
+        box = await self._node.containers.box(wish, self._image, options)
+        clean = False
         try:
-            command = Command(argv, variables, place.working, *logs, user.uid, seconds, user.group)
-            inside = Inside(self._key, variables, place.working, user.uid, user.group)
+            command = Command(box.argv, box.environment | {MARK: place.directory}, "/", *_logs(place), -1, _seconds(work))
+            done = await self._run_command(work, command, Inside(self._key, variables, place.working, user.uid, user.group))
+            clean = not (done.overdue or self._stop.is_set() or done.code == _KILLED)
+            failed = boxes.why(done.code, place.directory + "/stderr.txt")
+            if failed is not None:
+                raise failed
+            return done
+        finally:
+            self._node.containers.done(box, clean=clean)
+
+    async def _command(self, work: Work, place: TaskPlace, user: User, variables: dict[str, str], _: Sequence[str]) -> Exit:
+        argv, refused = _program(work)
+        command = Command(argv, variables, place.working, *_logs(place), user.uid, _seconds(work), user.group)
+        return await self._run_command(work, command, Inside(self._key, variables, place.working, user.uid, user.group), refused)
+
+    async def _run_command(self, work: Work, command: Command, inside: Inside, refused: Failed | None = None) -> Exit:
+        """Run a command; what runs inside of the task meanwhile runs as `inside` says. Raises Failed."""
+        try:
             self._node.inside[self._order.attempt] = inside
             try:
                 return await self._node.spawners.run(self._key, command, self._noticed)
@@ -349,6 +386,34 @@ def _program(work: Work) -> tuple[list[str], Failed | None]:
             return argv if argv[0] else ["", "the command line names no program"], None
         message = "The command line is empty"
     return ["", message], _not_launched("CommandLaunchFailed", message, work)
+
+
+def _words(work: Work) -> list[str]:
+    """What a container is to run; nothing for the entry point of its image. Raises Failed."""
+    try:
+        return words(work.command_line)
+    except ValueError as error:
+        raise _not_launched("CommandLaunchFailed", f"The command line cannot be split into words: {error}", work) from error
+
+
+def _run_options(work: Work) -> list[str]:
+    given = (work.container_settings.container_run_options if work.container_settings else None) or ""
+    try:
+        return words(given)
+    except ValueError as error:
+        text = f"The container run options cannot be split into words: {error}"
+        raise Failed("preprocessing", failure("ContainerInvalidSettings", text)) from error
+
+
+def _logs(place: TaskPlace) -> tuple[str, str]:
+    return place.directory + "/stdout.txt", place.directory + "/stderr.txt"
+
+
+def _seconds(work: Work) -> float | None:
+    """How long the command may run."""
+    limit = work.constraints.max_wall_clock_time if work.constraints else None
+    limit_us = _limit_us(limit) if limit else None
+    return None if limit_us is None else limit_us / 1e6
 
 
 def _may_run_again(work: Work) -> bool:

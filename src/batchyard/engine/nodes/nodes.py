@@ -20,7 +20,7 @@ from batchyard.engine.settling.ends import lose, report
 from batchyard.engine.settling.moves import back_to_work
 from batchyard.model.pool import PoolCreateContent, UserAccount
 from batchyard.model.states import NodeState, TaskState
-from batchyard.model.sync import NodeAccount, NodeSetup, Orders, Sync
+from batchyard.model.sync import NodeAccount, NodeContainers, NodeSetup, Orders, Sync
 from batchyard.model.words import ElevationLevel
 from batchyard.rules import transitions
 from batchyard.rules.transitions import NodeHappened
@@ -188,7 +188,16 @@ def _setup(reader: Reader, node: NodeRow, pool_id: str, body: PoolCreateContent,
         packages=packages.of_references(reader, body.application_package_references or ()),
         package_bytes=setting.package_limits[0],
         package_entries=setting.package_limits[1],
+        containers=_containers(body),
     )
+
+
+def _containers(body: PoolCreateContent) -> NodeContainers | None:
+    machine = body.virtual_machine_configuration
+    given = None if machine is None else machine.container_configuration
+    if given is None:
+        return None
+    return NodeContainers(images=given.container_image_names or [], registries=given.container_registries or [])
 
 
 def _account(account: UserAccount) -> NodeAccount:
