@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.api.conftest import Json, Raw, Yard, pool_body, unique
+from tests.api.conftest import Json, Raw, Yard, pool_body, pool_id, raw, unique, yard
 from tests.conftest import Server, wait_for
+
+__all__ = ["pool_id", "raw", "yard"]
 
 USER, PASSWORD = "puller", "of-images"
 APPLETS = ("sh", "true", "false", "cat", "echo", "env", "id", "sleep", "ls", "pwd", "kill", "mkdir", "touch", "head", "dd", "grep", "stat")
@@ -74,7 +76,7 @@ class Registry:
 
 
 def _rootfs(archive: Path) -> None:
-    """A root directory of busybox, with a setuid copy that would make a user root."""
+    """A root directory of busybox."""
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         for name in ("bin", "tmp", "etc"):
@@ -82,8 +84,6 @@ def _rootfs(archive: Path) -> None:
         shutil.copy(_need("busybox"), root / "bin" / "busybox")
         for name in APPLETS:
             (root / "bin" / name).symlink_to("busybox")
-        shutil.copy(root / "bin" / "busybox", root / "bin" / "rooted")
-        (root / "bin" / "rooted").chmod(0o4755)
         (root / "tmp").chmod(0o1777)
         (root / "etc" / "passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
         with tarfile.open(archive, "w") as file:
@@ -153,3 +153,10 @@ def boxes(server: Server, registry: Registry, image: str) -> Iterator[Yard]:
             raw("DELETE", f"/jobs/{job_id}")
         raw("DELETE", f"/pools/{pool_id}")
         wait_for(lambda: raw("GET", f"/pools/{pool_id}").status == 404, "the pool to be gone")
+
+
+@pytest.fixture
+def node_root(boxes: Yard, server: Server) -> str:
+    """The root directory of the pool's node."""
+    [node] = boxes.get(f"/pools/{boxes.pool_id}/nodes")["value"]
+    return str(server.directory / "nodes" / node["id"] / "root")

@@ -140,7 +140,6 @@ _ADMIN = frozenset(
         "--group-add",
         "--ipc",
         "--network",
-        "--pid",
         "--publish",
         "--security-opt",
         "--sysctl",

@@ -105,51 +105,48 @@ def allowed(engine: Podman, words: Sequence[str], user: User) -> list[str]:
     """Run options as the engine gets them. Raises Failed for what this task may not have."""
     try:
         found = rules.options(words, admin=user.uid <= 0)
-        binds = [_mount(bind if user.uid <= 0 else _reachable(engine, bind)) for bind in _there(engine, found.binds, user)]
+        binds = [_mount(_there(engine, bind, user)) for bind in found.binds]
     except NotAllowed as error:
         text = "The container run options cannot be passed on"
         raise Failed("preprocessing", failure("ContainerInvalidSettings", text, USER, Message=str(error))) from error
     return [*binds, *found.words]
 
 
-def _there(engine: Podman, binds: Sequence[Bind], user: User) -> Iterator[Bind]:
+def _there(engine: Podman, bind: Bind, user: User) -> Bind:
     """A source that is missing is an empty directory, as Docker makes one; only an administrator's is made where it was named."""
-    for bind in binds:
-        if os.path.exists(bind.source):
-            yield bind
-        elif user.uid <= 0:
-            os.makedirs(bind.source, exist_ok=True)
-            yield bind
-        else:
-            yield Bind(f"{engine.home}/empty", bind.target, True)
+    if user.uid > 0:
+        bind = _reachable(bind)
+    if os.path.exists(bind.source):
+        return bind
+    if user.uid > 0:
+        return Bind(f"{engine.home}/empty", bind.target, True)
+    os.makedirs(bind.source)
+    return bind
 
 
-def _reachable(engine: Podman, bind: Bind) -> Bind:
+def _reachable(bind: Bind) -> Bind:
     """The same with its links followed, if every user could come there by itself and only root can exchange the way. Raises NotAllowed.
 
     The engine mounts as root, past directories that are closed to the task's user: what is open behind them must stay closed.
     """
-    if bind.source == f"{engine.home}/empty":
-        return bind
     path = os.path.realpath(bind.source)
-    above = os.path.dirname(path)
-    while True:
-        seen = os.lstat(above)
-        if (
-            stat.S_ISLNK(seen.st_mode)
-            or seen.st_uid != 0
-            or seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-            or not seen.st_mode & stat.S_IXOTH
-        ):
-            raise NotAllowed(
-                f"{bind.source[:100]}: {above} is not open to every user, or not root's alone; mounting it needs elevation level admin"
-            )
-        if above == "/":
-            break
+    above = path
+    while above != "/":
         above = os.path.dirname(above)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            _must_be_open(bind.source, above)
     if os.path.islink(path):
         raise NotAllowed(f"{bind.source[:100]} is a link that leads nowhere")
     return Bind(path, bind.target, bind.read_only)
+
+
+def _must_be_open(source: str, directory: str) -> None:
+    """Raises NotAllowed, FileNotFoundError."""
+    seen = os.lstat(directory)
+    closed = not seen.st_mode & stat.S_IXOTH
+    if stat.S_ISLNK(seen.st_mode) or seen.st_uid != 0 or seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or closed:
+        why = f"{directory} is not open to every user, or not root's alone"
+        raise NotAllowed(f"{source[:100]}: {why}; mounting it needs elevation level admin")
 
 
 def _mount(bind: Bind) -> str:
