@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.api.conftest import Json, Raw, Yard, pool_body, pool_id, raw, unique, yard
+from tests.api.conftest import Json, Raw, Yard, pool_body, pool_id, raw, sdk, unique, yard
 from tests.conftest import Server, wait_for
 
-__all__ = ["pool_id", "raw", "yard"]
+__all__ = ["pool_id", "raw", "sdk", "yard"]
 
 USER, PASSWORD = "puller", "of-images"
 APPLETS = ("sh", "true", "false", "cat", "echo", "env", "id", "sleep", "ls", "pwd", "kill", "mkdir", "touch", "head", "dd", "grep", "stat")

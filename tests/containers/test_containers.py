@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.api.conftest import Json, Raw, Yard, task
+from azure.batch import models
+from azure.storage.blob import BlobServiceClient, generate_container_sas
+from tests.api.conftest import Json, Raw, Sdk, Yard, task, unique
 from tests.conftest import Server, wait_for
-from tests.containers.conftest import PASSWORD, Registry
+from tests.containers.conftest import PASSWORD, USER, Registry, container_pool
 
 pytestmark = pytest.mark.engines
 
@@ -182,3 +188,139 @@ def test_passwords_are_kept_for_nodes_alone(boxes: Yard, raw: Raw, registry: Reg
         assert PASSWORD.encode() not in body
         assert registry.host.encode() in body
     assert PASSWORD not in server.log()
+
+
+def test_nothing_survives_the_end_of_agent_or_helper(boxes: Yard, image: str, server: Server) -> None:
+    mark = "5432.25"
+    job_id = boxes.job(boxed(image, "t", f"sleep {mark}"), boxed(image, "helped", f"sleep {mark}5"))
+    wait_for(lambda: running(mark), "the container to run")
+    [node] = boxes.get(f"/pools/{boxes.pool_id}/nodes")["value"]
+    [helper] = wait_for(lambda: helpers(f"{mark}5"), "the container of the other task")
+    os.kill(helper, signal.SIGKILL)
+    ended = boxes.reached(job_id, "helped")
+    assert ended["executionInfo"]["result"] == "failure"
+    assert not running(f"{mark}5")
+    before = running(mark)
+    server.kill_agent(node["id"])
+    wait_for(lambda: not set(before) & set(running(mark)), "what the agent ran to be gone")
+    wait_for(lambda: running(mark), "the task to run again by the next agent")
+    boxes.raw("DELETE", f"/jobs/{job_id}")
+    wait_for(lambda: not running(mark), "the task to be gone")
+
+
+def helpers(mark: str) -> list[int]:
+    """The process that watches the container of a command, conmon, which is the parent of its first process."""
+    parents = [int((Path(f"/proc/{pid}/stat")).read_text().rpartition(")")[2].split()[1]) for pid in running(mark)]
+    return [pid for pid in parents if b"conmon" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_all_kinds_of_tasks_run_in_containers(server: Server, raw: Raw, registry: Registry, image: str) -> None:
+    settings = {"imageName": image}
+    say = {"commandLine": "/bin/sh -c 'echo in a box > $AZ_BATCH_NODE_SHARED_DIR/$NAME'", "containerSettings": settings}
+    kinds = {name: {**say, "environmentSettings": [{"name": "NAME", "value": name}]} for name in ("start", "prepare", "release", "manage")}
+    pool_id = unique("kinds")
+    body = container_pool(None, registry, pool_id, startTask={**kinds["start"], "waitForSuccess": True})
+    assert raw("POST", "/pools", body).status == 201
+    yard = Yard(raw, pool_id)
+    try:
+        more = {
+            "jobManagerTask": {"id": "m", **kinds["manage"]},
+            "jobPreparationTask": kinds["prepare"],
+            "jobReleaseTask": kinds["release"],
+        }
+        job_id = yard.job(**more)
+        yard.job_reached(job_id, "completed")
+        [node] = yard.get(f"/pools/{pool_id}/nodes")["value"]
+        for name in kinds:
+            answer = raw("GET", f"/pools/{pool_id}/nodes/{node['id']}/files/shared%2F{name}")
+            assert answer.body == b"in a box\n", (name, answer.body)
+    finally:
+        for made in yard.jobs:
+            raw("DELETE", f"/jobs/{made}")
+        raw("DELETE", f"/pools/{pool_id}")
+
+
+def test_a_node_that_cannot_have_its_images_is_unusable_and_says_why(raw: Raw, registry: Registry) -> None:
+    pool_id = unique("lacking")
+    missing = f"{registry.host}/tests/none:1"
+    assert raw("POST", "/pools", container_pool(missing, registry, pool_id)).status == 201
+    try:
+
+        def unusable() -> Json | None:
+            nodes = raw("GET", f"/pools/{pool_id}/nodes").json["value"]
+            return nodes[0] if nodes and nodes[0]["state"] == "unusable" else None
+
+        [error] = wait_for(unusable, "the node to be unusable")["errors"]
+        assert error["code"] == "NodePreparationError"
+        assert {pair["name"]: pair["value"] for pair in error["errorDetails"]}["ImageName"] == missing
+    finally:
+        raw("DELETE", f"/pools/{pool_id}")
+
+
+def test_bodies_of_nextflow_run_unmodified(boxes: Yard, image: str, server: Server) -> None:
+    """As its azurebatch executor sends them: run options that mount certificates, scripts as resource files, results as output files."""
+    storage = BlobServiceClient.from_connection_string(server.storage_connection_string)
+    bucket = storage.create_container(unique("work"))
+    bucket.upload_blob("run.sh", b"cat input; echo done > result")
+    bucket.upload_blob("input", b"given\n")
+    sas = generate_container_sas(
+        server.storage_account,
+        bucket.container_name,
+        account_key=server.storage_key,
+        permission="rwl",
+        expiry=datetime.now(UTC) + timedelta(hours=1),
+    )
+    files = [{"httpUrl": f"{bucket.url}/{name}?{sas}", "filePath": name} for name in ("run.sh", "input")]
+    outputs = [
+        {
+            "filePattern": pattern,
+            "destination": {"container": {"containerUrl": f"{bucket.url}?{sas}", "path": "out"}},
+            "uploadOptions": {"uploadCondition": "taskcompletion"},
+        }
+        for pattern in ("result", "../stdout.txt")
+    ]
+    body = {
+        "id": "nf-1",
+        "commandLine": "sh -c 'sh run.sh 2>&1'",
+        "userIdentity": {"autoUser": {"scope": "task", "elevationLevel": "nonadmin"}},
+        "containerSettings": {"imageName": image, "containerRunOptions": "-v /etc/ssl/certs:/etc/ssl/certs:ro -v /etc/pki:/etc/pki:ro "},
+        "resourceFiles": files,
+        "outputFiles": [
+            {**outputs[0], "destination": {"container": {"containerUrl": f"{bucket.url}?{sas}", "path": "out/result"}}},
+            {**outputs[1], "destination": {"container": {"containerUrl": f"{bucket.url}?{sas}", "path": "out/stdout.txt"}}},
+        ],
+        "requiredSlots": 1,
+        "constraints": {"maxWallClockTime": "PT1H"},
+    }
+    job_id = boxes.job(body, onTaskFailure="noaction")
+    done = boxes.reached(job_id, "nf-1")
+    assert done["executionInfo"].get("exitCode") == 0, done
+    assert bucket.download_blob("out/result").readall() == b"done\n"
+    assert bucket.download_blob("out/stdout.txt").readall() == b"given\n"
+
+
+SDK14 = """
+import sys
+from azure.batch import BatchServiceClient, models
+from azure.batch.batch_auth import SharedKeyCredentials
+url, account, key, job, image, host, user, password = sys.argv[1:]
+client = BatchServiceClient(SharedKeyCredentials(account, key), batch_url=url)
+registry = models.ContainerRegistry(registry_server=host, user_name=user, password=password)
+settings = models.TaskContainerSettings(image_name=image, registry=registry, working_directory="taskWorkingDirectory")
+client.task.add(job, models.TaskAddParameter(id="of14", command_line="cat /etc/passwd", container_settings=settings))
+assert client.task.get(job, "of14").container_settings.registry.password is None
+"""
+
+
+def test_both_sdks_run_containers_from_a_private_registry(boxes: Yard, sdk: Sdk, server: Server, registry: Registry) -> None:
+    image, job_id = registry.image("tests/private:1"), boxes.job()
+    settings = models.BatchTaskContainerSettings(
+        image_name=image,
+        registry=models.ContainerRegistryReference(registry_server=registry.host, username=USER, password=PASSWORD),
+    )
+    sdk.client.create_task(job_id, models.BatchTaskCreateOptions(id="of15", command_line="cat /etc/passwd", container_settings=settings))
+    words = [server.endpoint, server.account, server.key, job_id, image, registry.host, USER, PASSWORD]
+    subprocess.run([os.environ["BATCHYARD_SDK14_PYTHON"], "-c", SDK14, *words], check=True)
+    for name in ("of15", "of14"):
+        assert boxes.reached(job_id, name)["executionInfo"].get("exitCode") == 0, boxes.task(job_id, name)
+        assert output(boxes, job_id, name).startswith("root:x:0")
