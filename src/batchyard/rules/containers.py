@@ -28,7 +28,7 @@ def reference(name: str) -> str:
     """The full name of an image, with its registry and its tag or digest. Raises ValueError for what is no name of an image."""
     found = _NAME.fullmatch(name) if len(name) <= _LONGEST else None
     if found is None:
-        raise ValueError(f"{name[:100]!r} is not the name of an image")
+        raise ValueError("The value is not the name of an image")
     host, path, tag, digest = found.group("host", "path", "tag", "digest")
     host = HUB if host is None or host in _HUBS else host
     if host == HUB and "/" not in path:

@@ -112,6 +112,7 @@ def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int, *, refill
         return None
     if node.last_seen is None or abs(now - node.last_seen) >= SEEN_EVERY_US:
         node_rows.seen(tx, node.pk, now)
+        node = node_rows.get(tx, node.pk) or node  # what is reported may change it, as it is by now
     if sync.removed:
         node_rows.removed(tx, node.pk, sync.removed)
     if sync.ended:
