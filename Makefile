@@ -21,7 +21,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-az test-clients test-mpi test-postgres races histories chaos docs lint fix bench bench-storage mutants pythons release serve lock clean
+.PHONY: help setup demo test test-az test-clients test-engines test-mpi test-postgres races histories chaos docs lint fix bench bench-storage mutants pythons release serve lock clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -31,8 +31,8 @@ setup: $(READY) ## make the environments (.venv, .venv-sdk14)
 demo: .venv/.ready ## run the main job on a server of its own and print the result
 	@scripts/demo $(ARGS)
 
-test: setup ## run all tests but those of test-az, test-clients and test-mpi; ARGS="-k name" chooses
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not az and not clients and not mpi and not site" $(ARGS)
+test: setup ## run all tests but those of test-az, test-clients, test-mpi and test-engines; ARGS="-k name" chooses
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not az and not clients and not mpi and not site and not engines" $(ARGS)
 
 test-az: setup .venv-az/.ready ## run the tests with azure-cli
 	$(BIN)/python -m pytest -m az $(ARGS)
@@ -42,6 +42,10 @@ test-clients: setup .venv-clients/.ready ## run the tests with older clients, of
 
 test-mpi: setup .venv-mpi/.ready ## run MPI programs over several nodes, as root; needs Debian's openmpi-bin, libopenmpi-dev and iproute2
 	$(BIN)/python -m pytest -m mpi $(ARGS)
+
+test-engines: setup ## run the tests with containers; installs their engines first (scripts/engines)
+	scripts/engines
+	$(BIN)/python -m pytest -m engines tests/containers $(ARGS)
 
 races: setup ## try each race between a task and root RACES times (1,000)
 	BATCHYARD_RACES=$(RACES) $(BIN)/python -m pytest -n 0 --timeout 0 tests/agent/test_races.py $(ARGS)

@@ -67,7 +67,7 @@ COMMON: list[tuple[dict[str, Any], str, str | None]] = [
     ({"environmentSettings": [{"name": ""}]}, "environmentSettings", ""),
     ({"environmentSettings": [{"name": "A=B"}]}, "environmentSettings", "A=B"),
     ({"environmentSettings": [{"name": "A", "value": "\0"}]}, "environmentSettings", "A"),
-    ({"containerSettings": {"imageName": "a"}}, "containerSettings", None),
+    ({"containerSettings": {"imageName": "A"}}, "containerSettings.imageName", "A"),
 ]
 """What every kind of task has; the property and its value, None where no value is told."""
 TASKS: list[tuple[dict[str, Any], str, str | None]] = [

@@ -25,6 +25,7 @@ import structlog
 
 from batchyard.agent.accounts import claims
 from batchyard.agent.accounts.logins import Logins, LoginService
+from batchyard.agent.containers.containers import Containers
 from batchyard.agent.health import facts
 from batchyard.agent.health.chaos import Disturbances, Making
 from batchyard.agent.health.health import FULL, NEARLY, Health
@@ -38,7 +39,7 @@ from batchyard.agent.run import gangs, remains
 from batchyard.agent.run.doors import Doors
 from batchyard.agent.run.inside import Insiders
 from batchyard.agent.run.packages import Packages
-from batchyard.agent.run.runner import Node
+from batchyard.agent.run.runner import Node, next_key
 from batchyard.agent.settings import AgentSettings, parse
 from batchyard.agent.state import State
 from batchyard.agent.talk import farewell, trust
@@ -133,6 +134,7 @@ class Agent:
         self._doors = Doors(layout.tag, link)
         self._packages = Packages(layout, self._threads, self._chaos.changed)
         self._inputs = Inputs(layout)
+        self._containers = Containers(layout, self._threads, self._chaos.changed, self._note_news, next_key)
         self._health = Health(layout.root, settings.probes, self._probers, self._more_problems, self._chaos.changed)
         services = {**self._logins.services, "upload_logs": self._logs.answer, "chaos": self._chaos.answer}
         streams = {"exec": Insiders(layout.volatile + "/inside", lambda: self._node)}
@@ -166,6 +168,7 @@ class Agent:
         except NodeGone:
             last = self._logins.leave
             self._state.forget()
+            self._containers.leave()
             raise
         finally:
             self.leaving = True
@@ -176,6 +179,7 @@ class Agent:
             await last()
             await self._replies.close()
             await self._packages.close()
+            await self._containers.close()
             self._remover.stop.set()
             if self._node is not None:
                 await self._node.spawners.close()
@@ -327,11 +331,12 @@ class Agent:
         await self._remover.empty()
 
     def _more_problems(self) -> list[NodeProblem]:
-        return [*self._chaos.problems(), *self._packages.problems()]
+        return [*self._chaos.problems(), *self._packages.problems(), *self._containers.problems()]
 
     def _note_problems(self, problems: list[NodeProblem]) -> None:
         self._state.problems = problems
         self._packages.told(problems)
+        self._containers.told(problems)
         self._news.set()
         if self._inputs.is_on and any(problem.code in (NEARLY, FULL) for problem in problems):
             self._threads.submit(self._inputs.relieve)
@@ -353,13 +358,13 @@ class Agent:
             spawners = Spawners(self._found.place, count, self._found.limits, remains.watches(self._layout))
         else:
             spawners = self._node.spawners
-        node = Node(
-            self._layout, self._users, spawners, self._threads, setup, self._directories, self._packages, self._inputs, self._trusted
-        )
+        shared = self._directories, self._packages, self._inputs, self._containers, self._trusted
+        node = Node(self._layout, self._users, spawners, self._threads, setup, *shared)
         node.ready, node.doors = self._note_ready, self._doors
         self._node = node
         self._packages.learn(setup)
         self._inputs.learn(setup.input_cache_bytes)
+        self._containers.learn(setup.containers, spawners)
         self._begin(self._remover.empty(), self._chores)
 
     async def _make(self, name: str, attempt: Making) -> None:

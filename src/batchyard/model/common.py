@@ -39,6 +39,9 @@ SECRET = msgspec.Meta(extra={"secret": True})
 
 Secret: TypeAlias = Annotated[str, SECRET]
 
+KEPT = msgspec.Meta(extra={"secret": True, "kept": True})
+"""Marks a secret that nodes need: it is stored, for them alone, and never served or logged (`redact.shown`)."""
+
 _T = TypeVar("_T")
 Change: TypeAlias = _T | UnsetType | None
 """Property of a PATCH: UNSET was not sent and keeps the value, None was sent as null."""
@@ -179,7 +182,7 @@ class ContainerRegistry(Shape):
     """Registry that images are pulled from, with its login."""
 
     username: str | None = None
-    password: Secret | None = None
+    password: Annotated[str, KEPT] | None = None
     registry_server: str | None = None
     """Host name; Docker Hub when absent."""
     identity_reference: ComputeNodeIdentityReference | None = None

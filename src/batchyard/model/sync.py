@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from batchyard.model.common import ContainerRegistry
 from batchyard.model.task import TaskFailureInformation
 from batchyard.model.tokens import parted
 
@@ -53,6 +54,8 @@ class NodeFacts(Message):
     """What the agent can hold tasks to: `memory`, `cpu`."""
     ipv6_address: str = ""
     """Empty when the machine has none."""
+    engines: list[str] = []
+    """Container engines that the machine has, such as `podman`; which one runs is tried when a pool asks for containers."""
 
 
 class NodeProblem(Message):
@@ -319,6 +322,14 @@ class Chaos(Message):
     """By how much `slow` delays every start."""
 
 
+class NodeContainers(Message):
+    """What the pool says of containers."""
+
+    images: list[str] = []
+    """There before the node takes tasks."""
+    registries: list[ContainerRegistry] = []
+
+
 class NodeSetup(Message):
     """What an agent has to know about its node, given once when it joins."""
 
@@ -343,6 +354,8 @@ class NodeSetup(Message):
     """Most files, directories and links of a package."""
     input_cache_bytes: int = 0
     """Room for inputs that tasks share; 0 when the pool wants no such cache."""
+    containers: NodeContainers | None = None
+    """None for a pool whose tasks do not run in containers."""
 
 
 class Orders(Message):

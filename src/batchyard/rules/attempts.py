@@ -25,6 +25,11 @@ def name(pk: int, run: int, number: int | None = None, *, special: bool = False)
     return f"{_SPECIAL if special else ''}{pk}.{run}{'' if number is None else f'.{number}'}"
 
 
+def is_special(text: str) -> bool:
+    """True for the name of a run of a start, job preparation or job release task."""
+    return text.startswith(_SPECIAL)
+
+
 def parse(text: str) -> Run | None:
     """The run that an agent names; None for what no server ever called one."""
     special = text.startswith(_SPECIAL)

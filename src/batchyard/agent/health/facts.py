@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import socket
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ from batchyard.agent.process.limits import Limits
 from batchyard.model.sync import NodeFacts
 
 log = structlog.get_logger()
+
+_ENGINES = ("podman",)
+_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 @dataclass(slots=True, frozen=True)
@@ -64,6 +68,7 @@ def find(layout: Layout, server: str, claim: Claim, only: str = "") -> Found:
         disk_bytes=_disk_bytes(layout.root),
         system=_system(),
         limits=limits.names,
+        engines=[name for name in _ENGINES if shutil.which(name, path=_PATH)],
     )
     log.info("agent started", root=layout.root, process_control=place[0], switches_users=obstacle is None, cores=facts.cores)
     for sentence in missing:

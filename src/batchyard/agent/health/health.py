@@ -78,6 +78,11 @@ def _of(unit: str, what: str, free: int, total: int, low: int, reserved: int, be
     return None
 
 
+def is_tight(disk: Disk) -> bool:
+    """True when a disk is nearly full: what can be had again should go."""
+    return disk.free_bytes < max(_LOW_BYTES, disk.bytes // _LOW_PARTS)
+
+
 def of_probes(probes: Sequence[Probe]) -> list[NodeProblem]:
     """What the operator's probes complain of."""
     return [_failed(probe) for probe in probes if probe.code != 0]

@@ -181,6 +181,11 @@ class Spawners:
         """Runs that wait for their spawner, and whether they have to be let know that the machine goes."""
         self._next = self._life = 0
 
+    @property
+    def holds_groups(self) -> bool:
+        """True where all that a run started is found, whatever it did to its session and environment."""
+        return self._place[0] != control.Session.name
+
     async def run(self, key: int, command: Command, noticed: bool = False, stays: Callable[[], None] | None = None) -> Exit:
         """Start, wait for the end, end all that is left of it. Raises NotLaunched or SpawnerLost.
 

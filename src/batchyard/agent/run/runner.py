@@ -24,10 +24,14 @@ from urllib.parse import urlsplit
 import msgspec
 import structlog
 
+from batchyard.agent.containers import boxes
+from batchyard.agent.containers.boxes import Wish
+from batchyard.agent.containers.containers import Containers
 from batchyard.agent.places import layout, usage
 from batchyard.agent.places.layout import Layout, TaskPlace
 from batchyard.agent.places.removals import Directories
 from batchyard.agent.places.users import NoSuchUser, User, Users
+from batchyard.agent.process.control import MARK
 from batchyard.agent.process.process import Command, Exit, NotLaunched, SpawnerLost, Spawners
 from batchyard.agent.run import environment
 from batchyard.agent.run.commands import words
@@ -39,14 +43,16 @@ from batchyard.agent.transfer.inputs import Inputs
 from batchyard.agent.transfer.staging import Staging
 from batchyard.agent.transfer.stop import Cancelled, Stop
 from batchyard.agent.transfer.upload import Upload
-from batchyard.model.common import EnvironmentSetting, OutputFile, ResourceFile, UserIdentity
+from batchyard.model.common import ContainerSettings, EnvironmentSetting, OutputFile, ResourceFile, UserIdentity
 from batchyard.model.sync import UNKNOWN, Ended, NodeSetup, Order
 from batchyard.model.task import TaskConstraints, TaskFailureInformation
 from batchyard.model.times import duration
+from batchyard.rules import attempts
 
 log = structlog.get_logger()
 
 _TOLD_TO_END = 128 + signal.SIGTERM
+_KILLED = 128 + signal.SIGKILL
 _LAST_TO_HEAR_S = 0.5
 """A machine that goes sends SIGTERM to everything, and the agent may hear last: so long is an end by one that was not its own held back."""
 _KEYS = itertools.count(1)
@@ -65,6 +71,7 @@ class Work(msgspec.Struct, rename="camel"):
     environment_settings: list[EnvironmentSetting] | None = None
     constraints: TaskConstraints | None = None
     user_identity: UserIdentity | None = None
+    container_settings: ContainerSettings | None = None
 
 
 def next_key() -> int:
@@ -114,6 +121,7 @@ class Node:
     directories: Directories
     packages: Packages
     inputs: Inputs
+    containers: Containers
     trusted: Mapping[str, str] = field(default_factory=dict)
     """Variables that tell programs of tasks whom to trust."""
     variables: dict[str, str] = field(default_factory=dict)
@@ -158,6 +166,8 @@ class Attempt:
         """When the wall clock of a multi-instance task began, by the loop's clock."""
         self._too_much: str | None = None
         """How its directory took more of the disk than it may."""
+        self._image = ""
+        """Of its container; empty when it runs in none."""
 
     def kill(self, *, leaving: bool = False) -> None:
         """End it, whatever it is doing; may be repeated. `leaving` says that it is ended only because the agent goes."""
@@ -214,6 +224,7 @@ class Attempt:
         if self._order.gang is not None and self._order.gang.within is not None:
             await self._as_guest(work, self._order.gang.within)
             return
+        self._node.containers.suits(work.container_settings, optional=self._order.start or attempts.is_special(self._order.attempt))
         try:
             rooms = self._node.layout
             place = rooms.start_task(fresh=not self._node.started) if self._order.start else rooms.task(self._order.job_id, work.id)
@@ -269,7 +280,8 @@ class Attempt:
         async with self._held_to_disk(place, limit) if limit else _UNLIMITED:
             await self._stage_in(work, place, user)
             async with self._door(user) as starters:
-                self._exit = done = await self._command(work, place, user, self._variables(work, place, user, starters))
+                run = self._command if work.container_settings is None else self._in_container
+                self._exit = done = await run(work, place, user, self._variables(work, place, user, starters))
             self._stage = "run"
         if done.code == _TOLD_TO_END and not (done.noticed or done.overdue or self._stop.is_set()):
             await self._do(asyncio.sleep(_LAST_TO_HEAR_S))
@@ -300,10 +312,14 @@ class Attempt:
 
     def _variables(self, work: Work, place: TaskPlace, user: User, starters: Mapping[str, str]) -> dict[str, str]:
         """The environment of the command."""
-        common = _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
-        own = work.environment_settings or []
-        begin = {**self._node.trusted, **starters}
-        return environment.of_task(self._node.variables, place, user, work.user_identity, common, own, trusted=begin, **self._extras())
+        own, begin = work.environment_settings or [], {**self._node.trusted, **starters}
+        return environment.of_task(
+            self._node.variables, place, user, work.user_identity, self._common(), own, trusted=begin, **self._extras()
+        )
+
+    def _common(self) -> list[EnvironmentSetting]:
+        """What the job sets for all its tasks."""
+        return _SETTINGS.decode(bytes(self._order.environment or b"") or b"null") or []
 
     async def _bring_packages(self) -> None:
         """The pool's packages and the task's own, of which the latter count where both name one."""
@@ -315,9 +331,15 @@ class Attempt:
         """Where resource files go."""
         return place.working
 
+    async def _bring_image(self, settings: ContainerSettings) -> None:
+        await self._node.containers.wait(start=self._order.start)
+        self._image = await self._node.containers.image(settings)
+
     async def _stage_in(self, work: Work, place: TaskPlace, user: User) -> None:
         if self._order.packages or not self._node.packages.is_free:
             await self._do(self._bring_packages())
+        if work.container_settings is not None:
+            await self._do(self._bring_image(work.container_settings))
         if work.resource_files:
             mode = 0o775 if self._order.start else 0o770  # every task may read what the start task brings
             below = self._files_below(place)
@@ -370,17 +392,42 @@ class Attempt:
         """Run the command to its end. Raises NotLaunched, SpawnerLost."""
         return await self._node.spawners.run(self._key, command, self._noticed)
 
+    async def _in_container(self, work: Work, place: TaskPlace, user: User, variables: dict[str, str]) -> Exit:
+        """The same in a container; its engine is what runs, as the agent's user. Raises Failed."""
+        argv, options, settings = _words(work), _run_options(work), work.container_settings
+        assert settings is not None, "the task runs in no container"
+        own = frozenset(setting.name for setting in (*self._common(), *(work.environment_settings or ())))
+        wish = Wish(self._order.attempt, settings, argv, place, user, variables, own, self._extras()["preparation"])
+        box = await self._node.containers.box(wish, self._image, options)
+        clean = False
+        try:
+            command = Command(box.argv, box.environment | {MARK: place.directory}, "/", *self._logs(place), -1, self._seconds(work))
+            done = await self._run_command(work, command, Inside(self._key, variables, place.working, user.uid, user.group))
+            clean = not (done.overdue or self._stop.is_set() or done.code == _KILLED)
+            failed = boxes.why(done.code, place.directory + "/stderr.txt")
+            if failed is not None:
+                raise failed
+            return done
+        finally:
+            self._node.containers.done(box, clean=clean)
+
     async def _command(self, work: Work, place: TaskPlace, user: User, variables: dict[str, str]) -> Exit:
         argv, refused = _program(work)
+        working = variables["AZ_BATCH_TASK_WORKING_DIR"]
+        command = Command(argv, variables, working, *self._logs(place), user.uid, self._seconds(work), user.group)
+        return await self._run_command(work, command, Inside(self._key, variables, working, user.uid, user.group), refused)
+
+    def _seconds(self, work: Work) -> float | None:
+        """How long the command may run; the time of the coordination command counts."""
         limit = work.constraints.max_wall_clock_time if work.constraints else None
         limit_us = _limit_us(limit) if limit else None
-        seconds = None if limit_us is None else limit_us / 1e6
-        if seconds is not None and self._begun is not None:  # the time of the coordination command counts
-            seconds = max(0.0, seconds - (asyncio.get_running_loop().time() - self._begun))
+        if limit_us is None or self._begun is None:
+            return None if limit_us is None else limit_us / 1e6
+        return max(0.0, limit_us / 1e6 - (asyncio.get_running_loop().time() - self._begun))
+
+    async def _run_command(self, work: Work, command: Command, inside: Inside, refused: Failed | None = None) -> Exit:
+        """Run a command; what runs inside of the task meanwhile runs as `inside` says. Raises Failed."""
         try:
-            working = variables["AZ_BATCH_TASK_WORKING_DIR"]
-            command = Command(argv, variables, working, *self._logs(place), user.uid, seconds, user.group)
-            inside = Inside(self._key, variables, working, user.uid, user.group)
             self._node.inside[self._order.attempt] = inside
             try:
                 return await self._launch(command)
@@ -416,6 +463,23 @@ def _program(work: Work) -> tuple[list[str], Failed | None]:
             return argv if argv[0] else ["", "the command line names no program"], None
         message = "The command line is empty"
     return ["", message], _not_launched("CommandLaunchFailed", message, work)
+
+
+def _words(work: Work) -> list[str]:
+    """What a container is to run; nothing for the entry point of its image. Raises Failed."""
+    try:
+        return words(work.command_line)
+    except ValueError as error:
+        raise _not_launched("CommandLaunchFailed", f"The command line cannot be split into words: {error}", work) from error
+
+
+def _run_options(work: Work) -> list[str]:
+    given = (work.container_settings.container_run_options if work.container_settings else None) or ""
+    try:
+        return words(given)
+    except ValueError as error:
+        text = f"The container run options cannot be split into words: {error}"
+        raise Failed("preprocessing", failure("ContainerInvalidSettings", text)) from error
 
 
 def _may_run_again(work: Work) -> bool:

@@ -26,6 +26,7 @@ from batchyard.model.node import (
     VMExtensionInstanceView,
 )
 from batchyard.model.pool import PoolCreateContent
+from batchyard.model.redact import shown
 from batchyard.model.sync import NodeFacts
 from batchyard.model.task import TaskExecutionInformation, TaskFailureInformation
 from batchyard.model.virtual_machine import VMExtension
@@ -82,7 +83,7 @@ def node(row: NodeView, recent: Sequence[RecentTask], call: Call) -> bytes:
         seen.ip_address = None if where is None else where.ip_address
         seen.ipv6_address = _ipv6(body, where)
         seen.endpoint_configuration = ComputeNodeEndpointConfiguration(inbound_endpoints=list(_endpoints(body, row.number, where)))
-    start = b"" if row.start_task is None else b'{"startTask":' + row.start_task + b"}"
+    start = b"" if row.start_task is None else b'{"startTask":' + shown(row.start_task) + b"}"
     return splice(encode(seen), start)
 
 

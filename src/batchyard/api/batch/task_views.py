@@ -14,6 +14,7 @@ from batchyard.api.wire.call import Call
 from batchyard.api.wire.wire import encode
 from batchyard.model import times
 from batchyard.model.ids import NODE_AFFINITY_PREFIX
+from batchyard.model.redact import shown
 from batchyard.rules.places import job_directory
 from batchyard.store.tasks import TaskLine, TaskView
 
@@ -39,7 +40,7 @@ def tasks(rows: Iterable[TaskLine], job_id: str, call: Call) -> list[bytes]:
     return [
         b"%b,%b%b}"
         % (
-            row.body[:-1],
+            shown(row.body)[:-1],
             (_task(row, urls) + where(row)).encode(),
             _stats(row, f"{urls}/{row.id}", call) if with_stats and isinstance(row, TaskView) else b"",
         )

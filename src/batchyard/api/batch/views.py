@@ -21,6 +21,7 @@ from batchyard.model.job import (
 )
 from batchyard.model.jobschedule import JobScheduleExecutionInformation, JobScheduleServed, RecentJob
 from batchyard.model.pool import AutoScaleRun, PoolEnableAutoScale, PoolResize, PoolServed, ResizeError
+from batchyard.model.redact import shown
 from batchyard.model.states import NodeState
 from batchyard.model.sync import NodeFacts
 from batchyard.model.task import (
@@ -75,7 +76,7 @@ def pool(row: PoolView, call: Call, core_time: int | None = None) -> bytes:
         auto_scale_run=None if row.autoscale_run is None else _auto_scale_run.decode(row.autoscale_run),
         stats=None if core_time is None else statistics.of_pool(row, core_time, call),
     )
-    return splice(row.body, encode(size), encode(scaling), encode(served))
+    return splice(shown(row.body), encode(size), encode(scaling), encode(served))
 
 
 def node_counts(counts: Sequence[NodeCount]) -> bytes:
@@ -110,7 +111,7 @@ def job(row: JobRow, call: Call, counts: JobCounts | None = None) -> bytes:
         ),
         stats=None if counts is None else statistics.of_job(row, counts, call),
     )
-    return splice(row.body, encode(served))
+    return splice(shown(row.body), encode(served))
 
 
 class _PoolOfJob(msgspec.Struct, rename="camel"):
@@ -145,7 +146,7 @@ def schedule(row: ScheduleRow, call: Call, counts: ScheduleCounts | None = None)
         execution_info=JobScheduleExecutionInformation(next_run_time=_time(coming), recent_job=recent, end_time=_time(row.ended)),
         stats=None if counts is None else statistics.of_schedule(row, counts, call),
     )
-    return splice(row.body, encode(served))
+    return splice(shown(row.body), encode(served))
 
 
 def task_counts(counts: JobCounts) -> bytes:

@@ -8,14 +8,18 @@ from __future__ import annotations
 import uuid
 
 from batchyard.engine.checks import auto_pools as checks
+from batchyard.engine.checks import containers
 from batchyard.engine.checks import jobs as job_checks
 from batchyard.engine.checks.auto_pools import PLAIN, Demand
 from batchyard.engine.pools import pools
 from batchyard.engine.settling.job_ends import refuse_pool
 from batchyard.engine.work import jobs
 from batchyard.model.errors import BatchError
-from batchyard.model.job import AutoPoolSpecification, JobCreateContent
+from batchyard.model.job import AutoPoolSpecification, JobCreateContent, JobManagerTask
+from batchyard.model.pool import PoolCreateContent
+from batchyard.store import pools as pool_rows
 from batchyard.store.jobs import JobRow
+from batchyard.store.reader import Reader
 from batchyard.store.tx import Tx
 
 
@@ -29,9 +33,22 @@ def add(tx: Tx, job: JobCreateContent, now: int, demand: Demand = PLAIN) -> JobR
     if not jobs.has_room(tx, demand.offer.quotas.active_jobs):
         raise BatchError("ActiveJobAndScheduleQuotaReached")
     spec = job.pool_info.auto_pool_specification
+    if job.job_manager_task is not None:
+        _check_container(tx, job, job.job_manager_task)
     if spec is None:
         return jobs.begin(tx, jobs.insert(tx, job, now), job, now)
     return with_pool(tx, job, new_id(spec), now, demand)
+
+
+def _check_container(reader: Reader, job: JobCreateContent, manager: JobManagerTask) -> None:
+    """A manager runs in a container exactly where its pool's tasks do."""
+    spec, pool_id = job.pool_info.auto_pool_specification, job.pool_info.pool_id
+    if spec is not None and spec.pool is not None:
+        content: PoolCreateContent | None = checks.content(spec.pool, "auto")
+    else:
+        pool = pool_rows.find(reader, pool_id or "")
+        content = None if pool is None else pool_rows.content(pool.body)
+    containers.fits(manager.container_settings, content, "jobManagerTask.containerSettings")
 
 
 def with_pool(tx: Tx, job: JobCreateContent, pool_id: str, now: int, demand: Demand, *, schedule_pk: int | None = None) -> JobRow:

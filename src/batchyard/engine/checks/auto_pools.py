@@ -14,7 +14,7 @@ from batchyard.model.common import NameValuePair
 from batchyard.model.errors import BatchError, invalid_property
 from batchyard.model.job import AutoPoolSpecification, JobSchedulingError
 from batchyard.model.pool import PoolCreateContent, PoolSpecification
-from batchyard.model.redact import without_secrets
+from batchyard.model.redact import shown, without_secrets
 from batchyard.model.states import ErrorCategory
 from batchyard.model.words import PoolLifetimeOption
 from batchyard.rules.offer import AZURE, Offer
@@ -76,7 +76,8 @@ def check(spec: AutoPoolSpecification, demand: Demand) -> None:
 
 def changed(sent: AutoPoolSpecification, kept: AutoPoolSpecification, demand: Demand) -> bool:
     """True unless a client sends back what it read, which lacks secrets and may spell durations its own way; keepAlive is left out."""
-    same = _specification.decode(msgspec.json.encode(without_secrets(sent)))
+    same = _specification.decode(shown(msgspec.json.encode(without_secrets(sent))))
+    kept = _specification.decode(shown(msgspec.json.encode(kept)))
     if msgspec.structs.replace(same, keep_alive=kept.keep_alive) == kept:
         return False
     try:

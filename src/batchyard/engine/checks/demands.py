@@ -72,7 +72,7 @@ def _canonical(name: str, value: str) -> str:
 
 
 def a_command_line(value: str) -> None:
-    """Not empty; containers are the exception and not served yet."""
+    """Not empty; containers are the exception (`containers.command_line`)."""
     if not value.strip():
         raise invalid_property("commandLine", value, "The command line must not be empty")
 

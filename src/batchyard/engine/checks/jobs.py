@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchyard.engine.checks import auto_pools, demands, packages
+from batchyard.engine.checks import auto_pools, containers, demands, packages
 from batchyard.engine.checks import tasks as task_checks
 from batchyard.engine.checks.auto_pools import PLAIN, Demand
 from batchyard.model import times
@@ -69,11 +69,11 @@ def check_changeable(job: JobSpecification) -> None:
 def _check_common(task: JobManagerTask | JobPreparationTask | JobReleaseTask, kind: str) -> None:
     """What the three special tasks share."""
     demands.an_id(f"{kind}.id", task.id or "")
-    demands.a_command_line(task.command_line)
+    containers.command_line(task.command_line, task.container_settings)
     demands.an_identity(task.user_identity)
     demands.resource_files(task.resource_files)
     demands.environment(task.environment_settings)
-    demands.not_served(containerSettings=task.container_settings)
+    containers.settings(task.container_settings)
     task.user_identity = task.user_identity or task_checks.DEFAULT_IDENTITY
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import msgspec
 
-from batchyard.engine.checks import demands, packages
+from batchyard.engine.checks import containers, demands, packages
 from batchyard.engine.checks.tasks import DEFAULT_IDENTITY
 from batchyard.model import times
 from batchyard.model.common import MetadataItem
@@ -77,6 +77,8 @@ def check_changed(pool: PoolCreateContent, changed: Set[str], offer: Offer) -> N
     packages.check(pool.application_package_references)
     if pool.start_task is not None and "start_task" in changed:
         _check_start_task(pool.start_task)
+    if pool.start_task is not None and pool.start_task.container_settings is not None:
+        containers.fits(pool.start_task.container_settings, pool, "startTask.containerSettings")
     if "user_accounts" in changed:
         _check_users(pool.user_accounts, windows=images.is_windows(machine))
     if pool.network_configuration is not None:
@@ -139,11 +141,11 @@ def check_targets(dedicated: int | None, low_priority: int | None) -> None:
 
 
 def _check_start_task(task: StartTask) -> None:
-    demands.a_command_line(task.command_line)
+    containers.command_line(task.command_line, task.container_settings)
     demands.an_identity(task.user_identity)
     demands.resource_files(task.resource_files)
     demands.environment(task.environment_settings)
-    demands.not_served(containerSettings=task.container_settings)
+    containers.settings(task.container_settings)
     task.max_task_retry_count = task.max_task_retry_count or 0
     demands.a_retry_count(task.max_task_retry_count)
     task.wait_for_success = task.wait_for_success is not False
@@ -188,7 +190,7 @@ def _check_user_platform(user: UserAccount, *, windows: bool) -> None:
 
 
 def _check_machine(machine: VirtualMachineConfiguration, offer: Offer) -> None:
-    demands.not_served(containerConfiguration=machine.container_configuration)
+    containers.configuration(machine.container_configuration)
     _check_image(machine.image_reference)
     if machine.node_agent_sku_id.lower() not in images.agents(offer.images):
         raise invalid_property("nodeAgentSKUId", machine.node_agent_sku_id[:100], "The specified node agent SKU is not known")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from batchyard.engine.checks import demands, packages
+from batchyard.engine.checks import containers, demands, packages
 from batchyard.model import times
 from batchyard.model.common import AuthenticationTokenSettings, AutoUserSpecification, UserIdentity
 from batchyard.model.errors import BatchError, invalid_property
@@ -23,14 +23,14 @@ def check(task: TaskCreateContent, job: JobRow, slots_per_node: int | None) -> N
     """Refuse what the contract refuses (3.2, 3.3, 3.7, 3.8, A.3) and fill the defaults in."""
     demands.an_id("id", task.id)
     demands.a_display_name(task.display_name)
-    demands.a_command_line(task.command_line)
+    containers.command_line(task.command_line, task.container_settings)
     demands.an_identity(task.user_identity)
     demands.resource_files(task.resource_files)
     demands.output_files(task.output_files)
     demands.environment(task.environment_settings)
-    demands.not_served(
-        containerSettings=task.container_settings,
-    )
+    containers.settings(task.container_settings)
+    if task.multi_instance_settings is not None:
+        demands.not_served(containerSettings=task.container_settings)
     packages.check(task.application_package_references)
     task.application_package_references = task.application_package_references or None
     token_settings(task.authentication_token_settings)

@@ -21,7 +21,7 @@ from batchyard.engine.settling.ends import lose, report
 from batchyard.engine.settling.moves import back_to_work
 from batchyard.model.pool import PoolCreateContent, UserAccount
 from batchyard.model.states import NodeState, TaskState
-from batchyard.model.sync import NodeAccount, NodeSetup, Orders, Sync
+from batchyard.model.sync import NodeAccount, NodeContainers, NodeSetup, Orders, Sync
 from batchyard.model.words import ElevationLevel
 from batchyard.rules import transitions
 from batchyard.rules.transitions import NodeHappened
@@ -113,7 +113,7 @@ def hear(tx: Tx, node_pk: int, sync: Sync, setting: Setting, now: int, *, refill
         return None
     if node.last_seen is None or abs(now - node.last_seen) >= SEEN_EVERY_US:
         node_rows.seen(tx, node.pk, now)
-        node = msgspec.structs.replace(node, last_seen=now, version=node.version + 1)
+        node = node_rows.get(tx, node.pk) or node  # what is reported may change it, as it is by now
     if sync.removed:
         node_rows.removed(tx, node.pk, sync.removed)
     if sync.ended or sync.ready:
@@ -196,7 +196,16 @@ def _setup(reader: Reader, node: NodeRow, pool_id: str, body: PoolCreateContent,
         package_bytes=setting.package_limits[0],
         package_entries=setting.package_limits[1],
         input_cache_bytes=input_cache_bytes(body.metadata),
+        containers=_containers(body),
     )
+
+
+def _containers(body: PoolCreateContent) -> NodeContainers | None:
+    machine = body.virtual_machine_configuration
+    given = None if machine is None else machine.container_configuration
+    if given is None:
+        return None
+    return NodeContainers(images=given.container_image_names or [], registries=given.container_registries or [])
 
 
 def _account(account: UserAccount) -> NodeAccount:

@@ -88,6 +88,7 @@ def order_body(job_body: bytes, kind: str) -> bytes:
             resource_files=spec.resource_files,
             environment_settings=spec.environment_settings,
             user_identity=spec.user_identity,
+            container_settings=spec.container_settings,
             constraints=constraints,
         )
     )

@@ -57,6 +57,7 @@ def order_body(node: NodeRow) -> bytes:
             resource_files=spec.resource_files,
             environment_settings=spec.environment_settings,
             user_identity=spec.user_identity,
+            container_settings=spec.container_settings,
         )
     )
 

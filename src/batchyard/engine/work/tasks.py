@@ -9,6 +9,7 @@ import msgspec
 
 from batchyard.engine import lookup, wakes
 from batchyard.engine.changes.tasks import change_task, count_out
+from batchyard.engine.checks import containers
 from batchyard.engine.checks import tasks as task_checks
 from batchyard.engine.settling.completions import ENDED_BY_USER
 from batchyard.engine.settling.completions import terminate as end_task
@@ -50,9 +51,11 @@ def add(tx: Tx, job_id: str, tasks: Sequence[TaskCreateContent], now: int) -> li
     outcomes: list[Outcome] = []
     accepted: list[TaskCreateContent] = []
     names: set[str] = set()
+    content = None if pool is None else pool_rows.content(pool.body)
     for task in tasks:
         try:
             task_checks.check(task, job, None if pool is None else pool.slots_per_node)
+            containers.fits(task.container_settings, content)
             if task.id.lower() in names:
                 raise BatchError("TaskExists")
             names.add(task.id.lower())

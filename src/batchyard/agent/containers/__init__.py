@@ -1,0 +1,1 @@
+"""Running tasks in containers: which engine, which images, and the command that a task becomes."""
