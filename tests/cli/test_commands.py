@@ -148,7 +148,7 @@ def test_env_prints_exports_that_a_shell_takes_as_they_are(tmp_path: Path, sleep
         "http://127.0.0.1:4711",
         "DefaultEndpointsProtocol=http;AccountName=store;AccountKey=$(id)==;"
         "BlobEndpoint=http://127.0.0.1:4711/store;QueueEndpoint=http://127.0.0.1:4711/queue/store;"
-        "TableEndpoint=http://127.0.0.1:4711/store;FileEndpoint=http://127.0.0.1:4711/store;",
+        "TableEndpoint=http://127.0.0.1:4711/table/store;FileEndpoint=http://127.0.0.1:4711/store;",
     ]
 
 

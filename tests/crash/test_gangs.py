@@ -18,6 +18,9 @@ def notes() -> Iterator[Path]:
     """A directory that every task may write to."""
     with tempfile.TemporaryDirectory(prefix="batchyard-test-") as place:
         Path(place).chmod(0o777)
+        for name in ("instances", "runs", "ends"):  # each node has users of its own
+            (Path(place) / name).touch()
+            (Path(place) / name).chmod(0o666)
         yield Path(place)
 
 

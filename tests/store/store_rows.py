@@ -54,7 +54,9 @@ def add_tasks(tx: Tx, job_pk: int, *names: str, slots: int = 1) -> int:
     first = tx.reserve("task", len(names))
     flags = {"wants_token": 0, "manager": 0, "exclusive": 0, "dedicated_only": 0}
     rows = [
-        tasks.NewTask(pk, job_pk, name, None, 1, 0, slots, 0, None, NOW, None, affinity=None, modified=NOW, state_time=NOW, **flags)
+        tasks.NewTask(
+            pk, job_pk, name, None, 1, 0, slots, 0, None, NOW, None, affinity=None, instances=0, modified=NOW, state_time=NOW, **flags
+        )
         for pk, name in enumerate(names, first)
     ]
     tasks.add(tx, rows, [(row.pk, b"{}") for row in rows])

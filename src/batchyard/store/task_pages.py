@@ -63,7 +63,10 @@ def _search(reader: Reader, job_pk: int, found: Filter, after: int) -> tuple[lis
     if ids is not None:
         keys = reader.all(keys_of(len(ids)), job_pk=job_pk, **{f"i{n}": one for n, one in enumerate(ids)}) if ids else []
         return [f"task.pk IN ({', '.join(map(str, keys))})"] if keys else [], None
-    along = ways(found, lambda: active_ways(ready.sizes(reader, job_pk), tasks.has_blocked(reader, job_pk)))
+    along = ways(
+        found,
+        lambda: active_ways(ready.sizes(reader, job_pk), ready.gang_sizes(reader, job_pk, tasks.ALL), tasks.has_blocked(reader, job_pk)),
+    )
     if _is_the_way(found) and _ALL_TASKS not in along:
         return along, None
     return along, _until(reader, job_pk, along, after)
@@ -87,11 +90,12 @@ def ways(found: Filter, active: Callable[[], list[str]]) -> list[str]:
     return first + [way for state, way in _BY_STATE.items() if state in states]
 
 
-def active_ways(sizes: Sequence[int], blocked: bool) -> list[str]:
-    """The ways to active tasks: of each size of those that are ready, and of those that are not, if there are any."""
-    if len(sizes) > MOST_SIZES:
+def active_ways(sizes: Sequence[int], gangs: Sequence[int], blocked: bool) -> list[str]:
+    """The ways to active tasks: of each size of those that are ready, multi-instance tasks apart, and of those that are not, if any."""
+    if len(sizes) + len(gangs) > MOST_SIZES:
         return [_ALL_TASKS]
-    return [f"task.ready = 1 AND task.slots = {size}" for size in sizes] + [_BLOCKED] * blocked
+    ordinary = [f"task.ready = 1 AND task.instances = 0 AND task.slots = {size}" for size in sizes]
+    return [*ordinary, *(f"task.ready = 1 AND task.instances = {n}" for n in gangs), *([_BLOCKED] * blocked)]
 
 
 def _is_the_way(found: Filter) -> bool:
