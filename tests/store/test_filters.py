@@ -107,13 +107,18 @@ def test_tasks(memory: Database, case: tuple[list[dict[str, Any]], filters.Tree,
             add_tasks(tx, other, f"other-{len(keys)}")
             keys.append(add_tasks(tx, job, item["id"], slots=1 + len(keys) * looked_at % 5))
             changes = {column.partition(".")[2]: item[name] for name, column in task_pages.COLUMNS.items()}
-            change(tx, "task", keys[-1], changes | {"ready": item["state"] == "active" and len(keys) % 3 > 0})
+            change(
+                tx,
+                "task",
+                keys[-1],
+                changes | {"ready": item["state"] == "active" and len(keys) % 3 > 0, "instances": len(keys) % 2 * 2},
+            )
         return job, keys
 
     job, keys = memory.call(fill)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(task_pages, "LOOKED_AT", looked_at)
-        patch.setattr(task_pages, "MOST_SIZES", 3)
+        patch.setattr(task_pages, "MOST_KINDS", 3)
         checked(memory, case, odata.TASKS, keys, lambda reader, found, after, most: task_pages.filtered(reader, job, found, after, most))
 
 

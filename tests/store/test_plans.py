@@ -201,7 +201,7 @@ def test_a_filter_goes_by_the_indexes_of_its_states(connection: sqlite3.Connecti
     """In order of keys, so that a page costs no more than itself; nothing is sorted."""
     found = odata.parse(text, odata.TASKS)
     assert found is not None
-    ways = task_pages.ways(found, lambda: task_pages.active_ways([1, 3], [], True))
+    ways = task_pages.ways(found, lambda: task_pages.active_ways([(0, 1), (0, 3), (4, 4)], True))
     statement, _ = task_pages.statement(found, ways, tasks.TaskLine)
     steps = plan(connection, statement.sql)
     used = {index for step in steps for index in re.findall(r"SEARCH task USING (?:COVERING )?INDEX (\w+)", step)}

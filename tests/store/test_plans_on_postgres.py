@@ -56,6 +56,6 @@ def test_no_statement_walks_over_a_table(connection: psycopg.Connection[Any], na
 def test_no_filter_walks_over_all_tasks(connection: psycopg.Connection[Any], text: str) -> None:
     found = odata.parse(text, odata.TASKS)
     assert found is not None
-    ways = task_pages.ways(found, lambda: task_pages.active_ways([1, 3], [], True))
+    ways = task_pages.ways(found, lambda: task_pages.active_ways([(0, 1), (0, 3), (4, 4)], True))
     statement, _ = task_pages.statement(found, ways, tasks.TaskLine)
     assert read_row_by_row(connection, statement.sql) == set()

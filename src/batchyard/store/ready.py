@@ -61,6 +61,11 @@ _GANG_SIZES = Statement(
     " SELECT nodes FROM size WHERE nodes <= :largest",
     int,
 )
+_NEXT_KIND = Statement(
+    "SELECT instances, slots FROM task WHERE job_pk = :job_pk AND ready = 1 AND (instances, slots) > (:instances, :slots)"
+    " ORDER BY instances, slots LIMIT 1",
+    lambda instances, slots: (instances, slots),
+)
 
 
 def first(reader: Reader, job_pk: int, largest: int, n: int) -> list[ReadyTask]:
@@ -104,6 +109,16 @@ def gang_sizes(reader: Reader, job_pk: int, largest: int) -> Sequence[int]:
 def sizes(reader: Reader, job_pk: int, largest: int = ALL) -> Sequence[int]:
     """How many slots the tasks of a job that may start need, each size up to `largest` once; one step through an index for each."""
     return reader.soon(_SIZES, job_pk=job_pk, largest=largest)
+
+
+def kinds(reader: Reader, job_pk: int, most: int) -> list[tuple[int, int]]:
+    """Instances and slots of the tasks of a job that may start, at most so many pairs; one step through an index for each."""
+    found: list[tuple[int, int]] = []
+    behind: tuple[int, int] | None = (-1, 0)
+    while behind is not None and len(found) < most:
+        behind = reader.first(_NEXT_KIND, job_pk=job_pk, instances=behind[0], slots=behind[1])
+        found += [] if behind is None else [behind]
+    return found
 
 
 def least(reader: Reader, job_pk: int, managers: Sequence[ReadyTask], sizes: Sequence[int], whole: int) -> int | None:

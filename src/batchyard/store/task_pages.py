@@ -40,8 +40,8 @@ _BY_STATE = {
     TaskState.COMPLETED: "task.state = 'completed'",
 }
 """Each as the index of that state has it (a planner proves no more than equal words)."""
-MOST_SIZES = 8
-"""More sizes of ready tasks than that are not merged; all tasks are walked then."""
+MOST_KINDS = 8
+"""More kinds of ready tasks than that, by instances and slots, are not merged; all tasks are walked then."""
 
 
 def filtered(reader: Reader, job_pk: int, found: Filter | None, after: int, most: int, row: type[TaskLine] = TaskLine) -> Page[TaskLine]:
@@ -63,10 +63,7 @@ def _search(reader: Reader, job_pk: int, found: Filter, after: int) -> tuple[lis
     if ids is not None:
         keys = reader.all(keys_of(len(ids)), job_pk=job_pk, **{f"i{n}": one for n, one in enumerate(ids)}) if ids else []
         return [f"task.pk IN ({', '.join(map(str, keys))})"] if keys else [], None
-    along = ways(
-        found,
-        lambda: active_ways(ready.sizes(reader, job_pk), ready.gang_sizes(reader, job_pk, tasks.ALL), tasks.has_blocked(reader, job_pk)),
-    )
+    along = ways(found, lambda: active_ways(ready.kinds(reader, job_pk, MOST_KINDS + 1), tasks.has_blocked(reader, job_pk)))
     if _is_the_way(found) and _ALL_TASKS not in along:
         return along, None
     return along, _until(reader, job_pk, along, after)
@@ -90,12 +87,11 @@ def ways(found: Filter, active: Callable[[], list[str]]) -> list[str]:
     return first + [way for state, way in _BY_STATE.items() if state in states]
 
 
-def active_ways(sizes: Sequence[int], gangs: Sequence[int], blocked: bool) -> list[str]:
-    """The ways to active tasks: of each size of those that are ready, multi-instance tasks apart, and of those that are not, if any."""
-    if len(sizes) + len(gangs) > MOST_SIZES:
+def active_ways(kinds: Sequence[tuple[int, int]], blocked: bool) -> list[str]:
+    """The ways to active tasks: of those that are ready by their instances and slots, and of those that are not, if there are any."""
+    if len(kinds) > MOST_KINDS:
         return [_ALL_TASKS]
-    ordinary = [f"task.ready = 1 AND task.instances = 0 AND task.slots = {size}" for size in sizes]
-    return [*ordinary, *(f"task.ready = 1 AND task.instances = {n}" for n in gangs), *([_BLOCKED] * blocked)]
+    return [f"task.ready = 1 AND task.instances = {n} AND task.slots = {slots}" for n, slots in kinds] + [_BLOCKED] * blocked
 
 
 def _is_the_way(found: Filter) -> bool:
