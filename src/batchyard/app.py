@@ -137,9 +137,9 @@ async def _serve_with(
 def _metrics(
     listener: socket.socket, config: Config, tls: Tls | None, loops: Loops, door: Door, worlds: Worlds
 ) -> Coroutine[None, None, None]:
-    from batchyard.server.metrics import Metrics  # what it is made with takes a while to load
+    from batchyard.server.metrics import Metrics, opened  # what it is made with takes a while to load
 
-    return http.beside(Metrics(config.directory, loops, door.answers, worlds.measured, door.why_not), listener, tls)
+    return http.beside(Metrics(config.directory, loops, door.answers, lambda: opened(worlds), door.why_not), listener, tls)
 
 
 def _peers(config: Config, registry: Database, places: Places, public: str, stop: asyncio.Event) -> Peers:

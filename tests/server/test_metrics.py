@@ -22,8 +22,7 @@ from batchyard.engine.loops import Loops
 from batchyard.measures import BOUNDS, Durations
 from batchyard.server import metrics
 from batchyard.server.door import Answers
-from batchyard.server.measured import Open
-from batchyard.server.metrics import MOST_ACCOUNTS, MOST_POOLS, OTHERS, Metrics
+from batchyard.server.metrics import MOST_ACCOUNTS, MOST_POOLS, OTHERS, Metrics, Open
 from batchyard.store.db import MEMORY, Database, open_store
 from batchyard.store.overview import PoolNodes, PoolWork
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from batchyard.agent.containers.containers import Containers
 from batchyard.agent.health import facts
 from batchyard.agent.health.chaos import Disturbances, Making
 from batchyard.agent.health.health import FULL, NEARLY, Health
-from batchyard.agent.places import beneath
+from batchyard.agent.places import beneath, hold
 from batchyard.agent.places.identity import Address, servers
 from batchyard.agent.places.layout import Layout
 from batchyard.agent.places.removals import Directories, Remover
@@ -416,7 +415,7 @@ async def run(settings: AgentSettings) -> None:
     layout.make()
     with open(settings.token_file, encoding="ascii") as file:
         token = file.read().strip()
-    with _only_one(layout), claims.held(layout.root, settings.uid_base) as claim:
+    with hold.only_one(layout.root, layout.volatile), claims.held(layout.root, settings.uid_base) as claim:
         trusted = trust.everywhere(settings.ca_file, layout.root) if settings.ca_file is not None else {}
         unwatched = remains.ran_unwatched(layout)
         known = servers(settings.server) or [settings.server]
@@ -462,25 +461,6 @@ async def _until_stopped(agent: Agent) -> None:
             await asyncio.wait({work})
             raise
         log.info("agent stopped")
-
-
-@contextlib.contextmanager
-def _only_one(layout: Layout) -> Iterator[None]:
-    """Hold the root directory for this process alone; waits a while for an earlier one to leave. Raises OSError."""
-    with open(layout.volatile + "/agent.lock", "w") as file:
-        deadline, told = time.monotonic() + _LEAVE_S, False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise OSError(f"another agent uses {layout.root}; end that one first, or choose another --root") from None
-                if not told:
-                    log.warning("another agent uses the root, which may just be leaving", root=layout.root, seconds=_LEAVE_S)
-                    told = True
-                time.sleep(0.1)
-        yield
 
 
 def _quickest() -> Callable[[Coroutine[Any, Any, None]], object]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -32,9 +33,10 @@ from batchyard.disk import space
 from batchyard.engine.loops import Loops
 from batchyard.measures import BOUNDS, Durations
 from batchyard.server.door import Answers
-from batchyard.server.measured import Open
+from batchyard.server.worlds import Worlds
 from batchyard.store import overview
 from batchyard.store.db import Database, StoreUnavailable
+from batchyard.store.overview import PoolNodes, PoolWork
 
 PATH = "/metrics"
 OTHERS = "_others"
@@ -51,6 +53,24 @@ _GAUGES = {
     "account_leads": ("1 where this server does the background work of the account.", "account"),
 }
 """What is shown of accounts as they are: what a gauge says, and its labels."""
+
+
+@dataclass
+class Open:
+    """An account that is open; `work` and `nodes` are what its database said for this scrape."""
+
+    name: str
+    db: Database
+    loops: Loops
+    leads: bool
+    work: Sequence[PoolWork] = ()
+    nodes: Sequence[PoolNodes] = ()
+
+
+def opened(worlds: Worlds) -> list[Open]:
+    """The accounts that are open, the default one first."""
+    found = sorted(worlds.open_worlds(), key=lambda pair: (pair[0].name != worlds.default, pair[0].name))
+    return [Open(row.name, world.db, world.loops, world.leads) for row, world in found]
 
 
 class Metrics:

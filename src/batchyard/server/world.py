@@ -78,6 +78,18 @@ class Server:
     networks: Namespaces | None = None
     """Of the nodes of this machine; None where they share its own."""
 
+    @property
+    def pinned(self) -> tuple[bytes | None, str]:
+        """The authority that agents pin, as PEM, and its fingerprint; None and nothing where there is none of its own."""
+        found = self.tls.pinned if self.tls is not None else None
+        return (None, "") if found is None else found
+
+    @property
+    def machines(self) -> dict[str, Machine]:
+        """Where the nodes of a provider are that all share this machine's addresses."""
+        here = Machine(addresses.towards(self.urls[0]), socket.gethostname(), addresses.ipv6(self.urls[0]))
+        return {LOCAL: here} if self.networks is None else {}
+
     def provider(self, nodes: Path) -> Provider:
         """Where the nodes of a world come from, whose directory is given."""
         config = self.config
@@ -129,8 +141,7 @@ class World:
         """By what their keys are called by; the linked one by None."""
         self.known = Known(Account(account.name, self._keys), account.node_key.encode(), {linked.name: linked.keys})
         self._offer = server.offer
-        here = Machine(addresses.towards(server.urls[0]), socket.gethostname(), addresses.ipv6(server.urls[0]))
-        authority, fingerprint = server.tls.pinned if server.tls is not None and server.tls.pinned is not None else (None, "")
+        authority, fingerprint = server.pinned
         self.services = Services(
             db=self.db,
             wakes=hub,
@@ -142,7 +153,7 @@ class World:
             shortest_autoscale_us=int(config.autoscale_min_interval_s * 1e6),
             offer=self._limited(row),
             linked_storage=LinkedStorage(account.storage_name, account.storage_key),
-            machines={LOCAL: here} if isinstance(self.provider, LocalProvider) and server.networks is None and peers.alone else {},
+            machines=server.machines if isinstance(self.provider, LocalProvider) and peers.alone else {},
             blobs=store,
             package_limits=config.package_limits,
             node_silence_us=int(config.node_silence_s * 1e6),

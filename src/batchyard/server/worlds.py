@@ -29,7 +29,6 @@ from batchyard.model.errors import BatchError, invalid_property
 from batchyard.rules.offer import Quotas
 from batchyard.server import account_file
 from batchyard.server.account_file import AccountFile
-from batchyard.server.measured import Open
 from batchyard.server.peers import Peers
 from batchyard.server.places import KEYS_KNOWN_S, Places
 from batchyard.server.refusals import Refused
@@ -303,11 +302,6 @@ class Worlds:
                 return await world.world.why_not()
         except (StoreUnavailable, TimeoutError):
             return "the database does not answer"
-
-    def measured(self) -> list[Open]:
-        """The accounts that are open, by name, the default one first."""
-        opened = sorted(self._open.values(), key=lambda found: (found.row.name != self._default, found.row.name))
-        return [Open(found.row.name, found.world.db, found.world.loops, found.world.leads) for found in opened]
 
     def release(self) -> None:
         """The server ends: whoever waits is let go."""

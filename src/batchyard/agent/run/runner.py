@@ -394,8 +394,9 @@ class Attempt:
 
     async def _in_container(self, work: Work, place: TaskPlace, user: User, variables: dict[str, str]) -> Exit:
         """The same in a container; its engine is what runs, as the agent's user. Raises Failed."""
-        argv, options, settings = _words(work), _run_options(work), work.container_settings
+        settings = work.container_settings
         assert settings is not None, "the task runs in no container"
+        argv, options = _container_words(work, settings)
         own = frozenset(setting.name for setting in (*self._common(), *(work.environment_settings or ())))
         wish = Wish(self._order.attempt, settings, argv, place, user, variables, own, self._extras()["preparation"])
         box = await self._node.containers.box(wish, self._image, options)
@@ -465,18 +466,14 @@ def _program(work: Work) -> tuple[list[str], Failed | None]:
     return ["", message], _not_launched("CommandLaunchFailed", message, work)
 
 
-def _words(work: Work) -> list[str]:
-    """What a container is to run; nothing for the entry point of its image. Raises Failed."""
+def _container_words(work: Work, settings: ContainerSettings) -> tuple[list[str], list[str]]:
+    """What a container is to run, nothing for the entry point of its image, and its run options. Raises Failed."""
     try:
-        return words(work.command_line)
+        argv = words(work.command_line)
     except ValueError as error:
         raise _not_launched("CommandLaunchFailed", f"The command line cannot be split into words: {error}", work) from error
-
-
-def _run_options(work: Work) -> list[str]:
-    given = (work.container_settings.container_run_options if work.container_settings else None) or ""
     try:
-        return words(given)
+        return argv, words(settings.container_run_options or "")
     except ValueError as error:
         text = f"The container run options cannot be split into words: {error}"
         raise Failed("preprocessing", failure("ContainerInvalidSettings", text)) from error
