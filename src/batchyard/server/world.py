@@ -133,9 +133,8 @@ class World:
         config, clock = server.config, server.clock
         self._server, self._clock = server, clock
         self.provider = server.provider(nodes)
-        self._keys = [*account.keys]
-        self.loops = Loops()
-        self._shared, self._room = shared, own_disk or server.room
+        self._keys, self.loops = [*account.keys], Loops()
+        self._shared, self._own_disk, self._room = shared, own_disk, own_disk or server.room
         linked = self._storage_account(account.storage_name, account.storage_keys(), (store, queues))
         self._storage: dict[str | None, StorageAccount] = {None: linked}
         """By what their keys are called by; the linked one by None."""
@@ -175,7 +174,6 @@ class World:
         join_us = int(config.node_join_s * 1e6)
         providers: dict[str, NodeProvider] = {LOCAL: self.provider, JOINED: JoinedProvider()}
         self._capacity = Capacity(self.db, providers, clock, self.known.node_key, join_us, self.services.offer, named, self._here)
-        self._own_disk = own_disk
         self._running: list[asyncio.Task[None]] = []
 
     def _limited(self, row: AccountRow) -> Offer:
