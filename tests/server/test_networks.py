@@ -295,6 +295,14 @@ try:
     print(python(world, CONNECT, str(link.address), stderr=subprocess.DEVNULL).wait())
     print(subprocess.run(["python3", "-c", CONNECT, str(link.address)]).returncode)
     inner.kill()
+    pair = [Link(tag, number, 2, IPv4Address(f"10.213.0.{number + 1}"), joined=True) for number in (2, 3)]
+    for each in pair:
+        kernel.attach(each, network, gateway)
+        kernel.let_within(tag, each.bridge_name)
+    inner = python(pair[0].namespace, LISTEN)
+    inner.stdout.readline()
+    print(python(link.namespace, CONNECT, str(pair[0].address), stderr=subprocess.DEVNULL).wait())
+    print(python(pair[1].namespace, CONNECT, str(pair[0].address)).wait(), inner.stdout.readline().strip())
 finally:
     ip("netns", "del", world)
     kernel.sweep(tag, ())
@@ -303,9 +311,9 @@ finally:
 
 @needs_namespaces
 @pytest.mark.skipif(shutil.which("nft") is None, reason="there is no nft here")
-def test_nodes_go_out_under_the_machines_address_and_nobody_comes_in() -> None:
+def test_nodes_go_out_under_the_machines_address_reach_their_pool_and_nobody_else_comes_in() -> None:
     """In a network of its own, which plays the machine: another one plays the world."""
     alone = ["unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", 'mount -t sysfs sysfs /sys; exec "$@"', "sh"]
     command = [*alone, sys.executable, "-P", "-c", WORLD, secrets.token_hex(3)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout.splitlines() == ["None", "0 198.51.100.1", "1", "0"], done.stderr
+    assert done.stdout.splitlines() == ["None", "0 198.51.100.1", "1", "0", "1", "0 10.213.0.4"], done.stderr

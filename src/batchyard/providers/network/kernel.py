@@ -116,15 +116,26 @@ def begin(tag: str, network: IPv4Network, gateway: IPv4Address) -> None:
 
 
 def translate(tag: str, network: IPv4Network) -> None:
-    """Let nodes reach the rest of the world under this machine's address, and nobody from there them. Raises Unusable."""
-    table = f"by{tag}"
+    """Let nodes reach the rest of the world under this machine's address, and nobody from there, or of another pool, them. Raises Unusable.
+
+    Where the kernel shows packets within a bridge to the firewall too, it says the bridge both for where they come from and where they go.
+    """
+    table, bridges = f"by{tag}", [name for name in interfaces(tag) if name.startswith(f"by{tag}p")]
     _run(
         ["nft", "-f", "-"],
         f"table ip {table}\ndelete table ip {table}\ntable ip {table} {{\n"
+        "set within { type ifname . ifname; }\n"
         f"chain out {{ type nat hook postrouting priority srcnat; ip saddr {network} ip daddr != {network} masquerade; }}\n"
-        "chain through { type filter hook forward priority filter;"
+        "chain through { type filter hook forward priority filter; iifname . oifname @within accept;"
         f" ip daddr {network} ct state established,related accept; ip daddr {network} drop; }}\n}}\n",
     )
+    for bridge in bridges:
+        let_within(tag, bridge)
+
+
+def let_within(tag: str, bridge: str) -> None:
+    """Let packets pass that stay within a bridge; which of its ports may reach each other the bridge says. Raises Unusable."""
+    _run(["nft", "-f", "-"], f'add element ip by{tag} within {{ "{bridge}" . "{bridge}" }}\n')
 
 
 def attach(link: Link, network: IPv4Network, gateway: IPv4Address) -> None:

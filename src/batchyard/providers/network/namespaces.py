@@ -94,6 +94,8 @@ class Namespaces:
             resident = self._resident(str(home), f"{home.parent}\0{pool}", joined)
             link, hosts = self._link(str(home)), self._hosts(resident.bridge)
             kernel.attach(link, self.network, self.gateway)
+            if self.closed_in is None:
+                kernel.let_within(self._tag, link.bridge_name)
             self._write_hosts(resident.bridge)
         self.seen_at.mkdir(mode=0o711, exist_ok=True)
         return kernel.entry(link, resident.host_name, str(hosts), str(home / "root"), str(self.seen_at))
