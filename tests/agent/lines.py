@@ -97,6 +97,8 @@ class Site:
     parts: bool = True
     asked: list[str | None] = field(default_factory=list)
     """The range of each request."""
+    cookies: list[str | None] = field(default_factory=list)
+    """What each brought along."""
 
 
 @contextlib.contextmanager
@@ -108,6 +110,7 @@ def serving() -> Iterator[Site]:
         def do_GET(self) -> None:
             wanted = self.headers["range"]
             found.asked.append(wanted)
+            found.cookies.append(self.headers["cookie"])
             start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and found.parts else 0
             if start and self.headers["if-match"] != found.headers.get("ETag"):
                 self.send_response(412)

@@ -152,6 +152,13 @@ async def test_content_comes_as_it_is_stored(stage: Stage, site: Site, working: 
     assert (working / "file").read_bytes() == site.content
 
 
+async def test_what_one_url_was_given_lets_no_other_in(stage: Stage, site: Site, working: Path) -> None:
+    site.content, site.headers = b"x", {"Set-Cookie": "session=theirs; Path=/"}
+    for name in ("one", "two"):
+        await stage({"httpUrl": site.url, "filePath": name})
+    assert site.cookies == [None, None]
+
+
 async def test_a_container_of_many_pages_comes_as_a_whole(
     stage: Stage, wire: Wire, container: Container, working: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

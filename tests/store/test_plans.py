@@ -11,13 +11,42 @@ import pytest
 
 from batchyard.drivers.sqlite import migrate
 from batchyard.rules import odata
-from batchyard.store import autoscale, events, explain, jobs, leases, leftovers, nodes, pools, ready, task_pages, tasks, tx, usage
+from batchyard.store import (
+    applications,
+    autoscale,
+    due,
+    events,
+    explain,
+    instances,
+    jobs,
+    leases,
+    leftovers,
+    nodes,
+    overview,
+    pools,
+    ready,
+    schedules,
+    special_tasks,
+    task_pages,
+    tasks,
+    tx,
+    usage,
+)
 from batchyard.store.migrate import WORLD
 from batchyard.store.reader import Change, Statement
 from batchyard.store.tx import guarded_sql
 
-MODULES = (autoscale, events, explain, jobs, leases, leftovers, nodes, pools, ready, task_pages, tasks, tx, usage)
+MODULES = (
+    *(applications, autoscale, due, events, explain, instances, jobs, leases, leftovers, nodes, overview, pools, ready, schedules),
+    *(special_tasks, task_pages, tasks, tx, usage),
+)
 WALKED = {  # few rows, and read as a whole
+    "applications._COUNT": {"application"},
+    "applications._BLOBS": {"application_package"},
+    "due._AT_ONCE": {"pool", "node", "job"},
+    "overview._WORK": {"pool"},
+    "overview._NODES": {"node"},
+    "schedules._OPEN": {"job_schedule", "open"},
     "jobs._PAGE": set(),
     "jobs._POOLS_WITH_DEMAND": {"job_counts"},
     "jobs._CHANGING": {"job"},
@@ -42,6 +71,8 @@ WALKED = {  # few rows, and read as a whole
     "nodes._COUNTS": {"shown"},
 }
 HOT = {
+    "overview._WORK": ["job_of_pool"],
+    "ready._NEXT_KIND": ["task_ready"],
     "ready._OF_SIZE": ["task_ready"],
     "ready._SIZES": ["task_ready"],
     "ready._MANAGER": ["task_manager"],

@@ -88,7 +88,7 @@ class LocalProvider:
                     raise NoCapacity(f"this machine is set to run {self._max_nodes} nodes at most")
                 self._directory.mkdir(mode=0o711, exist_ok=True)
                 home.mkdir(mode=0o711)  # at once, so that launches at the same time count each other
-            elif (process := await asyncio.to_thread(_agent, home)) is not None:
+            elif (process := await asyncio.to_thread(_agent, home, self._address(home))) is not None:
                 if self._hears_us(home, process):
                     return str(home)
                 await self._stop(home)
@@ -228,7 +228,7 @@ class LocalProvider:
 
     async def _stop(self, home: Path) -> None:
         """SIGTERM, then SIGKILL; the agent's spawner ends the tasks when the agent is gone."""
-        process = await asyncio.to_thread(_agent, home)
+        process = await asyncio.to_thread(_agent, home, self._address(home))
         if process is None:
             return
         for signal_number, patience in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _GRACE_S)):
@@ -269,7 +269,7 @@ class LocalProvider:
             del self._exits[next(iter(self._exits))]
 
 
-def _agent(home: Path) -> _Process | None:
+def _agent(home: Path, address: str) -> _Process | None:
     """The agent of a node, if it runs; one whose server was killed before it could note the pid is found and noted now."""
     process = _read(home)
     if process is not None and _alive(process):
@@ -278,7 +278,7 @@ def _agent(home: Path) -> _Process | None:
     for pid, (parent, server, follows) in found.items():
         # A child of the agent looks like it until it has become what it shall be.
         if parent not in found and (started := _start_time(pid)) is not None:
-            process = _Process(pid, started, server, follows)
+            process = _Process(pid, started, server, follows, address=address)
             with contextlib.suppress(OSError):
                 _write(home, process)
             return process

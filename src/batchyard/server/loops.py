@@ -41,8 +41,8 @@ SCHEDULES_PERIOD_S = 1.0
 COPIES_PERIOD_S = 10.0
 PURGED_AT_ONCE = 200
 ROOM_PERIOD_S = 1.0
-WALK_S = 86_400.0
-"""How long a round may take that goes over all of a store, in small steps."""
+WALK_S = 3_600.0
+"""How long a round may take that goes on, in small steps, until all is done that there is."""
 UNCOMMITTED_KEPT_US = 7 * 86_400_000_000
 """Blocks that were staged and never committed to a blob are kept a week, as the storage service does."""
 
@@ -77,7 +77,7 @@ def of_storage(loops: Loops, store: LocalBlobStore, queues: QueueStore, clock: C
     return [
         loops.every("blocks", BLOCKS_PERIOD_S, _expire_blocks(store, clock), stuck_s=WALK_S),
         loops.every("catalogue", CATALOGUE_PERIOD_S, _shrink(store)),
-        loops.every("queues", QUEUES_PERIOD_S, _tidy(queues, clock)),
+        loops.every("queues", QUEUES_PERIOD_S, _tidy(queues, clock), stuck_s=WALK_S),
         loops.every("queues' file", CATALOGUE_PERIOD_S, _shrink(queues)),
         loops.every("deleted containers", PURGE_PERIOD_S, purge, _told_of_deletions(store), stuck_s=WALK_S),
         _check_blobs(store),
@@ -216,6 +216,6 @@ def _of_the_account(
         loops.every("scheduler", SCHEDULER_PERIOD_S, lease.only(place), schedule),
         loops.every("capacity", CAPACITY_PERIOD_S, nodes, looked_for, breath_s=CAPACITY_BREATH_S),
         loops.every("schedules", SCHEDULES_PERIOD_S, lease.only(_schedules(services)), planned_jobs),
-        loops.every("upkeep", UPKEEP_PERIOD_S, lease.only(upkeep.run_once), tidied),
+        loops.every("upkeep", UPKEEP_PERIOD_S, lease.only(upkeep.run_once), tidied, stuck_s=WALK_S),
         loops.every("checkpoint", CHECKPOINT_PERIOD_S, checkpoint),
     ]

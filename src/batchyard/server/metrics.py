@@ -98,7 +98,8 @@ class Metrics:
         if scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse("", 405, {"allow": "GET, HEAD"})
         reason = await self._ready()
-        accounts = [account for account in self._opened() if await _looked_at(account)]
+        found = [*self._opened()]
+        accounts = [account for account, told in zip(found, await asyncio.gather(*map(_looked_at, found)), strict=True) if told]
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self._process)
         registry.register(_Snapshot(lambda: self._measured(accounts, reason is None)))

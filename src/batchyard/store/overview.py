@@ -8,7 +8,7 @@ from batchyard.store.reader import Reader, Statement
 
 
 class PoolWork(msgspec.Struct):
-    """Tasks of the jobs that one pool serves; `pool_key` is its id in lower case."""
+    """Tasks of the jobs of one pool that are not over; `pool_key` is its id in lower case."""
 
     pool_key: str
     open_jobs: int
@@ -29,7 +29,11 @@ class PoolNodes(msgspec.Struct):
 
 
 _WORK = Statement(
-    "SELECT pool_key, sum(open), sum(ready), sum(active), sum(running) FROM job_counts GROUP BY pool_key ORDER BY pool_key", PoolWork
+    # By the states that are not over, because of those that are there may be very many.
+    "SELECT job.pool_key, sum(open), sum(job_counts.ready), sum(active), sum(running) FROM pool"
+    " JOIN job ON job.pool_key = lower(pool.id) AND job.state IN ('active', 'disabling', 'disabled', 'enabling', 'terminating')"
+    " JOIN job_counts ON job_pk = job.pk GROUP BY job.pool_key ORDER BY job.pool_key",
+    PoolWork,
 )
 _NODES = Statement(
     "SELECT lower(pool.id), node.state, count(*), sum(slots), sum(slots_used) FROM node JOIN pool ON pool.pk = node.pool_pk"

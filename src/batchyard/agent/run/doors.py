@@ -39,6 +39,8 @@ LARGEST = 150_000
 _QUIET_S = 60.0
 """After so long without a word, not even that the command still runs, the server is gone."""
 _NOT_STARTED = 255
+_EMPTY = 10
+"""So many answers that end without the command's exit are an answer too."""
 _PYTHONS = ("/usr/bin/python3", "/usr/local/bin/python3")
 
 
@@ -117,8 +119,8 @@ class Doors:
 
     async def _pass_on(self, wanted: RemoteStart, writer: asyncio.StreamWriter) -> None:
         """Write the frames of a start up to its exit. The command goes on when the line breaks, which is made anew then."""
-        pause, begun = Pause(), False
-        while True:
+        pause, begun, empty = Pause(), False, 0
+        while empty < _EMPTY:
             whole = Frames()
             try:
                 async with contextlib.aclosing(self._link.draw(STARTS_PATH, msgspec.json.encode(wanted), _QUIET_S)) as pieces:
@@ -129,6 +131,7 @@ class Doors:
                             await writer.drain()
                             if kind == frames.EXIT:
                                 return
+                empty += 1
             except (OSError, ValueError) as error:
                 if not begun or isinstance(error, Refusal):
                     text = f"nothing runs on {wanted.host}: {error}" if str(error) else f"{wanted.host} cannot be reached"
@@ -136,6 +139,7 @@ class Doors:
                     return
                 log.warning("line of a remote start broken", host=wanted.host, reason=str(error))
             await pause.next()
+        writer.write(frames.frame(frames.EXIT, msgspec.json.encode(Exited(_NOT_STARTED, f"how it ended on {wanted.host} is not known"))))
 
 
 def starters(program: str) -> dict[str, str]:

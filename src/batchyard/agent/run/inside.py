@@ -12,6 +12,7 @@ import contextlib
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from batchyard.model.frames import Exited
 from batchyard.model.sync import Execution, FileRequest
 
 AT_ONCE = 32
+"""Commands that run inside of one attempt; no task takes them away from another."""
 _PIECE = 32 << 10
 _REMEMBERED = 1_000
 """Named commands of an attempt whose exits are kept for who asks again; many more than may run."""
@@ -108,7 +110,8 @@ class Insiders:
 
     def __init__(self, directory: str, node: Callable[[], Node | None]) -> None:
         self._directory, self._node = directory, node
-        self._running = 0
+        self._running: Counter[str] = Counter()
+        """By attempt."""
         self._named: dict[str, dict[str, _Named]] = {}
         """By attempt and name, until the attempt's command has ended."""
         self._ends: set[asyncio.Task[None]] = set()
@@ -123,10 +126,8 @@ class Insiders:
         inside = None if node is None else node.inside.get(wanted.attempt)
         if node is None or inside is None:
             raise Refused("OperationInvalidForCurrentState", "The task does not run its command at the moment")
-        if self._running >= AT_ONCE:
-            raise Refused(
-                "OperationInvalidForCurrentState", f"{AT_ONCE} commands run inside of tasks of the node already, which is the most"
-            )
+        if self._running[wanted.attempt] >= AT_ONCE:
+            raise Refused("OperationInvalidForCurrentState", f"{AT_ONCE} commands run inside of the task already, which is the most")
         found = self._counted(node, inside, wanted)
         if not wanted.name:
             return found
@@ -159,7 +160,7 @@ class Insiders:
             await named.end()
 
     async def _counted(self, node: Node, inside: Inside, wanted: Execution) -> AsyncGenerator[bytes, None]:
-        self._running += 1
+        self._running[wanted.attempt] += 1
         pipes: list[_Pipe] = []
         try:
             for _ in range(2):
@@ -170,7 +171,8 @@ class Insiders:
         except OSError as error:
             yield _exit(_NOT_RUN, f"no pipe for its output: {error.strerror}")
         finally:
-            self._running -= 1
+            self._running[wanted.attempt] -= 1
+            self._running += Counter()  # forgets those that have none
             for pipe in pipes:
                 pipe.close()
 

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -46,10 +47,14 @@ class Unreachable(Exception):
 
 @lru_cache(maxsize=1)
 def web() -> httpx.Client:
-    """The client for plain URLs; made when first needed, shared by all threads. Imports httpx, which is large."""
+    """The client for plain URLs; made when first needed, shared by all threads. Imports httpx, which is large.
+
+    It keeps no cookies: what one task's URL was given would let another task's in.
+    """
     import httpx
 
-    return httpx.Client(timeout=httpx.Timeout(_READ_S, connect=_CONNECT_S), follow_redirects=True)
+    nothing = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+    return httpx.Client(timeout=httpx.Timeout(_READ_S, connect=_CONNECT_S), follow_redirects=True, cookies=nothing)
 
 
 class Heard(NamedTuple):
