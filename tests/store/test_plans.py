@@ -44,6 +44,7 @@ WALKED = {  # few rows, and read as a whole
     "applications._COUNT": {"application"},
     "applications._BLOBS": {"application_package"},
     "due._AT_ONCE": {"pool", "node", "job"},
+    "due._OLDEST_OPEN": {"task"},  # the open ones: see HOT
     "overview._WORK": {"pool"},
     "overview._NODES": {"node"},
     "schedules._OPEN": {"job_schedule", "open"},
@@ -71,6 +72,7 @@ WALKED = {  # few rows, and read as a whole
     "nodes._COUNTS": {"shown"},
 }
 HOT = {
+    "due._OLDEST_OPEN": ["task_ready", "task_blocked", "task_running"],
     "overview._WORK": ["job_of_pool"],
     "ready._NEXT_KIND": ["task_ready"],
     "ready._OF_SIZE": ["task_ready"],

@@ -19,7 +19,12 @@ _AT_ONCE = Statement(
 _DEADLINE = Statement("SELECT min(deadline) FROM job WHERE deadline IS NOT NULL AND state NOT IN ('completed', 'deleting')", _as_it_is)
 _EXPIRES = Statement("SELECT min(expires) FROM task WHERE expires IS NOT NULL", _as_it_is)
 _SPECIAL_EXPIRES = Statement("SELECT min(expires) FROM special_task WHERE expires IS NOT NULL", _as_it_is)
-_OLDEST_OPEN = Statement("SELECT min(created) FROM task WHERE state <> 'completed'", _as_it_is)
+_OLDEST_OPEN = Statement(  # of each index of open tasks, so that those that are completed cost nothing
+    "SELECT min(created) FROM (SELECT created FROM task WHERE ready = 1"
+    " UNION ALL SELECT created FROM task WHERE state = 'active' AND ready = 0"
+    " UNION ALL SELECT created FROM task WHERE state IN ('preparing', 'running')) AS waiting",
+    _as_it_is,
+)
 _OLDEST_EVENT = Statement("SELECT min(at) FROM event", _as_it_is)
 _LOOK = Statement("SELECT min(look) FROM job_schedule WHERE look IS NOT NULL", _as_it_is)
 _OLDEST_USE = Statement("SELECT min(released) FROM node_usage", _as_it_is)
