@@ -84,6 +84,11 @@ TASKS: list[tuple[dict[str, Any], str, str | None]] = [
     ({"multiInstanceSettings": {"coordinationCommandLine": " "}}, "coordinationCommandLine", " "),
     ({"multiInstanceSettings": {"coordinationCommandLine": "c", "numberOfInstances": 0}}, "numberOfInstances", "0"),
     ({"multiInstanceSettings": {"coordinationCommandLine": "c"}, "requiredSlots": 2}, "requiredSlots", "2"),
+    (
+        {"multiInstanceSettings": {"coordinationCommandLine": "c"}, "containerSettings": {"imageName": "a"}},
+        "containerSettings",
+        None,
+    ),
     ({"applicationPackageReferences": [{"applicationId": "a/b"}]}, "applicationPackageReferences.applicationId", "a/b"),
     ({"applicationPackageReferences": [{"applicationId": "a", "version": "../b"}]}, "applicationPackageReferences.version", "../b"),
     ({"applicationPackageReferences": [{"applicationId": "a"}, {"applicationId": "A"}]}, "applicationPackageReferences", "A"),

@@ -71,3 +71,49 @@ def test_options_for_administrators(words: list[str]) -> None:
 def test_options_for_nobody(words: list[str]) -> None:
     with pytest.raises(NotAllowed):
         containers.options(words, admin=True)
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        ("localhost:5000", True),
+        ("127.0.0.1:5000", True),
+        ("127.9.9.9", True),
+        ("[::1]:5000", True),
+        ("127.evil.com", False),
+        ("127.0.0.1.evil.com:443", False),
+        ("10.0.0.1", False),
+    ],
+)
+def test_only_addresses_of_this_machine_may_speak_plain_http(host: str, own: bool) -> None:
+    assert containers.is_loopback(host) is own
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        ("nofile=1024:2048", "1024:2048"),
+        ("nofile=999999", "4096:4096"),
+        ("nofile=-1:-1", "4096:4096"),
+        ("nofile=9:5", "5:5"),
+        ("stack=unlimited", "-1:-1"),
+        ("core=0", "0:0"),
+    ],
+)
+def test_limits_stay_within_those_of_the_agent(given: str, passed: str) -> None:
+    found = containers.options(["--ulimit", given], admin=False, hard={"nofile": 4096, "stack": -1})
+    assert found.ulimits == {given.partition("=")[0]: passed}
+    assert not found.words
+
+
+@pytest.mark.parametrize("given", ["rtprio=99", "nice=40", "memlock=-1:-1", "rttime=1"])
+def test_limits_that_take_from_others_are_for_administrators(given: str) -> None:
+    with pytest.raises(NotAllowed, match="admin only"):
+        containers.options([f"--ulimit={given}"], admin=False)
+    assert containers.options([f"--ulimit={given}"], admin=True, hard={"rtprio": 0}).ulimits
+
+
+@pytest.mark.parametrize("given", ["host", "nofile", "nofile=x", "nofile=1:2:3", "nofile=--1", "other=1"])
+def test_what_is_no_limit(given: str) -> None:
+    with pytest.raises(NotAllowed):
+        containers.options([f"--ulimit={given}"], admin=True)

@@ -7,8 +7,10 @@ administrator may have, and what would take the container away from its task.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
+from types import MappingProxyType
 
 from batchyard.model.common import ContainerRegistry
 
@@ -22,6 +24,7 @@ _NAME = re.compile(
     re.ASCII,
 )
 _LONGEST = 512
+_DIGITS = re.compile("[0-9]{1,18}", re.ASCII)
 
 
 def reference(name: str) -> str:
@@ -51,7 +54,12 @@ def host_of(image: str) -> str:
 def is_loopback(host: str) -> bool:
     """True for a registry of this machine, which may speak plain HTTP, as Docker has it."""
     name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
-    return name in ("localhost", "[::1]") or name.startswith("127.")
+    if name == "localhost":
+        return True
+    try:
+        return ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
 
 
 def login(image: str, own: ContainerRegistry | None, of_pool: Sequence[ContainerRegistry]) -> ContainerRegistry | None:
@@ -79,6 +87,12 @@ class Options:
 
     words: list[str] = field(default_factory=list)
     binds: list[Bind] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+    """Where directories in memory are mounted."""
+    working: str | None = None
+    """The working directory, which is among the words too."""
+    ulimits: dict[str, str] = field(default_factory=dict)
+    """Soft and hard limit by name, which are not among the words."""
 
 
 _SHORT = {
@@ -115,8 +129,6 @@ _FREE = frozenset(
         "--shm-size",
         "--stop-signal",
         "--stop-timeout",
-        "--tmpfs",
-        "--ulimit",
         "--workdir",
     }
 )
@@ -164,8 +176,16 @@ _LIMITS = frozenset(
 """Taken and not acted upon: a container is held to what its node is held to, as plain tasks are."""
 
 
-def options(words: Sequence[str], *, admin: bool) -> Options:
-    """Run options of a task, in which `admin` may have everything but what takes the container away from the task. Raises NotAllowed."""
+_ULIMITS = frozenset({"core", "cpu", "data", "fsize", "msgqueue", "nofile", "nproc", "rss", "sigpending", "stack"})
+_ULIMITS_OF_ADMIN = frozenset({"memlock", "nice", "rtprio", "rttime"})
+"""What takes cores or memory from others of the machine."""
+
+
+def options(words: Sequence[str], *, admin: bool, hard: Mapping[str, int] = MappingProxyType({})) -> Options:
+    """Run options of a task, in which `admin` may have everything but what takes the container away from the task. Raises NotAllowed.
+
+    `hard` are the limits of the one who makes the container, by their names; what is asked for beyond becomes these.
+    """
     found = Options()
     for name, value in _named(words):
         if name in _IDLE or name in _LIMITS:
@@ -174,11 +194,18 @@ def options(words: Sequence[str], *, admin: bool) -> Options:
             found.binds.append(_volume(value))
         elif name == "--mount":
             _mount(value, found)
+        elif name == "--tmpfs":
+            found.empty.append(_absolute(name, value.partition(":")[0]))
+            found.words.append(f"{name}={value}")
+        elif name == "--ulimit":
+            kind, limits = _ulimit(value, admin, hard)
+            found.ulimits[kind] = limits
         elif name in _CHOICES and value in _CHOICES[name]:
             found.words += ["--device", "nvidia.com/gpu=all"] if name == "--gpus" else [f"{name}={value}"]
         elif name in _ALONE or (name in _ADMIN_ALONE and admin):
             found.words.append(name if value in ("", "true") else f"{name}={value}")
         elif name in _FREE or (name in _ADMIN and admin):
+            found.working = _absolute(name, value) if name == "--workdir" else found.working
             found.words.append(f"{name}={value}")
         elif name in _ADMIN | _ADMIN_ALONE or name in _CHOICES:
             what = f"{name}={value}"[:100] if value else name
@@ -222,6 +249,37 @@ def _cluster(word: str) -> Iterator[tuple[str, str]]:
             return
 
 
+def _absolute(name: str, path: str) -> str:
+    if not path.startswith("/"):
+        raise NotAllowed(f"{name}={path[:100]}: the path must be absolute")
+    return path
+
+
+def _ulimit(value: str, admin: bool, hard: Mapping[str, int]) -> tuple[str, str]:
+    """Name, and `soft:hard` within what there is to give."""
+    name, _, limits = value.partition("=")
+    if name in _ULIMITS_OF_ADMIN and not admin:
+        raise NotAllowed(f"--ulimit={value[:100]} is for tasks with elevation level admin only")
+    given = [_number(each) for each in limits.split(":")]
+    if name not in _ULIMITS | _ULIMITS_OF_ADMIN or len(given) > 2 or None in given:
+        raise NotAllowed(f"--ulimit={value[:100]} is no limit; it is written as nofile=1024:2048")
+    most = hard.get(name, -1)
+    low, high = (_least(each, most) for each in (given[0], given[-1]))
+    return name, f"{_least(low, high)}:{high}"
+
+
+def _number(text: str) -> int | None:
+    """Of a limit; -1 for none at all, None for what is no number."""
+    if text in ("-1", "unlimited"):
+        return -1
+    return int(text) if _DIGITS.fullmatch(text) else None
+
+
+def _least(one: int | None, other: int) -> int:
+    """The lower one of two limits, of which -1 is higher than all."""
+    return other if one is None or one == -1 else one if other == -1 else min(one, other)
+
+
 def _volume(value: str) -> Bind:
     """`source:target[:options]`; a named volume would outlive the task."""
     source, _, rest = value.partition(":")
@@ -246,6 +304,7 @@ def _mount(value: str, found: Options) -> None:
     source = parts.pop("source", parts.pop("src", ""))
     target = parts.pop("destination", parts.pop("target", parts.pop("dst", "")))
     if kind == "tmpfs" and target.startswith("/") and not source and set(parts) <= {"tmpfs-size", "tmpfs-mode"}:
+        found.empty.append(target)
         found.words.append(f"--mount={value}")
         return
     if kind != "bind" or not (source.startswith("/") and target.startswith("/")) or "," in source + target:

@@ -1,7 +1,8 @@
 """The command that a task in a container becomes: what it sees of the node, whom it runs as, what it may not ask for.
 
 A task without admin elevation gets nothing by a container that a plain task of its user has not: it runs as its user's number, without
-capabilities and without a way to get any, and of the node's files it is given what that user could reach by itself.
+capabilities and without a way to get any, and of the node's files it is given what its variables name. The runtime that makes its
+container is root and goes as far as permissions let it (`podman.HELD`), so it neither enters nor changes what is closed to others.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from batchyard.agent.containers.podman import Podman
+from batchyard.agent.containers.podman import HELD, Podman, limits
+from batchyard.agent.places import beneath
 from batchyard.agent.places.layout import Layout, TaskPlace
 from batchyard.agent.places.users import User
 from batchyard.agent.transfer.failures import USER, Failed, failure
 from batchyard.model.common import ContainerSettings
 from batchyard.model.words import ContainerHostDataPath, ContainerWorkingDirectory
+from batchyard.rules import confined
 from batchyard.rules import containers as rules
 from batchyard.rules.containers import Bind, NotAllowed
 
@@ -80,7 +83,19 @@ def box(engine: Podman, layout: Layout, wish: Wish, image: str, options: Sequenc
     made.forget()
     inline = _write_variables(made.variables_file, _variables(wish))
     mounts = [*_mounts(layout, wish)]
-    words = ["run", "--rm", "--name", name, "--cidfile", made.id_file, "--pull=never", "--log-driver=none", "--http-proxy=false"]
+    words = ["--runtime", HELD] if engine.root and not admin else []
+    words += [
+        "run",
+        "--rm",
+        "--image-volume=ignore",
+        "--name",
+        name,
+        "--cidfile",
+        made.id_file,
+        "--pull=never",
+        "--log-driver=none",
+        "--http-proxy=false",
+    ]
     words += ["--network=host", "--env-file", made.variables_file, *inline]
     if engine.root:
         words += ["--cgroups=disabled", f"--user={max(wish.user.uid, 0)}:{max(wish.user.group, 0)}"]
@@ -88,7 +103,7 @@ def box(engine: Podman, layout: Layout, wish: Wish, image: str, options: Sequenc
             words += ["--cap-drop=all", "--security-opt=no-new-privileges"]
     for bind in mounts:
         words.append(_mount(bind))
-    if wish.settings.working_directory is not ContainerWorkingDirectory.CONTAINER_IMAGE_DEFAULT and _sees_task(wish):
+    if not _is_of_image(wish) and _sees_task(wish):
         words.append(f"--workdir={wish.place.working}")
     argv = engine.command(*words, *options, image, *wish.words)
     return Box(made.name, image, argv, made.environment, made.id_file, made.variables_file)
@@ -101,27 +116,57 @@ def name_of(wish: Wish) -> str:
     return re.sub(r"[^a-zA-Z0-9_.-]", "-", f"batchyard-{task}-{wish.attempt}")
 
 
-def allowed(engine: Podman, words: Sequence[str], user: User) -> list[str]:
+def allowed(engine: Podman, layout: Layout, words: Sequence[str], wish: Wish) -> list[str]:
     """Run options as the engine gets them. Raises Failed for what this task may not have."""
+    admin = wish.user.uid <= 0
     try:
-        found = rules.options(words, admin=user.uid <= 0)
-        binds = [_mount(_there(engine, bind, user)) for bind in found.binds]
+        hard = limits()
+        found = rules.options(words, admin=admin, hard=hard)
+        binds = found.binds
+        if not admin:
+            mounts = [*_mounts(layout, wish)]
+            binds = [_harmless(bind, mounts) for bind in binds]
+            confined.mounts(mounts, binds, found.empty)
+            _enter(wish, mounts + binds, found.working)
+        mounted = [_mount(_there(engine, bind, admin=admin)) for bind in binds]
     except NotAllowed as error:
         text = "The container run options cannot be passed on"
         raise Failed("preprocessing", failure("ContainerInvalidSettings", text, USER, Message=str(error))) from error
-    return [*binds, *found.words]
+    ulimits = {name: f"{hard[name]}:{hard[name]}" for name in ("nofile", "nproc")} | found.ulimits if found.ulimits else {}
+    return [*mounted, *(f"--ulimit={name}={value}" for name, value in ulimits.items()), *found.words]
 
 
-def _there(engine: Podman, bind: Bind, user: User) -> Bind:
+def _there(engine: Podman, bind: Bind, *, admin: bool) -> Bind:
     """A source that is missing is an empty directory, as Docker makes one; only an administrator's is made where it was named."""
-    if user.uid > 0:
-        bind = _reachable(bind)
     if os.path.exists(bind.source):
         return bind
-    if user.uid > 0:
+    if not admin:
         return Bind(f"{engine.home}/empty", bind.target, True)
     os.makedirs(bind.source)
     return bind
+
+
+def _harmless(bind: Bind, mounts: Sequence[Bind]) -> Bind:
+    """What a task without elevation gets of what it asks for. Raises NotAllowed."""
+    own = next((each for each in mounts if each.source == bind.source), None)
+    if own is not None:
+        return Bind(own.source, bind.target, bind.read_only or own.read_only)
+    return _reachable(confined.of_everybody(bind))
+
+
+def _enter(wish: Wish, mounts: Sequence[Bind], working: str | None) -> None:
+    """Refuse a working directory that is on the host and not the task's own, or behind a link. Raises NotAllowed."""
+    place = wish.place
+    if working is None and (not _sees_task(wish) or _is_of_image(wish)):
+        return
+    path = confined.working(working or place.working, mounts, place.directory)
+    if path is None:
+        return
+    try:
+        with beneath.directory(place.directory, beneath.parts(path)):
+            return
+    except (OSError, beneath.Outside) as error:
+        raise NotAllowed(f"the working directory {(working or place.working)[:200]} is missing or behind a link") from error
 
 
 def _reachable(bind: Bind) -> Bind:
@@ -156,15 +201,24 @@ def _mount(bind: Bind) -> str:
     return f"--mount=type=bind,source={bind.source},target={bind.target}" + (",readonly" if bind.read_only else "")
 
 
+def _is_of_image(wish: Wish) -> bool:
+    """True when the command begins where the image says."""
+    return wish.settings.working_directory is ContainerWorkingDirectory.CONTAINER_IMAGE_DEFAULT
+
+
 def _sees_task(wish: Wish) -> bool:
     mounts = wish.settings.container_host_batch_bind_mounts
     return mounts is None or any(mount.source is ContainerHostDataPath.TASK for mount in mounts)
 
 
 def _mounts(layout: Layout, wish: Wish) -> Iterator[Bind]:
-    """Without a list the whole of the node's directory, as writable as it is; each at its own path, which the variables name."""
-    mounts = wish.settings.container_host_batch_bind_mounts
-    if mounts is None:
+    """What the container sees of the node, each at the path which the variables name.
+
+    Without a list that is all that the variables name, for an administrator the whole of the node's directory. The rest is kept from
+    others, because the engine's runtime goes into working directories, and makes mount points, as root.
+    """
+    chosen = wish.settings.container_host_batch_bind_mounts
+    if chosen is None and wish.user.uid <= 0:
         yield Bind(layout.root, layout.root, False)
         return
     sources = {
@@ -175,10 +229,14 @@ def _mounts(layout: Layout, wish: Wish) -> Iterator[Bind]:
         ContainerHostDataPath.JOB_PREP: None if wish.preparation is None else wish.preparation.directory,
         ContainerHostDataPath.APPLICATIONS: f"{layout.root}/applications",
     }
-    for mount in mounts:
-        path = sources[mount.source] if mount.source is not None else None
-        if path is not None and os.path.isdir(path):
-            yield Bind(path, path, bool(mount.is_read_only))
+    wanted = dict.fromkeys(sources, False) if chosen is None else {each.source: bool(each.is_read_only) for each in chosen}
+    done: set[str] = set()
+    for each, read_only in wanted.items():
+        path = sources.get(each) if each is not None else None
+        if path is None or path in done or not os.path.isdir(path):
+            continue
+        done.add(path)
+        yield Bind(path, path, read_only)
 
 
 def _variables(wish: Wish) -> dict[str, str]:

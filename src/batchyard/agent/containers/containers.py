@@ -100,32 +100,38 @@ class Containers:
         raise Failed("preprocessing", failure(UNKNOWN, f"The node lacks what its pool needs for containers{why}", SERVER))
 
     async def image(self, settings: ContainerSettings) -> str:
-        """Full name of a task's image, once it is there. Raises Failed."""
+        """Full name of a task's image, once it is there, held until it is given to `let_go`. Raises Failed."""
         assert self._images is not None, "no engine was found"
         try:
             image = rules.reference(settings.image_name)
         except ValueError as error:
             raise Failed("preprocessing", failure("ContainerInvalidImage", str(error), USER)) from error
         registries = self._wanted.registries if self._wanted is not None else []
-        await self._images.have(image, rules.login(image, settings.registry, registries))
+        self._images.hold(image)
+        try:
+            await self._images.have(image, rules.login(image, settings.registry, registries))
+        except BaseException:
+            self._images.release(image)
+            raise
         return image
+
+    def let_go(self, image: str) -> None:
+        """An attempt does not need its image any more."""
+        assert self._images is not None, "no engine was found"
+        self._images.release(image)
 
     async def box(self, wish: Wish, image: str, options: Sequence[str]) -> Box:
         """The container of an attempt, to be run once and given back by `done`. Raises Failed, OSError."""
-        engine, images = self._engine, self._images
-        assert engine is not None and images is not None, "no engine was found"  # noqa: PT018
+        engine = self._engine
+        assert engine is not None, "no engine was found"
 
         def prepare() -> Box:
-            return boxes.box(engine, self._layout, wish, image, boxes.allowed(engine, options, wish.user))
+            return boxes.box(engine, self._layout, wish, image, boxes.allowed(engine, self._layout, options, wish))
 
-        made = await asyncio.get_running_loop().run_in_executor(self._threads, prepare)
-        images.begin(image)
-        return made
+        return await asyncio.get_running_loop().run_in_executor(self._threads, prepare)
 
     def done(self, box: Box, *, clean: bool) -> None:
         """A container's run is over; unless it ended by itself the engine still has it in its books."""
-        assert self._images is not None, "no engine was found"
-        self._images.end(box.image)
         box.forget()
         if not clean:
             self._begin(self._remove(box.name))
@@ -204,18 +210,29 @@ class Containers:
         shutil.rmtree(engine.run, ignore_errors=True)  # as behind a reboot: whatever an earlier agent ran was ended
         for runtime in engine.runtimes():
             engine.configure(runtime)
+            held = ("--runtime", podman.HELD) if engine.root else ()
             said = await self._ask(
-                "run", "--rm", "--network=host", "--cgroups=disabled", "--log-driver=none", "--rootfs", "/:O", "true", limit_s=_TRIAL_S
+                *held,
+                "run",
+                "--rm",
+                "--network=host",
+                "--cgroups=disabled",
+                "--log-driver=none",
+                "--rootfs",
+                "/:O",
+                "true",
+                limit_s=_TRIAL_S,
             )
             if said.code == 0:
-                await self._ask("rm", "--force", "--all", "--time=0", limit_s=_REMOVE_S)
+                await self._ask("rm", "--force", "--all", "--time=0", "--volumes", limit_s=_REMOVE_S)
+                await self._ask("volume", "prune", "--force", limit_s=_REMOVE_S)
                 return engine, runtime
             log.warning("containers do not run by this", runtime=runtime, reason=said.err.strip()[-300:])
         text = "The node has podman and cannot run containers by it"
         raise Failed("preprocessing", failure("ContainerMiscError", text, SERVER, Message=said.err.strip()[-300:]))
 
     async def _remove(self, name: str) -> None:
-        said = await self._ask("rm", "--force", "--time=0", "--ignore", name, limit_s=_REMOVE_S)
+        said = await self._ask("rm", "--force", "--time=0", "--ignore", "--volumes", name, limit_s=_REMOVE_S)
         if said.code != 0:
             log.warning("container not removed", name=name, reason=said.err.strip()[-300:])
 

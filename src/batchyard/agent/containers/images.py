@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import os
 import secrets
@@ -49,9 +50,11 @@ class Images:
         self._engine, self._ask = engine, ask
         self._used: dict[str, None] = {}
         """Images that are there, the one that was used last at the end."""
-        self._coming: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._running: dict[str, int] = {}
-        """How many containers of each there are."""
+        self._coming: dict[tuple[str, str, str], asyncio.Task[None]] = {}
+        """Each for those alone who gave the same user and password."""
+        self._going: dict[str, asyncio.Task[Said]] = {}
+        self._held: dict[str, int] = {}
+        """How many attempts need each."""
 
     async def look(self) -> None:
         """Find what is there from an earlier life."""
@@ -62,10 +65,12 @@ class Images:
 
     async def have(self, image: str, login: ContainerRegistry | None) -> None:
         """Wait until an image is there, pulled by the first who needs it. Raises Failed."""
+        while (going := self._going.get(image)) is not None:
+            await asyncio.wait({going})
         if image in self._used:
             self._use(image)
             return
-        key = (image, (login.username or "") if login is not None else "")
+        key = (image, *_whose(login))
         task = self._coming.get(key)
         if task is None:
             task = self._coming[key] = asyncio.create_task(self._pull(image, login))
@@ -73,16 +78,15 @@ class Images:
         await asyncio.wait({task})  # whoever waits may be ended, and what comes comes for others
         task.result()
 
-    def begin(self, image: str) -> None:
-        """A container of an image is about to be made: the image stays."""
-        self._running[image] = self._running.get(image, 0) + 1
-        self._use(image)
+    def hold(self, image: str) -> None:
+        """Somebody needs an image: once it is there it stays."""
+        self._held[image] = self._held.get(image, 0) + 1
 
-    def end(self, image: str) -> None:
-        """A container of an image is gone."""
-        self._running[image] -= 1
-        if not self._running[image]:
-            del self._running[image]
+    def release(self, image: str) -> None:
+        """Whoever held it needs it no more."""
+        self._held[image] -= 1
+        if not self._held[image]:
+            del self._held[image]
 
     def close(self) -> None:
         """Give up what is on its way."""
@@ -90,15 +94,23 @@ class Images:
             task.cancel()
 
     async def relieve(self, kept: Collection[str]) -> None:
-        """Remove images by least recent use while the disk is nearly full, but for those that are `kept` or have a container."""
+        """Remove images by least recent use while the disk is nearly full, but for those that are `kept` or held."""
         for image in [*self._used]:
             if not is_tight(sample(self._engine.home)):
                 return
-            if image in kept or image in self._running:
+            if image in kept or image in self._held or image in self._going:
                 continue
             self._used.pop(image, None)
-            said = await self._ask("rmi", image, limit_s=600)
+            said = await self._remove(image)
             log.info("image removed, for the disk is nearly full", image=image, removed=said.code == 0)
+
+    async def _remove(self, image: str) -> Said:
+        """Whoever needs it meanwhile waits, and pulls it again: a removal that overtook the pull would take what was pulled."""
+        self._going[image] = going = asyncio.ensure_future(self._ask("rmi", image, limit_s=600))
+        try:
+            return await going
+        finally:
+            del self._going[image]
 
     def _use(self, image: str) -> None:
         self._used.pop(image, None)
@@ -134,6 +146,13 @@ class Images:
             return await self._ask(*words, image, limit_s=_PULL_S)
         finally:
             os.unlink(path)
+
+
+def _whose(login: ContainerRegistry | None) -> tuple[str, str]:
+    """User of a registry, and a digest of the password."""
+    if login is None:
+        return "", ""
+    return login.username or "", hashlib.sha256((login.password or "").encode()).hexdigest()
 
 
 def _code(text: str) -> str:

@@ -7,9 +7,12 @@ namespace of its own, so that what it mounted is gone with its last process. Ima
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import resource
 import shutil
+import stat
 from dataclasses import dataclass
 
 from batchyard.agent.places.layout import Layout
@@ -19,6 +22,22 @@ _RUNTIMES = ("crun", "runc")
 """What starts a container's first process, the better one first: crun makes no cgroups of its own when it is told so."""
 _MOST_PROCESSES = 32_768
 """Podman lowers its own limit to this many, and cannot raise it again for the container."""
+_LIMITS = {
+    "core": resource.RLIMIT_CORE,
+    "cpu": resource.RLIMIT_CPU,
+    "data": resource.RLIMIT_DATA,
+    "fsize": resource.RLIMIT_FSIZE,
+    "memlock": resource.RLIMIT_MEMLOCK,
+    "msgqueue": resource.RLIMIT_MSGQUEUE,
+    "nice": resource.RLIMIT_NICE,
+    "nofile": resource.RLIMIT_NOFILE,
+    "nproc": resource.RLIMIT_NPROC,
+    "rss": resource.RLIMIT_RSS,
+    "rtprio": resource.RLIMIT_RTPRIO,
+    "rttime": resource.RLIMIT_RTTIME,
+    "sigpending": resource.RLIMIT_SIGPENDING,
+    "stack": resource.RLIMIT_STACK,
+}
 _HYBRID = "/sys/fs/cgroup/unified"
 _RUNC = """#!/bin/sh
 # Podman says so to crun; runc does not know the word, and makes its cgroups below those of its caller.
@@ -27,6 +46,20 @@ if [ "$1" = --cgroup-manager ]; then
 fi
 exec {runc} "$@"
 """
+_HELD = """#!/bin/sh
+# Root without root's way past permissions: it enters a working directory, and makes mount points, as others may.
+# It needs to write into the image's root directory, which podman makes unwritable.
+for word in "$@"; do
+    if [ "$before" = --bundle ]; then
+        root=$(sed -n 's/.*"root":{{"path":"\\([^"]*\\)".*/\\1/p' "$word/config.json")
+        chmod u+w "$root" || exit
+    fi
+    before=$word
+done
+exec {setpriv} --bounding-set=-dac_override,-dac_read_search {runtime} "$@"
+"""
+HELD = "held"
+"""The runtime of containers whose task has no elevation."""
 _CONTAINERS = """\
 [containers]
 default_ulimits = ["nofile={files}:{files}", "nproc={processes}:{processes}"]
@@ -35,12 +68,13 @@ default_ulimits = ["nofile={files}:{files}", "nproc={processes}:{processes}"]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "here"
-runtime_supports_nocgroup = ["here"]
+runtime_supports_nocgroup = ["here", "held"]
 static_dir = "{home}/graph/libpod"
 tmp_dir = "{run}/libpod"
 
 [engine.runtimes]
 here = ["{runtime}"]
+held = ["{home}/held"]
 """
 _STORAGE = """\
 [storage]
@@ -58,6 +92,7 @@ class Podman:
     run: str
     program: str
     unshare: str
+    setpriv: str
     root: bool
 
     @property
@@ -88,30 +123,46 @@ class Podman:
 
     def configure(self, runtime: str) -> None:
         """Write the configuration that every command is given. Raises OSError."""
-        for path in (self.home, f"{self.home}/tmp", f"{self.home}/files", self.run):
+        for path in (self.home, f"{self.home}/tmp", f"{self.home}/files"):
             os.makedirs(path, mode=0o700, exist_ok=True)
+        _make_own(self.run)
         os.makedirs(f"{self.home}/empty", mode=0o755, exist_ok=True)
         if os.path.basename(runtime) == "runc":
             wrapper = f"{self.home}/runc"
             _write(wrapper, _RUNC.format(runc=runtime), 0o700)
             runtime = wrapper
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        processes = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-        processes = _MOST_PROCESSES if processes == resource.RLIM_INFINITY else min(processes, _MOST_PROCESSES)
-        words = {"files": files, "processes": processes, "home": self.home, "run": self.run, "runtime": runtime}
+        _write(f"{self.home}/{HELD}", _HELD.format(setpriv=self.setpriv, runtime=runtime), 0o700)
+        hard = limits()
+        words = {"files": hard["nofile"], "processes": hard["nproc"], "home": self.home, "run": self.run, "runtime": runtime}
         _write(f"{self.home}/containers.conf", _CONTAINERS.format(**words), 0o600)
         _write(f"{self.home}/storage.conf", _STORAGE.format(driver="overlay", **words), 0o600)
 
 
 def find(layout: Layout) -> Podman | None:
     """Podman of this machine for a node; None where it has none."""
-    program, unshare = shutil.which("podman", path=_PATH), shutil.which("unshare", path=_PATH)
-    if program is None or unshare is None:
+    program, unshare, setpriv = (shutil.which(name, path=_PATH) for name in ("podman", "unshare", "setpriv"))
+    if program is None or unshare is None or setpriv is None:
         return None
     root = os.geteuid() == 0
     # its sockets are below, whose paths have at most 107 characters
     run = f"/run/batchyard-{layout.tag}" if root else f"/tmp/batchyard-{os.geteuid()}-{layout.tag}"
-    return Podman(f"{layout.volatile}/containers", run, program, unshare, root)
+    return Podman(f"{layout.volatile}/containers", run, program, unshare, setpriv, root)
+
+
+def limits() -> dict[str, int]:
+    """The highest limits that a container can be given, by the names that `--ulimit` has; -1 for none."""
+    found = {name: resource.getrlimit(number)[1] for name, number in _LIMITS.items()}
+    processes = found["nproc"]
+    return found | {"nproc": _MOST_PROCESSES if processes == resource.RLIM_INFINITY else min(processes, _MOST_PROCESSES)}
+
+
+def _make_own(path: str) -> None:
+    """Make a directory below one that everybody may write to. Raises OSError when somebody else has made it, or may enter it."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    seen = os.lstat(path)
+    if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.geteuid() or stat.S_IMODE(seen.st_mode) & 0o077:
+        raise FileExistsError(errno.EEXIST, "somebody else's, or open to others", path)
 
 
 def _write(path: str, text: str, mode: int) -> None:

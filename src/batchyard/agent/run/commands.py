@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+from batchyard.agent.transfer.failures import USER, Failed, failure
+from batchyard.model.common import ContainerSettings
+
 _PIECE = re.compile(
     r"""(?P<blank>[ \t\r\n]+) | (?P<plain>[^ \t\r\n'"\\]+) | '(?P<single>[^']*)' | "(?P<double>(?:[^"\\]|\\.)*)" | \\(?P<escaped>.?)""",
     re.VERBOSE | re.DOTALL,
@@ -45,3 +48,35 @@ def _meaning(piece: re.Match[str]) -> list[str]:
     if piece.lastgroup == "escaped":
         return [] if piece["escaped"] == _CONTINUATION else [piece["escaped"] or "\\"]
     return [piece[piece.lastgroup or 0]]
+
+
+def program(command_line: str) -> tuple[list[str], Failed | None]:
+    """Words to start, and why they cannot be: the spawner is then given what it writes into the task's logs (`spawner.find`)."""
+    try:
+        argv = words(command_line)
+    except ValueError as error:
+        message = f"The command line cannot be split into words: {error}"
+    else:
+        if argv:
+            return argv if argv[0] else ["", "the command line names no program"], None
+        message = "The command line is empty"
+    return ["", message], not_launched("CommandLaunchFailed", message, command_line)
+
+
+def of_container(command_line: str, settings: ContainerSettings) -> tuple[list[str], list[str]]:
+    """What a container is to run, nothing for the entry point of its image, and its run options. Raises Failed."""
+    try:
+        argv = words(command_line)
+    except ValueError as error:
+        raise not_launched("CommandLaunchFailed", f"The command line cannot be split into words: {error}", command_line) from error
+    try:
+        return argv, words(settings.container_run_options or "")
+    except ValueError as error:
+        text = f"The container run options cannot be split into words: {error}"
+        raise Failed("preprocessing", failure("ContainerInvalidSettings", text)) from error
+
+
+def not_launched(code: str, message: str, command_line: str, reason: str = "") -> Failed:
+    """Why a command never ran, as its task's failure."""
+    details = {"CommandLine": command_line} | ({"Message": reason} if reason else {})
+    return Failed("preprocessing", failure(code, message, USER, **details))

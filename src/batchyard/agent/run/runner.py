@@ -33,8 +33,7 @@ from batchyard.agent.places.removals import Directories
 from batchyard.agent.places.users import NoSuchUser, User, Users
 from batchyard.agent.process.control import MARK
 from batchyard.agent.process.process import Command, Exit, NotLaunched, SpawnerLost, Spawners
-from batchyard.agent.run import environment
-from batchyard.agent.run.commands import words
+from batchyard.agent.run import commands, environment
 from batchyard.agent.run.doors import Doors
 from batchyard.agent.run.packages import Packages
 from batchyard.agent.transfer.company import Company
@@ -278,10 +277,12 @@ class Attempt:
     async def _in_stages(self, work: Work, place: TaskPlace, user: User) -> None:
         limit = self._node.setup.task_disk_bytes
         async with self._held_to_disk(place, limit) if limit else _UNLIMITED:
-            await self._stage_in(work, place, user)
-            async with self._door(user) as starters:
-                run = self._command if work.container_settings is None else self._in_container
-                self._exit = done = await run(work, place, user, self._variables(work, place, user, starters))
+            try:
+                await self._stage_in(work, place, user)
+                self._exit = done = await self._to_the_end(work, place, user)
+            finally:
+                if self._image:
+                    self._node.containers.let_go(self._image)
             self._stage = "run"
         if done.code == _TOLD_TO_END and not (done.noticed or done.overdue or self._stop.is_set()):
             await self._do(asyncio.sleep(_LAST_TO_HEAR_S))
@@ -304,6 +305,13 @@ class Attempt:
             raise Failed("run", failure("TaskEnded", "The task was ended because it ran longer than its maximum wall clock time", SERVER))
         if done.code != 0:
             raise Failed("run", exit_code_failure())
+
+    async def _to_the_end(self, work: Work, place: TaskPlace, user: User) -> Exit:
+        """Run its command. Raises Failed."""
+        if work.container_settings is not None:  # where the programs of the door are not
+            return await self._in_container(work, place, user, self._variables(work, place, user, {}))
+        async with self._door(user) as starters:
+            return await self._command(work, place, user, self._variables(work, place, user, starters))
 
     def _door(self, user: User) -> AbstractAsyncContextManager[Mapping[str, str]]:
         """Where a multi-instance task asks for commands on its other nodes; no variables for other tasks."""
@@ -396,7 +404,7 @@ class Attempt:
         """The same in a container; its engine is what runs, as the agent's user. Raises Failed."""
         settings = work.container_settings
         assert settings is not None, "the task runs in no container"
-        argv, options = _container_words(work, settings)
+        argv, options = commands.of_container(work.command_line, settings)
         own = frozenset(setting.name for setting in (*self._common(), *(work.environment_settings or ())))
         wish = Wish(self._order.attempt, settings, argv, place, user, variables, own, self._extras()["preparation"])
         box = await self._node.containers.box(wish, self._image, options)
@@ -405,7 +413,7 @@ class Attempt:
             command = Command(box.argv, box.environment | {MARK: place.directory}, "/", *self._logs(place), -1, self._seconds(work))
             done = await self._run_command(work, command, Inside(self._key, variables, place.working, user.uid, user.group))
             clean = not (done.overdue or self._stop.is_set() or done.code == _KILLED)
-            failed = boxes.why(done.code, place.directory + "/stderr.txt")
+            failed = boxes.why(done.code, self._logs(place)[1])
             if failed is not None:
                 raise failed
             return done
@@ -413,7 +421,7 @@ class Attempt:
             self._node.containers.done(box, clean=clean)
 
     async def _command(self, work: Work, place: TaskPlace, user: User, variables: dict[str, str]) -> Exit:
-        argv, refused = _program(work)
+        argv, refused = commands.program(work.command_line)
         working = variables["AZ_BATCH_TASK_WORKING_DIR"]
         command = Command(argv, variables, working, *self._logs(place), user.uid, self._seconds(work), user.group)
         return await self._run_command(work, command, Inside(self._key, variables, working, user.uid, user.group), refused)
@@ -436,13 +444,14 @@ class Attempt:
                 del self._node.inside[self._order.attempt]
                 inside.over.set()
         except NotLaunched as error:
+            line = work.command_line
             if error.full:
                 raise Failed("preprocessing", _disk_full()) from error
             if refused is not None:
                 raise refused from error
             if error.found:
-                raise _not_launched("CommandLaunchFailed", "The command could not be started", work, str(error)) from error
-            raise _not_launched("CommandProgramNotFound", "The specified command program is not found", work, str(error)) from error
+                raise commands.not_launched("CommandLaunchFailed", "The command could not be started", line, str(error)) from error
+            raise commands.not_launched("CommandProgramNotFound", "The specified command program is not found", line, str(error)) from error
         except SpawnerLost as error:
             raise Failed("run", failure(UNKNOWN, f"How the task ended is not known: {error}", SERVER)) from error
 
@@ -453,40 +462,9 @@ def _limit_us(text: str) -> int | None:
     return duration(text)
 
 
-def _program(work: Work) -> tuple[list[str], Failed | None]:
-    """Words to start, and why they cannot be: the spawner is then given what it writes into the task's logs (`spawner.find`)."""
-    try:
-        argv = words(work.command_line)
-    except ValueError as error:
-        message = f"The command line cannot be split into words: {error}"
-    else:
-        if argv:
-            return argv if argv[0] else ["", "the command line names no program"], None
-        message = "The command line is empty"
-    return ["", message], _not_launched("CommandLaunchFailed", message, work)
-
-
-def _container_words(work: Work, settings: ContainerSettings) -> tuple[list[str], list[str]]:
-    """What a container is to run, nothing for the entry point of its image, and its run options. Raises Failed."""
-    try:
-        argv = words(work.command_line)
-    except ValueError as error:
-        raise _not_launched("CommandLaunchFailed", f"The command line cannot be split into words: {error}", work) from error
-    try:
-        return argv, words(settings.container_run_options or "")
-    except ValueError as error:
-        text = f"The container run options cannot be split into words: {error}"
-        raise Failed("preprocessing", failure("ContainerInvalidSettings", text)) from error
-
-
 def _may_run_again(work: Work) -> bool:
     """True when the server may retry after a bad exit code; a failed upload must then not hide that code."""
     return work.constraints is not None and bool(work.constraints.max_task_retry_count)
-
-
-def _not_launched(code: str, message: str, work: Work, reason: str = "") -> Failed:
-    details = {"CommandLine": work.command_line} | ({"Message": reason} if reason else {})
-    return Failed("preprocessing", failure(code, message, USER, **details))
 
 
 def _disk_full() -> TaskFailureInformation:
