@@ -132,7 +132,7 @@ def test_what_the_variables_name_is_in_the_container(engine: Podman, tmp_path: P
     place, preparation, user = layout.task("j", "t"), layout.task("j", "p"), User(70_001, "_azbatch")
     for each in (place, preparation):
         assert places.make(each, user)
-    setup = NodeSetup(account_name="a", account_url="http://x", pool_id="p", node_id="n", is_dedicated=True)
+    setup = NodeSetup(account_name="a", account_url="http://x", pool_id="p", node_id="n", is_dedicated=True, slots=1)
     variables = environment.of_task(environment.of_node(setup, layout), place, user, None, [], [], preparation=preparation)
     wish = boxes.Wish("1", ContainerSettings(image_name="a"), ["true"], place, user, variables, frozenset(), preparation)
     argv = boxes.box(engine, layout, wish, "a", []).argv
