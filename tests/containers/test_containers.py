@@ -102,7 +102,7 @@ def test_a_working_directory_opens_nothing_that_is_closed(boxes: Yard, registry:
         boxed(image_inside, "images", "cat f", settings={"workingDirectory": "containerImageDefault"}),
     )
     assert failed(boxes, second, "given")[0] == "ContainerInvalidSettings"
-    assert failed(boxes, second, "images")[0] == "ContainerMiscError"
+    assert failed(boxes, second, "images")[0] == "CommandLaunchFailed"
     assert "secret" not in output(boxes, second, "images")
 
 
@@ -138,7 +138,7 @@ def test_no_mount_point_is_made_on_the_host(boxes: Yard, registry: Registry, ima
 
 
 def test_limits_are_taken_as_far_as_the_agent_may_give_them(boxes: Yard, image: str) -> None:
-    script = "grep -E 'open files|processes' /proc/self/limits"
+    script = 'grep -E "open files|processes" /proc/self/limits'
     job_id = boxes.job(
         boxed(image, "plain", script),
         boxed(image, "more", script, settings={"containerRunOptions": "--ulimit nofile=99999999 --ulimit core=0"}),

@@ -217,6 +217,7 @@ class Containers:
                 "--rm",
                 "--network=host",
                 "--cgroups=disabled",
+                "--cap-drop=all",
                 "--log-driver=none",
                 "--rootfs",
                 "/:O",
