@@ -37,7 +37,7 @@ from batchyard.agent.process import control, spawner
 from batchyard.agent.settings import AgentSettings
 from batchyard.blobs.edge.server import application
 from batchyard.blobs.store.local import LocalBlobStore
-from batchyard.model.sync import Ended, FileEntry, FileHead, FileRequest, NodeFacts, NodeSetup, Order, Orders, Removal, Sync, gone
+from batchyard.model.sync import Ended, FileEntry, FileHead, FileRequest, Gang, NodeFacts, NodeSetup, Order, Orders, Removal, Sync, gone
 
 TOKEN = "token of the node"
 
@@ -175,14 +175,14 @@ class FakeServer:
                 await self.changed.wait()
         return value
 
-    def order(self, attempt: str, command: str, *, job: str = "job", start: bool = False, **members: Any) -> None:
+    def order(self, attempt: str, command: str, *, job: str = "job", start: bool = False, gang: Gang | None = None, **members: Any) -> None:
         """Want an attempt; the task's id is the attempt's name up to a dot, a start task has none and no job."""
         environment = members.pop("environment", None)
         named = {} if start else {"id": attempt.partition(".")[0]}
         task = msgspec.Raw(json.dumps({**named, "commandLine": command, **members}).encode())
         common = None if environment is None else msgspec.Raw(json.dumps(environment).encode())
         members = {} if common is None else {"environment": common}
-        self.wanted[attempt] = Order(attempt=attempt, job_id="" if start else job, task=task, start=start, **members)
+        self.wanted[attempt] = Order(attempt=attempt, job_id="" if start else job, task=task, start=start, gang=gang, **members)
         self.change()
 
     async def end_of(self, attempt: str) -> Ended:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from batchyard.agent.main import run
 from batchyard.agent.run import runner
 from batchyard.agent.settings import AgentSettings
-from batchyard.model.sync import Orders, Sync
+from batchyard.model.sync import Gang, Orders, Sync
 
 SLEEPS = "/bin/sh -c 'echo $$ > {pipe}; exec sleep 1000'"
 
@@ -48,6 +48,13 @@ async def test_it_ends_what_it_runs_and_says_that_this_was_no_end(server: Any, a
     assert [(end.attempt, end.stopped, end.exit_code) for end in last.ended] == [("task", True, None)]
     assert not alive(pid)
     assert sum(sync.leaving for sync in server.syncs) == 1
+
+
+async def test_an_instance_that_stays_was_stopped_and_has_not_ended(server: Any, agent: Running) -> None:
+    server.order("1.1.0", "/bin/true", gang=Gang(number=0, addresses=["127.0.0.1"]))
+    await server.until(lambda: any("1.1.0" in sync.ready for sync in server.syncs))
+    await agent.stop()
+    assert [(end.attempt, end.stopped, end.exit_code) for end in server.syncs[-1].ended] == [("1.1.0", True, None)]
 
 
 async def test_a_run_that_the_going_machine_ended_first_is_no_failure(

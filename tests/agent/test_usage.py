@@ -15,6 +15,7 @@ import pytest
 from batchyard.agent.places import usage
 from batchyard.agent.places.usage import TooMuch, measure
 from batchyard.model.states import ErrorCategory
+from batchyard.model.sync import Gang
 
 MIB = 1 << 20
 PLENTY = 1 << 40
@@ -108,6 +109,17 @@ async def test_a_task_that_takes_more_than_its_size_allows_ends_with_disk_full(n
     del node.wanted["small"]
     node.change()
     assert (await node.end_of("small")).failure.code == "TaskEnded"
+
+
+async def test_the_command_of_a_multi_instance_task_tells_that_it_took_too_much(node: Any) -> None:
+    gang = Gang(number=0, addresses=["127.0.0.1"])
+    node.order("1.1.0", "/bin/true", gang=gang)
+    await node.until(lambda: any("1.1.0" in sync.ready for sync in node.syncs))
+    large = "/bin/sh -c 'head -c 9000000 /dev/zero > big; sleep 300'"
+    node.order("1.1", large, gang=Gang(number=0, addresses=["127.0.0.1"], within="1.1.0"))
+    ended = await node.end_of("1.1")
+    assert (ended.failure.code, ended.stopped) == ("DiskFull", False)
+    assert "1.1.0" not in node.ends, "its instance stays until the server ends it"
 
 
 async def test_what_a_task_writes_to_stdout_counts_too(node: Any) -> None:

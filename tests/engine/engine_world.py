@@ -666,6 +666,8 @@ class World:
             (counted,) = self.rows(f"SELECT {sums} FROM task WHERE job_pk = :pk", pk=pk)
             kept = msgspec.structs.astuple(self.run(job_rows.counts, pk))[: len(counted)]
             assert tuple(number or 0 for number in counted) == kept, f"counters of job {pk}"
+            (slots,) = self.rows("SELECT ready_slots FROM job_counts WHERE job_pk = :pk", pk=pk)
+            assert slots == self.rows("SELECT coalesce(sum(slots), 0) FROM task WHERE job_pk = :pk AND ready = 1", pk=pk)[0], f"job {pk}"
         known = "open, counts.pool_key, counts.priority, counts.max_parallel, counts.preemptible, prepares"
         said = "job.state = 'active', job.pool_key, job.priority, job.max_parallel, job.preemptible, preparation_id IS NOT NULL"
         both = f"SELECT job.pk, {known}, {said} FROM job JOIN job_counts AS counts ON job_pk = job.pk"

@@ -264,7 +264,7 @@ class TestSamples:
         seen = world.run(rows.present, pool_of(world), 0)
         assert (seen.active_tasks, seen.running_tasks, seen.pending_tasks) == (2, 1, 3)
         assert (seen.succeeded_tasks, seen.failed_tasks) == (1, 1)
-        assert (seen.active_task_slots, seen.running_task_slots) == (4, 3), "two of three tasks with 6 slots, in proportion"
+        assert (seen.active_task_slots, seen.running_task_slots) == (5, 3), "one slot and four"
         assert (seen.current_dedicated_nodes, seen.current_low_priority_nodes, seen.task_slots_per_node) == (2, 1, 4)
         assert (seen.preempted_node_count, seen.usable_node_count, seen.sample_node_count) == (0, 2, 3)
 

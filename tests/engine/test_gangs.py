@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from engine_world import EXIT_1, SECOND_US, Agent, World
+from engine_world import EXIT_1, SECOND_US, Agent, World, ended
 
 from batchyard.engine.nodes import node_changes
 from batchyard.engine.nodes import nodes as node_cases
 from batchyard.model.words import NodeDisableSchedulingOption
 from batchyard.rules.placement import GANG_HOLD_US, PATIENCE_US
+from batchyard.store import autoscale
 from batchyard.store import instances as rows
 from batchyard.store.instances import InstanceRow
 from batchyard.store.reader import Statement
@@ -303,6 +304,92 @@ def test_one_that_is_more_important_pushes_others_off_as_many_nodes_as_it_needs(
     world.schedule()
     assert world.state("t") == "running"
     assert sorted(world.state(name, "low") for name in "abc") == ["active", "active", "running"]
+
+
+@pytest.mark.parametrize("priority", [3, 5])
+def test_beside_one_that_waits_nobody_is_pushed_off_for_nothing(world: World, priority: int) -> None:
+    """What is freed would be kept for the one that waits."""
+    talking(world, 8)
+    plain(world, "b", job_id="busy", priority=5)
+    world.schedule()
+    low = [f"l{n}" for n in range(5)]
+    plain(world, *low, job_id="low", priority=-5, allowTaskPreemption=True)
+    world.schedule()
+    world.job(priority=5)
+    world.add(gang("t", 8))
+    world.advance(PATIENCE_US / SECOND_US + 1)
+    world.schedule()
+    plain(world, "o", job_id="other", priority=priority)
+    for _ in range(8):
+        world.schedule()
+    assert [world.state(name, "low") for name in low] == ["running"] * 5
+    assert sum(world.task(name, "low").requeues for name in low) == 0
+
+
+def test_a_more_important_task_still_pushes_beside_one_that_waits(world: World) -> None:
+    talking(world, 4)
+    plain(world, "l0", "l1", "l2", job_id="low", priority=-5, allowTaskPreemption=True)
+    world.schedule()
+    plain(world, "b", job_id="busy", priority=5)
+    world.schedule()
+    world.job(priority=5)
+    world.add(gang("t", 4))
+    world.advance(PATIENCE_US / SECOND_US + 1)
+    world.schedule()
+    plain(world, "o", job_id="other", priority=7)
+    world.schedule()
+    world.schedule()
+    assert world.state("o", "other") == "running"
+
+
+def test_preparation_that_failed_on_nodes_that_are_gone_counts_no_longer(world: World) -> None:
+    agents = talking(world, 4)
+    world.job(jobPreparationTask={"commandLine": "p"}, priority=5)
+    world.add("x1", "x2")
+    world.schedule()
+    bad = [agent for agent in agents if agent.sync_all()]
+    for agent in bad:
+        agent.end_all(**EXIT_1)
+    for name in ("x1", "x2"):
+        world.terminate(name)
+    world.remove_nodes(*[agent.node_pk for agent in bad])
+    world.capacity(3)
+    world.resize(dedicated=4)
+    world.capacity(3)
+    known = {agent.node_pk for agent in agents}
+    agents = [agent for agent in agents if agent not in bad] + [
+        Agent(world, node.pk).join() for node in world.nodes() if node.pk not in known
+    ]
+    plain(world, *[f"p{n}" for n in range(12)], job_id="low")
+    world.schedule()
+    world.add(gang("t", 4))
+    world.advance(PATIENCE_US / SECOND_US + 1)
+    world.schedule()
+    for agent in agents:
+        agent.sync_all()
+        agent.end_all()
+        world.schedule()
+    assert world.state("t") != "active"
+
+
+def test_each_instance_counts_for_a_formula(world: World) -> None:
+    talking(world, 1)
+    world.job()
+    world.add(gang("t", 64), *[{"id": f"after{n}", "dependsOn": {"taskIds": ["t"]}} for n in range(63)])
+    pool = world.pool_row()
+    assert pool is not None
+    sample = world.run(autoscale.present, pool, world.now)
+    assert (sample.active_tasks, sample.active_task_slots, world.run(autoscale.pending, pool)) == (64, 64, 64)
+
+
+def test_an_orderly_end_of_an_agent_is_no_loss(world: World) -> None:
+    agents = begun(world)
+    get_ready(agents)
+    primary = primary_of(world, agents)
+    other = next(agent for agent in agents if agent is not primary)
+    name = next(name for name in other.has if name.count(".") == 2)
+    other.sync(ended(name, exit_code=None, stopped=True), leaving=True)
+    assert (world.state("t"), world.task("t").losses) == ("active", 0)
 
 
 def test_one_that_is_pushed_off_gives_up_all_its_nodes(world: World) -> None:

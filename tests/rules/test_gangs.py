@@ -37,6 +37,8 @@ class Pool:
 
     nodes: int
     work: list[Work]
+    gone: int = 0
+    """Nodes that are gone, on which preparation had failed."""
     tick: int = 0
     until: dict[int, int] = field(default_factory=dict)
 
@@ -49,7 +51,7 @@ class Pool:
         by_key = {one.key: one for one in waiting}
         asked: list[Waiting] = []
         starts: dict[int, list[int]] = {}
-        for task, node, held in place(self._queues(waiting, now, asked), GangRooms(rooms, self.nodes), pack=False):
+        for task, node, held in place(self._queues(waiting, now, asked), GangRooms(rooms, range(self.nodes)), pack=False):
             assert held == 1
             assert node not in self.until, "a slot that two have"
             one = by_key[task.key]
@@ -67,6 +69,10 @@ class Pool:
                 one.held_since = now
         self.tick += 1
 
+    @property
+    def _closed(self) -> frozenset[int]:
+        return frozenset(range(1_000, 1_000 + self.gone))
+
     def _queues(self, waiting: list[Work], now: int, asked: list[Waiting]) -> list[Queue]:
         found: dict[int, Queue] = {}
         for one in waiting:
@@ -82,7 +88,7 @@ class Pool:
             )
             asked.append(task)
             running = sum(other.job == one.job and other.started is not None for other in self.work)
-            queue = found.setdefault(one.job, Queue(one.priority, running, [], age=one.job))
+            queue = found.setdefault(one.job, Queue(one.priority, running, [], closed=self._closed, age=one.job))
             queue.lines = [*queue.lines, [task]]
             queue.first |= task.first
         return sorted(found.values(), key=lambda queue: (-queue.priority, not queue.first, queue.running, queue.age))
@@ -98,6 +104,7 @@ def pools(draw: st.DrawFn) -> Pool:
     return Pool(
         nodes,
         [Work(key, arrives, lasts, size, job, priorities[job]) for key, (arrives, lasts, size, job) in enumerate(drawn, 1)],
+        draw(st.integers(0, 3)),
     )
 
 
@@ -145,17 +152,17 @@ def test_spans_double_and_what_was_never_held_does_not_rest() -> None:
 def test_one_that_cannot_ever_have_enough_keeps_nothing() -> None:
     rooms = [Room(node, 1, 1) for node in range(3)]
     task = Waiting(1, 4, gang=True)
-    assert list(place([Queue(5, 0, [[task]]), Queue(0, 0, [[Waiting(2, 1)]])], GangRooms(rooms, 3), pack=False)) != []
+    assert list(place([Queue(5, 0, [[task]]), Queue(0, 0, [[Waiting(2, 1)]])], GangRooms(rooms, range(3)), pack=False)) != []
     closed = Queue(5, 0, [[Waiting(1, 3, gang=True)]], closed=frozenset({1}))
     rooms = [Room(node, 1, 1) for node in range(3)]
-    assert list(place([closed], GangRooms(rooms, 3), pack=False)) == []
+    assert list(place([closed], GangRooms(rooms, range(3)), pack=False)) == []
     assert all(room.held is None for room in rooms)
     assert closed.barred
 
 
 def test_the_primary_is_where_the_task_likes_it_best() -> None:
     rooms = [Room(node, 1, 1) for node in range(3)]
-    placed = list(place([Queue(0, 0, [[Waiting(1, 2, prefers=2, gang=True)]])], GangRooms(rooms, 3), pack=False))
+    placed = list(place([Queue(0, 0, [[Waiting(1, 2, prefers=2, gang=True)]])], GangRooms(rooms, range(3)), pack=False))
     assert [node for _, node, _ in placed] == [2, 0]
 
 

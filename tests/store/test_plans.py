@@ -75,6 +75,8 @@ HOT = {
     "due._OLDEST_OPEN": ["task_ready", "task_blocked", "task_running"],
     "overview._WORK": ["job_of_pool"],
     "ready._NEXT_KIND": ["task_ready"],
+    "ready._GANG_SIZES": ["task_ready"],
+    "ready._GANGS_OF_SIZE": ["task_ready"],
     "ready._OF_SIZE": ["task_ready"],
     "ready._SIZES": ["task_ready"],
     "ready._MANAGER": ["task_manager"],

@@ -211,10 +211,10 @@ class Rooms:
 class GangRooms(Rooms):
     """The nodes of a pool in which multi-instance tasks run: each has one slot, so what is free is a number of nodes."""
 
-    def __init__(self, rooms: Sequence[Room], usable: int) -> None:
-        """`usable`: how many nodes of the pool take tasks, free or not."""
+    def __init__(self, rooms: Sequence[Room], usable: Collection[int]) -> None:
+        """`usable`: the nodes of the pool that take tasks, free or not."""
         super().__init__(rooms)
-        self._usable = usable
+        self._usable = frozenset(usable)
 
     @property
     def free(self) -> int:
@@ -235,7 +235,7 @@ class GangRooms(Rooms):
 
     def to_hold(self, task: Waiting, closed: Collection[int]) -> list[Room]:
         """All free nodes, which are not enough, for a task for which enough can become free. What needs one node alone needs no hold."""
-        if not task.gang or task.resting or task.slots > self._usable - len(closed):
+        if not task.gang or task.resting or task.slots > len(self._usable.difference(closed)):
             return []
         return self._fitting(task, closed)
 

@@ -39,16 +39,18 @@ def _nodes(condition: str) -> str:
     return _sum(f"CASE WHEN {condition} THEN 1 ELSE 0 END")
 
 
-# The counters know the slots of all active tasks; where some of a job's wait for others, those that are ready take their share.
-_READY_SLOTS = "CASE WHEN job.state = 'active' AND active > 0 THEN (active_slots * ready + active - 1) / active ELSE 0 END"
-_READY = "CASE WHEN job.state = 'active' THEN ready ELSE 0 END"
+# Where multi-instance tasks run, each instance counts (contract 6.6), and takes one slot as every other task there does.
+_READY_SLOTS = "CASE WHEN job.state = 'active' THEN ready_slots ELSE 0 END"
+_READY = "CASE WHEN job.state <> 'active' THEN 0 WHEN :gangs = 1 THEN ready_slots ELSE ready END"
+_RUNNING = "CASE WHEN :gangs = 1 THEN running_slots ELSE running END"
 _TASKS = Statement(
-    f"SELECT {_sum(_READY)}, {_sum('running')}, {_sum('succeeded')}, {_sum('failed')}, {_sum(_READY_SLOTS)}, {_sum('running_slots')}"
+    f"SELECT {_sum(_READY)}, {_sum(_RUNNING)}, {_sum('succeeded')}, {_sum('failed')}, {_sum(_READY_SLOTS)}, {_sum('running_slots')}"
     " FROM job JOIN job_counts ON job_pk = job.pk WHERE job.pool_key = :pool_key",
     TaskCounters,
 )
 _PENDING = Statement(
-    f"SELECT {_sum('ready + running')} FROM job JOIN job_counts ON job_pk = job.pk WHERE job.state = 'active' AND job.pool_key = :pool_key",
+    f"SELECT {_sum(f'{_READY} + {_RUNNING}')} FROM job JOIN job_counts ON job_pk = job.pk"
+    " WHERE job.state = 'active' AND job.pool_key = :pool_key",
     int,
 )
 _NODE_KINDS = (
@@ -79,7 +81,7 @@ _FORGET_RUNS = Change(
 
 def present(reader: Reader, pool: PoolView, at: int) -> Sample:
     """What a sample of a pool taken now would say, with `at` as its time."""
-    tasks = reader.first(_TASKS, pool_key=pool.id.lower())
+    tasks = reader.first(_TASKS, pool_key=pool.id.lower(), gangs=int(pool.takes_gangs))
     nodes = reader.first(_NODES, pool_pk=pool.pk)
     assert tasks is not None
     assert nodes is not None
@@ -88,7 +90,7 @@ def present(reader: Reader, pool: PoolView, at: int) -> Sample:
 
 def pending(reader: Reader, pool: PoolView) -> int:
     """Tasks of the pool's active jobs that run or could."""
-    return reader.first(_PENDING, pool_key=pool.id.lower()) or 0
+    return reader.first(_PENDING, pool_key=pool.id.lower(), gangs=int(pool.takes_gangs)) or 0
 
 
 def history(reader: Reader, pool_pk: int, since: int, before: int) -> list[Sample]:

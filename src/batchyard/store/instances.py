@@ -72,6 +72,7 @@ _LEAVE = Change(
     "INSERT INTO leftover (job_pk, task_pk, node_pk) SELECT :job_pk, :task_pk, node_pk FROM instance WHERE task_pk = :task_pk"
     " ON CONFLICT DO NOTHING"
 )
+_ADDRESSES = Statement("SELECT address FROM instance WHERE task_pk = :task_pk ORDER BY number", str)
 _DROP = Change("DELETE FROM instance WHERE task_pk = :task_pk")
 _EXPIRED = Statement(
     "SELECT instance.pk, task.pk, instance.node_pk, job.id, task.id FROM instance JOIN task ON task.pk = instance.task_pk"
@@ -84,6 +85,11 @@ _FORGET_EXPIRED = Change("UPDATE instance SET expires = NULL, version = version 
 def of_task(reader: Reader, task_pk: int) -> list[InstanceRow]:
     """The instances of the newest run of a task, by number; none of an ordinary task, nor before the first run."""
     return reader.all(_OF_TASK, task_pk=task_pk)
+
+
+def addresses(reader: Reader, task_pk: int) -> list[str]:
+    """Where the instances of the newest run of a task are, by number."""
+    return reader.all(_ADDRESSES, task_pk=task_pk)
 
 
 def find(reader: Reader, task_pk: int, run: int, number: int) -> InstanceRow | None:

@@ -160,8 +160,7 @@ _FREE = Statement(
     FreeNode,
 )
 _USABLE = Statement(
-    "SELECT count(*) FROM node WHERE pool_pk = :pool_pk AND state IN ('idle', 'running') AND scheduling_state = 'enabled'"
-    " AND action IS NULL",
+    "SELECT pk FROM node WHERE pool_pk = :pool_pk AND state IN ('idle', 'running') AND scheduling_state = 'enabled' AND action IS NULL",
     int,
 )
 _SEEN = Change("UPDATE node SET last_seen = :now, version = version + 1 WHERE pk = :pk")
@@ -274,9 +273,9 @@ def free(reader: Reader, pool_pk: int) -> Sequence[FreeNode]:
     return reader.soon(_FREE, pool_pk=pool_pk)
 
 
-def usable(reader: Reader, pool_pk: int) -> int:
-    """How many nodes of a pool take tasks, free or not."""
-    return reader.first(_USABLE, pool_pk=pool_pk) or 0
+def usable(reader: Reader, pool_pk: int) -> frozenset[int]:
+    """Keys of the nodes of a pool that take tasks, free or not."""
+    return frozenset(reader.soon(_USABLE, pool_pk=pool_pk))
 
 
 def recent_tasks(reader: Reader, node: NodeRow) -> list[RecentTask]:

@@ -37,7 +37,9 @@ _COLUMNS = (
 )
 _IN_LINE = f"{_COLUMNS} WHERE job_pk = :job_pk AND ready = 1"
 _OF_SIZE = Statement(f"{_IN_LINE} AND instances = 0 AND slots = :slots AND pk > :after ORDER BY pk LIMIT :n", ReadyTask)
-_GANGS_OF_SIZE = Statement(f"{_IN_LINE} AND instances = :instances AND pk > :after ORDER BY pk LIMIT :n", ReadyTask)
+_GANGS_OF_SIZE = Statement(  # an instance takes one slot
+    f"{_IN_LINE} AND instances = :instances AND slots = :instances AND pk > :after ORDER BY pk LIMIT :n", ReadyTask
+)
 _HOLDING = Statement(f"{_COLUMNS} WHERE job_pk = :job_pk AND holds = 1 AND ready = 1", ReadyTask)
 _HOLD = Change("UPDATE task SET holds = :holds, version = version + 1 WHERE pk = :pk AND holds <> :holds")
 _HELD_SINCE = Change("UPDATE task SET held_since = :now, version = version + 1 WHERE pk = :pk AND held_since IS NULL AND ready = 1")

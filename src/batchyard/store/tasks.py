@@ -435,10 +435,10 @@ _REOPEN_RANGES = Change(
     "UPDATE dependency_range SET remaining = remaining + 1 WHERE job_pk = :job_pk AND low <= :number AND high >= :number"
 )
 _TAKE_RANGES = Statement("DELETE FROM dependency_range WHERE job_pk = :job_pk AND low <= :number AND remaining = 0 RETURNING child", int)
-_MEET: Statement[int] = Statement(
+_MEET: Statement[tuple[int, int]] = Statement(
     "UPDATE task SET version = version + 1, unmet = unmet - :met, ready = CASE WHEN unmet = :met AND state = 'active' THEN 1 ELSE ready END"
-    " WHERE pk = :pk RETURNING ready",
-    int,
+    " WHERE pk = :pk RETURNING ready, slots",
+    lambda ready, slots: (ready, slots),
 )
 _SATISFIED = Statement("SELECT 1 FROM task WHERE job_pk = :job_pk AND lower(id) = :key AND satisfied = 1", int)
 _SATISFIED_NUMBERS = Statement(
@@ -463,17 +463,15 @@ def add_dependencies(tx: Tx, edges: Sequence[Dependency], ranges: Sequence[Depen
     tx.insert_many(_ADD_RANGE, ranges)
 
 
-def release_dependants(tx: Tx, task: TaskRow) -> int:
-    """Tell those who wait for a task that it is satisfied; how many became ready."""
+def release_dependants(tx: Tx, task: TaskRow) -> list[int]:
+    """Tell those who wait for a task that it is satisfied; the slots of each that became ready."""
     children = tx.all(_TAKE_EDGES, job_pk=task.job_pk, parent=task.id.lower())
     if task.number is not None and tx.first(_NUMBER_MET, job_pk=task.job_pk, number=task.number, pk=task.pk) is None:
         children += tx.all(_TAKE_EDGES, job_pk=task.job_pk, parent=number_key(task.number))
         if tx.changed(_CLOSE_RANGES, job_pk=task.job_pk, number=task.number):
             children += tx.all(_TAKE_RANGES, job_pk=task.job_pk, number=task.number)
-    released = 0
-    for child in children:
-        released += tx.first(_MEET, pk=child, met=1) or 0
-    return released
+    found = (tx.first(_MEET, pk=child, met=1) for child in children)
+    return [slots for met in found if met is not None for ready, slots in [met] if ready]
 
 
 def withdraw(tx: Tx, task: TaskRow) -> None:

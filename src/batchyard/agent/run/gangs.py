@@ -17,12 +17,14 @@ from batchyard.model.sync import Order
 class Instance(Attempt):
     """One instance; its end is that of the coordination command only when this fails."""
 
+    _stays = True
+
     def __init__(self, node: Node, order: Order) -> None:
         super().__init__(node, order)
         self._primary = order.gang is not None and order.gang.number == 0
 
     async def _in_stages(self, work: Work, place: TaskPlace, user: User) -> None:
-        held = Held(place, user, asyncio.get_running_loop().time())
+        held = Held(place, user, asyncio.get_running_loop().time(), self._unwatch)
         self._node.gangs[self._order.attempt] = held
         try:
             await super()._in_stages(work, place, user)

@@ -99,6 +99,8 @@ class Held:
     user: User
     since: float
     """When the coordination command was begun, by the loop's clock."""
+    unwatch: Callable[[], None]
+    """Called once the guest looks how much the directory takes: of two that did, one would report the other's end as a loss."""
     guest: Attempt | None = None
     over: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the guest has ended."""
@@ -149,6 +151,10 @@ class Node:
 
 class Attempt:
     """One run of one task."""
+
+    _stays = False
+    """A command that exits with 0 is not over by that."""
+    _watching: asyncio.Task[None] | None = None
 
     def __init__(self, node: Node, order: Order) -> None:
         self._node, self._order = node, order
@@ -203,7 +209,8 @@ class Attempt:
     def _report(self, reason: TaskFailureInformation | None) -> Ended:
         done = self._exit
         now = time.time_ns() // 1000
-        cut_off = self._leaving and not self._done
+        stayed = self._stays and done is not None and done.code == 0
+        cut_off = self._leaving and (stayed or not self._done)
         if done is None:
             return Ended(attempt=self._order.attempt, ended=now, failure=reason, stage=self._stage, stopped=cut_off)
         return Ended(
@@ -245,6 +252,7 @@ class Attempt:
         if held is None or held.guest is not None:
             raise Failed("run", failure(UNKNOWN, "The primary's instance is gone", SERVER))
         self._begun, held.guest = held.since, self
+        held.unwatch()
         try:
             await self._in_stages(work, held.place, held.user)
         finally:
@@ -359,17 +367,21 @@ class Attempt:
     @contextlib.asynccontextmanager
     async def _held_to_disk(self, place: TaskPlace, limit: int) -> AsyncIterator[None]:
         """End what goes on inside once the task's directory takes more than `limit` bytes. Raises Failed."""
-        watching = asyncio.create_task(self._watch_disk(place, limit))
+        self._watching = asyncio.create_task(self._watch_disk(place, limit))
         try:
             yield
         except (Cancelled, Failed):
             if self._stop.is_set() or not self._too_much:
                 raise
         finally:
-            watching.cancel()
+            self._unwatch()
         if self._too_much and not self._stop.is_set():
             text = f"The task's directory is too large: {self._too_much}"
             raise Failed(self._stage, failure("DiskFull", text, USER, LimitBytes=str(limit)))
+
+    def _unwatch(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
 
     async def _watch_disk(self, place: TaskPlace, limit: int) -> None:
         self._too_much = await usage.watch(place.directory, limit, self._node.threads, self._stop.is_set)

@@ -79,7 +79,9 @@ def start_tasks(tx: Tx, starts: Sequence[Start], now: int) -> None:
         state = TASK.after(TaskState.ACTIVE, start.happened)
         started = now if state is TaskState.RUNNING else None
         rows.append({"pk": start.pk, "node_pk": start.node_pk, "state": state.value, "held": start.held, "started": started, "now": now})
-        tx.count(start.job_pk, ready=-1, active=-1, running=1, active_slots=-start.slots, running_slots=start.slots)
+        tx.count(
+            start.job_pk, ready=-1, active=-1, running=1, ready_slots=-start.slots, active_slots=-start.slots, running_slots=start.slots
+        )
         tx.log(now, "task", start.pk, start.happened, old=TaskState.ACTIVE, new=state, cause=f"node {start.node_pk}")
     task_rows.start(tx, rows)
 
@@ -90,7 +92,7 @@ def count_out(tx: Tx, task: TaskRow) -> None:
 
 
 def _count(tx: Tx, task: TaskRow, ready: int, changed: _Changed, used: Mapping[str, int] = MappingProxyType({})) -> None:
-    deltas = {"ready": ready, **used}
+    deltas = {"ready": ready, "ready_slots": ready * task.slots, **used}
     for name, slots, by in changed:
         deltas[name], deltas[slots] = by, by * task.slots
     tx.count(task.job_pk, **deltas)

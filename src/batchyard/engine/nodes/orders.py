@@ -79,7 +79,7 @@ def _order(reader: Reader, row: OrderRow, name: str, number: int | None, key: by
 
 
 def _gang(reader: Reader, row: OrderRow, number: int | None) -> Gang:
-    addresses = [instance.address for instance in instance_rows.of_task(reader, row.pk)]
+    addresses = instance_rows.addresses(reader, row.pk)
     return Gang(number=number or 0, addresses=addresses, within=attempts.name(row.pk, row.run, 0) if number is None else None)
 
 

@@ -3,7 +3,7 @@ higher priority, a task of a more important job those of jobs that allow it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -72,7 +72,15 @@ class _Push:
         self._tx, self._pool, self._rooms, self._restarted, self._highest = tx, pool, rooms, restarted, highest
         self._running = task_rows.running_of_pool(tx, pool.pk)
         self._held = {room.node: room.held.key for room in rooms if room.held is not None}
+        self._holders = [job for pk in self._holding_jobs() if (job := job_rows.waiting(tx, pk)) is not None]
+        """Jobs for whose tasks nodes are held already."""
+        gangs = {room.held.job for room in rooms if room.held is not None and room.held.gang}
+        self._gang_priority = max((job.priority for job in self._holders if job.pk in gangs), default=None)
+        """Of the multi-instance task that nodes are held for, which gets what is freed before all that are not more important."""
         self._smallest: dict[int, int] = {}
+
+    def _holding_jobs(self) -> Iterable[int]:
+        return dict.fromkeys(room.held.job for room in self._rooms if room.held is not None)
 
     def push(self, now: int) -> bool:
         """Push off what stands in the way of the first task that it helps; whether there was one."""
@@ -80,6 +88,8 @@ class _Push:
         for pusher in self._pushers():
             if pusher.restarted and pusher.job.priority < self._highest and not self._preempts(pusher):
                 continue  # whatever it frees would go to the more important job
+            if self._is_behind_a_gang(pusher):
+                continue
             chosen = self._choose(pusher)
             for victim in chosen:
                 _push_off(self._tx, victim, now)
@@ -88,9 +98,13 @@ class _Push:
         job_rows.note_smallest(self._tx, self._smallest, now)
         return pushed
 
+    def _is_behind_a_gang(self, pusher: _Pusher) -> bool:
+        """True for a task whose freed node the next round would hold for a multi-instance task."""
+        return self._gang_priority is not None and pusher.task.pk not in self._held.values() and pusher.job.priority <= self._gang_priority
+
     def _pushers(self) -> Iterator[_Pusher]:
         waiting = [(job, ANY_SIZE, True) for job in self._restarted]
-        waiting += [(job, ANY_SIZE, False) for job in self._holders()]
+        waiting += [(job, ANY_SIZE, False) for job in self._holders]
         waiting += [(job, most, False) for job, most in self._able()]
         for job, most, restarted in sorted(waiting, key=lambda one: -one[0].priority):
             tasks = (task for task in self._tasks(job, most) if not restarted or task.restarted)
@@ -98,13 +112,8 @@ class _Push:
 
     def _spent(self, job: JobDemand) -> bool:
         """True when the tasks of the job that nodes are held for are all that its maxParallelTasks still allows."""
-        holds = sum(room.held is not None and room.held.job == job.pk for room in self._rooms)
-        return 0 <= job.max_parallel <= job.running + holds
-
-    def _holders(self) -> list[JobDemand]:
-        """Jobs for whose tasks a node is held already."""
-        found = (job_rows.waiting(self._tx, room.held.job) for room in self._rooms if room.held is not None)
-        return [job for job in found if job is not None]
+        holds = {room.held.key for room in self._rooms if room.held is not None and room.held.job == job.pk}
+        return 0 <= job.max_parallel <= job.running + len(holds)
 
     def _able(self) -> Iterator[tuple[JobDemand, int]]:
         """Jobs that can have enough room on a node that is not held, or on several, with the most that they can have there."""

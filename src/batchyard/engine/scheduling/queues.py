@@ -37,9 +37,10 @@ class Queues:
         self.rooms = [Room(node.pk, node.free, node.slots, bool(node.dedicated)) for node in nodes]
         self._whole = max((room.slots for room in self.rooms), default=0)
         """The most slots of one node."""
-        self._largest = node_rows.usable(reader, pool.pk) if pool.takes_gangs else self._whole
+        usable = node_rows.usable(reader, pool.pk) if pool.takes_gangs else frozenset()
+        self._largest = len(usable) if pool.takes_gangs else self._whole
         """What a task may need at most to run here at all: slots of a node, or that many nodes where each has one."""
-        self._rooms = GangRooms(self.rooms, self._largest) if pool.takes_gangs else Rooms(self.rooms, most_held(pool.nodes))
+        self._rooms = GangRooms(self.rooms, usable) if pool.takes_gangs else Rooms(self.rooms, most_held(pool.nodes))
         self.names = {node.pk: node.id for node in nodes}
         self._by_name = {node.id.lower(): node.pk for node in nodes}
         self._share = sum(room.free for room in self.rooms) // self.demand.few if self.demand.few else 0

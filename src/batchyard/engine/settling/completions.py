@@ -68,7 +68,8 @@ def complete(tx: Tx, job: JobRow, ends: Sequence[tuple[TaskRow, Completion]], no
     for task, _ in ends:
         disband(tx, task, now)
     if job.uses_dependencies:
-        tx.count(job.pk, ready=sum(task_rows.release_dependants(tx, task) for task in fresh if task.satisfied))
+        released = [slots for task in fresh if task.satisfied for slots in task_rows.release_dependants(tx, task)]
+        tx.count(job.pk, ready=len(released), ready_slots=sum(released))
     if job.ends_with_manager and any(task.manager for task in fresh):
         _end_with_manager(tx, job.pk, now)
     if job.ends_when_complete:

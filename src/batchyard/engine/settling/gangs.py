@@ -130,7 +130,7 @@ def _fail(tx: Tx, task: TaskRow, row: InstanceRow, ended: Ended, used: Mapping[s
     end_instance(tx, row, now, ended.exit_code, msgspec.json.encode(ended.failure) if ended.failure is not None else None)
     final = known and verdict.happened is TaskHappened.ENDED
     if not known:
-        ends_.lost(tx, job, task, now)
+        ends_.lost(tx, job, task, now, blame=not ended.stopped)
     elif not final:
         ends_.wait_again(tx, job, task, verdict.happened, ended, used, now)
     else:

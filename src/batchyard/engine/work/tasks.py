@@ -133,8 +133,9 @@ def _insert_all(tx: Tx, job: JobRow, tasks: list[TaskCreateContent], now: int, m
         bodies.append((pk, _encoder.encode(task)))
     task_rows.add(tx, rows, bodies)
     task_rows.add_dependencies(tx, edges, ranges)
+    may_start = [row.slots for row in rows if row.ready]
     slots = sum(row.slots for row in rows)
-    tx.count(job.pk, active=len(rows), active_slots=slots, ready=sum(row.ready for row in rows))
+    tx.count(job.pk, active=len(rows), active_slots=slots, ready=len(may_start), ready_slots=sum(may_start))
     tx.log(now, "task", first, "added", until=first + len(rows) - 1, new=TaskState.ACTIVE)
 
 
